@@ -1,0 +1,393 @@
+"""From ids to batches: packing, TFRecord files, buckets of near lengths.
+
+    [CLS] a a a [SEP] b b [SEP]  0   0
+      0   0 0 0   0   1 1   1    0   0     segment_ids
+      1   1 1 1   1   1 1   1    0   0     input_mask
+
+Records of tasks hold what is real, without the padding; it is added when
+batches are made, and no more of it than a batch needs. Records of pre-training
+are padded to a fixed length: that format is older than this code, and other
+programs write and read it.
+"""
+
+import contextlib
+import os
+import uuid
+from typing import Callable, Iterable, Iterator, Mapping, NamedTuple, Optional
+from typing import Sequence
+
+import tensorflow as tf
+
+# How many records a shuffle may hold in memory.
+_SHUFFLE_BUFFER = 100_000
+_AUTOTUNE = tf.data.AUTOTUNE
+
+
+class Packed(NamedTuple):
+  """A sequence, or a pair of them, as the encoder reads it."""
+
+  input_ids: list[int]
+  segment_ids: list[int]
+
+
+def truncate_pair(ids_a: Sequence[int], ids_b: Sequence[int],
+                  max_length: int) -> tuple[Sequence[int], Sequence[int]]:
+  """Cuts a pair to `max_length` in all, at the end of the longer one.
+
+  One id at a time comes off whichever is longer then (off b when they are
+  equal), because an id of a short sequence tells more than one of a long one.
+  """
+  length_a, length_b = len(ids_a), len(ids_b)
+  while length_a + length_b > max_length:
+    if length_a > length_b:
+      length_a -= 1
+    else:
+      length_b -= 1
+  return ids_a[:length_a], ids_b[:length_b]
+
+
+def pack(ids_a: Sequence[int], ids_b: Optional[Sequence[int]],
+         max_seq_length: int, cls_id: int, sep_id: int) -> Packed:
+  """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut to fit.
+
+  Args:
+    ids_a: ids of the first sequence.
+    ids_b: ids of the second, or None (or empty) for none.
+    max_seq_length: the most ids to return.
+    cls_id: id of `[CLS]`.
+    sep_id: id of `[SEP]`.
+  """
+  if not ids_b:
+    ids_a = ids_a[:max_seq_length - 2]
+    return Packed([cls_id, *ids_a, sep_id], [0] * (len(ids_a) + 2))
+  ids_a, ids_b = truncate_pair(ids_a, ids_b, max_seq_length - 3)
+  return Packed([cls_id, *ids_a, sep_id, *ids_b, sep_id],
+                [0] * (len(ids_a) + 2) + [1] * (len(ids_b) + 1))
+
+
+# --- Files -------------------------------------------------------------------
+
+
+def expand_patterns(patterns: str, flag: str) -> list[str]:
+  """Returns the files of a comma-separated list of names and globs.
+
+  Args:
+    patterns: the list.
+    flag: where it comes from, for error messages.
+
+  Raises:
+    ValueError: a name or glob matches no file, or a file is empty.
+  """
+  files = []
+  for pattern in filter(None, (p.strip() for p in patterns.split(","))):
+    found = sorted(tf.io.gfile.glob(pattern))
+    if not found:
+      raise ValueError(f"{flag}: {pattern} matches no file.")
+    files.extend(found)
+  if not files:
+    raise ValueError(f"{flag} names no file.")
+  for file in files:
+    if tf.io.gfile.isdir(file):
+      raise ValueError(f"{flag}: {file} is a folder. Name files in it, such "
+                       f"as {os.path.join(file, '*')}.")
+    if not tf.io.gfile.stat(file).length:
+      raise ValueError(f"{flag}: {file} is empty.")
+  return files
+
+
+def read_lines(file: str) -> Iterator[str]:
+  """Yields the lines of a UTF-8 text file, without their ends.
+
+  A byte order mark is dropped, and only a line feed ends a line: text may hold
+  other characters that Python would split at.
+
+  Raises:
+    ValueError: a line is not UTF-8; the message gives file, line and bytes.
+  """
+  with tf.io.gfile.GFile(file, "rb") as reader:
+    for number, line in enumerate(reader, 1):
+      try:
+        text = line.decode("utf-8")
+      except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file}, line {number}: not UTF-8 (byte "
+            f"0x{line[error.start]:02x} at column {error.start + 1}). Convert "
+            "it first, for example with `iconv -f latin1 -t utf-8`.") from error
+      yield (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
+
+
+@contextlib.contextmanager
+def whole_file(path: str) -> Iterator[str]:
+  """Gives a temporary path, and renames it to `path` if nothing went wrong.
+
+  Raises:
+    ValueError: the file cannot be written.
+  """
+  temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+  try:
+    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+    yield temporary
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  except (OSError, tf.errors.OpError) as error:
+    raise ValueError(f"{path} cannot be written: "
+                     f"{getattr(error, 'message', error)}.") from error
+  finally:
+    with contextlib.suppress(OSError, tf.errors.OpError):
+      tf.io.gfile.remove(temporary)
+
+
+def serialize(features: Mapping[str, Sequence[float]]) -> bytes:
+  """Returns a tf.train.Example; lists of ints and of floats keep their type."""
+  example = tf.train.Example()
+  for name, values in features.items():
+    feature = example.features.feature[name]
+    if values and isinstance(values[0], float):
+      feature.float_list.value.extend(values)
+    else:
+      feature.int64_list.value.extend(values)
+  return example.SerializeToString()
+
+
+def write_records(path: str, records: Iterable[bytes]) -> int:
+  """Writes a TFRecord file, whole or not at all; returns how many records."""
+  count = 0
+  with whole_file(path) as temporary:
+    with tf.io.TFRecordWriter(temporary) as writer:
+      for record in records:
+        writer.write(record)
+        count += 1
+  return count
+
+
+# --- Batches of task records -------------------------------------------------
+
+
+def create_task_record(packed: Packed, label) -> bytes:
+  """Returns the record of an example, unpadded.
+
+  Args:
+    packed: the ids.
+    label: the number of the class, or a float.
+  """
+  return serialize({"input_ids": packed.input_ids,
+                    "segment_ids": packed.segment_ids, "label_ids": [label]})
+
+
+def bucket_lengths(max_seq_length: int) -> list[int]:
+  """Returns the lengths that batches are padded to, the last being the most.
+
+  Steps of 8, 16, 32 and 64: little padding, and few enough shapes that each
+  comes up often.
+  """
+  lengths = [*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32),
+             *range(256, max_seq_length, 64)]
+  return [n for n in lengths if n < max_seq_length] + [max_seq_length]
+
+
+def task_dataset(file: str, max_seq_length: int, label_dtype: tf.DType,
+                 batch_size: int, is_training: bool, seed: int,
+                 static_shapes: bool = False) -> tf.data.Dataset:
+  """Batches of the records of a task, as `create_task_record` makes them.
+
+  Args:
+    file: the TFRecord file.
+    max_seq_length: no sequence is longer.
+    label_dtype: tf.int64 for classes, tf.float32 for numbers.
+    batch_size: examples per batch.
+    is_training: whether to shuffle, to repeat without end, and to draw batches
+      from near lengths; otherwise records come once and in order.
+    seed: of the order; it differs from epoch to epoch.
+    static_shapes: give every batch one shape, as TPUs want it: padded to
+      `max_seq_length`, and a short last batch filled up with examples whose
+      `is_real_example` is 0. If not, batches are padded to the next of
+      `bucket_lengths`, and the last one is short.
+
+  Returns:
+    A Dataset of dictionaries: int32 `input_ids`, `input_mask` and
+    `segment_ids` [batch_size, length], `label_ids` [batch_size], and
+    float32 `is_real_example` [batch_size].
+  """
+  spec = {"input_ids": tf.io.RaggedFeature(tf.int64),
+          "segment_ids": tf.io.RaggedFeature(tf.int64),
+          "label_ids": tf.io.FixedLenFeature([], label_dtype)}
+
+  def parse(record):
+    features = tf.io.parse_single_example(record, spec)
+    return {**_sequence_features(features["input_ids"],
+                                 features["segment_ids"]),
+            "label_ids": features["label_ids"]}
+
+  dataset = tf.data.TFRecordDataset(file)
+  if is_training:
+    dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=seed).repeat()
+  dataset = dataset.map(parse, num_parallel_calls=_AUTOTUNE)
+  return _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
+                         draw_near_lengths=is_training)
+
+
+def packed_dataset(sequences: Callable[[], Iterable[Packed]],
+                   max_seq_length: int, batch_size: int,
+                   static_shapes: bool = False) -> tf.data.Dataset:
+  """Batches of sequences that are made on the way, in order.
+
+  Args:
+    sequences: gives an iterator over them.
+    max_seq_length: no sequence is longer.
+    batch_size: sequences per batch.
+    static_shapes: see `task_dataset`.
+
+  Returns:
+    A Dataset like that of `task_dataset`, without `label_ids`.
+  """
+  ids = tf.TensorSpec([None], tf.int32)
+  dataset = tf.data.Dataset.from_generator(
+      sequences, output_signature=Packed(ids, ids))
+  dataset = dataset.map(lambda packed: _sequence_features(*packed))
+  return _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
+                         draw_near_lengths=False)
+
+
+def _sequence_features(input_ids, segment_ids) -> dict[str, tf.Tensor]:
+  """Returns the features of one sequence that the encoder reads."""
+  return {"input_ids": tf.cast(input_ids, tf.int32),
+          "input_mask": tf.ones_like(input_ids, tf.int32),
+          "segment_ids": tf.cast(segment_ids, tf.int32),
+          "is_real_example": tf.ones([])}
+
+
+def _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
+                    draw_near_lengths) -> tf.data.Dataset:
+  """Batches and pads sequences; arguments as for `task_dataset`."""
+  lengths = [max_seq_length] if static_shapes else bucket_lengths(max_seq_length)
+
+  def pad(features):
+    """Pads a batch to one of `lengths`, and to all rows if shapes are static."""
+    num_rows, longest = tf.unstack(tf.shape(features["input_ids"]))
+    length = tf.constant(lengths)[
+        tf.searchsorted(lengths, longest[tf.newaxis])[0]]
+    missing_rows = batch_size - num_rows if static_shapes else 0
+    paddings = [[0, missing_rows], [0, length - longest]]
+    padded = {name: tf.pad(value, paddings[:value.shape.rank])
+              for name, value in features.items()}
+    if not static_shapes:
+      return padded
+    return {name: tf.ensure_shape(
+        value, [batch_size, max_seq_length][:value.shape.rank])
+            for name, value in padded.items()}
+
+  if draw_near_lengths:
+    dataset = dataset.bucket_by_sequence_length(
+        lambda features: tf.size(features["input_ids"]),
+        # A sequence goes to the first bucket whose boundary is above its
+        # length.
+        bucket_boundaries=[length + 1 for length in lengths],
+        bucket_batch_sizes=[batch_size] * (len(lengths) + 1))
+  else:
+    dataset = dataset.padded_batch(batch_size)
+  return dataset.map(pad, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
+
+
+# --- Batches of pre-training records -----------------------------------------
+
+
+def pretraining_feature_spec(max_seq_length: int,
+                             max_predictions_per_seq: int) -> dict:
+  """Returns the features of a pre-training record, for `tf.io.parse_example`."""
+  sequence = tf.io.FixedLenFeature([max_seq_length], tf.int64)
+  predictions = [max_predictions_per_seq]
+  return {
+      "input_ids": sequence,
+      "input_mask": sequence,
+      "segment_ids": sequence,
+      "masked_lm_positions": tf.io.FixedLenFeature(predictions, tf.int64),
+      "masked_lm_ids": tf.io.FixedLenFeature(predictions, tf.int64),
+      "masked_lm_weights": tf.io.FixedLenFeature(predictions, tf.float32),
+      "next_sentence_labels": tf.io.FixedLenFeature([1], tf.int64),
+  }
+
+
+def check_pretraining_files(files: Sequence[str], max_seq_length: int,
+                            max_predictions_per_seq: int) -> None:
+  """Looks at the first record of each file, before hours go by.
+
+  Raises:
+    ValueError: a file is no TFRecord file, holds other features, or was made
+      with another length or number of predictions.
+  """
+  wanted = pretraining_feature_spec(max_seq_length, max_predictions_per_seq)
+  flags = {"input_ids": "max_seq_length",
+           "masked_lm_positions": "max_predictions_per_seq"}
+  for file in files:
+    try:
+      record = next(iter(tf.data.TFRecordDataset(file).take(1)), None)
+    except tf.errors.DataLossError as error:
+      raise ValueError(f"{file} is not a TFRecord file, or it is "
+                       "damaged at its start.") from error
+    if record is None:
+      raise ValueError(f"{file} holds no record.")
+    features = tf.train.Example.FromString(record.numpy()).features.feature
+    for name, feature in wanted.items():
+      if name not in features:
+        raise ValueError(
+            f"{file} is no file of pre-training records: {name} is missing. It "
+            f"has {', '.join(sorted(features)) or 'no features'}. Make it with "
+            "create_pretraining_data.py.")
+      values = features[name]
+      length = len(values.int64_list.value) or len(values.float_list.value)
+      if length != feature.shape[0]:
+        flag = flags.get(name, "max_seq_length")
+        raise ValueError(
+            f"{file}: {name} has {length} values, but --{flag}="
+            f"{feature.shape[0]}. The records were made with --{flag}={length}:"
+            " pass the same, or make them anew.")
+
+
+def pretraining_dataset(files: Sequence[str], max_seq_length: int,
+                        max_predictions_per_seq: int, vocab_size: int,
+                        batch_size: int, is_training: bool, seed: int,
+                        drop_remainder: bool) -> tf.data.Dataset:
+  """Batches of records that `create_pretraining_data.py` wrote.
+
+  Args:
+    files: TFRecord files.
+    max_seq_length: what the records were made with.
+    max_predictions_per_seq: what the records were made with.
+    vocab_size: ids have to be below; the Dataset fails at a batch that has a
+      higher one.
+    batch_size: examples per batch.
+    is_training: whether to shuffle and to repeat without end.
+    seed: of the order; it differs from epoch to epoch.
+    drop_remainder: whether to leave out a short last batch.
+
+  Returns:
+    A Dataset of dictionaries with the features of `pretraining_feature_spec`,
+    batched; ints are int32.
+  """
+  spec = pretraining_feature_spec(max_seq_length, max_predictions_per_seq)
+
+  def parse(records):
+    features = tf.io.parse_example(records, spec)
+    highest = tf.maximum(tf.reduce_max(features["input_ids"]),
+                         tf.reduce_max(features["masked_lm_ids"]))
+    with tf.control_dependencies([tf.debugging.Assert(
+        highest < vocab_size,
+        ["The input_file has the id", highest, "but the vocab_size of the "
+         f"model is {vocab_size}. Were the records made with its vocabulary?"
+        ])]):
+      return {name: tf.cast(value, tf.int32)
+              if value.dtype == tf.int64 else tf.identity(value)
+              for name, value in features.items()}
+
+  dataset = tf.data.Dataset.from_tensor_slices(list(files))
+  if is_training:
+    dataset = dataset.shuffle(len(files), seed=seed).repeat()
+    # Several files at a time, so that neighbours in a batch are not neighbours
+    # in the text even where a file is larger than the buffer.
+    dataset = dataset.interleave(
+        tf.data.TFRecordDataset, cycle_length=min(4, len(files)),
+        num_parallel_calls=_AUTOTUNE, deterministic=True)
+    dataset = dataset.shuffle(_SHUFFLE_BUFFER // 10, seed=seed)
+  else:
+    dataset = tf.data.TFRecordDataset(list(files))
+  dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+  return dataset.map(parse, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)

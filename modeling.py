@@ -1,0 +1,686 @@
+"""The BERT encoder and its heads (Devlin et al., 2019, sections 3 and A.2).
+
+Everything that holds weights lives here, as plain `tf.Module`s. Each variable
+is created under the name that it has in the released checkpoints, such as
+`bert/encoder/layer_0/attention/self/query/kernel`, so that loading is a lookup.
+
+Weights are float32 whatever the compute type; `Dense`, `embedding_lookup` and
+`MaskedLMHead` cast them where they meet the activations. Softmax, layer
+normalization, loss and every sum over the batch are float32.
+
+Letters in shape comments: B = batch_size, S = seq_length, H = hidden_size,
+N = num_attention_heads, D = size_per_head (N*D = H), P = predictions per
+sequence, V = vocab_size. Inside the encoder, activations are matrices [B*S, H]:
+one large product is faster than B small ones, and nothing is reshaped back and
+forth between layers.
+"""
+
+import dataclasses
+import json
+import math
+import zlib
+from typing import Callable, NamedTuple, Optional
+
+from absl import logging
+import tensorflow as tf
+
+LAYER_NORM_EPSILON = 1e-12
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+  """Gaussian error linear unit, by the tanh approximation.
+
+  This is the `gelu` of the released checkpoints (Hendrycks and Gimpel, 2016).
+  """
+  return 0.5 * x * (1.0 + tf.tanh(
+      math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+
+def gelu_erf(x: tf.Tensor) -> tf.Tensor:
+  """Gaussian error linear unit, exact; differs from `gelu` by up to 4.7e-4.
+
+  Weights that were trained by libraries whose `gelu` is the exact form.
+  """
+  return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
+
+
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "gelu": gelu,
+    "gelu_erf": gelu_erf,
+    "relu": tf.nn.relu,
+    "tanh": tf.tanh,
+    "linear": tf.identity,
+}
+
+# (num_hidden_layers, hidden_size) of every released English size: the 24 of
+# Turc et al. (2019) and the two of the paper. The rest follows from these:
+# one attention head for each 64 units, and an intermediate size of 4 times H.
+RELEASED_SIZES: dict[str, tuple[int, int]] = {
+    f"L-{layers}_H-{hidden}_A-{hidden // 64}": (layers, hidden)
+    for layers, hidden in
+    [(l, h) for l in (2, 4, 6, 8, 10, 12) for h in (128, 256, 512, 768)]
+    + [(24, 1024)]
+}
+RELEASED_SIZES.update(tiny=(2, 128), mini=(4, 256), small=(4, 512),
+                      medium=(8, 512), base=(12, 768), large=(24, 1024))
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+  """The shape of a model: the contents of `bert_config.json`.
+
+  Attributes:
+    vocab_size: number of entries of the vocabulary.
+    hidden_size: width of the encoder; a multiple of `num_attention_heads`.
+    num_hidden_layers: number of Transformer layers.
+    num_attention_heads: number of attention heads of each layer.
+    intermediate_size: width of the feed-forward layer.
+    hidden_act: a key of `ACTIVATIONS`.
+    hidden_dropout_prob: dropout rate of every dense output, and before a
+      classifier.
+    attention_probs_dropout_prob: dropout rate of the attention probabilities.
+    max_position_embeddings: the longest sequence that the model can read.
+    type_vocab_size: number of segment ids. 16 unless given, as it always was;
+      every released config says 2.
+    initializer_range: standard deviation of the initial weights.
+
+  Raises:
+    ValueError: a field has a value that no model can have.
+  """
+
+  vocab_size: int
+  hidden_size: int = 768
+  num_hidden_layers: int = 12
+  num_attention_heads: int = 12
+  intermediate_size: int = 3072
+  hidden_act: str = "gelu"
+  hidden_dropout_prob: float = 0.1
+  attention_probs_dropout_prob: float = 0.1
+  max_position_embeddings: int = 512
+  type_vocab_size: int = 16
+  initializer_range: float = 0.02
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and (
+          not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"BertConfig: {field.name}={value!r} must be a whole "
+                         "number of at least 1.")
+      if field.type is float and (
+          not isinstance(value, (int, float)) or isinstance(value, bool)
+          or not 0.0 <= value <= 0.99):
+        raise ValueError(f"BertConfig: {field.name}={value!r} must be a number "
+                         "from 0 to 0.99.")
+    if self.hidden_size % self.num_attention_heads:
+      raise ValueError(
+          f"BertConfig: hidden_size={self.hidden_size} is not a multiple of "
+          f"num_attention_heads={self.num_attention_heads}.")
+    if self.hidden_act not in ACTIVATIONS:
+      raise ValueError(f"BertConfig: hidden_act={self.hidden_act!r} is unknown."
+                       f" Use one of: {', '.join(ACTIVATIONS)}.")
+
+  @classmethod
+  def from_dict(cls, json_object: dict) -> "BertConfig":
+    """Returns the config of a dictionary; unknown keys are logged, not used."""
+    known = {field.name for field in dataclasses.fields(cls)}
+    if "vocab_size" not in json_object:
+      raise ValueError("BertConfig: vocab_size is missing.")
+    unknown = sorted(set(json_object) - known)
+    if unknown:
+      # The released Chinese and multilingual configs carry `pooler_*` keys.
+      logging.info("bert_config: keys that are not used: %s",
+                   ", ".join(unknown))
+    return cls(**{k: v for k, v in json_object.items() if k in known})
+
+  @classmethod
+  def from_json_file(cls, json_file: str) -> "BertConfig":
+    """Returns the config of a `bert_config.json`.
+
+    Raises:
+      ValueError: the file is missing, is not JSON, or holds a bad field.
+    """
+    if not tf.io.gfile.exists(json_file):
+      raise ValueError(f"The model config {json_file} does not exist.")
+    with tf.io.gfile.GFile(json_file) as reader:
+      text = reader.read()
+    try:
+      json_object = json.loads(text)
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{json_file} is not JSON: {error}.") from error
+    if not isinstance(json_object, dict):
+      raise ValueError(f"{json_file} does not hold a JSON object.")
+    try:
+      return cls.from_dict(json_object)
+    except ValueError as error:
+      raise ValueError(f"{json_file}: {error}") from error
+
+  @classmethod
+  def from_size(cls, name: str, vocab_size: int = 30522) -> "BertConfig":
+    """Returns the config of a released size.
+
+    Args:
+      name: `tiny`, `mini`, `small`, `medium`, `base`, `large`, or a name such
+        as `L-4_H-512_A-8`, with or without what comes before it in the name
+        of a released model.
+      vocab_size: number of entries of the vocabulary.
+
+    Raises:
+      ValueError: there is no such size.
+    """
+    size = name[max(0, name.find("L-")):]
+    if size not in RELEASED_SIZES:
+      raise ValueError(f"{name!r} is no released size. Use one of: "
+                       f"{', '.join(RELEASED_SIZES)}.")
+    num_hidden_layers, hidden_size = RELEASED_SIZES[size]
+    return cls(vocab_size=vocab_size, hidden_size=hidden_size,
+               num_hidden_layers=num_hidden_layers,
+               num_attention_heads=hidden_size // 64,
+               intermediate_size=4 * hidden_size, type_vocab_size=2)
+
+  def to_dict(self) -> dict:
+    return dataclasses.asdict(self)
+
+  def to_json_string(self) -> str:
+    """Returns what `bert_config.json` holds, keys sorted."""
+    return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+# --- Parts -------------------------------------------------------------------
+
+
+class Initializer:
+  """Draws initial weights as a pure function of a seed and a variable's name.
+
+  Weights do not depend on the order in which variables are created, so adding
+  a head leaves the encoder's as they were.
+  """
+
+  def __init__(self, seed: int, stddev: float):
+    self._seed = seed
+    self._stddev = stddev
+
+  def normal(self, name: str, shape) -> tf.Variable:
+    """A float32 variable, normal but cut at two standard deviations."""
+    seed = (self._seed, zlib.crc32(name.encode()))
+    return tf.Variable(
+        lambda: tf.random.stateless_truncated_normal(  # pylint: disable=g-long-lambda
+            shape, seed, stddev=self._stddev),
+        name=name)
+
+  def zeros(self, name: str, shape) -> tf.Variable:
+    return tf.Variable(lambda: tf.zeros(shape), name=name)
+
+  def ones(self, name: str, shape) -> tf.Variable:
+    return tf.Variable(lambda: tf.ones(shape), name=name)
+
+
+@tf.custom_gradient
+def embedding_lookup(table: tf.Tensor, ids: tf.Tensor):
+  """Rows of a table: float32 [..., H] for int32 ids [...].
+
+  The gradient is dense. A sparse one would be turned into a dense one in any
+  case (the optimizer moves every row, and the masked LM reads the whole
+  table), but only after its repeated rows had spoilt the global norm.
+  """
+  def gradient(upstream):
+    rows = tf.reshape(upstream, [-1, table.shape[-1]])
+    return tf.math.unsorted_segment_sum(
+        rows, tf.reshape(ids, [-1]), table.shape[0]), None
+
+  return tf.gather(table, ids), gradient
+
+
+@tf.custom_gradient
+def add_bias(x: tf.Tensor, bias: tf.Tensor):
+  """x [rows, units] in the compute type, plus a float32 bias [units]."""
+  def gradient(upstream):
+    # A sum of thousands of bfloat16 numbers in bfloat16 is off by tens of
+    # percent: once the sum is large, small addends no longer change it.
+    return upstream, tf.reduce_sum(tf.cast(upstream, tf.float32), axis=0)
+
+  return tf.nn.bias_add(x, tf.cast(bias, x.dtype)), gradient
+
+
+@tf.custom_gradient
+def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor):
+  """Normalizes rows [rows, H] (Ba et al., 2016) in float32.
+
+  The gradient is written out: it keeps two tensors where automatic
+  differentiation keeps six, and a whole training step gains 5 % and more.
+  """
+  x32 = tf.cast(x, tf.float32)
+  centered = x32 - tf.reduce_mean(x32, axis=-1, keepdims=True)
+  variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+  inverse_stddev = tf.math.rsqrt(variance + LAYER_NORM_EPSILON)
+  normalized = centered * inverse_stddev
+
+  def gradient(upstream):
+    upstream32 = tf.cast(upstream, tf.float32)
+    grad = upstream32 * gamma
+    grad_normalized = grad * normalized
+    grad_x = inverse_stddev * (
+        grad - tf.reduce_mean(grad, axis=-1, keepdims=True)
+        - normalized * tf.reduce_mean(grad_normalized, axis=-1, keepdims=True))
+    return (tf.cast(grad_x, x.dtype),
+            tf.reduce_sum(upstream32 * normalized, axis=0),
+            tf.reduce_sum(upstream32, axis=0))
+
+  return tf.cast(normalized * gamma + beta, x.dtype), gradient
+
+
+def dropout(x: tf.Tensor, rate: float, seed: Optional[tf.Tensor],
+            site: int) -> tf.Tensor:
+  """Zeroes elements with probability `rate` and scales up the others.
+
+  Eight random bits decide each element, a quarter of what a generator gives in
+  one draw: random numbers are the dearest part of dropout. Their resolution of
+  1/256 is too coarse for a rate of 0.1, so the threshold itself is drawn, from
+  the two nearest, such that each element is dropped with the exact rate.
+
+  Args:
+    x: float Tensor of any shape.
+    rate: probability of a zero, from 0 to 0.99.
+    seed: int32 [2], or None for no dropout (evaluation and prediction).
+    site: which dropout of the model this is; each has draws of its own.
+
+  Returns:
+    A Tensor like `x`.
+  """
+  if seed is None or rate == 0.0:
+    return x
+  seed = tf.random.experimental.stateless_fold_in(seed, site)
+  size = tf.size(x)
+  words = tf.random.stateless_uniform(
+      [1 + (size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.int32)
+  # The first word draws the threshold, the others are four elements each.
+  fraction = tf.cast(tf.bitwise.right_shift(words[0], 8), tf.float32) / 2 ** 24
+  threshold = tf.cast(tf.floor(rate * 256 + fraction + 0.5) - 128, tf.int8)
+  octets = tf.reshape(tf.bitcast(words[1:], tf.int8), [-1])[:size]
+  kept = tf.reshape(octets >= threshold, tf.shape(x))
+  return x * (tf.cast(kept, x.dtype) * tf.cast(1.0 / (1.0 - rate), x.dtype))
+
+
+class Dense(tf.Module):
+  """An affine map of rows, followed by an activation if one is given."""
+
+  def __init__(self, path: str, input_size: int, output_size: int,
+               init: Initializer,
+               activation: Optional[Callable[[tf.Tensor], tf.Tensor]] = None):
+    super().__init__()
+    self.kernel = init.normal(f"{path}/kernel", [input_size, output_size])
+    self.bias = init.zeros(f"{path}/bias", [output_size])
+    self._activation = activation
+
+  def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    """Maps [rows, input_size] to [rows, output_size], in the type of `x`."""
+    y = add_bias(tf.matmul(x, tf.cast(self.kernel, x.dtype)),
+                 tf.convert_to_tensor(self.bias))
+    return self._activation(y) if self._activation else y
+
+
+class LayerNorm(tf.Module):
+  """Layer normalization with a learned scale and offset."""
+
+  def __init__(self, path: str, size: int, init: Initializer):
+    super().__init__()
+    self.gamma = init.ones(f"{path}/gamma", [size])
+    self.beta = init.zeros(f"{path}/beta", [size])
+
+  def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    return layer_norm(x, tf.convert_to_tensor(self.gamma),
+                      tf.convert_to_tensor(self.beta))
+
+
+class Embeddings(tf.Module):
+  """Sum of word, position and segment embeddings (paper, figure 2)."""
+
+  def __init__(self, path: str, config: BertConfig, init: Initializer,
+               use_one_hot_embeddings: bool):
+    super().__init__()
+    self.word_embeddings = init.normal(
+        f"{path}/word_embeddings", [config.vocab_size, config.hidden_size])
+    self.token_type_embeddings = init.normal(
+        f"{path}/token_type_embeddings",
+        [config.type_vocab_size, config.hidden_size])
+    self.position_embeddings = init.normal(
+        f"{path}/position_embeddings",
+        [config.max_position_embeddings, config.hidden_size])
+    self.layer_norm = LayerNorm(f"{path}/LayerNorm", config.hidden_size, init)
+    self._config = config
+    self._use_one_hot_embeddings = use_one_hot_embeddings
+
+  def __call__(self, input_ids, token_type_ids, dropout_seed) -> tf.Tensor:
+    """Returns float32 [B, S, H] for int32 ids and segment ids [B, S]."""
+    seq_length = tf.shape(input_ids)[1]
+    if self._use_one_hot_embeddings:
+      words = tf.linalg.matmul(
+          tf.one_hot(input_ids, self._config.vocab_size),
+          tf.convert_to_tensor(self.word_embeddings))
+    else:
+      words = embedding_lookup(
+          tf.convert_to_tensor(self.word_embeddings), input_ids)
+    # A product with a one-hot matrix: the table has a few rows, and summing
+    # the gradients of all positions into them one at a time would be slow.
+    segments = tf.linalg.matmul(
+        tf.one_hot(token_type_ids, self._config.type_vocab_size),
+        tf.convert_to_tensor(self.token_type_embeddings))
+    embeddings = words + segments + self.position_embeddings[:seq_length]
+    shape = tf.shape(embeddings)                                  # [B, S, H]
+    embeddings = self.layer_norm(
+        tf.reshape(embeddings, [-1, self._config.hidden_size]))   # [B*S, H]
+    embeddings = dropout(
+        embeddings, self._config.hidden_dropout_prob, dropout_seed, site=0)
+    return tf.reshape(embeddings, shape)
+
+
+class SelfAttention(tf.Module):
+  """Multi-head scaled dot-product attention (Vaswani et al., 2017, 3.2)."""
+
+  def __init__(self, path: str, config: BertConfig, init: Initializer):
+    super().__init__()
+    size = config.hidden_size
+    self.query = Dense(f"{path}/query", size, size, init)
+    self.key = Dense(f"{path}/key", size, size, init)
+    self.value = Dense(f"{path}/value", size, size, init)
+    self._num_heads = config.num_attention_heads
+    self._size_per_head = size // config.num_attention_heads
+    self._dropout_prob = config.attention_probs_dropout_prob
+
+  def __call__(self, hidden_states, attention_bias, dropout_seed, site):
+    """Lets every position attend to the unmasked positions of its sequence.
+
+    Args:
+      hidden_states: float Tensor of shape [B*S, H].
+      attention_bias: float32 Tensor of shape [B, 1, 1, S]; 0 where a position
+        may be attended to, -10000 where it is padding.
+      dropout_seed: int32 [2], or None for no dropout.
+      site: which dropout this is.
+
+    Returns:
+      float Tensor of shape [B*S, H].
+    """
+    batch_size, seq_length = tf.unstack(tf.shape(attention_bias)[::3])
+
+    def split_heads(x):  # [B*S, H] -> [B, N, S, D]
+      return tf.transpose(
+          tf.reshape(x, [batch_size, seq_length, self._num_heads,
+                         self._size_per_head]), [0, 2, 1, 3])
+
+    # Scaling the query instead of the scores touches S/D times fewer numbers.
+    query = split_heads(
+        self.query(hidden_states) * self._size_per_head ** -0.5)
+    key = split_heads(self.key(hidden_states))
+    value = split_heads(self.value(hidden_states))
+    scores = tf.matmul(query, key, transpose_b=True)              # [B, N, S, S]
+    # Released checkpoints were trained with -10000, not -inf; a row that is
+    # masked everywhere must also stay finite.
+    probs = tf.nn.softmax(tf.cast(scores, tf.float32) + attention_bias)
+    probs = dropout(tf.cast(probs, value.dtype), self._dropout_prob,
+                    dropout_seed, site)
+    context = tf.matmul(probs, value)                             # [B, N, S, D]
+    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]),
+                      [-1, self._num_heads * self._size_per_head])
+
+
+class TransformerLayer(tf.Module):
+  """One encoder layer: attention and feed-forward, each post-normalized."""
+
+  def __init__(self, path: str, layer: int, config: BertConfig,
+               init: Initializer):
+    super().__init__()
+    size = config.hidden_size
+    path = f"{path}/layer_{layer}"
+    self.attention = SelfAttention(f"{path}/attention/self", config, init)
+    self.attention_output = Dense(
+        f"{path}/attention/output/dense", size, size, init)
+    self.attention_norm = LayerNorm(
+        f"{path}/attention/output/LayerNorm", size, init)
+    self.intermediate = Dense(
+        f"{path}/intermediate/dense", size, config.intermediate_size, init,
+        ACTIVATIONS[config.hidden_act])
+    self.output = Dense(
+        f"{path}/output/dense", config.intermediate_size, size, init)
+    self.output_norm = LayerNorm(f"{path}/output/LayerNorm", size, init)
+    self._dropout_prob = config.hidden_dropout_prob
+    self._first_site = 1 + 3 * layer  # site 0 belongs to the embeddings
+
+  def __call__(self, hidden_states, attention_bias, dropout_seed):
+    """Maps [B*S, H] to [B*S, H]; arguments as for `SelfAttention`."""
+    context = self.attention(hidden_states, attention_bias, dropout_seed,
+                             self._first_site)
+    attended = self.attention_norm(hidden_states + dropout(
+        self.attention_output(context), self._dropout_prob, dropout_seed,
+        self._first_site + 1))
+    output = self.output(self.intermediate(attended))
+    return self.output_norm(attended + dropout(
+        output, self._dropout_prob, dropout_seed, self._first_site + 2))
+
+
+# --- The encoder -------------------------------------------------------------
+
+
+class BertOutput(NamedTuple):
+  """What the encoder makes of a batch, in its compute type.
+
+  Attributes:
+    sequence_output: [batch_size, seq_length, hidden_size], the last layer.
+    pooled_output: [batch_size, hidden_size], of the first token ([CLS]).
+    all_encoder_layers: a list of [batch_size, seq_length, hidden_size].
+    embedding_output: [batch_size, seq_length, hidden_size], what the first
+      layer reads.
+  """
+
+  sequence_output: tf.Tensor
+  pooled_output: tf.Tensor
+  all_encoder_layers: list[tf.Tensor]
+  embedding_output: tf.Tensor
+
+
+class BertModel(tf.Module):
+  """Bidirectional Transformer encoder (paper, section 3).
+
+  `model(input_ids, input_mask, token_type_ids)` gives everything at once as a
+  `BertOutput`; inside a program that is the way to call it. `get_*` with the
+  same arguments give one output each.
+  """
+
+  def __init__(self, config: BertConfig, compute_dtype=tf.float32,
+               seed: int = 0, use_one_hot_embeddings: bool = False,
+               scope: str = "bert"):
+    """Creates the variables with random values.
+
+    Args:
+      config: the shape of the model.
+      compute_dtype: tf.float32 or tf.bfloat16; the type of the activations.
+      seed: of the initial weights.
+      use_one_hot_embeddings: look words up by a product with a one-hot matrix.
+      scope: what variable names start with.
+    """
+    super().__init__()
+    init = Initializer(seed, config.initializer_range)
+    self.config = config
+    self.compute_dtype = tf.as_dtype(compute_dtype)
+    self.embeddings = Embeddings(
+        f"{scope}/embeddings", config, init, use_one_hot_embeddings)
+    self.layers = [
+        TransformerLayer(f"{scope}/encoder", layer, config, init)
+        for layer in range(config.num_hidden_layers)]
+    self.pooler = Dense(f"{scope}/pooler/dense", config.hidden_size,
+                        config.hidden_size, init, tf.tanh)
+
+  def __call__(self, input_ids, input_mask=None, token_type_ids=None,
+               dropout_seed=None) -> BertOutput:
+    """Encodes a batch of sequences.
+
+    Args:
+      input_ids: int Tensor of shape [batch_size, seq_length].
+      input_mask: int Tensor of the same shape, 0 where there is padding; None
+        if nothing is.
+      token_type_ids: int Tensor of the same shape, the segment of each token;
+        None for all 0.
+      dropout_seed: int32 Tensor [2] to train with dropout; None for none.
+
+    Raises:
+      ValueError: seq_length is larger than the table of positions.
+    """
+    input_ids = tf.cast(input_ids, tf.int32)
+    seq_length = input_ids.shape[1]
+    if (seq_length or 0) > self.config.max_position_embeddings:
+      raise ValueError(
+          f"A sequence of {seq_length} tokens does not fit "
+          f"max_position_embeddings={self.config.max_position_embeddings}.")
+    if input_mask is None:
+      input_mask = tf.ones_like(input_ids)
+    if token_type_ids is None:
+      token_type_ids = tf.zeros_like(input_ids)
+
+    embedding_output = tf.cast(
+        self.embeddings(input_ids, token_type_ids, dropout_seed),
+        self.compute_dtype)
+    shape = tf.shape(embedding_output)
+    attention_bias = -10000.0 * (
+        1.0 - tf.cast(input_mask, tf.float32))[:, tf.newaxis, tf.newaxis, :]
+    hidden_states = tf.reshape(embedding_output, [-1, self.config.hidden_size])
+    all_encoder_layers = []
+    for layer in self.layers:
+      hidden_states = layer(hidden_states, attention_bias, dropout_seed)
+      all_encoder_layers.append(tf.reshape(hidden_states, shape))
+    sequence_output = all_encoder_layers[-1]
+    return BertOutput(
+        sequence_output=sequence_output,
+        pooled_output=self.pooler(sequence_output[:, 0]),
+        all_encoder_layers=all_encoder_layers,
+        embedding_output=embedding_output)
+
+  def get_pooled_output(self, *args, **kwargs) -> tf.Tensor:
+    """Returns [batch_size, hidden_size]; takes what `__call__` takes."""
+    return self(*args, **kwargs).pooled_output
+
+  def get_sequence_output(self, *args, **kwargs) -> tf.Tensor:
+    """Returns the last layer, [batch_size, seq_length, hidden_size]."""
+    return self(*args, **kwargs).sequence_output
+
+  def get_all_encoder_layers(self, *args, **kwargs) -> list[tf.Tensor]:
+    """Returns each layer's [batch_size, seq_length, hidden_size]."""
+    return self(*args, **kwargs).all_encoder_layers
+
+  def get_embedding_output(self, *args, **kwargs) -> tf.Tensor:
+    """Returns what the first layer reads, [batch, seq_length, hidden_size]."""
+    return self(*args, **kwargs).embedding_output
+
+  def get_embedding_table(self) -> tf.Variable:
+    """Returns the word embeddings, float32 [vocab_size, hidden_size]."""
+    return self.embeddings.word_embeddings
+
+
+# --- Heads -------------------------------------------------------------------
+
+
+class OutputLayer(tf.Module):
+  """The last layer of a head, under the names that heads use for it."""
+
+  def __init__(self, path: str, input_size: int, output_size: int,
+               init: Initializer):
+    super().__init__()
+    self.output_weights = init.normal(
+        f"{path}output_weights", [output_size, input_size])
+    self.output_bias = init.zeros(f"{path}output_bias", [output_size])
+
+  def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    """Maps [rows, input_size] to float32 logits [rows, output_size]."""
+    # A few columns: float32 costs nothing here and spares the loss a rounding.
+    return tf.matmul(tf.cast(x, tf.float32), self.output_weights,
+                     transpose_b=True) + self.output_bias
+
+
+class MaskedLMHead(tf.Module):
+  """Predicts the words at masked positions (paper, task 1 of section 3.1).
+
+  The output weights are the word embeddings.
+  """
+
+  def __init__(self, config: BertConfig, embedding_table: tf.Variable,
+               init: Initializer):
+    super().__init__()
+    path = "cls/predictions"
+    self.transform = Dense(
+        f"{path}/transform/dense", config.hidden_size, config.hidden_size,
+        init, ACTIVATIONS[config.hidden_act])
+    self.transform_norm = LayerNorm(
+        f"{path}/transform/LayerNorm", config.hidden_size, init)
+    self.output_bias = init.zeros(f"{path}/output_bias", [config.vocab_size])
+    self._embedding_table = embedding_table
+
+  def __call__(self, sequence_output, positions) -> tf.Tensor:
+    """Returns logits, float [B*P, V] in the compute type.
+
+    Args:
+      sequence_output: float Tensor of shape [B, S, H].
+      positions: int Tensor of shape [B, P], places in the sequence.
+    """
+    batch_size, seq_length, hidden_size = tf.unstack(tf.shape(sequence_output))
+    offsets = tf.range(batch_size)[:, tf.newaxis] * seq_length    # [B, 1]
+    rows = tf.gather(
+        tf.reshape(sequence_output, [-1, hidden_size]),
+        tf.reshape(tf.cast(positions, tf.int32) + offsets, [-1])) # [B*P, H]
+    rows = tf.ensure_shape(rows, [None, sequence_output.shape[-1]])
+    rows = self.transform_norm(self.transform(rows))
+    logits = tf.matmul(rows, tf.cast(self._embedding_table, rows.dtype),
+                       transpose_b=True)                          # [B*P, V]
+    return add_bias(logits, tf.convert_to_tensor(self.output_bias))
+
+
+class BertForPreTraining(tf.Module):
+  """The encoder with both pre-training heads."""
+
+  def __init__(self, config: BertConfig, compute_dtype=tf.float32,
+               seed: int = 0):
+    super().__init__()
+    init = Initializer(seed, config.initializer_range)
+    self.bert = BertModel(config, compute_dtype, seed)
+    self.masked_lm = MaskedLMHead(
+        config, self.bert.get_embedding_table(), init)
+    self.next_sentence = OutputLayer(
+        "cls/seq_relationship/", config.hidden_size, 2, init)
+
+  def __call__(self, input_ids, input_mask, token_type_ids,
+               masked_lm_positions, dropout_seed=None):
+    """Returns the logits of both tasks.
+
+    Args:
+      input_ids: int Tensor of shape [batch_size, seq_length].
+      input_mask: int Tensor of the same shape, or None.
+      token_type_ids: int Tensor of the same shape, or None.
+      masked_lm_positions: int Tensor of shape
+        [batch_size, max_predictions_per_seq].
+      dropout_seed: int32 [2], or None for no dropout.
+
+    Returns:
+      Masked LM logits [batch_size * max_predictions_per_seq, vocab_size] in
+      the compute type, and next sentence logits float32 [batch_size, 2], where
+      1 means a random sentence.
+    """
+    output = self.bert(input_ids, input_mask, token_type_ids, dropout_seed)
+    return (self.masked_lm(output.sequence_output, masked_lm_positions),
+            self.next_sentence(output.pooled_output))
+
+
+class BertForSequenceClassification(tf.Module):
+  """The encoder with a classifier over `[CLS]` (paper, section 4.1)."""
+
+  def __init__(self, config: BertConfig, num_labels: int,
+               compute_dtype=tf.float32, seed: int = 0):
+    super().__init__()
+    init = Initializer(seed, config.initializer_range)
+    self.bert = BertModel(config, compute_dtype, seed)
+    self.classifier = OutputLayer("", config.hidden_size, num_labels, init)
+
+  def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
+    """Returns logits, float32 [batch_size, num_labels]."""
+    config = self.bert.config
+    pooled_output = self.bert(
+        input_ids, input_mask, token_type_ids, dropout_seed).pooled_output
+    return self.classifier(dropout(
+        pooled_output, config.hidden_dropout_prob, dropout_seed,
+        site=1 + 3 * config.num_hidden_layers))
