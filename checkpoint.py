@@ -208,7 +208,7 @@ def _assign(names, variables, reader, path, flag):
   for name in names:
     try:
       tensor = reader.get_tensor(name)
-    except (tf.errors.OpError, RuntimeError) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
       raise ValueError(f"{flag}={path}: {name} cannot be read: {error}. Is "
                        "the file whole?") from error
     variables[name].assign(tensor.astype(variables[name].dtype.as_numpy_dtype))

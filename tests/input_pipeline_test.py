@@ -1,0 +1,148 @@
+"""Tests of input_pipeline.py."""
+
+import gzip
+import json
+import os
+
+import pytest
+import tensorflow as tf
+
+import input_pipeline
+import tokenization
+from tasks import glue
+
+CLS, SEP = 3, 4
+
+
+def pack(ids_a, ids_b, max_seq_length):
+  return input_pipeline.pack(ids_a, ids_b, max_seq_length, CLS, SEP)
+
+
+def test_packing():
+  assert pack([7, 8], [9], 10) == ([3, 7, 8, 4, 9, 4], [0, 0, 0, 0, 1, 1])
+  assert pack([7, 8], None, 10) == ([3, 7, 8, 4], [0] * 4)
+  assert pack([7, 8, 9], None, 4) == ([3, 7, 8, 4], [0] * 4)
+  # The longer one is cut first, the second one where they are equal.
+  assert pack([7] * 5, [8] * 3, 9).input_ids == [3, 7, 7, 7, 4, 8, 8, 8, 4]
+  assert pack([7] * 5, [8] * 3, 8).input_ids == [3, 7, 7, 7, 4, 8, 8, 4]
+
+
+def write_examples(path, lengths):
+  input_pipeline.write_records(str(path), (
+      input_pipeline.create_task_record(
+          input_pipeline.Packed([i + 10] * n, [0] * n), i)
+      for i, n in enumerate(lengths)))
+  return str(path)
+
+
+def test_evaluation_batches_keep_the_order_and_pad_little(tmp_path):
+  lengths = [3, 9, 20, 5, 30]
+  file = write_examples(tmp_path / "x.tf_record", lengths)
+  batches = list(input_pipeline.task_dataset(
+      file, 30, tf.int64, 2, is_training=False, seed=0))
+  assert [b["input_ids"].shape.as_list() for b in batches] == [
+      [2, 16], [2, 24], [1, 30]]
+  labels = [int(x) for b in batches for x in b["label_ids"]]
+  assert labels == list(range(5))
+  for batch in batches:
+    ids, mask = batch["input_ids"].numpy(), batch["input_mask"].numpy()
+    assert ((ids > 0) == mask).all()
+    for label, row in zip(batch["label_ids"], mask):
+      assert row.sum() == lengths[int(label)]
+
+
+def test_static_shapes_fill_up_the_last_batch(tmp_path):
+  file = write_examples(tmp_path / "x.tf_record", [3, 9, 20])
+  dataset = input_pipeline.task_dataset(
+      file, 30, tf.int64, 2, is_training=False, seed=0, static_shapes=True)
+  assert dataset.element_spec["input_ids"].shape == (2, 30)
+  real = [x["is_real_example"].numpy().tolist() for x in dataset]
+  assert real == [[1, 1], [1, 0]]
+
+
+def test_training_batches_have_near_lengths_and_every_example(tmp_path):
+  lengths = [5 + 3 * (i % 10) for i in range(200)]
+  file = write_examples(tmp_path / "x.tf_record", lengths)
+  def labels_of(seed, num_batches):
+    dataset = input_pipeline.task_dataset(
+        file, 40, tf.int64, 4, is_training=True, seed=seed)
+    labels = []
+    for batch in dataset.take(num_batches):
+      width = batch["input_ids"].shape[1]
+      assert width in input_pipeline.bucket_lengths(40)
+      real = batch["input_mask"].numpy().sum(axis=1)
+      assert real.min() > width - 8
+      labels += [int(x) for x in batch["label_ids"]]
+    return labels
+  # 50 batches are an epoch; what waits in the five buckets comes in the next.
+  seen = labels_of(seed=1, num_batches=55)
+  assert set(seen) == set(range(200))
+  assert seen == labels_of(seed=1, num_batches=55)
+  assert seen != labels_of(seed=2, num_batches=55)
+  assert seen[:200] != labels_of(seed=1, num_batches=105)[200:400]
+
+
+def test_bucket_lengths_end_with_the_longest():
+  for longest in (5, 40, 64, 128, 384, 512):
+    lengths = input_pipeline.bucket_lengths(longest)
+    assert lengths == sorted(set(lengths)) and lengths[-1] == longest
+
+
+def test_failed_write_leaves_nothing(tmp_path):
+  def records():
+    yield b"one"
+    raise RuntimeError("the source broke")
+  path = tmp_path / "x.tf_record"
+  path.write_text("as it was")
+  with pytest.raises(RuntimeError):
+    input_pipeline.write_records(str(path), records())
+  assert [p.name for p in tmp_path.iterdir()] == ["x.tf_record"]
+  assert path.read_text() == "as it was"
+
+
+def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
+  path = tmp_path / "x.txt"
+  path.write_bytes("\ufeffa\u2028b\r\nc\n\nd".encode())
+  assert list(input_pipeline.read_lines(str(path))) == ["a\u2028b", "c", "", "d"]
+  path.write_bytes(b"good\nb\xe9d\n")
+  with pytest.raises(ValueError, match="line 2: not UTF-8.*0xe9 at column 2"):
+    list(input_pipeline.read_lines(str(path)))
+
+
+def test_patterns_that_match_nothing_or_empty_files_are_refused(tmp_path):
+  (tmp_path / "a.txt").write_text("a")
+  (tmp_path / "b.txt").write_text("b")
+  found = input_pipeline.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
+  assert [os.path.basename(name) for name in found] == ["a.txt", "b.txt"]
+  with pytest.raises(ValueError, match="--input_file: .*c.txt matches no file"):
+    input_pipeline.expand_patterns(
+        f"{tmp_path}/a.txt,{tmp_path}/c.txt", "--input_file")
+  (tmp_path / "e.txt").write_text("")
+  with pytest.raises(ValueError, match="e.txt is empty"):
+    input_pipeline.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
+  with pytest.raises(ValueError, match="is a folder"):
+    input_pipeline.expand_patterns(str(tmp_path), "--input_file")
+
+
+def test_features_of_the_reference(golden_dir):
+  data_dir = os.path.join(golden_dir, "..", "data")
+  tokenizer = tokenization.FullTokenizer(
+      os.path.join(data_dir, "vocab", "bert-base-uncased", "vocab.txt"))
+  examples = glue.MRPC.read_examples(
+      os.path.join(data_dir, "glue", "MRPC"), "dev")
+  by_guid = {f"dev-{example.line - 1}": example for example in examples}
+  labels = dict(zip(by_guid, glue.MRPC.label_ids(examples, ("0", "1"), "dev")))
+  path = os.path.join(golden_dir, "features", "mrpc_dev_seq40.jsonl.gz")
+  count = 0
+  with gzip.open(path, "rt", encoding="utf-8") as reader:
+    for case in map(json.loads, reader):
+      example = by_guid[case["guid"]]
+      assert (example.text_a, example.text_b) == (
+          case["text_a"], case["text_b"])
+      packed = input_pipeline.pack(
+          tokenizer.encode(example.text_a), tokenizer.encode(example.text_b),
+          40, tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"])
+      assert packed == (case["input_ids"], case["segment_ids"]), case["guid"]
+      assert labels[case["guid"]] == case["label_id"]
+      count += 1
+  assert count == 60

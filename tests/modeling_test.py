@@ -1,0 +1,285 @@
+"""Tests of modeling.py."""
+
+import json
+import os
+
+import conftest
+import modeling
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import checkpoint
+import losses
+
+LAYER_NAMES = [
+    "attention/self/query/kernel", "attention/self/query/bias",
+    "attention/self/key/kernel", "attention/self/key/bias",
+    "attention/self/value/kernel", "attention/self/value/bias",
+    "attention/output/dense/kernel", "attention/output/dense/bias",
+    "attention/output/LayerNorm/gamma", "attention/output/LayerNorm/beta",
+    "intermediate/dense/kernel", "intermediate/dense/bias",
+    "output/dense/kernel", "output/dense/bias", "output/LayerNorm/gamma",
+    "output/LayerNorm/beta"]
+OTHER_NAMES = [
+    "bert/embeddings/word_embeddings", "bert/embeddings/position_embeddings",
+    "bert/embeddings/token_type_embeddings", "bert/embeddings/LayerNorm/gamma",
+    "bert/embeddings/LayerNorm/beta", "bert/pooler/dense/kernel",
+    "bert/pooler/dense/bias", "cls/predictions/transform/dense/kernel",
+    "cls/predictions/transform/dense/bias",
+    "cls/predictions/transform/LayerNorm/gamma",
+    "cls/predictions/transform/LayerNorm/beta", "cls/predictions/output_bias",
+    "cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"]
+
+
+def random_batch(config, batch_size=13, seq_length=7, seed=0):
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(2, seq_length + 1, batch_size)
+  return {
+      "input_ids": rng.integers(0, config.vocab_size, (batch_size, seq_length)),
+      "input_mask": (np.arange(seq_length) < lengths[:, None]).astype(np.int32),
+      "token_type_ids": rng.integers(
+          0, config.type_vocab_size, (batch_size, seq_length))}
+
+
+def test_shapes_of_all_outputs():
+  config = conftest.tiny_config(num_hidden_layers=5)
+  model = modeling.BertModel(config)
+  batch = random_batch(config)
+  output = model(**batch)
+  assert output.pooled_output.shape == (13, 32)
+  assert output.embedding_output.shape == (13, 7, 32)
+  assert [x.shape for x in output.all_encoder_layers] == [(13, 7, 32)] * 5
+  np.testing.assert_array_equal(output.sequence_output,
+                                output.all_encoder_layers[-1])
+  np.testing.assert_array_equal(model.get_pooled_output(**batch),
+                                output.pooled_output)
+  assert model.get_embedding_table().shape == (config.vocab_size, 32)
+
+
+def test_variables_have_their_released_names():
+  model = modeling.BertForPreTraining(conftest.tiny_config())
+  expected = OTHER_NAMES + [f"bert/encoder/layer_{layer}/{name}"
+                            for layer in range(2) for name in LAYER_NAMES]
+  assert sorted(checkpoint.variables_by_name(model)) == sorted(expected)
+  classifier = modeling.BertForSequenceClassification(
+      conftest.tiny_config(), num_labels=3)
+  shapes = {name: tuple(v.shape) for name, v in
+            checkpoint.variables_by_name(classifier).items()}
+  assert shapes["output_weights"] == (3, 32) and shapes["output_bias"] == (3,)
+
+
+def test_padding_does_not_change_real_positions():
+  config = conftest.tiny_config()
+  model = modeling.BertModel(config)
+  batch = random_batch(config)
+  before = model(**batch).sequence_output.numpy()
+  hidden = batch["input_mask"] == 0
+  batch["input_ids"] = np.where(hidden, 5, batch["input_ids"])
+  after = model(**batch).sequence_output.numpy()
+  np.testing.assert_allclose(before[~hidden], after[~hidden], atol=1e-6)
+  longer = {name: np.pad(value, [(0, 0), (0, 9)])
+            for name, value in batch.items()}
+  padded = model(**longer).sequence_output.numpy()[:, :7]
+  np.testing.assert_allclose(before[~hidden], padded[~hidden], atol=1e-5)
+
+
+def test_a_row_that_is_masked_everywhere_stays_finite():
+  config = conftest.tiny_config()
+  output = modeling.BertModel(config)(
+      np.zeros((2, 6), int), np.zeros((2, 6), int))
+  assert np.all(np.isfinite(output.sequence_output))
+
+
+def test_attention_agrees_with_numpy():
+  config = conftest.tiny_config()
+  attention = modeling.SelfAttention(
+      "x", config, modeling.Initializer(3, 0.5))
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 5, 32)).astype(np.float32)
+  bias = np.array([[0] * 5, [0, 0, 0, -10000, -10000]], np.float32)
+  actual = attention(tf.reshape(x, [10, 32]), bias[:, None, None, :], None, 0)
+  q, k, v = (x @ dense.kernel.numpy() for dense in
+             (attention.query, attention.key, attention.value))
+  expected = np.zeros_like(x)
+  for b in range(2):
+    for head in range(4):
+      part = slice(8 * head, 8 * head + 8)
+      scores = q[b, :, part] @ k[b, :, part].T / np.sqrt(8) + bias[b]
+      probs = np.exp(scores - scores.max(-1, keepdims=True))
+      probs /= probs.sum(-1, keepdims=True)
+      expected[b, :, part] = probs @ v[b, :, part]
+  np.testing.assert_allclose(actual, expected.reshape(10, 32), atol=1e-4)
+
+
+def test_written_out_gradients_agree_with_automatic_ones():
+  rng = np.random.default_rng(0)
+  x, upstream = (tf.constant(rng.normal(size=(11, 8)), tf.float32)
+                 for _ in range(2))
+  gamma, beta = (tf.constant(rng.normal(size=8), tf.float32) for _ in range(2))
+  ids = tf.constant(rng.integers(0, 4, 11))
+
+  def plain_layer_norm(x, gamma, beta):
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+    return (x - mean) / tf.sqrt(variance + 1e-12) * gamma + beta
+
+  pairs = [
+      (modeling.layer_norm, plain_layer_norm, (x, gamma, beta)),
+      (modeling.add_bias, lambda x, bias: x + bias, (x, beta)),
+      (lambda table: modeling.embedding_lookup(table, ids),
+       lambda table: tf.linalg.matmul(tf.one_hot(ids, 4), table), (x[:4],))]
+  for ours, plain, arguments in pairs:
+    results = []
+    for function in (ours, plain):
+      with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        y = function(*arguments)
+      results.append([y, *tape.gradient(y, arguments, upstream)])
+    for actual, expected in zip(*results):
+      np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_bias_gradient_of_bfloat16_is_summed_in_float32():
+  x = tf.ones([5000, 3], tf.bfloat16)
+  bias = tf.zeros([3])
+  with tf.GradientTape() as tape:
+    tape.watch(bias)
+    y = modeling.add_bias(x, bias)
+  np.testing.assert_array_equal(tape.gradient(y, bias), [5000.0] * 3)
+
+
+def test_dropout_has_its_rate_and_its_seed():
+  x = tf.ones([257, 31])
+  dropped = [modeling.dropout(x, 0.1, tf.constant([1, step]), 4).numpy()
+             for step in range(100)]
+  # One draw has a standard deviation of 0.0034, mostly of its threshold.
+  assert abs(np.mean(np.array(dropped) == 0) - 0.1) < 0.002
+  np.testing.assert_allclose(np.max(dropped), 1 / 0.9, rtol=1e-6)
+  again = modeling.dropout(x, 0.1, tf.constant([1, 0]), 4)
+  np.testing.assert_array_equal(again, dropped[0])
+  other = modeling.dropout(x, 0.1, tf.constant([1, 0]), 5)
+  assert np.any(other != dropped[0])
+  np.testing.assert_array_equal(modeling.dropout(x, 0.1, None, 4), x)
+
+
+def test_bfloat16_stays_near_float32():
+  config = conftest.tiny_config(initializer_range=0.1)
+  batch = random_batch(config)
+  exact = modeling.BertModel(config)(**batch)
+  coarse = modeling.BertModel(config, tf.bfloat16)(**batch)
+  assert coarse.sequence_output.dtype == tf.bfloat16
+  difference = np.abs(tf.cast(coarse.sequence_output, tf.float32)
+                      - exact.sequence_output)
+  assert 0 < np.max(difference) < 0.2 and np.mean(difference) < 0.02
+
+
+def test_seed_decides_the_initial_weights():
+  config = conftest.tiny_config()
+  tables = [modeling.BertModel(config, seed=seed).get_embedding_table().numpy()
+            for seed in (1, 1, 2)]
+  np.testing.assert_array_equal(tables[0], tables[1])
+  assert np.any(tables[0] != tables[2])
+  assert np.max(np.abs(tables[0])) <= 0.04 and 0.015 < np.std(tables[0]) < 0.02
+
+
+def test_one_hot_lookup_gives_the_same():
+  config = conftest.tiny_config()
+  batch = random_batch(config)
+  plain = modeling.BertModel(config)(**batch)
+  one_hot = modeling.BertModel(config, use_one_hot_embeddings=True)(**batch)
+  np.testing.assert_allclose(plain.sequence_output, one_hot.sequence_output,
+                             atol=1e-5)
+
+
+def test_gelu_forms_differ_as_documented():
+  x = tf.linspace(-10.0, 10.0, 20001)
+  difference = np.max(np.abs(modeling.gelu(x) - modeling.gelu_erf(x)))
+  assert 4.6e-4 < difference < 4.8e-4
+
+
+def test_released_sizes():
+  assert len({modeling.RELEASED_SIZES[n] for n in modeling.RELEASED_SIZES}) == 25
+  large = modeling.BertConfig.from_size("wwm_uncased_L-24_H-1024_A-16")
+  assert (large.num_attention_heads, large.intermediate_size) == (16, 4096)
+  assert modeling.BertConfig.from_size("tiny", 99).vocab_size == 99
+  with pytest.raises(ValueError, match="'L-3_H-128_A-2' is no released size"):
+    modeling.BertConfig.from_size("L-3_H-128_A-2")
+
+
+def test_config_round_trip_and_unknown_keys(tmp_path):
+  config = conftest.tiny_config()
+  fields = {**json.loads(config.to_json_string()), "pooler_fc_size": 768}
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(fields))
+  assert modeling.BertConfig.from_json_file(str(path)) == config
+
+
+@pytest.mark.parametrize("field, value", [
+    ("hidden_size", 33), ("hidden_size", "32"), ("vocab_size", 0),
+    ("num_hidden_layers", 2.5), ("hidden_act", "gelo"),
+    ("hidden_dropout_prob", 1.0), ("initializer_range", None)])
+def test_config_says_which_field_is_wrong(field, value):
+  with pytest.raises(ValueError, match=field):
+    conftest.tiny_config(**{field: value})
+
+
+def test_config_file_errors_name_the_file(tmp_path):
+  path = tmp_path / "config.json"
+  with pytest.raises(ValueError, match="config.json does not exist"):
+    modeling.BertConfig.from_json_file(str(path))
+  path.write_text("{")
+  with pytest.raises(ValueError, match="config.json is not JSON"):
+    modeling.BertConfig.from_json_file(str(path))
+  path.write_text("{}")
+  with pytest.raises(ValueError, match="config.json.*vocab_size is missing"):
+    modeling.BertConfig.from_json_file(str(path))
+
+
+def test_sequence_longer_than_the_position_table_is_refused():
+  model = modeling.BertModel(conftest.tiny_config())
+  with pytest.raises(ValueError, match="41 tokens.*max_position_embeddings=40"):
+    model(np.zeros((1, 41), int))
+
+
+@pytest.mark.parametrize("case", ["small_gelu", "relu_nomask"])
+def test_outputs_and_gradients_of_the_reference(golden_dir, case):
+  folder = os.path.join(golden_dir, "modeling", case)
+  golden = np.load(os.path.join(folder, "golden.npz"))
+  config = modeling.BertConfig.from_json_file(
+      os.path.join(folder, "bert_config.json"))
+  model = modeling.BertForPreTraining(config)
+  variables = checkpoint.variables_by_name(model)
+  checkpoint.restore_all(
+      variables, os.path.join(folder, "bert_model.ckpt"), "golden")
+  inputs = [golden["input_ids"]] + (
+      [None, None] if case == "relu_nomask"
+      else [golden["input_mask"], golden["segment_ids"]])
+  with tf.GradientTape() as tape:
+    output = model.bert(*inputs)
+    masked_lm, next_sentence = model(*inputs, golden["masked_lm_positions"])
+    total, weight = losses.masked_lm_loss(
+        masked_lm, golden["masked_lm_ids"], golden["masked_lm_weights"])
+    masked_lm_loss = total / weight
+    total, weight = losses.classification_loss(
+        next_sentence, golden["next_sentence_labels"],
+        tf.ones(len(golden["input_ids"])))
+    next_sentence_loss = total / weight
+    total_loss = masked_lm_loss + next_sentence_loss
+  gradients = dict(zip(variables, tape.gradient(
+      total_loss, list(variables.values()))))
+  actual = {
+      "embedding_output": output.embedding_output,
+      "sequence_output": output.sequence_output,
+      "pooled_output": output.pooled_output,
+      "masked_lm_log_probs": tf.nn.log_softmax(masked_lm),
+      "masked_lm_loss": masked_lm_loss,
+      "next_sentence_log_probs": tf.nn.log_softmax(next_sentence),
+      "next_sentence_loss": next_sentence_loss,
+      "total_loss": total_loss,
+      "grad_global_norm": tf.linalg.global_norm(list(gradients.values())),
+      "grad/pooler_kernel": gradients["bert/pooler/dense/kernel"],
+      "grad/word_embeddings": gradients["bert/embeddings/word_embeddings"],
+      **{f"encoder_layer_{i}": layer
+         for i, layer in enumerate(output.all_encoder_layers)}}
+  for name, value in actual.items():
+    np.testing.assert_allclose(value, golden[name], atol=1e-5, err_msg=name)
