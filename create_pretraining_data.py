@@ -123,27 +123,27 @@ def create_pairs(documents: Sequence[Document], index: int, max_length: int,
   target_length = max_length
   if rng.random() < short_seq_prob:
     target_length = rng.randint(2, max_length)
+  can_be_random = len(documents) > 1
+  fewest_sentences = 1 if can_be_random else 2  # its own second must follow
   start = 0
   while start < len(document):
     end, length = start, 0
-    while end < len(document) and (end == start or length < target_length):
+    while end < len(document) and (
+        end - start < fewest_sentences or length < target_length):
       length += len(document[end])
       end += 1
     # At least one sentence goes to each side, if there are two.
     middle = rng.randint(start + 1, max(start + 1, end - 1))
     ids_a = _join(document[start:middle])
-    can_be_random = len(documents) > 1
     if can_be_random and (end - start == 1 or rng.random() < 0.5):
       ids_b = _random_stretch(documents, index, target_length - len(ids_a), rng)
       pair = Pair(*_truncate(ids_a, ids_b, max_length, rng), True)
       start = middle
     else:
-      # With one document only, a pair has to be its own text: a lone last
-      # sentence then has none to follow it.
       ids_b = _join(document[middle:end])
       pair = Pair(*_truncate(ids_a, ids_b, max_length, rng), False)
       start = end
-    if pair.ids_b:
+    if pair.ids_b:  # not so for a lone last sentence of the only document
       yield pair
 
 

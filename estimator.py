@@ -246,21 +246,20 @@ class TPUEstimator:
     if steps is not None:
       dataset = dataset.take(steps)
     strategy = self._strategy
+    dataset = strategy.experimental_distribute_dataset(dataset)
 
-    def replica_step(features):
-      losses, metrics = self._spec.loss_fn(features, None)
-      return losses, metrics
-
-    @tf.function
+    # With the shapes of the data set, in which lengths may be open: one graph
+    # for batches of all lengths.
+    @tf.function(input_signature=[dataset.element_spec])
     def eval_step(features):
       def total(per_replica):
         return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, None)
       return tf.nest.map_structure(
-          total, strategy.run(replica_step, args=(features,)))
+          total, strategy.run(self._spec.loss_fn, args=(features, None)))
 
     sums = {}
     loss_names = ()
-    for features in strategy.experimental_distribute_dataset(dataset):
+    for features in dataset:
       losses, metrics = eval_step(features)
       loss_names = tuple(losses)
       for name, pair in {**losses, **metrics}.items():
@@ -288,12 +287,13 @@ class TPUEstimator:
     self._require_weights()
     dataset = input_fn({**self._params, "batch_size": self._predict_batch_size})
     strategy = self._strategy
+    dataset = strategy.experimental_distribute_dataset(dataset)
 
-    @tf.function
+    @tf.function(input_signature=[dataset.element_spec])
     def predict_step(features):
       return strategy.run(self._spec.predict_fn, args=(features,))
 
-    for features in strategy.experimental_distribute_dataset(dataset):
+    for features in dataset:
       predictions = {
           name: _concatenate(strategy, value)
           for name, value in predict_step(features).items()}
@@ -324,11 +324,7 @@ class TPUEstimator:
     if newest:
       logging.info("Going on from the run's own checkpoint %s (not from an "
                    "initial checkpoint).", newest)
-      variables = self._all_variables()
-      if not spec.optimizer:
-        variables = {**checkpoint.variables_by_name(spec.model),
-                     "global_step": self._global_step}
-      checkpoint.restore_all(variables, newest, "--output_dir")
+      checkpoint.restore_all(self._all_variables(), newest, "--output_dir")
       return True
     if spec.init_checkpoint:
       logging.info("Starting from the initial checkpoint %s.",
@@ -340,10 +336,11 @@ class TPUEstimator:
     return False
 
   def _all_variables(self) -> dict[str, tf.Variable]:
+    """Returns all that a run needs to go on, by name."""
     variables = checkpoint.variables_by_name(self._spec.model)
-    variables.update((slot.name.split(":")[0], slot)
-                     for slot in self._spec.optimizer.slot_variables)
     variables["global_step"] = self._global_step
+    if self._spec.optimizer:
+      variables.update(checkpoint.variables_by_name(self._spec.optimizer))
     return variables
 
   def _save(self, step: int) -> None:

@@ -68,20 +68,15 @@ class AdamWeightDecayOptimizer(tf.Module):
     self._epsilon = epsilon
     self._clip_norm = clip_norm
     self._exclude = re.compile("|".join(exclude_from_weight_decay) or "$^")
-    self._slots = {}
+    self._slots = {}  # name of a variable -> (adam_m, adam_v)
 
   def build(self, variables: Sequence[tf.Variable]) -> None:
     """Creates `<name>/adam_m` and `<name>/adam_v`, zero, for each variable."""
     for variable in variables:
-      self._slots[variable.ref()] = tuple(
+      self._slots[_name(variable)] = tuple(
           tf.Variable(tf.zeros_like(variable), trainable=False,
                       name=f"{_name(variable)}/{slot}")
           for slot in ("adam_m", "adam_v"))
-
-  @property
-  def slot_variables(self) -> list[tf.Variable]:
-    """All `adam_m` and `adam_v`."""
-    return [slot for slots in self._slots.values() for slot in slots]
 
   def apply_gradients(self, gradients: Sequence[tf.Tensor],
                       variables: Sequence[tf.Variable], step) -> tf.Tensor:
@@ -107,7 +102,7 @@ class AdamWeightDecayOptimizer(tf.Module):
       decays = not self._exclude.search(_name(variable))
       strategy.extended.update(
           variable, self._update,
-          args=(*self._slots[variable.ref()], gradient, scale, rate, decays))
+          args=(*self._slots[_name(variable)], gradient, scale, rate, decays))
 
   def _update(self, variable, adam_m, adam_v, gradient, scale, rate, decays):
     if decays:

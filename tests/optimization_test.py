@@ -50,5 +50,5 @@ def test_updates_agree_with_numpy():
 def test_slots_have_their_released_names():
   optimizer = optimization.create_optimizer(0.1, 10, 0)
   optimizer.build([tf.Variable([1.0], name="bert/x/kernel")])
-  assert [slot.name for slot in optimizer.slot_variables] == [
+  assert [slot.name for slot in optimizer.variables] == [
       "bert/x/kernel/adam_m:0", "bert/x/kernel/adam_v:0"]

@@ -1,0 +1,397 @@
+"""Runs every program on tiny data, and on data that it must refuse."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import conftest
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+import tensorflow as tf
+
+import checkpoint
+import checkpoint_test
+import convert_checkpoint
+import create_pretraining_data
+import extract_features
+import input_pipeline
+import modeling
+import run_classifier
+import run_pretraining
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEXT = "\n\n".join("\n".join(
+    f"{a} {b} sat on the {c} ." for c in ("mat", "hill", "tree")
+    for b in ("cat", "dog", "bird")) for a in ("the", "a", "one quick"))
+
+
+@pytest.fixture
+def text_file(tmp_path):
+  path = tmp_path / "text.txt"
+  path.write_text(TEXT + "\n")
+  return str(path)
+
+
+@pytest.fixture
+def init_checkpoint(tmp_path):
+  prefix = str(tmp_path / "bert_model.ckpt")
+  checkpoint.write(prefix, checkpoint.variables_by_name(
+      modeling.BertForPreTraining(conftest.tiny_config(), seed=5)))
+  return prefix
+
+
+# --- Pre-training ------------------------------------------------------------
+
+
+@pytest.fixture
+def create(run_program, text_file, vocab_file, tmp_path):
+  def run(output="x.tfrecord", **flags):
+    run_program(create_pretraining_data, **{**dict(
+        input_file=text_file, vocab_file=vocab_file, max_seq_length=24,
+        max_predictions_per_seq=4, dupe_factor=3,
+        output_file=tmp_path / output), **flags})
+    return str(tmp_path / output)
+  return run
+
+
+@pytest.fixture
+def pretrain(run_program, config_file, tmp_path):
+  def run(input_file, output="run", **flags):
+    run_program(run_pretraining, **{**dict(
+        input_file=input_file, bert_config_file=config_file,
+        output_dir=tmp_path / output, do_train=True, max_seq_length=24,
+        max_predictions_per_seq=4, num_train_steps=4, num_warmup_steps=2,
+        train_batch_size=8, learning_rate=0.001), **flags})
+    return tmp_path / output
+  return run
+
+
+def read_records(path):
+  return [tf.train.Example.FromString(record) for record in
+          tf.data.TFRecordDataset(path).as_numpy_iterator()]
+
+
+def test_records_have_the_published_format(create):
+  records = read_records(create())
+  assert len(records) > 20
+  labels = set()
+  for record in records:
+    features = {name: np.array(feature.int64_list.value
+                               or feature.float_list.value)
+                for name, feature in record.features.feature.items()}
+    assert {name: len(value) for name, value in features.items()} == {
+        "input_ids": 24, "input_mask": 24, "segment_ids": 24,
+        "masked_lm_positions": 4, "masked_lm_ids": 4, "masked_lm_weights": 4,
+        "next_sentence_labels": 1}
+    length = features["input_mask"].sum()
+    restored = features["input_ids"].copy()
+    num_masks = int(features["masked_lm_weights"].sum())
+    restored[features["masked_lm_positions"][:num_masks]] = (
+        features["masked_lm_ids"][:num_masks])
+    separators = np.flatnonzero(restored == conftest.TOKENS.index("[SEP]"))
+    assert len(separators) == 2 and separators[1] == length - 1
+    segments = np.zeros(24, int)
+    segments[separators[0] + 1:length] = 1
+    np.testing.assert_array_equal(features["segment_ids"], segments)
+    labels.add(int(features["next_sentence_labels"][0]))
+  assert labels == {0, 1}
+
+
+def test_records_depend_on_the_seed_alone(create):
+  contents = [pathlib.Path(create(name, random_seed=seed)).read_bytes()
+              for name, seed in [("a", 1), ("b", 1), ("c", 2)]]
+  assert contents[0] == contents[1] != contents[2]
+
+
+def test_pretraining_runs_evaluates_and_resumes(create, pretrain,
+                                                init_checkpoint):
+  records = create()
+  run = pretrain(records, do_eval=True, init_checkpoint=init_checkpoint)
+  results = dict(line.split(" = ") for line in
+                 (run / "eval_results.txt").read_text().splitlines())
+  assert list(results) == [
+      "global_step", "loss", "masked_lm_accuracy", "masked_lm_loss",
+      "next_sentence_accuracy", "next_sentence_loss"]
+  assert int(results["global_step"]) == 4
+  np.testing.assert_allclose(
+      float(results["loss"]), float(results["masked_lm_loss"])
+      + float(results["next_sentence_loss"]), rtol=1e-6)
+  pretrain(records, num_train_steps=6)
+  rows = [json.loads(line)["step"] for line in
+          (run / "training_log.jsonl").read_text().splitlines()]
+  assert rows[-1] == 6 and sorted(set(rows)) == rows
+  twin = pretrain(records, "twin", num_train_steps=4,
+                  init_checkpoint=init_checkpoint)
+  weights = [tf.train.load_checkpoint(str(folder / "model.ckpt-4")).get_tensor(
+      "bert/pooler/dense/kernel") for folder in (run, twin)]
+  np.testing.assert_array_equal(*weights)
+
+
+def test_pretraining_in_bfloat16(create, pretrain):
+  run = pretrain(create(), precision="bfloat16")
+  reader = tf.train.load_checkpoint(str(run))
+  assert reader.get_tensor("bert/pooler/dense/kernel").dtype == np.float32
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(max_seq_length=32), "input_ids has 24 values.*max_seq_length=24"),
+    (dict(max_predictions_per_seq=5), "max_predictions_per_seq=4: pass"),
+    (dict(max_seq_length=64), "max_seq_length=64.*max_position_embeddings"),
+    (dict(do_train=False), "Nothing to do"),
+    (dict(input_file="/nowhere/*.tfrecord"), "nowhere.*matches no file"),
+    (dict(bert_config_file="/nowhere/c.json"), "c.json does not exist"),
+    (dict(init_checkpoint="/nowhere/m.ckpt"), "there is no /nowhere/m.ckpt"),
+    (dict(do_train=False, do_eval=True), "Train first")])
+def test_pretraining_refuses(create, pretrain, tmp_path, flags, message):
+  records = create()
+  with pytest.raises(ValueError, match=message):
+    pretrain(flags.pop("input_file", records), **flags)
+  assert not list(tmp_path.glob("run/*"))
+
+
+def test_pretraining_refuses_files_of_another_kind(pretrain, tmp_path):
+  path = tmp_path / "x"
+  path.write_text("no records at all, just some text\n")
+  with pytest.raises(ValueError, match="not a TFRecord file"):
+    pretrain(path)
+  input_pipeline.write_records(
+      str(path), [input_pipeline.serialize({"input_ids": [1]})])
+  with pytest.raises(ValueError, match="input_mask is missing|has 1 values"):
+    pretrain(path)
+
+
+def test_pretraining_refuses_ids_outside_the_vocabulary(
+    create, pretrain, tmp_path):
+  small = tmp_path / "small.json"
+  small.write_text(conftest.tiny_config(vocab_size=12).to_json_string())
+  with pytest.raises(tf.errors.InvalidArgumentError,
+                     match="vocab_size of the model is 12"):
+    pretrain(create(), bert_config_file=small)
+
+
+def test_pretraining_refuses_another_models_folder(create, pretrain, tmp_path):
+  records = create()
+  run = pretrain(records)
+  before = sorted(p.name for p in run.iterdir())
+  other = tmp_path / "other.json"
+  other.write_text(conftest.tiny_config(hidden_size=16).to_json_string())
+  with pytest.raises(ValueError, match="--output_dir=.*does not fit"):
+    pretrain(records, bert_config_file=other, num_train_steps=9)
+  assert sorted(p.name for p in run.iterdir()) == before
+
+
+@pytest.mark.parametrize("content, flags, message", [
+    (b"", {}, "text.txt is empty"),
+    (b"\n \n\n", {}, "holds no text"),
+    (b"one sentence only\n", {}, "holds one sentence"),
+    (b"good\nb\xe9d\n", {}, "text.txt, line 2: not UTF-8"),
+    (b"a\n", dict(vocab_file="/nowhere/vocab.txt"), "vocab.txt does not exist"),
+    (b"a\n", dict(input_file="/nowhere/*"), "matches no file")])
+def test_creation_refuses(create, text_file, tmp_path, content, flags, message):
+  pathlib.Path(text_file).write_bytes(content)
+  with pytest.raises(ValueError, match=message):
+    create(**flags)
+  assert not list(tmp_path.glob("x.tfrecord*"))
+
+
+def test_creation_refuses_an_output_that_cannot_be_written(create, tmp_path):
+  (tmp_path / "file").write_text("in the way")
+  with pytest.raises(ValueError, match="cannot be written"):
+    create("file/x.tfrecord")
+
+
+# --- Classification ----------------------------------------------------------
+
+
+@pytest.fixture
+def classify(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  data_dir = tmp_path / "data"
+  data_dir.mkdir()
+  rows = [f"the {noun} {verb}\t{label}" for noun in ("cat", "dog", "bird")
+          for verb, label in [("sat", "still"), ("ran", "moving"),
+                              ("flew", "moving")] for _ in range(4)]
+  for split in ("train", "dev", "test"):
+    (data_dir / f"{split}.tsv").write_text(
+        "text\tlabel\n" + "\n".join(rows) + "\n")
+
+  def run(output="run", **flags):
+    run_program(run_classifier, **{**dict(
+        task_name="TSV", data_dir=data_dir, bert_config_file=config_file,
+        vocab_file=vocab_file, init_checkpoint=init_checkpoint,
+        output_dir=tmp_path / output, max_seq_length=16, train_batch_size=4,
+        num_train_epochs=12, learning_rate=0.01), **flags})
+    return tmp_path / output
+  run.data_dir = data_dir
+  return run
+
+
+def test_classifier_learns_evaluates_and_predicts(classify):
+  run = classify(do_train=True, do_eval=True, do_predict=True)
+  results = dict(line.split(" = ") for line in
+                 (run / "eval_results.txt").read_text().splitlines())
+  assert list(results) == sorted(results) == [
+      "eval_accuracy", "eval_loss", "global_step", "loss"]
+  assert float(results["eval_accuracy"]) == 1.0
+  probabilities = np.loadtxt(run / "test_results.tsv", delimiter="\t")
+  assert probabilities.shape == (36, 2)
+  np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-6)
+  predictions = (run / "test_predictions.tsv").read_text().splitlines()[1:]
+  test_file = (classify.data_dir / "test.tsv").read_text().splitlines()[1:]
+  assert ([line.split("\t")[0] for line in predictions]
+          == [line.split("\t")[1] for line in test_file])
+  # Another process needs neither the training data nor the first weights.
+  (classify.data_dir / "train.tsv").unlink()
+  before = (run / "test_results.tsv").read_bytes()
+  classify(do_predict=True, init_checkpoint="")
+  assert (run / "test_results.tsv").read_bytes() == before
+
+
+def test_padding_everywhere_gives_the_same_predictions(classify):
+  run = classify(do_train=True, do_predict=True, num_train_epochs=1)
+  before = np.loadtxt(run / "test_results.tsv")
+  classify(do_predict=True, pad_to_max_length=True)
+  np.testing.assert_allclose(np.loadtxt(run / "test_results.tsv"), before,
+                             atol=1e-5)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(), "Nothing to do"),
+    (dict(do_eval=True), "label_list.json does not exist.*Train first"),
+    (dict(do_train=True, max_seq_length=41), "max_seq_length=41 must be"),
+    (dict(do_train=True, data_dir="/nowhere"), "train.tsv does not exist"),
+    (dict(do_train=True, text_a_column="words"), "no column 'words'"),
+    (dict(do_train=True, train_batch_size=1000, num_train_epochs=1),
+     "make no single step"),
+    (dict(do_train=True, init_checkpoint="/nowhere/m"), "no /nowhere/m.index")])
+def test_classifier_refuses(classify, tmp_path, flags, message):
+  with pytest.raises(ValueError, match=message):
+    classify(**flags)
+  assert not list(tmp_path.glob("run/*"))
+
+
+def test_classifier_refuses_a_vocabulary_larger_than_the_model(
+    classify, config_file):
+  pathlib.Path(config_file).write_text(
+      conftest.tiny_config(vocab_size=20).to_json_string())
+  with pytest.raises(ValueError, match="vocab.txt has 39 tokens, but "
+                     "vocab_size=20"):
+    classify(do_train=True)
+
+
+def test_classifier_refuses_other_labels_than_it_was_trained_for(classify):
+  classify(do_train=True, num_train_epochs=1)
+  with open(classify.data_dir / "train.tsv", "a") as writer:
+    writer.write("a third kind\tthird\n")
+  with pytest.raises(ValueError, match="holds a classifier for the labels"):
+    classify(do_train=True)
+
+
+# --- Features and conversion -------------------------------------------------
+
+
+def test_features_in_the_published_format(
+    run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  lines = ["the cat sat ||| a dog ran", "bird", "", "the quick dog " * 9]
+  (tmp_path / "in.txt").write_text("\n".join(lines) + "\n")
+  def run(**flags):
+    run_program(extract_features, **{**dict(
+        input_file=tmp_path / "in.txt", output_file=tmp_path / "out.jsonl",
+        vocab_file=vocab_file, bert_config_file=config_file, max_seq_length=16,
+        init_checkpoint=init_checkpoint, layers="-1,0", batch_size=3), **flags})
+    return [json.loads(line) for line in
+            (tmp_path / "out.jsonl").read_text().splitlines()]
+  features = run()
+  assert [item["linex_index"] for item in features] == [0, 1, 2, 3]
+  assert [feature["token"] for feature in features[0]["features"]] == (
+      "[CLS] the cat sat [SEP] a dog ran [SEP]".split())
+  assert [len(item["features"]) for item in features] == [9, 3, 2, 16]
+  first = features[0]["features"][0]
+  assert [layer["index"] for layer in first["layers"]] == [-1, 0]
+  assert len(first["layers"][0]["values"]) == 32
+  # A line's features do not depend on what shares its batch.
+  alone = run(batch_size=1)
+  np.testing.assert_allclose(
+      [layer["values"] for layer in alone[1]["features"][1]["layers"]],
+      [layer["values"] for layer in features[1]["features"][1]["layers"]],
+      atol=1e-5)
+  with pytest.raises(ValueError, match="--layers has '7'.*from -2 to 1"):
+    run(layers="-1,7")
+
+
+def test_features_of_the_reference(golden_dir, run_program, tmp_path):
+  model_dir = os.path.join(golden_dir, "uncased_L-2_H-32_A-2")
+  run_program(
+      extract_features, layers="-1,-2", max_seq_length=24,
+      input_file=os.path.join(model_dir, "extract_features_input.txt"),
+      output_file=tmp_path / "out.jsonl",
+      vocab_file=os.path.join(model_dir, "vocab.txt"),
+      bert_config_file=os.path.join(model_dir, "bert_config.json"),
+      init_checkpoint=os.path.join(model_dir, "bert_model.ckpt"))
+  with open(os.path.join(model_dir, "extract_features_output.jsonl")) as reader:
+    expected = [json.loads(line) for line in reader]
+  actual = [json.loads(line) for line in
+            (tmp_path / "out.jsonl").read_text().splitlines()]
+  assert len(actual) == len(expected)
+  for ours, theirs in zip(actual, expected):
+    assert ours["linex_index"] == theirs["linex_index"]
+    assert ([f["token"] for f in ours["features"]]
+            == [f["token"] for f in theirs["features"]])
+    for feature, other in zip(ours["features"], theirs["features"]):
+      for layer, golden in zip(feature["layers"], other["layers"], strict=True):
+        assert layer["index"] == golden["index"]
+        np.testing.assert_allclose(layer["values"], golden["values"], atol=1e-4)
+
+
+def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
+  config = conftest.tiny_config(hidden_act="gelu_erf")
+  variables = checkpoint.variables_by_name(modeling.BertModel(config, seed=3))
+  source = tmp_path / "source"
+  source.mkdir()
+  safetensors.save_file(checkpoint_test.to_transformers(variables, ""),
+                        str(source / "model.safetensors"))
+  (source / "config.json").write_text(json.dumps(
+      {**config.to_dict(), "hidden_act": "gelu", "model_type": "bert"}))
+  (source / "vocab.txt").write_text(pathlib.Path(vocab_file).read_text())
+  run_program(convert_checkpoint, input_dir=source, output_dir=tmp_path / "out")
+  assert modeling.BertConfig.from_json_file(
+      str(tmp_path / "out" / "bert_config.json")) == config
+  reader = checkpoint.open_checkpoint(str(tmp_path / "out" / "bert_model.ckpt"))
+  assert set(reader.shapes) == set(variables)
+  for name, variable in variables.items():
+    np.testing.assert_array_equal(reader.get_tensor(name), variable)
+  with pytest.raises(ValueError, match="model.safetensors does not exist"):
+    run_program(convert_checkpoint, input_dir=tmp_path / "nowhere",
+                output_dir=tmp_path / "out2")
+
+
+# --- From the shell ----------------------------------------------------------
+
+
+def run_from_shell(*arguments):
+  return subprocess.run([sys.executable, *arguments], cwd=ROOT, text=True,
+                        capture_output=True, check=False)
+
+
+def test_errors_end_with_one_line_and_status_1(create, config_file, tmp_path):
+  result = run_from_shell(
+      "run_pretraining.py", "--do_train", f"--input_file={create()}",
+      f"--bert_config_file={config_file}", f"--output_dir={tmp_path}/run",
+      "--max_seq_length=32", "--max_predictions_per_seq=4")
+  assert result.returncode == 1
+  assert "Traceback" not in result.stderr
+  assert result.stderr.splitlines()[-1].startswith(
+      "run_pretraining.py: ") and "input_ids has 24" in result.stderr
+
+  small = tmp_path / "small.json"
+  small.write_text(conftest.tiny_config(vocab_size=12).to_json_string())
+  result = run_from_shell(
+      "run_pretraining.py", "--do_train", f"--input_file={create()}",
+      f"--bert_config_file={small}", f"--output_dir={tmp_path}/run",
+      "--max_seq_length=24", "--max_predictions_per_seq=4")
+  assert result.returncode == 1
+  assert "Traceback" not in result.stderr
+  assert "but the vocab_size of the model is 12." in (
+      result.stderr.splitlines()[-1])
