@@ -261,11 +261,25 @@ def save(model_dir: str, step: int, variables: Mapping[str, tf.Variable],
           if path != prefix] + [prefix]
   expired = kept[:-keep_checkpoint_max] if keep_checkpoint_max else []
   kept = kept[len(expired):]
-  tf.compat.v1.train.update_checkpoint_state(model_dir, prefix, kept)
+  _write_state(model_dir, kept)
   for path in expired:
     for file in tf.io.gfile.glob(path + ".*"):
       tf.io.gfile.remove(file)
   return prefix
+
+
+def _write_state(model_dir: str, kept: Sequence[str]) -> None:
+  """Writes the file `checkpoint`; the last of `kept` is the newest.
+
+  It is a text protocol buffer. Names without folders let a run be moved.
+  """
+  names = [json.dumps(os.path.basename(path)) for path in kept]
+  lines = [f"model_checkpoint_path: {names[-1]}",
+           *(f"all_model_checkpoint_paths: {name}" for name in names)]
+  state_file = os.path.join(model_dir, "checkpoint")
+  with tf.io.gfile.GFile(state_file + ".tmp", "w") as writer:
+    writer.write("\n".join(lines) + "\n")
+  tf.io.gfile.rename(state_file + ".tmp", state_file, overwrite=True)
 
 
 def latest(model_dir: str) -> Optional[str]:

@@ -243,7 +243,8 @@ def test_training_follows_the_reference(golden_dir, tmp_path, case):
   resumed.mkdir()
   for suffix in (".index", ".data-00000-of-00001"):
     shutil.copy(os.path.join(folder, "model.ckpt-6" + suffix), resumed)
-  tf.compat.v1.train.update_checkpoint_state(str(resumed), "model.ckpt-6")
+  (resumed / "checkpoint").write_text(
+      'model_checkpoint_path: "model.ckpt-6"\n')
   other = golden_estimator(folder, config, resumed, num_train_steps=10)
   assert other.global_step == 6
   other.train(input_fn, 10)

@@ -1,0 +1,31 @@
+# Two commands for a fresh machine: `make quickstart` and `make test`.
+# PYTHON names another interpreter (3.10 to 3.13) than python3.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test test-large clean
+
+quickstart: $(VENV)/run.installed
+	$(BIN)/python quickstart.py
+
+test: $(VENV)/dev.installed
+	$(BIN)/python -m pytest
+
+test-large: $(VENV)/dev.installed
+	$(BIN)/python -m pytest -m large
+
+# The stamps are newer than the requirements when everything is installed.
+$(VENV)/run.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/dev.installed: requirements-dev.txt requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(VENV)/run.installed
+
+clean:
+	rm -rf $(VENV) quickstart
