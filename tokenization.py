@@ -335,10 +335,9 @@ class FullTokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of the WordPiece tokens of `text`."""
-    cache = self._stretch_ids
     return list(itertools.chain.from_iterable(
-        [cache[stretch]
-         for stretch in self.basic_tokenizer.split_at_spaces(text)]))
+        map(self._stretch_ids.__getitem__,
+            self.basic_tokenizer.split_at_spaces(text))))
 
   def encode_with_offsets(
       self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

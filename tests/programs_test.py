@@ -19,6 +19,7 @@ import create_pretraining_data
 import extract_features
 import input_pipeline
 import modeling
+import plot_training
 import run_classifier
 import run_pretraining
 
@@ -365,6 +366,26 @@ def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
   with pytest.raises(ValueError, match="model.safetensors does not exist"):
     run_program(convert_checkpoint, input_dir=tmp_path / "nowhere",
                 output_dir=tmp_path / "out2")
+
+
+# --- Pictures ----------------------------------------------------------------
+
+
+def test_loss_curves_count_repeated_steps_once(run_program, tmp_path):
+  (tmp_path / "run").mkdir()
+  log = tmp_path / "run" / "training_log.jsonl"
+  # Killed after step 30, resumed from step 10, killed while writing step 40.
+  log.write_text("".join(
+      json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in
+      [(10, 3.0), (20, 2.9), (30, 2.8), (20, 2.0), (30, 1.0)])
+      + '{"step": 40, "lo')
+  assert plot_training.read_log(str(tmp_path / "run")) == (
+      [10, 20, 30], [3.0, 2.0, 1.0])
+  run_program(plot_training, runs=tmp_path / "run",
+              output_file=tmp_path / "loss.png")
+  assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+  with pytest.raises(ValueError, match="training_log.jsonl does not exist"):
+    run_program(plot_training, runs=tmp_path, output_file=tmp_path / "x.png")
 
 
 # --- From the shell ----------------------------------------------------------
