@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import unicodedata
 
 import conftest
 import pytest
@@ -135,6 +136,11 @@ def test_tokens_of_the_reference(golden_dir):
   with gzip.open(path, "rt", encoding="utf-8") as reader:
     for line in reader:
       case = json.loads(line)
+      # The tokens are by the tables of Unicode 14, Python 3.11's. An older
+      # Python does not know some of the characters.
+      if unicodedata.unidata_version < "14.0.0" and any(
+          unicodedata.category(char) == "Cn" for char in case["text"]):
+        continue
       key = (case["vocab"], case["do_lower_case"])
       if key not in tokenizers:
         tokenizers[key] = tokenization.FullTokenizer(
