@@ -124,6 +124,8 @@ def test_written_out_gradients_agree_with_automatic_ones():
     return (x - mean) / tf.sqrt(variance + 1e-12) * gamma + beta
 
   pairs = [
+      (modeling.gelu, lambda x: tf.nn.gelu(x, approximate=True), (x,)),
+      (modeling.gelu_erf, lambda x: tf.nn.gelu(x, approximate=False), (x,)),
       (modeling.layer_norm, plain_layer_norm, (x, gamma, beta)),
       (modeling.add_bias, lambda x, bias: x + bias, (x, beta)),
       (lambda table: modeling.embedding_lookup(table, ids),
