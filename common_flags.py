@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import traceback
-from typing import Mapping
+from typing import Mapping, Optional
 
 from absl import app
 from absl import flags
@@ -74,8 +74,8 @@ def define_tpu_flags() -> None:
                       "of this machine if not given.")
   flags.DEFINE_string("master", None, "Address of the TPU, in place of "
                       "--tpu_name.")
-  flags.DEFINE_integer("num_tpu_cores", 8, "How many cores the TPU has; checked "
-                       "when it is found.", lower_bound=1)
+  flags.DEFINE_integer("num_tpu_cores", 8, "How many cores the TPU has; "
+                       "checked when it is found.", lower_bound=1)
 
 
 def run_config() -> estimator.RunConfig:
@@ -109,8 +109,9 @@ def compute_dtype() -> tf.DType:
   return tf.as_dtype(FLAGS.precision)
 
 
-def tokenizer(config: modeling.BertConfig) -> tokenization.FullTokenizer:
-  """Returns the tokenizer of the flags, checked against the model.
+def tokenizer(
+    config: Optional[modeling.BertConfig] = None) -> tokenization.FullTokenizer:
+  """Returns the tokenizer of the flags, checked against the model if given.
 
   Raises:
     ValueError: the vocabulary does not fit the config or the casing.
@@ -118,7 +119,7 @@ def tokenizer(config: modeling.BertConfig) -> tokenization.FullTokenizer:
   result = tokenization.FullTokenizer(FLAGS.vocab_file, FLAGS.do_lower_case)
   tokenization.validate_case_matches_vocab(
       FLAGS.do_lower_case, result.vocab, FLAGS.vocab_file)
-  if len(result.inv_vocab) > config.vocab_size:
+  if config and len(result.inv_vocab) > config.vocab_size:
     raise ValueError(
         f"--vocab_file={FLAGS.vocab_file} has {len(result.inv_vocab)} tokens, "
         f"but vocab_size={config.vocab_size} in {FLAGS.bert_config_file}. Use "

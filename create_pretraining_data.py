@@ -28,8 +28,8 @@ def define_flags() -> None:
   flags.DEFINE_string("output_file", None, "TFRecord file to write, or several "
                       "separated by commas.", required=True)
   common_flags.define_vocab_flags()
-  flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, or "
-                    "none.")
+  flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, "
+                    "or none.")
   flags.DEFINE_integer("max_seq_length", 128, "Tokens of a record.",
                        lower_bound=5)
   flags.DEFINE_integer("max_predictions_per_seq", 20, "Most masks of a record.",
@@ -274,9 +274,7 @@ def main(_):
   input_files = input_pipeline.expand_patterns(
       FLAGS.input_file, "--input_file")
   output_files = [name for name in FLAGS.output_file.split(",") if name]
-  tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file, FLAGS.do_lower_case)
-  tokenization.validate_case_matches_vocab(
-      FLAGS.do_lower_case, tokenizer.vocab, FLAGS.vocab_file)
+  tokenizer = common_flags.tokenizer()
   logging.info("*** Reading from input files ***")
   for file in input_files:
     logging.info("  %s", file)

@@ -31,15 +31,16 @@ def define_flags() -> None:
   common_flags.define_vocab_flags()
   flags.DEFINE_string("input_file", None, "Text files or globs, separated by "
                       "commas.", required=True)
-  flags.DEFINE_string("output_file", None, "JSON lines to write.", required=True)
-  flags.DEFINE_list("layers", "-1,-2,-3,-4", "Layers to write: 0 is the first, -1 "
-                    "the last.")
+  flags.DEFINE_string("output_file", None, "JSON lines to write.",
+                      required=True)
+  flags.DEFINE_list("layers", "-1,-2,-3,-4", "Layers to write: 0 is the first, "
+                    "-1 the last.")
   flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a line; longer "
                        "ones are cut.")
   flags.DEFINE_integer("batch_size", 32, "Lines per batch.", lower_bound=1)
   common_flags.define_tpu_flags()
-  flags.DEFINE_bool("use_one_hot_embeddings", False, "Look words up by a product "
-                    "with a one-hot matrix, which some TPUs do faster.")
+  flags.DEFINE_bool("use_one_hot_embeddings", False, "Look words up by a "
+                    "product with a one-hot matrix, which some TPUs do faster.")
 
 
 def read_packed(input_files, tokenizer, max_seq_length

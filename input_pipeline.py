@@ -113,7 +113,9 @@ def read_lines(file: str) -> Iterator[str]:
             f"{file}, line {number}: not UTF-8 (byte "
             f"0x{line[error.start]:02x} at column {error.start + 1}). Convert "
             "it first, for example with `iconv -f latin1 -t utf-8`.") from error
-      yield (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
+      if number == 1:
+        text = text.removeprefix("\ufeff")
+      yield text.rstrip("\r\n")
 
 
 @contextlib.contextmanager
@@ -258,10 +260,11 @@ def _sequence_features(input_ids, segment_ids) -> dict[str, tf.Tensor]:
 def _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
                     draw_near_lengths) -> tf.data.Dataset:
   """Batches and pads sequences; arguments as for `task_dataset`."""
-  lengths = [max_seq_length] if static_shapes else bucket_lengths(max_seq_length)
+  lengths = ([max_seq_length] if static_shapes
+             else bucket_lengths(max_seq_length))
 
   def pad(features):
-    """Pads a batch to one of `lengths`, and to all rows if shapes are static."""
+    """Pads a batch to one of `lengths`, and if shapes are static all rows."""
     num_rows, longest = tf.unstack(tf.shape(features["input_ids"]))
     length = tf.constant(lengths)[
         tf.searchsorted(lengths, longest[tf.newaxis])[0]]
@@ -292,7 +295,7 @@ def _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
 
 def pretraining_feature_spec(max_seq_length: int,
                              max_predictions_per_seq: int) -> dict:
-  """Returns the features of a pre-training record, for `tf.io.parse_example`."""
+  """Returns a pre-training record's features, for `tf.io.parse_example`."""
   sequence = tf.io.FixedLenFeature([max_seq_length], tf.int64)
   predictions = [max_predictions_per_seq]
   return {

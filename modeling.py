@@ -244,10 +244,10 @@ class Initializer:
   def normal(self, name: str, shape) -> tf.Variable:
     """A float32 variable, normal but cut at two standard deviations."""
     seed = (self._seed, zlib.crc32(name.encode()))
-    return tf.Variable(
-        lambda: tf.random.stateless_truncated_normal(  # pylint: disable=g-long-lambda
-            shape, seed, stddev=self._stddev),
-        name=name)
+    def draw():
+      return tf.random.stateless_truncated_normal(
+          shape, seed, stddev=self._stddev)
+    return tf.Variable(draw, name=name)
 
   def zeros(self, name: str, shape) -> tf.Variable:
     return tf.Variable(lambda: tf.zeros(shape), name=name)

@@ -135,7 +135,8 @@ def classify() -> dict[str, str]:
       ).splitlines()[1:]
   for text, prediction in list(zip(texts, predictions))[:6]:
     label, probability = prediction.split("\t")
-    print(f"    {label:>10} ({float(probability):.2f})  {text.split(chr(9))[0]}")
+    sentence = text.split("\t")[0]
+    print(f"    {label:>10} ({float(probability):.2f})  {sentence}")
   return read_results("classifier")
 
 

@@ -46,17 +46,17 @@ def define_flags() -> None:
                       "column with the second text, if there is one.")
   flags.DEFINE_string("label_column", "label", "--task_name=tsv: header of the "
                       "column with the label.")
-  flags.DEFINE_integer("max_seq_length", 128, "Most tokens of an example; longer "
-                       "ones are cut.")
+  flags.DEFINE_integer("max_seq_length", 128, "Most tokens of an example; "
+                       "longer ones are cut.")
   flags.DEFINE_bool("pad_to_max_length", False, "Pad every batch to "
                     "--max_seq_length, as is always done on a TPU. Slower.")
   flags.DEFINE_bool("do_predict", False, "Whether to predict the test file.")
   flags.DEFINE_integer("predict_batch_size", 8, "Examples per batch of the "
                        "prediction.", lower_bound=1)
-  flags.DEFINE_float("num_train_epochs", 3.0, "How often to go over the training "
-                     "examples.", lower_bound=0.0)
-  flags.DEFINE_float("warmup_proportion", 0.1, "Share of the steps in which the "
-                     "learning rate rises.", lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_float("num_train_epochs", 3.0, "How often to go over the "
+                     "training examples.", lower_bound=0.0)
+  flags.DEFINE_float("warmup_proportion", 0.1, "Share of the steps in which "
+                     "the learning rate rises.", lower_bound=0.0, upper_bound=1.0)
 
 
 def model_fn_builder(config, num_labels, num_train_steps):

@@ -31,14 +31,14 @@ def define_flags() -> None:
   common_flags.define_model_flags()
   common_flags.define_training_flags(learning_rate=5e-5)
   common_flags.define_tpu_flags()
-  flags.DEFINE_string("input_file", None, "TFRecord files or globs, separated by "
-                      "commas.", required=True)
+  flags.DEFINE_string("input_file", None, "TFRecord files or globs, separated "
+                      "by commas.", required=True)
   flags.DEFINE_integer("max_seq_length", 128, "Tokens of a record, as in "
                        "create_pretraining_data.py.")
-  flags.DEFINE_integer("max_predictions_per_seq", 20, "Masks of a record, as in "
-                       "create_pretraining_data.py.")
-  flags.DEFINE_integer("num_train_steps", 100000, "Steps in all, those before an "
-                       "interruption included.", lower_bound=1)
+  flags.DEFINE_integer("max_predictions_per_seq", 20, "Masks of a record, as "
+                       "in create_pretraining_data.py.")
+  flags.DEFINE_integer("num_train_steps", 100000, "Steps in all, those before "
+                       "an interruption included.", lower_bound=1)
   flags.DEFINE_integer("num_warmup_steps", 10000, "Steps in which the learning "
                        "rate rises.", lower_bound=0)
   flags.DEFINE_integer("max_eval_steps", 100, "Most batches of the evaluation.",

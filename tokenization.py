@@ -11,8 +11,6 @@ text between two spaces is remembered: running text is mostly words, with or
 without a comma, that were seen before.
 """
 
-import collections
-import functools
 import itertools
 import re
 import unicodedata
@@ -161,7 +159,9 @@ class BasicTokenizer:
   def _split_never_split(self, text: str):
     """Yields lists of characters, a never-split token being one character."""
     position = 0
-    parts = self._never_split_pattern.split(text) if self.never_split else [text]
+    parts = [text]
+    if self.never_split:
+      parts = self._never_split_pattern.split(text)
     for part in parts:
       end = position + len(part)
       if part in self.never_split:
@@ -411,7 +411,7 @@ def _read_vocab(vocab_file: str) -> list[str]:
 
 
 def _number_tokens(tokens: list[str], vocab_file: str) -> dict[str, int]:
-  vocab = collections.OrderedDict((t, i) for i, t in enumerate(tokens))
+  vocab = {token: i for i, token in enumerate(tokens)}
   missing = [token for token in REQUIRED_TOKENS if token not in vocab]
   if missing:
     raise ValueError(

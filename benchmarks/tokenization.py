@@ -32,7 +32,8 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("text_file", None, "Text to tokenize, line by line.",
                     required=True)
-flags.DEFINE_string("vocab_file", None, "An uncased vocabulary.", required=True)
+flags.DEFINE_string("vocab_file", None, "An uncased vocabulary.",
+                    required=True)
 flags.DEFINE_integer("repetitions", 3, "How often each tokenizer has a turn.")
 flags.DEFINE_integer("plain_megabytes", 3, "How much of the text the plain code "
                      "is timed on; it is slow.")
@@ -161,7 +162,7 @@ def main(_):
   size = _size(lines)
   num_few = round(len(lines) * min(1.0, FLAGS.plain_megabytes * 1e6 / size))
   few = lines[:num_few]
-  vocab = dict(tokenization.load_vocab(FLAGS.vocab_file))
+  vocab = tokenization.load_vocab(FLAGS.vocab_file)
   plain = PlainTokenizer(vocab)
   theirs = _hugging_face_tokenizer(vocab)
 

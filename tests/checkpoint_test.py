@@ -14,7 +14,8 @@ import modeling
 
 
 def random_model(seed=1, **changes):
-  model = modeling.BertForPreTraining(conftest.tiny_config(**changes), seed=seed)
+  config = conftest.tiny_config(**changes)
+  model = modeling.BertForPreTraining(config, seed=seed)
   return checkpoint.variables_by_name(model)
 
 

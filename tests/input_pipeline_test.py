@@ -103,7 +103,8 @@ def test_failed_write_leaves_nothing(tmp_path):
 def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
   path = tmp_path / "x.txt"
   path.write_bytes("\ufeffa\u2028b\r\nc\n\nd".encode())
-  assert list(input_pipeline.read_lines(str(path))) == ["a\u2028b", "c", "", "d"]
+  assert list(input_pipeline.read_lines(str(path))) == [
+      "a\u2028b", "c", "", "d"]
   path.write_bytes(b"good\nb\xe9d\n")
   with pytest.raises(ValueError, match="line 2: not UTF-8.*0xe9 at column 2"):
     list(input_pipeline.read_lines(str(path)))

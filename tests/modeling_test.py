@@ -200,7 +200,7 @@ def test_gelu_forms_differ_as_documented():
 
 
 def test_released_sizes():
-  assert len({modeling.RELEASED_SIZES[n] for n in modeling.RELEASED_SIZES}) == 25
+  assert len(set(modeling.RELEASED_SIZES.values())) == 25
   large = modeling.BertConfig.from_size("wwm_uncased_L-24_H-1024_A-16")
   assert (large.num_attention_heads, large.intermediate_size) == (16, 4096)
   assert modeling.BertConfig.from_size("tiny", 99).vocab_size == 99
