@@ -169,12 +169,15 @@ def run(main) -> None:
 
 def _message_for_user(error: Exception):
   """Returns the message of an error that one of our checks raised, or None."""
-  asserted = re.search(r"assertion failed: (.*)", str(error))
   if isinstance(error, tf.errors.InvalidArgumentError):
-    if not asserted:
-      return None
-    words = re.findall(r"\[(.*?)\](?= \[|$|\n)", asserted.group(1))
-    return " ".join(words) or asserted.group(1)
+    # Our checks that run inside a tf.data pipeline: a Python generator that
+    # raised, or an assertion, whose parts are in brackets.
+    raised = re.search(r"ValueError: (.*)\nTraceback", str(error))
+    asserted = re.search(r"assertion failed: (.*)", str(error))
+    if raised:
+      return raised.group(1)
+    return asserted and " ".join(
+        re.findall(r"\[(.*?)\](?= \[|$)", asserted.group(1)))
   innermost = traceback.extract_tb(error.__traceback__)[-1].filename
   here = os.path.dirname(os.path.abspath(__file__))
   is_ours = os.path.abspath(innermost).startswith(here + os.sep) and (

@@ -391,28 +391,41 @@ def test_loss_curves_count_repeated_steps_once(run_program, tmp_path):
 # --- From the shell ----------------------------------------------------------
 
 
-def run_from_shell(*arguments):
-  return subprocess.run([sys.executable, *arguments], cwd=ROOT, text=True,
-                        capture_output=True, check=False)
+@pytest.fixture
+def refused(tmp_path):
+  """Runs a program that has to fail, and returns the last line it says."""
+  def run(program, **flags):
+    result = subprocess.run(
+        [sys.executable, program,
+         *(f"--{name}={value}" for name, value in flags.items())],
+        cwd=ROOT, text=True, capture_output=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    last_line = result.stderr.splitlines()[-1]
+    assert last_line.startswith(f"{program}: ")
+    return last_line
+  return run
 
 
-def test_errors_end_with_one_line_and_status_1(create, config_file, tmp_path):
-  result = run_from_shell(
-      "run_pretraining.py", "--do_train", f"--input_file={create()}",
-      f"--bert_config_file={config_file}", f"--output_dir={tmp_path}/run",
-      "--max_seq_length=32", "--max_predictions_per_seq=4")
-  assert result.returncode == 1
-  assert "Traceback" not in result.stderr
-  assert result.stderr.splitlines()[-1].startswith(
-      "run_pretraining.py: ") and "input_ids has 24" in result.stderr
-
+def test_errors_end_with_one_line_and_status_1(
+    refused, create, config_file, vocab_file, init_checkpoint, tmp_path):
   small = tmp_path / "small.json"
   small.write_text(conftest.tiny_config(vocab_size=12).to_json_string())
-  result = run_from_shell(
-      "run_pretraining.py", "--do_train", f"--input_file={create()}",
-      f"--bert_config_file={small}", f"--output_dir={tmp_path}/run",
-      "--max_seq_length=24", "--max_predictions_per_seq=4")
-  assert result.returncode == 1
-  assert "Traceback" not in result.stderr
-  assert "but the vocab_size of the model is 12." in (
-      result.stderr.splitlines()[-1])
+  pretraining = dict(
+      program="run_pretraining.py", do_train=True, input_file=create(),
+      output_dir=tmp_path / "run", max_predictions_per_seq=4)
+  assert "input_ids has 24" in refused(
+      **pretraining, bert_config_file=config_file, max_seq_length=32)
+  # Found while training, by a check inside the input pipeline.
+  assert refused(
+      **pretraining, bert_config_file=small, max_seq_length=24).endswith(
+          "but the vocab_size of the model is 12. Were the records made with "
+          "its vocabulary?")
+  # Found while predicting, by the reader of the text.
+  (tmp_path / "in.txt").write_bytes(b"good\nb\xe9d\n")
+  assert "in.txt, line 2: not UTF-8" in refused(
+      "extract_features.py", input_file=tmp_path / "in.txt",
+      output_file=tmp_path / "out.jsonl", vocab_file=vocab_file,
+      bert_config_file=config_file, init_checkpoint=init_checkpoint,
+      max_seq_length=16, layers="-1")
+  assert not list(tmp_path.glob("out.jsonl*"))
