@@ -170,12 +170,8 @@ def run(main) -> None:
 def _message_for_user(error: Exception):
   """Returns the message of an error that one of our checks raised, or None."""
   if isinstance(error, tf.errors.InvalidArgumentError):
-    # Our checks that run inside a tf.data pipeline: a Python generator that
-    # raised, or an assertion, whose parts are in brackets.
-    raised = re.search(r"ValueError: (.*)\nTraceback", str(error))
+    # A check of ours inside a tf.data pipeline; its parts are in brackets.
     asserted = re.search(r"assertion failed: (.*)", str(error))
-    if raised:
-      return raised.group(1)
     return asserted and " ".join(
         re.findall(r"\[(.*?)\](?= \[|$)", asserted.group(1)))
   innermost = traceback.extract_tb(error.__traceback__)[-1].filename

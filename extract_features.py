@@ -119,8 +119,16 @@ def main(_):
       config=estimator_lib.RunConfig(
           strategy=common_flags.tpu_strategy() if FLAGS.use_tpu else None),
       predict_batch_size=FLAGS.batch_size)
-  predictions = estimator.predict(input_fn_builder(
-      lambda: read_packed(input_files, tokenizer, FLAGS.max_seq_length)))
+  failures = []
+
+  def sequences():
+    try:
+      yield from read_packed(input_files, tokenizer, FLAGS.max_seq_length)
+    except ValueError as error:
+      # tf.data would bury it under a traceback of its own.
+      failures.append(error)
+
+  predictions = estimator.predict(input_fn_builder(sequences))
   count = 0
   with input_pipeline.whole_file(FLAGS.output_file) as temporary:
     with tf.io.gfile.GFile(temporary, "w") as writer:
@@ -128,6 +136,8 @@ def main(_):
         writer.write(
             to_json(count, prediction, layers, tokenizer.inv_vocab) + "\n")
         count += 1
+    if failures:
+      raise failures[0]
   logging.info("Features of %d lines are in %s.", count, FLAGS.output_file)
 
 

@@ -126,15 +126,25 @@ def whole_file(path: str) -> Iterator[str]:
     ValueError: the file cannot be written.
   """
   temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+  file_errors = (OSError, tf.errors.OpError)
+
+  def failure(error):
+    return ValueError(f"{path} cannot be written: "
+                      f"{getattr(error, 'message', error)}.")
+
   try:
     tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+  except file_errors as error:
+    raise failure(error) from error
+  try:
     yield temporary
     tf.io.gfile.rename(temporary, path, overwrite=True)
-  except (OSError, tf.errors.OpError) as error:
-    raise ValueError(f"{path} cannot be written: "
-                     f"{getattr(error, 'message', error)}.") from error
+  except file_errors as error:
+    if path not in str(error):
+      raise  # not the file, but what was to be written in it
+    raise failure(error) from error
   finally:
-    with contextlib.suppress(OSError, tf.errors.OpError):
+    with contextlib.suppress(*file_errors):
       tf.io.gfile.remove(temporary)
 
 
