@@ -56,7 +56,8 @@ def define_flags() -> None:
   flags.DEFINE_float("num_train_epochs", 3.0, "How often to go over the "
                      "training examples.", lower_bound=0.0)
   flags.DEFINE_float("warmup_proportion", 0.1, "Share of the steps in which "
-                     "the learning rate rises.", lower_bound=0.0, upper_bound=1.0)
+                     "the learning rate rises.", lower_bound=0.0,
+                     upper_bound=1.0)
 
 
 def model_fn_builder(config, num_labels, num_train_steps):
