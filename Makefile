@@ -5,13 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test test-large clean
 
 quickstart: $(VENV)/run.installed
 	$(BIN)/python quickstart.py
 
 test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest
+
+test-large: $(VENV)/dev.installed
+	$(BIN)/python -m pytest -m large
 
 # The stamps are newer than the requirements when everything is installed.
 $(VENV)/run.installed: requirements.txt

@@ -7,6 +7,7 @@ safetensors format with the names of PyTorch transformers are read as if they
 held the released names.
 """
 
+from concurrent import futures
 import json
 import os
 import re
@@ -241,45 +242,129 @@ def write(prefix: str, tensors: Mapping[str, object]) -> None:
       delete_old_dirs=True)
 
 
-def save(model_dir: str, step: int, variables: Mapping[str, tf.Variable],
-         keep_checkpoint_max: int) -> str:
+def save(model_dir: str, step: int, tensors: Mapping[str, object],
+         keep_checkpoint_max: int, state: Mapping[str, object]) -> str:
   """Writes `model.ckpt-<step>` and makes it the newest of `model_dir`.
+
+  If there is one of this step, its tensors are the same, and stay: to write
+  over the newest checkpoint could lose it.
 
   Args:
     model_dir: folder of the run.
     step: number of updates so far.
-    variables: name -> variable, all that the run needs to go on.
+    tensors: name -> Tensor or variable, all weights that the run needs.
     keep_checkpoint_max: how many to keep; older ones are deleted. 0 for all.
+    state: what else the run needs, as JSON; `read_state` gives it back.
 
   Returns:
     The path of the checkpoint.
+
+  Raises:
+    ValueError: the files cannot be written.
   """
   prefix = os.path.join(model_dir, f"model.ckpt-{step}")
-  write(prefix, variables)
-  state = tf.train.get_checkpoint_state(model_dir)
-  kept = [path for path in (state.all_model_checkpoint_paths if state else [])
-          if path != prefix] + [prefix]
-  expired = kept[:-keep_checkpoint_max] if keep_checkpoint_max else []
-  kept = kept[len(expired):]
-  _write_state(model_dir, kept)
-  for path in expired:
-    for file in tf.io.gfile.glob(path + ".*"):
-      tf.io.gfile.remove(file)
+  try:
+    listed = _listed(model_dir)
+    if prefix not in listed or not tf.io.gfile.exists(prefix + ".index"):
+      write(prefix, tensors)
+    _write_text(prefix + ".json", json.dumps(state, indent=2) + "\n")
+    kept = [path for path in listed if path != prefix] + [prefix]
+    expired = kept[:-keep_checkpoint_max] if keep_checkpoint_max else []
+    kept = kept[len(expired):]
+    # A text protocol buffer. Names without folders let a run
+    # be moved. From here on the checkpoint exists.
+    names = [json.dumps(os.path.basename(path)) for path in kept]
+    _write_text(os.path.join(model_dir, "checkpoint"), "\n".join([
+        f"model_checkpoint_path: {names[-1]}",
+        *(f"all_model_checkpoint_paths: {name}" for name in names)]) + "\n")
+    for path in expired:
+      for file in tf.io.gfile.glob(path + ".*"):
+        tf.io.gfile.remove(file)
+  except (OSError, tf.errors.OpError) as error:
+    raise ValueError(
+        f"The checkpoint {prefix} cannot be written: "
+        f"{getattr(error, 'message', error)}. Make room or give access, and "
+        "run the same command again: it goes on from "
+        f"{latest(model_dir) or 'the start'}.") from error
   return prefix
 
 
-def _write_state(model_dir: str, kept: Sequence[str]) -> None:
-  """Writes the file `checkpoint`; the last of `kept` is the newest.
+class BackgroundWriter:
+  """Writes checkpoints while training goes on, one after the other.
 
-  It is a text protocol buffer. Names without folders let a run be moved.
+  A context manager; leaving it waits for the last one.
   """
-  names = [json.dumps(os.path.basename(path)) for path in kept]
-  lines = [f"model_checkpoint_path: {names[-1]}",
-           *(f"all_model_checkpoint_paths: {name}" for name in names)]
-  state_file = os.path.join(model_dir, "checkpoint")
-  with tf.io.gfile.GFile(state_file + ".tmp", "w") as writer:
-    writer.write("\n".join(lines) + "\n")
-  tf.io.gfile.rename(state_file + ".tmp", state_file, overwrite=True)
+
+  def __init__(self):
+    self._thread = futures.ThreadPoolExecutor(max_workers=1)
+    self._pending = None
+
+  def save(self, model_dir: str, step: int,
+           variables: Mapping[str, tf.Variable], keep_checkpoint_max: int,
+           state: Mapping[str, object]) -> None:
+    """Takes the values of now and starts to write them, as `save` does.
+
+    Raises:
+      ValueError: the checkpoint before this one could not be written.
+    """
+    self.wait()
+    # On a CPU this copies nothing: an update finds the old value in use, and
+    # writes the new one elsewhere.
+    with tf.device("CPU:0"):
+      snapshot = {name: tf.identity(variable)
+                  for name, variable in variables.items()}
+    self._pending = self._thread.submit(
+        save, model_dir, step, snapshot, keep_checkpoint_max, state)
+
+  def wait(self) -> None:
+    """Returns when everything is written.
+
+    Raises:
+      ValueError: it could not be written.
+    """
+    if self._pending:
+      pending, self._pending = self._pending, None
+      logging.info("Saved %s.", pending.result())
+
+  def __enter__(self) -> "BackgroundWriter":
+    return self
+
+  def __exit__(self, exception_type, exception, traceback) -> None:
+    try:
+      self.wait()
+    except ValueError:
+      if exception is None:
+        raise
+      logging.exception("A checkpoint was lost beside the error that follows.")
+    finally:
+      self._thread.shutdown()
+
+
+def _write_text(path: str, text: str) -> None:
+  with tf.io.gfile.GFile(path + ".tmp", "w") as writer:
+    writer.write(text)
+  tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def _listed(model_dir: str) -> list[str]:
+  """Returns the checkpoints of a run, the newest last."""
+  state = tf.train.get_checkpoint_state(model_dir)
+  return list(state.all_model_checkpoint_paths) if state else []
+
+
+def read_state(prefix: str) -> dict:
+  """Returns what `save` was given as `state`; empty if there is none."""
+  path = prefix + ".json"
+  if not tf.io.gfile.exists(path):
+    return {}
+  with tf.io.gfile.GFile(path) as reader:
+    return json.load(reader)
+
+
+def remove_unfinished(model_dir: str) -> None:
+  """Deletes what a writer that was killed left behind."""
+  for folder in tf.io.gfile.glob(os.path.join(model_dir, "*.ckpt-*_temp")):
+    tf.io.gfile.rmtree(folder)
 
 
 def latest(model_dir: str) -> Optional[str]:

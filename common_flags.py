@@ -1,7 +1,9 @@
-"""Flags that several programs share, and how a program starts."""
+"""Flags that several programs share, and how a program starts and fails."""
 
+import json
 import os
 import re
+import signal
 import sys
 import traceback
 from typing import Mapping, Optional
@@ -14,9 +16,14 @@ import tensorflow as tf
 import estimator
 import input_pipeline
 import modeling
+import optimization
 import tokenization
 
 FLAGS = flags.FLAGS
+
+# Of a training that a signal ended, after saving. EX_TEMPFAIL asks whoever
+# started the program to try again; 130 is what shells give Ctrl-C.
+EXIT_CODES = {signal.SIGTERM: os.EX_TEMPFAIL, signal.SIGINT: 130}
 
 
 def define_model_flags() -> None:
@@ -28,9 +35,10 @@ def define_model_flags() -> None:
       "init_checkpoint", None, "Weights to start from: the prefix of a "
       "checkpoint (such as bert_model.ckpt), or a .safetensors file.")
   flags.DEFINE_enum(
-      "precision", "float32", ["float32", "bfloat16"],
+      "precision", "float32", ["float32", "bfloat16", "float16"],
       "Type of the activations. Weights are float32 in any case. bfloat16 is "
-      "faster on TPUs, recent GPUs, and CPUs with AVX512-BF16 or AMX.")
+      "faster on TPUs, recent GPUs, and CPUs with AVX512-BF16 or AMX; float16 "
+      "is for older GPUs, and scales the loss so that gradients fit.")
 
 
 def define_vocab_flags() -> None:
@@ -41,7 +49,7 @@ def define_vocab_flags() -> None:
                     "True for uncased models, False for cased ones.")
 
 
-def define_training_flags(learning_rate: float) -> None:
+def define_training_flags(learning_rate: float, best_metric: str) -> None:
   """Flags of programs that train and evaluate."""
   flags.DEFINE_string("output_dir", None, "Folder for checkpoints, logs and "
                       "results. A run that finds a checkpoint there goes on.",
@@ -52,15 +60,51 @@ def define_training_flags(learning_rate: float) -> None:
                        lower_bound=1)
   flags.DEFINE_integer("eval_batch_size", 8, "Examples per batch of the "
                        "evaluation.", lower_bound=1)
+  flags.DEFINE_integer("gradient_accumulation_steps", 1, "Work through a batch "
+                       "in so many parts, one after the other: the same result "
+                       "with the memory of one part.", lower_bound=1)
+  flags.DEFINE_bool("recompute_activations", False, "Keep only the input of "
+                    "each layer for the gradient and compute the rest again: "
+                    "less memory, a third more work.")
+  flags.DEFINE_bool("xla", False, "Compile the training step with XLA, with "
+                    "batches padded to --max_seq_length. For GPUs; on CPUs it "
+                    "is slower.")
+  flags.DEFINE_enum("optimizer", "adamw", ["adamw", "lamb"], "adamw as BERT "
+                    "used it, or lamb for batches of thousands.")
   flags.DEFINE_float("learning_rate", learning_rate, "Highest learning rate.",
                      lower_bound=0.0)
+  flags.DEFINE_enum("lr_decay", "linear", ["linear", "poly", "cosine"],
+                    "How the learning rate falls to 0.")
+  flags.DEFINE_float("lr_decay_power", 2.0, "Power of --lr_decay=poly.",
+                     lower_bound=0.0)
+  flags.DEFINE_float("layerwise_lr_decay", 1.0, "Learning rate of a layer, as "
+                     "a multiple of the one above; the embeddings come last. "
+                     "1 for one rate for all.", lower_bound=0.0,
+                     upper_bound=1.0)
+  flags.DEFINE_bool("bias_correction", False, "Correct the averages of adamw "
+                    "for their start at 0, as BERT did not; lamb always does.")
   flags.DEFINE_integer("save_checkpoints_steps", 1000, "Steps between "
                        "checkpoints.", lower_bound=1)
   flags.DEFINE_integer("keep_checkpoint_max", 5, "How many checkpoints to keep;"
                        " 0 for all.", lower_bound=0)
+  flags.DEFINE_integer("eval_every_steps", 0, "Steps between evaluations during "
+                       "training, with --do_eval; the best weights are kept in "
+                       "best/, and are what is evaluated and exported at the "
+                       "end. 0 for none.", lower_bound=0)
+  flags.DEFINE_string("best_metric", best_metric, "Score of --eval_every_steps "
+                      "that decides which weights are best: lower is better "
+                      "if it ends in `loss`, else higher.")
+  flags.DEFINE_integer("early_stopping_patience", 0, "Stop after so many "
+                       "evaluations in a row without a better one; 0 to go "
+                       "on.", lower_bound=0)
+  flags.DEFINE_bool("skip_nonfinite_steps", False, "Leave out steps whose loss "
+                    "or gradient is not finite, and count them, instead of "
+                    "stopping.")
   flags.DEFINE_integer("iterations_per_loop", 1000, "The most steps that one "
                        "call of the training graph runs.", lower_bound=1)
   flags.DEFINE_integer("seed", 12345, "Of initial weights, order and dropout.")
+  flags.DEFINE_bool("deterministic", False, "Use only operations that give the "
+                    "same result each time, where a GPU has faster ones.")
 
 
 def define_tpu_flags() -> None:
@@ -79,29 +123,154 @@ def define_tpu_flags() -> None:
 
 
 def run_config() -> estimator.RunConfig:
-  """Returns what the flags say of where a run happens and what it saves."""
+  """Returns what the flags say of where and how a run happens.
+
+  The first thing that a program calls: several machines have to find each
+  other before TensorFlow does anything else.
+
+  Raises:
+    ValueError: flags that do not go together.
+  """
+  if FLAGS.deterministic:
+    tf.config.experimental.enable_op_determinism()
+  if FLAGS.eval_every_steps and not FLAGS.do_eval:
+    raise ValueError(f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
+                     "while training: pass --do_eval as well.")
+  if FLAGS.early_stopping_patience and not FLAGS.eval_every_steps:
+    raise ValueError(
+        f"--early_stopping_patience={FLAGS.early_stopping_patience} counts "
+        "evaluations: pass --eval_every_steps as well.")
   return estimator.RunConfig(
       model_dir=FLAGS.output_dir,
       save_checkpoints_steps=FLAGS.save_checkpoints_steps,
       keep_checkpoint_max=FLAGS.keep_checkpoint_max,
       iterations_per_loop=FLAGS.iterations_per_loop,
       seed=FLAGS.seed,
-      strategy=tpu_strategy() if FLAGS.use_tpu else None)
+      strategy=_strategy(),
+      compute_dtype=compute_dtype(),
+      gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
+      xla=FLAGS.xla,
+      skip_nonfinite_steps=FLAGS.skip_nonfinite_steps,
+      eval_every_steps=FLAGS.eval_every_steps,
+      best_metric=FLAGS.best_metric,
+      early_stopping_patience=FLAGS.early_stopping_patience,
+      settings=_settings())
+
+
+def _settings() -> dict[str, object]:
+  """Returns the values of our own flags, without those of libraries."""
+  main_module = sys.modules["__main__"]
+  here = os.path.dirname(os.path.abspath(__file__))
+  return {
+      flag.name: flag.value
+      for module, module_flags in FLAGS.flags_by_module_dict().items()
+      for flag in module_flags
+      if os.path.dirname(os.path.abspath(getattr(
+          sys.modules.get(module, main_module), "__file__", ""))) == here}
+
+
+def _strategy() -> Optional[tf.distribute.Strategy]:
+  """Returns how to use the devices there are; None for one CPU or GPU."""
+  if FLAGS.use_tpu:
+    return tpu_strategy()
+  cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+  if sum(len(cluster.get(role, [])) for role in ("chief", "worker")) > 1:
+    return tf.distribute.MultiWorkerMirroredStrategy()
+  if len(tf.config.list_logical_devices("GPU")) > 1:
+    return tf.distribute.MirroredStrategy()
+  return None
 
 
 def tpu_strategy() -> tf.distribute.Strategy:
-  """Connects to the TPU of the flags."""
-  resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-      tpu=FLAGS.tpu_name or FLAGS.master, zone=FLAGS.tpu_zone,
-      project=FLAGS.gcp_project)
-  tf.config.experimental_connect_to_cluster(resolver)
-  tf.tpu.experimental.initialize_tpu_system(resolver)
+  """Connects to the TPU of the flags.
+
+  Raises:
+    ValueError: there is none, it has another number of cores, or files that
+      its machine reads are on this one.
+  """
+  address = FLAGS.tpu_name or FLAGS.master
+  if address != "local":
+    for name in ("input_file", "output_dir", "init_checkpoint"):
+      paths = FLAGS[name].value if name in FLAGS else None
+      for path in filter(None, (paths or "").split(",")):
+        if "://" not in path:
+          raise ValueError(
+              f"--{name}={path} is a path of this machine, which a Cloud TPU "
+              "cannot read: its own machine reads and writes the files. Put "
+              "them into a bucket and give a path that starts with gs://, or "
+              "run this on the machine of the TPU with --tpu_name=local.")
+  try:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+        tpu=address, zone=FLAGS.tpu_zone, project=FLAGS.gcp_project)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+  except (ValueError, RuntimeError, tf.errors.OpError) as error:
+    raise ValueError(
+        f"There is no TPU at --tpu_name={address}: {error}") from error
   strategy = tf.distribute.TPUStrategy(resolver)
   if strategy.num_replicas_in_sync != FLAGS.num_tpu_cores:
     raise ValueError(
         f"The TPU has {strategy.num_replicas_in_sync} cores, not "
         f"--num_tpu_cores={FLAGS.num_tpu_cores}.")
   return strategy
+
+
+def create_optimizer(
+    config: modeling.BertConfig, num_train_steps: int,
+    num_warmup_steps: int) -> optimization.AdamWeightDecayOptimizer:
+  """Returns the optimizer of the flags."""
+  multiplier = None
+  if FLAGS.layerwise_lr_decay != 1.0:
+    multiplier = optimization.layerwise_multiplier(
+        config.num_hidden_layers, FLAGS.layerwise_lr_decay)
+  return optimization.create_optimizer(
+      FLAGS.learning_rate, num_train_steps, num_warmup_steps, FLAGS.optimizer,
+      FLAGS.lr_decay, FLAGS.lr_decay_power, FLAGS.bias_correction, multiplier)
+
+
+def model_options(params: Mapping[str, object]) -> dict[str, object]:
+  """Returns the arguments that all models take after their sizes."""
+  return {"compute_dtype": compute_dtype(), "seed": params["seed"],
+          "recompute_activations": FLAGS.recompute_activations}
+
+
+def costs(config: modeling.BertConfig, num_outputs: Optional[int] = None,
+          num_predictions: int = 0) -> dict[str, object]:
+  """Returns what an `EstimatorSpec` says of the cost of training.
+
+  Args:
+    config: the shape of the model.
+    num_outputs: see `modeling.training_flops`.
+    num_predictions: likewise.
+  """
+  def work_fn(features):
+    shape = tf.cast(tf.shape(features["input_ids"]), tf.float32)
+    return estimator.Work(
+        tf.cast(tf.reduce_sum(features["input_mask"]), tf.float32),
+        modeling.training_flops(config, shape[0], shape[1], num_outputs,
+                                num_predictions))
+
+  def activation_bytes(num_examples):
+    return modeling.activation_bytes(
+        config, num_examples, FLAGS.max_seq_length, compute_dtype(),
+        FLAGS.recompute_activations, num_predictions)
+
+  return {"work_fn": work_fn, "activation_bytes": activation_bytes}
+
+
+def export_model(trained: estimator.TPUEstimator,
+                 config: modeling.BertConfig) -> None:
+  """Writes a folder like those of released models: `export` in the output."""
+  folder = os.path.join(FLAGS.output_dir, "export")
+  trained.export_weights(os.path.join(folder, "bert_model.ckpt"))
+  files = {"bert_config.json": config.to_json_string()}
+  if "vocab_file" in FLAGS:
+    with tf.io.gfile.GFile(FLAGS.vocab_file) as reader:
+      files["vocab.txt"] = reader.read()
+  for name, text in files.items():
+    with input_pipeline.whole_file(os.path.join(folder, name)) as temporary:
+      with tf.io.gfile.GFile(temporary, "w") as writer:
+        writer.write(text)
 
 
 def compute_dtype() -> tf.DType:
@@ -156,6 +325,9 @@ def run(main) -> None:
                            "--name=value.")
     try:
       main(argv)
+    except estimator.Interrupted as error:
+      logging.info("%s", error)
+      sys.exit(EXIT_CODES[error.signal_number])
     except (ValueError, tf.errors.InvalidArgumentError) as error:
       message = _message_for_user(error)
       if message is None:

@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints, logs, evaluation and prediction.
+"""The training loop: steps, devices, checkpoints, logs, evaluation, prediction.
 
 TensorFlow removed `TPUEstimator`; this is the same contract over
 `tf.distribute`. A `model_fn` names a model, a loss and an optimizer and knows
@@ -6,17 +6,24 @@ nothing of steps or devices; the estimator knows steps, devices and files, and
 nothing of BERT.
 
 Nothing random outlives a step: what a step draws is a function of the seed and
-of the number of the step. A run that goes on from a checkpoint therefore does
-what it would have done without the interruption.
+of the number of the step. What else a run is made of stands beside its weights
+in each checkpoint: where in the data it is, the loss scale, the best evaluation
+so far. A run that goes on from a checkpoint therefore does what it would have
+done without the interruption.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
+import signal
+import socket
 import sys
+import threading
 import time
-from typing import Callable, Iterator, Mapping, NamedTuple, Optional
+from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from absl import logging
 import numpy as np
@@ -28,10 +35,18 @@ import checkpoint
 SumAndWeight = tuple[tf.Tensor, tf.Tensor]
 InputFn = Callable[[Mapping[str, object]], tf.data.Dataset]
 
-# How long a call of the training graph should take, in seconds: long enough
-# that its overhead does not count, short enough to show a living number.
+# How long a call of the training graph may take, in seconds: long enough that
+# its overhead does not count, short enough to show a living number.
 _SECONDS_PER_CALL = 2.0
 _SECONDS_PER_LOG_LINE = 10.0
+
+# Of float16 training (Micikevicius et al., 2018): the first factor of the loss,
+# and after how many good steps it is doubled.
+_FIRST_LOSS_SCALE = 2.0 ** 15
+_LOSS_SCALE_STEPS = 2000
+
+# The feature of a batch that says where the batch after it begins.
+INPUT_POSITION = "input_position"
 
 
 class Losses(NamedTuple):
@@ -41,12 +56,25 @@ class Losses(NamedTuple):
   both taken over the global batch, whatever devices carried it.
 
   Attributes:
-    losses: name -> (sum, weight), float32 scalars.
+    losses: name -> (sum, weight), float32 scalars. A weight may depend on the
+      features, not on what the model makes of them.
     metrics: the same, for numbers that are only reported.
   """
 
   losses: dict[str, SumAndWeight]
   metrics: dict[str, SumAndWeight] = {}
+
+
+class Work(NamedTuple):
+  """What there is to do in a batch, float32 scalars.
+
+  Attributes:
+    tokens: how many tokens, without padding.
+    flops: floating-point operations of a training step.
+  """
+
+  tokens: tf.Tensor
+  flops: tf.Tensor
 
 
 @dataclasses.dataclass
@@ -60,6 +88,9 @@ class EstimatorSpec:
     predict_fn: features -> {name: Tensor with the batch first}.
     optimizer: as in `optimization.py`; None if there is no training.
     init_checkpoint: weights to start from, where `model_dir` has none.
+    work_fn: features -> `Work`; None to log neither tokens nor utilisation.
+    activation_bytes: number of examples -> bytes that a device keeps for their
+      gradient; None to estimate no memory.
   """
 
   model: tf.Module
@@ -67,20 +98,36 @@ class EstimatorSpec:
   predict_fn: Optional[Callable[..., dict[str, tf.Tensor]]] = None
   optimizer: Optional[object] = None
   init_checkpoint: Optional[str] = None
+  work_fn: Optional[Callable[..., Work]] = None
+  activation_bytes: Optional[Callable[[int], int]] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-  """Where a run happens and what it saves.
+  """Where and how a run happens, and what it saves.
 
   Attributes:
     model_dir: folder of checkpoints and logs; None to neither read nor write.
+      With several machines, a folder that all of them see.
     save_checkpoints_steps: steps between checkpoints.
     keep_checkpoint_max: how many checkpoints to keep, 0 for all.
     iterations_per_loop: the most steps that one call of the graph runs.
     seed: decides dropout, here, and by `params["seed"]` what the `input_fn`
       and the `model_fn` draw.
     strategy: how to distribute; None for the one of the context.
+    compute_dtype: of the activations; float16 brings dynamic loss scaling.
+    gradient_accumulation_steps: in how many parts, one after the other, a
+      device works through its share of a batch.
+    xla: whether to compile the training step with XLA.
+    skip_nonfinite_steps: whether to leave out steps whose loss or gradient is
+      not finite, instead of stopping at the first.
+    eval_every_steps: steps between evaluations during training; 0 for none.
+    best_metric: the entry of their results that decides which weights are best:
+      the lowest of one that ends in `loss`, the highest of any other.
+    early_stopping_patience: stop after so many evaluations in a row without a
+      better one; 0 to go on.
+    settings: of the run, as JSON; noted in each checkpoint, and compared when
+      a run goes on.
   """
 
   model_dir: Optional[str] = None
@@ -89,6 +136,48 @@ class RunConfig:
   iterations_per_loop: int = 1000
   seed: int = 12345
   strategy: Optional[tf.distribute.Strategy] = None
+  compute_dtype: tf.DType = tf.float32
+  gradient_accumulation_steps: int = 1
+  xla: bool = False
+  skip_nonfinite_steps: bool = False
+  eval_every_steps: int = 0
+  best_metric: str = "loss"
+  early_stopping_patience: int = 0
+  settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def peak_flops(strategy: tf.distribute.Strategy,
+               compute_dtype: tf.DType) -> float:
+  """Measures the floating-point operations per second of large products.
+
+  On all devices of this machine at once, the best of a few tries: what
+  utilisation is measured against.
+  """
+  size, num_products = 1024, 4
+
+  @tf.function
+  def products():
+    x = tf.ones([size, size], compute_dtype)
+    for _ in tf.range(num_products):
+      x = tf.matmul(x, x) * (1.0 / size)
+    return tf.reduce_sum(x)
+
+  seconds = []
+  for _ in range(6):  # the first traces
+    start = time.perf_counter()
+    results = strategy.experimental_local_results(strategy.run(products))
+    for result in results:
+      result.numpy()
+    seconds.append(time.perf_counter() - start)
+  return 2.0 * size ** 3 * num_products * len(results) / min(seconds)
+
+
+class Interrupted(Exception):
+  """A signal ended the training; everything up to its last step is saved."""
+
+  def __init__(self, signal_number: int, message: str):
+    super().__init__(message)
+    self.signal_number = signal_number
 
 
 class TPUEstimator:
@@ -107,7 +196,7 @@ class TPUEstimator:
 
     Args:
       model_fn: (params) -> EstimatorSpec; called once, here.
-      config: where the run happens.
+      config: where and how the run happens.
       train_batch_size: examples per step, over all devices.
       eval_batch_size: examples per batch of `evaluate`.
       predict_batch_size: examples per batch of `predict`.
@@ -115,121 +204,406 @@ class TPUEstimator:
         and `seed` added.
 
     Raises:
-      ValueError: `model_dir` cannot be written, or a checkpoint does not fit.
+      ValueError: `model_dir` cannot be written, a checkpoint does not fit, or
+        the batch cannot be dealt out to the devices.
     """
     self._config = config
     self._strategy = config.strategy or tf.distribute.get_strategy()
+    self._num_workers, self._is_chief = _workers(self._strategy)
     self._params = {**(params or {}), "seed": config.seed}
     self._train_batch_size = train_batch_size
     self._eval_batch_size = eval_batch_size
     self._predict_batch_size = predict_batch_size
+    self._check_batch_size()
     if config.model_dir:
       _make_writable(config.model_dir)
+    self._global_step = tf.Variable(0, dtype=tf.int64, trainable=False,
+                                    name="global_step")
+    # The factor of a float16 loss, and how many good steps it has seen.
+    self._loss_scale = tf.Variable(
+        [_FIRST_LOSS_SCALE if config.compute_dtype == tf.float16 else 1.0, 0.0],
+        trainable=False)
     with self._strategy.scope():
       self._spec = model_fn(self._params)
-      self._global_step = tf.Variable(0, dtype=tf.int64, trainable=False,
-                                      name="global_step")
       if self._spec.optimizer:
         self._spec.optimizer.build(self._spec.model.trainable_variables)
+    self._state = _State()
     self._has_weights = self._restore()
+    self._functions = {}  # of evaluation and prediction
 
   @property
   def global_step(self) -> int:
-    """The number of updates that the weights have seen."""
+    """The number of steps that the weights have seen."""
     return int(self._global_step.numpy())
+
+  def _check_batch_size(self) -> None:
+    replicas = self._strategy.num_replicas_in_sync
+    parts = self._config.gradient_accumulation_steps
+    if self._train_batch_size % (replicas * parts):
+      raise ValueError(
+          f"--train_batch_size={self._train_batch_size} cannot be dealt out "
+          f"evenly to {replicas} devices in "
+          f"--gradient_accumulation_steps={parts} parts each. Use a multiple "
+          f"of {replicas * parts}.")
 
   # --- Training --------------------------------------------------------------
 
-  def train(self, input_fn: InputFn, max_steps: int) -> None:
-    """Trains until `max_steps` updates in all, and saves.
+  def train(self, input_fn: InputFn, max_steps: int,
+            evaluate_fn: Optional[Callable[[], Mapping[str, float]]] = None,
+           ) -> None:
+    """Trains until `max_steps` steps in all, and saves.
+
+    If there is an `evaluate_fn`, the weights that did best are in the model
+    afterwards, and in the folder `best` of the run; those of the last step are
+    in the newest checkpoint.
 
     Args:
       input_fn: (params) -> an endless Dataset of batches of
-        `params["batch_size"]` examples. It has to be the same batches in the
-        same order each time it is called.
+        `params["batch_size"]` examples, the same in the same order each time.
+        A batch may carry the feature `input_position`, int64 [n], that says
+        where the next one begins; when a run goes on, `params` has the entry
+        `input_position`, a list, for the Dataset to begin there. Batches of
+        other data are counted, and skipped by reading them.
       max_steps: counted from the very first step of the run; if it has been
         reached already, nothing happens.
+      evaluate_fn: called every `eval_every_steps`; returns scores, the
+        `best_metric` of the config among them.
 
     Raises:
-      ValueError: the loss is not finite, or the data end too early.
+      ValueError: the loss is not finite, the data end too early, memory runs
+        out, or a checkpoint cannot be written.
+      Interrupted: SIGTERM or SIGINT came; the last step made is saved.
     """
-    first_step = self.global_step
-    if first_step >= max_steps:
-      logging.info("Training is at step %d of %d already: nothing to do.",
-                   first_step, max_steps)
+    config, state = self._config, self._state
+    if not (evaluate_fn and config.eval_every_steps):
+      evaluate_fn = state.best = None
+    step = self.global_step
+    if self._is_done(step, max_steps) and not (
+        evaluate_fn and self._is_evaluation_due(step)):
+      logging.info("Training is at step %d of %d already: nothing to do%s.",
+                   step, max_steps, "" if step >= max_steps else
+                   ", for the evaluations stopped it there")
+      self._restore_best()
       return
-    dataset = input_fn({**self._params, "batch_size": self._train_batch_size})
-    iterator = iter(self._strategy.experimental_distribute_dataset(
-        dataset.skip(first_step)))
+    self._agree_on_step(step)
+    self._log_memory()
+    iterator = self._training_iterator(input_fn)
     train_steps = self._make_train_function()
-    progress = _Progress(self._config.model_dir, first_step, max_steps,
-                         self._train_batch_size)
-    save_every = self._config.save_checkpoints_steps
-    step = first_step
-    while step < max_steps:
-      next_stop = min(max_steps, (step // save_every + 1) * save_every)
-      num_steps = min(next_stop - step, self._config.iterations_per_loop,
-                      progress.steps_per_call())
-      try:
-        losses, rate, norm = train_steps(iterator, tf.constant(num_steps))
-      except tf.errors.OutOfRangeError as error:
-        raise ValueError(
-            f"The training data ended in the {num_steps} steps after step "
-            f"{step} of {max_steps}; the input_fn must repeat them.") from error
-      losses = losses.numpy()
-      if not np.all(np.isfinite(losses)):
-        bad_step = step + 1 + int(np.argmin(np.isfinite(losses)))
-        raise ValueError(
-            f"The loss is {losses[bad_step - step - 1]} at step {bad_step}. "
-            f"{self._newest_checkpoint()} Try a lower --learning_rate, more "
-            "warm-up, or float32.")
-      step += num_steps
-      progress.report(step, losses, float(rate), float(norm))
-      if step == next_stop:
-        self._save(step)
-    progress.close()
+    position = tf.constant(state.input_position, tf.int64)
     self._has_weights = True
+    is_saved, signal_number = True, 0
+    with contextlib.ExitStack() as stack:
+      writer = stack.enter_context(checkpoint.BackgroundWriter())
+      call = stack.enter_context(_Call(self._num_workers))
+      progress = stack.enter_context(_Progress(
+          config.model_dir if self._is_chief else None, step, max_steps,
+          self._train_batch_size,
+          peak_flops(self._strategy, config.compute_dtype) * self._num_workers
+          if self._spec.work_fn else None))
+      while True:
+        if (evaluate_fn and not signal_number
+            and self._is_evaluation_due(step)):
+          results, signal_number = call.unless_signalled(evaluate_fn)
+          if results:
+            self._take_note(results, writer)
+            progress.report_evaluation(step, results)
+            is_saved = False
+        is_done = self._is_done(step, max_steps)
+        if not is_saved and (is_done or signal_number
+                             or step % config.save_checkpoints_steps == 0):
+          self._save(writer)
+          is_saved = True
+        if signal_number:
+          writer.wait()
+          raise Interrupted(signal_number, (
+              f"Stopped by {signal.Signals(signal_number).name} after step "
+              f"{step} of {max_steps}, which is saved. The same command goes "
+              "on from there."))
+        if is_done:
+          break
+        every = [config.save_checkpoints_steps]
+        if evaluate_fn:
+          every.append(config.eval_every_steps)
+        next_stop = min(max_steps, *((step // n + 1) * n for n in every))
+        num_steps = min(next_stop - step, config.iterations_per_loop)
+        with self._errors_explained(step, writer), call.limited():
+          rows, position, signal_number = train_steps(
+              iterator, tf.constant(num_steps), position, call.flags)
+          report = _Report.from_rows(rows.numpy(), self._loss_names)
+          signal_number = int(signal_number)
+        self._check_finite(step, report, writer)
+        if report.num_steps:
+          step += report.num_steps
+          state.input_position = position.numpy().tolist()
+          is_saved = False
+          progress.report(step, report,
+                          float(self._spec.optimizer.schedule(step)),
+                          state.skipped_steps)
+    self._restore_best()
+
+  def _is_done(self, step: int, max_steps: int) -> bool:
+    patience, best = self._config.early_stopping_patience, self._state.best
+    return step >= max_steps or bool(
+        patience and best and best["evaluations_since"] >= patience)
+
+  def _is_evaluation_due(self, step: int) -> bool:
+    return (step % self._config.eval_every_steps == 0
+            and step not in (0, self._state.evaluated_step))
+
+  def _training_iterator(self, input_fn: InputFn):
+    """Returns an iterator over (features, position of the next batch)."""
+    state, step = self._state, self.global_step
+    batch_size = self._train_batch_size
+    dataset = input_fn({**self._params, "batch_size": batch_size,
+                        INPUT_POSITION: state.input_position})
+    if INPUT_POSITION in dataset.element_spec:
+      if state.input_position is None:  # the checkpoint is of other making
+        dataset = dataset.skip(step)
+        state.input_position = [0] * (
+            dataset.element_spec[INPUT_POSITION].shape[0])
+      def split(features):
+        features = dict(features)
+        return features, features.pop(INPUT_POSITION)
+      dataset = dataset.map(split)
+    else:
+      taken = state.input_position[0] if state.input_position else step
+      if state.train_batch_size not in (None, batch_size):
+        taken = taken * state.train_batch_size // batch_size
+        logging.warning(
+            "--train_batch_size was %d and is %d now: training goes on at "
+            "about the same place in the data.", state.train_batch_size,
+            batch_size)
+      state.input_position = [taken]
+      dataset = dataset.skip(taken).enumerate(taken + 1).map(
+          lambda number, features: (features, number[tf.newaxis]))
+    state.train_batch_size = batch_size
+    return iter(self._dealt_out(dataset))
+
+  def _dealt_out(self, dataset):
+    """Gives each replica its rows of every batch.
+
+    Each machine reads all of the data and keeps its part: the batches, and so
+    the weights, do not depend on how many devices there are.
+    """
+    strategy = self._strategy
+    num_replicas = strategy.num_replicas_in_sync
+    if num_replicas == 1:
+      return dataset
+
+    def machine_dataset(context):
+      num_local = num_replicas // context.num_input_pipelines
+      first = context.input_pipeline_id * num_local
+
+      def deal(features, position):
+        return tf.data.Dataset.range(first, first + num_local).map(
+            lambda replica: (_part(features, replica, num_replicas), position))
+
+      return dataset.flat_map(deal).apply(
+          # Spares a question to all replicas at each step whether they have
+          # data.
+          tf.data.experimental.assert_cardinality(
+              tf.data.INFINITE_CARDINALITY)).prefetch(2 * num_local)
+
+    return strategy.distribute_datasets_from_function(machine_dataset)
 
   def _make_train_function(self):
-    """Returns (iterator, num_steps) -> losses [num_steps], last rate, norm."""
-    spec, strategy = self._spec, self._strategy
-    variables = spec.model.trainable_variables
+    """Returns the function that runs steps in one call of the graph.
 
-    def replica_step(features):
-      context = tf.distribute.get_replica_context()
-      seed = tf.constant([self._config.seed & 0x7fffffff, 0])
-      for number in (self._global_step, context.replica_id_in_sync_group):
-        seed = tf.random.experimental.stateless_fold_in(
-            seed, tf.cast(number, tf.int32))
+    It maps an iterator, the most steps to run, the position in the data and the
+    flags of a `_Call` to a row of numbers for each step that it ran (those that
+    `_Report` reads), the position after them, and the signal that ended them,
+    or 0.
+    """
+    spec, strategy, config = self._spec, self._strategy, self._config
+    variables = spec.model.trainable_variables
+    all_reduce = functools.partial(_all_reduce, strategy)
+
+    def differentiate(features, weights, seed, loss_scale):
+      """Returns the parts of the loss, and gradients times `loss_scale`."""
       with tf.GradientTape() as tape:
         terms = spec.loss_fn(features, seed).losses
-        # Each replica's share of the loss over the global batch.
-        loss = tf.add_n([
-            tf.math.divide_no_nan(
-                total, context.all_reduce(tf.distribute.ReduceOp.SUM, weight))
-            for total, weight in terms.values()])
-      gradients = tape.gradient(
-          loss, variables,
-          unconnected_gradients=tf.UnconnectedGradients.ZERO)
-      loss, *gradients = context.all_reduce(
-          tf.distribute.ReduceOp.SUM, [loss, *gradients])
+        parts = tf.stack([tf.math.divide_no_nan(terms[name][0], weight)
+                          for name, weight in weights.items()])
+        scaled_loss = tf.reduce_sum(parts) * loss_scale
+      return parts, list(tape.gradient(
+          scaled_loss, variables,
+          unconnected_gradients=tf.UnconnectedGradients.ZERO))
+
+    def accumulate(features, weights, seed, loss_scale):
+      """Does the same one part of the examples after the other."""
+      num_parts = config.gradient_accumulation_steps
+      if num_parts == 1:
+        return differentiate(features, weights, seed, loss_scale)
+      sums = (tf.zeros([len(weights)]),
+              [tf.zeros(variable.shape) for variable in variables])
+      for part in tf.range(num_parts):
+        # Two parts at a time would need the memory of two.
+        tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+        sums = tf.nest.map_structure(tf.add, sums, differentiate(
+            _part(features, part, num_parts), weights,
+            tf.random.experimental.stateless_fold_in(seed, part), loss_scale))
+      return sums
+
+    def replica_step(features, step, loss_scale, flags):
+      replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+      seed = tf.constant([config.seed & 0x7fffffff, 0])
+      for number in (step, replica):
+        seed = tf.random.experimental.stateless_fold_in(
+            seed, tf.cast(number, tf.int32))
+      # Nothing else of this forward pass is used, so nothing else is computed.
+      terms = spec.loss_fn(features, None).losses
+      self._loss_names = tuple(terms)
+      weights = all_reduce({name: weight for name, (_, weight)
+                            in terms.items()})
+      parts, gradients = compute(features, weights, seed, loss_scale)
+      work = tf.stack(spec.work_fn(features) if spec.work_fn else [0.0, 0.0])
+      parts, gradients, work, flags = all_reduce(
+          (parts, gradients, work, flags))
       norm = spec.optimizer.apply_gradients(
-          gradients, variables, self._global_step)
-      return loss, norm
+          gradients, variables, step, gradient_scale=loss_scale,
+          is_good=tf.reduce_all(tf.math.is_finite(parts)))
+      return tf.concat([parts, [norm], [loss_scale], work], axis=0), flags
+
+    # XLA on a CPU does not compile what talks to other replicas.
+    compute = accumulate
+    if config.xla and strategy.num_replicas_in_sync > 1:
+      compute = tf.function(accumulate, jit_compile=True)
+    elif config.xla:
+      replica_step = tf.function(replica_step, jit_compile=True)
+
+    def one_step(iterator, flags):
+      features, position = next(iterator)
+      row, flags, position = (
+          strategy.experimental_local_results(result)[0] for result in (
+              *strategy.run(replica_step, args=(
+                  features, self._global_step.read_value(),
+                  self._loss_scale[0], flags)), position))
+      self._global_step.assign_add(1)
+      if config.compute_dtype == tf.float16:
+        self._adapt_loss_scale(row)
+      return row, flags, position
 
     @tf.function
-    def train_steps(iterator, num_steps):
-      losses = tf.TensorArray(tf.float32, size=num_steps)
-      norm = tf.zeros([])
-      for i in tf.range(num_steps):
-        loss, norm = (
-            strategy.experimental_local_results(result)[0]
-            for result in strategy.run(replica_step, args=(next(iterator),)))
-        self._global_step.assign_add(1)
-        losses = losses.write(i, loss)
-      return losses.stack(), spec.optimizer.schedule(self._global_step), norm
+    def train_steps(iterator, num_steps, position, flags):
+      rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
+      i = 0
+      stop = tf.zeros([2])
+      while i < num_steps and tf.reduce_max(stop) == 0.0:
+        row, seen, position = one_step(iterator, flags)
+        rows = rows.write(i, row)
+        i += 1
+        # Several machines have to stop at the same step: what one has seen
+        # before the step, all know after it.
+        stop = flags + 0.0 if self._num_workers == 1 else seen
+      return rows.stack(), position, stop[1]
 
     return train_steps
+
+  def _adapt_loss_scale(self, row) -> None:
+    """Halves the scale after a bad step, doubles it after many good ones."""
+    scale, num_good = tf.unstack(self._loss_scale.read_value())
+    is_good = tf.reduce_all(tf.math.is_finite(row))
+    num_good = tf.where(is_good, num_good + 1.0, 0.0)
+    doubles = num_good >= _LOSS_SCALE_STEPS
+    scale *= tf.where(is_good, tf.where(doubles, 2.0, 1.0), 0.5)
+    self._loss_scale.assign([
+        tf.maximum(scale, 1.0), tf.where(doubles, 0.0, num_good)])
+
+  def _check_finite(self, step: int, report: "_Report",
+                    writer: checkpoint.BackgroundWriter) -> None:
+    """Counts the steps that changed nothing, or raises a ValueError."""
+    is_bad = ~np.isfinite(report.loss) | ~np.isfinite(report.gradient_norm)
+    self._state.skipped_steps += int(is_bad.sum())
+    if self._config.skip_nonfinite_steps:
+      return
+    # Too large a scale is what float16 finds its scale by.
+    is_bad &= report.loss_scale <= 1.0
+    if not is_bad.any():
+      return
+    first = int(np.argmax(is_bad))
+    what = ("loss is", report.loss[first]) if not np.isfinite(
+        report.loss[first]) else (
+            "norm of the gradients is", report.gradient_norm[first])
+    newest = self._newest_checkpoint(writer)
+    raise ValueError(
+        f"The {what[0]} {what[1]} at step {step + 1 + first}. "
+        + (f"The last good checkpoint is {newest}." if newest
+           else "No checkpoint had been saved.")
+        + " Try a lower --learning_rate, more warm-up, or --precision=float32; "
+        "--skip_nonfinite_steps leaves such steps out.")
+
+  @contextlib.contextmanager
+  def _errors_explained(self, step: int,
+                        writer: checkpoint.BackgroundWriter):
+    """Says in a ValueError what a user can do about an error in a step."""
+    try:
+      yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+      raise ValueError(
+          f"Memory ran out in the steps after step {step}, with "
+          f"--train_batch_size={self._train_batch_size}. What helps, the "
+          "cheapest first: a larger --gradient_accumulation_steps (same "
+          "result, smaller parts), --precision=bfloat16, "
+          "--recompute_activations, a smaller --max_seq_length or "
+          "--train_batch_size. TensorFlow says: "
+          f"{str(error).splitlines()[0][:200]}") from error
+    except tf.errors.OpError as error:
+      if isinstance(error, tf.errors.OutOfRangeError) or (
+          "infinite number of elements" in str(error)):
+        raise ValueError(
+            f"The training data ended after step {step}; the input_fn must "
+            "repeat them.") from error
+      if self._num_workers > 1 and isinstance(error, (
+          tf.errors.UnavailableError, tf.errors.AbortedError,
+          tf.errors.CancelledError, tf.errors.InternalError,
+          tf.errors.DeadlineExceededError)):
+        raise ValueError(
+            "Another machine of TF_CONFIG was lost, or the way to it. Start "
+            "all of them again: they go on from "
+            f"{self._newest_checkpoint(writer) or 'the start'}. TensorFlow says: "
+            f"{str(error).splitlines()[0][:200]}") from error
+      raise
+
+  def _take_note(self, results: Mapping[str, float], writer) -> None:
+    """Keeps the weights of the best evaluation apart."""
+    name, best = self._config.best_metric, self._state.best
+    if name not in results:
+      raise ValueError(f"There is no score {name!r} to find the best weights "
+                       f"by. There are: {', '.join(sorted(results))}.")
+    step = self.global_step
+    value = self._from_chief(results[name])
+    sign = -1.0 if name.endswith("loss") else 1.0
+    self._state.evaluated_step = step
+    if not best or sign * value > sign * best["value"]:
+      self._state.best = {"step": step, "metric": name, "value": value,
+                          "evaluations_since": 0}
+      if self._config.model_dir and self._is_chief:
+        writer.save(self._best_dir(), step, {
+            **checkpoint.variables_by_name(self._spec.model),
+            "global_step": self._global_step}, 1, dict(results))
+    else:
+      best["evaluations_since"] += 1
+    logging.info("  best %s so far: %s at step %d", name,
+                 self._state.best["value"], self._state.best["step"])
+
+  def _log_memory(self) -> None:
+    """Logs what a device has to hold."""
+    if not self._spec.activation_bytes:
+      return
+    variables = self._spec.model.trainable_variables
+    weights = 4 * sum(int(np.prod(variable.shape)) for variable in variables)
+    parts = self._config.gradient_accumulation_steps
+    num_examples = self._train_batch_size // (
+        self._strategy.num_replicas_in_sync * parts)
+    gradients = weights * (2 if parts > 1 else 1)
+    activations = self._spec.activation_bytes(num_examples)
+    logging.info(
+        "Memory of a device, estimated: %.2f GiB = weights %.2f + optimizer "
+        "%.2f + gradients %.2f + activations %.2f (%d examples at a time, %s)",
+        *(count / 2 ** 30 for count in (
+            3 * weights + gradients + activations, weights, 2 * weights,
+            gradients, activations)),
+        num_examples, self._config.compute_dtype.name)
 
   # --- Evaluation and prediction ---------------------------------------------
 
@@ -245,27 +619,15 @@ class TPUEstimator:
     dataset = input_fn({**self._params, "batch_size": self._eval_batch_size})
     if steps is not None:
       dataset = dataset.take(steps)
-    strategy = self._strategy
-    dataset = strategy.experimental_distribute_dataset(dataset)
-
-    # With the shapes of the data set, in which lengths may be open: one graph
-    # for batches of all lengths.
-    @tf.function(input_signature=[dataset.element_spec])
-    def eval_step(features):
-      def total(per_replica):
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, None)
-      return tf.nest.map_structure(
-          total, strategy.run(self._spec.loss_fn, args=(features, None)))
-
     sums = {}
     loss_names = ()
-    for features in dataset:
-      losses, metrics = eval_step(features)
+    for _, (losses, metrics) in self._run_batches(
+        dataset, self._evaluation_losses):
       loss_names = tuple(losses)
-      for name, pair in {**losses, **metrics}.items():
-        old = sums.get(name, np.zeros(2))
+      for name, pairs in {**losses, **metrics}.items():
         # Sums of many batches, in float64: the order does not matter.
-        sums[name] = old + np.array([float(x) for x in pair])
+        sums[name] = sums.get(name, np.zeros(2)) + np.sum(
+            pairs, axis=1, dtype=np.float64)
     if not sums:
       raise ValueError("There is nothing to evaluate: the data are empty.")
     results = {name: float(total / weight) if weight else math.nan
@@ -286,26 +648,55 @@ class TPUEstimator:
     """
     self._require_weights()
     dataset = input_fn({**self._params, "batch_size": self._predict_batch_size})
-    strategy = self._strategy
-    dataset = strategy.experimental_distribute_dataset(dataset)
-
-    @tf.function(input_signature=[dataset.element_spec])
-    def predict_step(features):
-      return strategy.run(self._spec.predict_fn, args=(features,))
-
-    for features in dataset:
-      predictions = {
-          name: _concatenate(strategy, value)
-          for name, value in predict_step(features).items()}
-      is_real = (_concatenate(strategy, features["is_real_example"])
-                 if "is_real_example" in features else None)
+    for features, predictions in self._run_batches(
+        dataset, self._spec.predict_fn):
+      predictions = {name: np.concatenate(parts)
+                     for name, parts in predictions.items()}
+      is_real = features.get("is_real_example")
       for i in range(len(next(iter(predictions.values())))):
         if is_real is None or is_real[i]:
           yield {name: value[i] for name, value in predictions.items()}
 
+  def _run_batches(self, dataset, function):
+    """Yields each batch, and `function` of it: for each local device a value.
+
+    Every machine does every batch, without asking the others: scores are of
+    all of the data on each of them.
+    """
+    strategy = self._strategy
+    local = []
+    strategy.experimental_distribute_values_from_function(
+        lambda context: local.append(context.replica_id_in_sync_group) or 0.0)
+    num_local = len(local)
+    # With the shapes of the data set, in which lengths may be open: one graph
+    # for batches of all lengths.
+    key = (function, repr(dataset.element_spec))
+    if key not in self._functions:
+      self._functions[key] = (
+          tf.function(function, input_signature=[dataset.element_spec])
+          if num_local == 1 else
+          tf.function(lambda parts: strategy.run(function, args=(parts,)),
+                      reduce_retracing=True))
+    compiled = self._functions[key]
+    for features in dataset:
+      if num_local == 1:
+        outputs = compiled(features)
+      else:
+        outputs = compiled(
+            strategy.experimental_distribute_values_from_function(
+                lambda context: _part(
+                    features, context.replica_id_in_sync_group - local[0],
+                    num_local)))
+      yield features, tf.nest.map_structure(
+          lambda value: [part.numpy() for part in
+                         strategy.experimental_local_results(value)], outputs)
+
+  def _evaluation_losses(self, features):
+    return self._spec.loss_fn(features, None)
+
   def write_eval_summary(self, results: Mapping[str, float]) -> None:
     """Shows results to TensorBoard, in the folder `eval` of the run."""
-    if not self._config.model_dir:
+    if not self._config.model_dir or not self._is_chief:
       return
     writer = tf.summary.create_file_writer(
         os.path.join(self._config.model_dir, "eval"))
@@ -317,14 +708,36 @@ class TPUEstimator:
 
   # --- Weights ---------------------------------------------------------------
 
+  def export_weights(self, prefix: str) -> None:
+    """Writes the weights of the model alone, as a checkpoint.
+
+    A third of the size of a training checkpoint, and all that others need.
+
+    Args:
+      prefix: path up to `.index` and `.data-00000-of-00001`.
+    """
+    self._require_weights()
+    if self._is_chief:
+      checkpoint.write(prefix, checkpoint.variables_by_name(self._spec.model))
+      logging.info("Exported the weights of step %d to %s.", self.global_step,
+                   prefix)
+
+  def _best_dir(self) -> str:
+    return os.path.join(self._config.model_dir, "best")
+
   def _restore(self) -> bool:
     """Finds weights; returns whether there were any."""
     model_dir, spec = self._config.model_dir, self._spec
     newest = checkpoint.latest(model_dir) if model_dir else None
     if newest:
+      if self._is_chief:
+        checkpoint.remove_unfinished(model_dir)
       logging.info("Going on from the run's own checkpoint %s (not from an "
                    "initial checkpoint).", newest)
       checkpoint.restore_all(self._all_variables(), newest, "--output_dir")
+      self._restore_state(checkpoint.read_state(newest))
+      if not spec.optimizer:
+        self._restore_best()
       return True
     if spec.init_checkpoint:
       logging.info("Starting from the initial checkpoint %s.",
@@ -335,6 +748,30 @@ class TPUEstimator:
     logging.info("Starting from random weights (seed %d).", self._config.seed)
     return False
 
+  def _restore_state(self, saved: Mapping[str, object]) -> None:
+    known = {field.name for field in dataclasses.fields(_State)}
+    self._state = _State(**{k: v for k, v in saved.items() if k in known})
+    if self._state.loss_scale and self._config.compute_dtype == tf.float16:
+      self._loss_scale.assign(self._state.loss_scale)
+    old, new = self._state.settings, dict(self._config.settings)
+    if self._spec.optimizer:
+      for name in sorted(set(old) & set(new)):
+        if old[name] != new[name]:
+          logging.info("  --%s was %s when that was saved, and is %s now.",
+                       name, old[name], new[name])
+
+  def _restore_best(self) -> None:
+    """Puts the weights of the best evaluation into the model, if any."""
+    best = self._state.best
+    if (best and self._config.model_dir
+        and best["step"] != self.global_step):
+      path = checkpoint.latest(self._best_dir())
+      logging.info("Taking the weights of step %d, whose %s was best (%s).",
+                   best["step"], best["metric"], best["value"])
+      checkpoint.restore_all({
+          **checkpoint.variables_by_name(self._spec.model),
+          "global_step": self._global_step}, path, "--output_dir")
+
   def _all_variables(self) -> dict[str, tf.Variable]:
     """Returns all that a run needs to go on, by name."""
     variables = checkpoint.variables_by_name(self._spec.model)
@@ -343,12 +780,14 @@ class TPUEstimator:
       variables.update(checkpoint.variables_by_name(self._spec.optimizer))
     return variables
 
-  def _save(self, step: int) -> None:
-    if self._config.model_dir:
-      path = checkpoint.save(self._config.model_dir, step,
-                             self._all_variables(),
-                             self._config.keep_checkpoint_max)
-      logging.info("Saved %s.", path)
+  def _save(self, writer: checkpoint.BackgroundWriter) -> None:
+    if self._config.model_dir and self._is_chief:
+      if self._config.compute_dtype == tf.float16:
+        self._state.loss_scale = self._loss_scale.numpy().tolist()
+      self._state.settings = dict(self._config.settings)
+      writer.save(self._config.model_dir, self.global_step,
+                  self._all_variables(), self._config.keep_checkpoint_max,
+                  dataclasses.asdict(self._state))
 
   def _require_weights(self) -> None:
     if not self._has_weights:
@@ -356,60 +795,260 @@ class TPUEstimator:
           f"There is no checkpoint in --output_dir={self._config.model_dir}, "
           "and no --init_checkpoint. Train first, or name one.")
 
-  def _newest_checkpoint(self) -> str:
-    newest = (checkpoint.latest(self._config.model_dir)
-              if self._config.model_dir else None)
-    return f"The last good checkpoint is {newest}." if newest else (
-        "No checkpoint had been saved.")
+  def _newest_checkpoint(
+      self, writer: checkpoint.BackgroundWriter) -> Optional[str]:
+    writer.wait()
+    return self._config.model_dir and checkpoint.latest(self._config.model_dir)
+
+  # --- Several machines ------------------------------------------------------
+
+  def _from_chief(self, value: float) -> float:
+    """Returns what the first machine passed; all have to call this."""
+    if self._num_workers == 1:
+      return value
+
+    def contribution():
+      replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+      return _all_reduce(self._strategy, tf.where(
+          tf.equal(replica, 0), tf.constant(value, tf.float64), 0.0))
+
+    total = tf.function(lambda: self._strategy.run(contribution))()
+    return float(self._strategy.experimental_local_results(total)[0])
+
+  def _agree_on_step(self, step: int) -> None:
+    chief_step = int(self._from_chief(step))
+    if chief_step != step:
+      raise ValueError(
+          f"The first machine is at step {chief_step}, this one at {step}: "
+          f"--output_dir={self._config.model_dir} has to be one folder that "
+          "all machines see.")
+
+
+@dataclasses.dataclass
+class _State:
+  """What a run is made of beside its weights; JSON beside each checkpoint.
+
+  Attributes:
+    input_position: where in the data the next batch begins.
+    train_batch_size: of the steps so far.
+    loss_scale: factor of a float16 loss, and good steps since it changed;
+      None in other types.
+    skipped_steps: how many steps changed nothing.
+    best: step, metric and value of the best evaluation, and how many there
+      were since.
+    evaluated_step: of the last evaluation.
+    settings: of the run, when this was saved.
+  """
+
+  input_position: Optional[list[int]] = None
+  train_batch_size: Optional[int] = None
+  loss_scale: Optional[list[float]] = None
+  skipped_steps: int = 0
+  best: Optional[dict] = None
+  evaluated_step: Optional[int] = None
+  settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+class _Call:
+  """Ends a call of the training graph early: after a while, or by a signal.
+
+  The graph reads `flags` before each step. Python's own handlers of signals run
+  only when the call is over; a thread that the interpreter wakes up on a signal
+  can set a flag at once.
+
+  Attributes:
+    flags: float32 variable [2]: 1 when the call has lasted long enough; the
+      number of a signal that came.
+  """
+
+  _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+  def __init__(self, num_workers: int):
+    self._num_workers = num_workers
+    with tf.device("CPU:0"):
+      self.flags = tf.Variable([0.0, 0.0], trainable=False)
+    self._signal = 0
+    self._may_be_left = False
+
+  def __enter__(self) -> "_Call":
+    self._is_listening = (
+        threading.current_thread() is threading.main_thread())
+    if self._is_listening:
+      self._receiver, self._sender = socket.socketpair()
+      self._sender.setblocking(False)
+      self._old_handlers = {number: signal.signal(number, self._handle)
+                            for number in self._SIGNALS}
+      self._old_wakeup = signal.set_wakeup_fd(self._sender.fileno())
+      self._listener = threading.Thread(target=self._listen, daemon=True)
+      self._listener.start()
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    if self._is_listening:
+      signal.set_wakeup_fd(self._old_wakeup)
+      for number, handler in self._old_handlers.items():
+        signal.signal(number, handler)
+      self._sender.close()
+      self._listener.join()
+      self._receiver.close()
+
+  def _listen(self) -> None:
+    while numbers := self._receiver.recv(16):
+      for number in numbers:
+        if number in self._SIGNALS:
+          self._set_flag(1, number)
+
+  def _handle(self, number: int, unused_frame) -> None:
+    if self._signal == signal.SIGINT == number:
+      raise KeyboardInterrupt  # asked twice: at once, and without saving
+    self._signal = number
+    logging.warning("%s: saving, then leaving.%s", signal.Signals(
+        number).name, " Once more to leave without saving."
+                    if number == signal.SIGINT else "")
+    if self._may_be_left:
+      raise _Left
+
+  def _set_flag(self, index: int, value: float) -> None:
+    self.flags[index].assign(float(value))
+
+  @contextlib.contextmanager
+  def limited(self):
+    """Lets the call inside last a few seconds."""
+    self._set_flag(0, 0.0)
+    timer = threading.Timer(_SECONDS_PER_CALL, self._set_flag, (0, 1.0))
+    timer.start()
+    try:
+      yield
+    finally:
+      timer.cancel()
+      timer.join()
+
+  def unless_signalled(self, function):
+    """Returns what `function` returns and 0, or None and the signal."""
+    # Other machines would wait for one that left alone.
+    if self._num_workers > 1:
+      return function(), 0
+    try:
+      self._may_be_left = True
+      if self._signal:
+        raise _Left
+      return function(), 0
+    except _Left:
+      return None, int(self._signal)
+    finally:
+      self._may_be_left = False
+
+
+class _Left(BaseException):
+  """Leaves an evaluation that a signal interrupts."""
+
+
+class _Report(NamedTuple):
+  """What steps report, float32 arrays with an entry for each.
+
+  Attributes:
+    parts: name -> the parts of the loss.
+    gradient_norm: before clipping.
+    loss_scale: what the loss was multiplied by.
+    tokens: as in `Work`.
+    flops: as in `Work`.
+  """
+
+  parts: dict[str, np.ndarray]
+  gradient_norm: np.ndarray
+  loss_scale: np.ndarray
+  tokens: np.ndarray
+  flops: np.ndarray
+
+  @classmethod
+  def from_rows(cls, rows: np.ndarray, names: Sequence[str]) -> "_Report":
+    columns = rows.T
+    return cls(dict(zip(names, columns)), *columns[len(names):])
+
+  @property
+  def loss(self) -> np.ndarray:
+    return sum(self.parts.values())
+
+  @property
+  def num_steps(self) -> int:
+    return len(self.gradient_norm)
 
 
 class _Progress:
   """Shows and records how training goes."""
 
-  def __init__(self, model_dir, step, max_steps, batch_size):
+  def __init__(self, model_dir, step, max_steps, batch_size, peak_flops):
     self._step = step
     self._max_steps = max_steps
     self._batch_size = batch_size
+    self._peak_flops = peak_flops
     self._last_time = time.monotonic()
     self._last_line_time = 0.0
-    # Until a call has been timed, one step: the first one compiles.
     self._steps_per_second = None
-    self._num_calls = 0
+    self._is_first = True
     self._in_place = sys.stderr.isatty()
     self._writer = self._log = None
     if model_dir:
+      path = os.path.join(model_dir, "training_log.jsonl")
+      _forget_later_steps(path, step)
       self._writer = tf.summary.create_file_writer(model_dir)
-      self._log = tf.io.gfile.GFile(
-          os.path.join(model_dir, "training_log.jsonl"), "a")
+      self._log = tf.io.gfile.GFile(path, "a")
 
-  def steps_per_call(self) -> int:
-    """How many steps to run in one call of the graph."""
-    if self._steps_per_second is None:
-      return 1
-    return max(1, int(self._steps_per_second * _SECONDS_PER_CALL))
+  def __enter__(self) -> "_Progress":
+    return self
 
-  def report(self, step, losses, learning_rate, gradient_norm) -> None:
-    """Takes note of `len(losses)` steps that ended at `step`."""
+  def __exit__(self, *unused_exception) -> None:
+    if self._log:
+      self._log.close()
+      self._writer.close()
+
+  def report(self, step: int, report: _Report, learning_rate: float,
+             skipped_steps: int) -> None:
+    """Takes note of steps, the last of which made `step`."""
     now = time.monotonic()
-    rate = len(losses) / max(now - self._last_time, 1e-9)
-    self._num_calls += 1
-    if self._num_calls > 1:  # the first call was spent compiling
+    rate = report.num_steps / max(now - self._last_time, 1e-9)
+    self._last_time = now
+    if not self._is_first:  # the first call was spent compiling
       old = self._steps_per_second or rate
       self._steps_per_second = 0.7 * old + 0.3 * rate
-    self._last_time = now
+    self._is_first = False
     self._step = step
-    record = {
-        "step": step, "loss": float(np.mean(losses)),
-        "learning_rate": learning_rate, "gradient_norm": gradient_norm,
-        "examples_per_second": rate * self._batch_size}
+    is_good = np.isfinite(report.loss)
+    record = {"step": step, "loss": _mean(report.loss, is_good)}
+    if len(report.parts) > 1:
+      record.update((name, _mean(part, is_good))
+                    for name, part in report.parts.items())
+    record.update(
+        learning_rate=learning_rate,
+        gradient_norm=_finite(report.gradient_norm[-1]),
+        examples_per_second=rate * self._batch_size)
+    if self._peak_flops:
+      flops = float(np.mean(report.flops)) * rate
+      record.update(tokens_per_second=float(np.mean(report.tokens)) * rate,
+                    model_flops_per_second=flops,
+                    model_flop_utilisation=flops / self._peak_flops)
+    if report.loss_scale[-1] != 1.0:
+      record["loss_scale"] = float(report.loss_scale[-1])
+    if skipped_steps:
+      record["skipped_steps"] = skipped_steps
+    self._write(record)
+    if self._writer:
+      with self._writer.as_default(step=step):
+        for name, value in record.items():
+          if name != "step" and value is not None:
+            tf.summary.scalar(name, value)
+    self._show(record, now)
+
+  def report_evaluation(self, step: int, results: Mapping[str, float]) -> None:
+    """Takes note of the scores of an evaluation during training."""
+    self._write({"step": step, "evaluation": dict(results)})
+    # The time that it took is not that of a step.
+    self._last_time = time.monotonic()
+
+  def _write(self, record) -> None:
     if self._log:
       self._log.write(json.dumps(record) + "\n")
       self._log.flush()
-      with self._writer.as_default(step=step):
-        for name, value in record.items():
-          if name != "step":
-            tf.summary.scalar(name, value)
-    self._show(record, now)
 
   def _show(self, record, now) -> None:
     done = self._step == self._max_steps
@@ -418,9 +1057,13 @@ class _Progress:
       return
     self._last_line_time = now
     line = (f"step {record['step']}/{self._max_steps}  "
-            f"loss {record['loss']:.4f}  "
+            f"loss {record['loss'] or math.nan:.4f}  "
             f"learning rate {record['learning_rate']:.3g}  "
             f"{record['examples_per_second']:.1f} examples/s")
+    if "model_flop_utilisation" in record:
+      line += f"  {record['model_flop_utilisation']:.0%} of peak"
+    if "skipped_steps" in record:
+      line += f"  {record['skipped_steps']} steps skipped"
     if self._steps_per_second and not done:
       line += "  " + _duration(
           (self._max_steps - self._step) / self._steps_per_second) + " left"
@@ -430,10 +1073,33 @@ class _Progress:
     else:
       logging.info("%s", line)
 
-  def close(self) -> None:
-    if self._log:
-      self._log.close()
-      self._writer.close()
+
+def _finite(value: float) -> Optional[float]:
+  """Returns a number, or None, as JSON has no other name for the rest."""
+  return float(value) if np.isfinite(value) else None
+
+
+def _mean(values: np.ndarray, is_good: np.ndarray) -> Optional[float]:
+  return float(np.mean(values[is_good])) if is_good.any() else None
+
+
+def _forget_later_steps(log_file: str, step: int) -> None:
+  """Drops what a log says of steps that will be made again."""
+  if not tf.io.gfile.exists(log_file):
+    return
+  with tf.io.gfile.GFile(log_file) as reader:
+    lines = reader.read().splitlines(keepends=True)
+  kept = []
+  for line in lines:
+    try:
+      if json.loads(line)["step"] <= step:
+        kept.append(line)
+    except json.JSONDecodeError:
+      pass  # a line that was cut off by a kill
+  if kept != lines:
+    with tf.io.gfile.GFile(log_file + ".tmp", "w") as writer:
+      writer.write("".join(kept))
+    tf.io.gfile.rename(log_file + ".tmp", log_file, overwrite=True)
 
 
 def _duration(seconds: float) -> str:
@@ -442,10 +1108,41 @@ def _duration(seconds: float) -> str:
   return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
-def _concatenate(strategy, per_replica) -> np.ndarray:
-  return np.concatenate([
-      part.numpy() for part in
-      strategy.experimental_local_results(per_replica)])
+def _workers(strategy) -> tuple[int, bool]:
+  """Returns how many machines train together, and whether this is the first."""
+  if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    return 1, True
+  resolver = strategy.cluster_resolver
+  cluster = resolver.cluster_spec().as_dict()
+  is_chief = resolver.task_type == "chief" or (
+      "chief" not in cluster and resolver.task_id == 0)
+  return len(cluster.get("chief", [])) + len(cluster["worker"]), is_chief
+
+
+def _all_reduce(strategy, values):
+  """Returns the sums of `values` over all replicas; called in one of them."""
+  if strategy.num_replicas_in_sync == 1:
+    return values
+  # TensorFlow goes by the device of each value, which one from outside of the
+  # replica does not have.
+  return tf.distribute.get_replica_context().all_reduce(
+      tf.distribute.ReduceOp.SUM, tf.nest.map_structure(tf.identity, values))
+
+
+def _part(features, part, num_parts: int):
+  """Returns part number `part`, of `num_parts`, of the rows of a batch."""
+  def rows(value):
+    num_rows = value.shape[0]
+    if num_rows is not None and num_rows % num_parts == 0:
+      size = num_rows // num_parts
+      begin = tf.cast(part, tf.int32) * size
+      result = tf.slice(value, [begin] + [0] * (value.shape.rank - 1),
+                        [size] + [-1] * (value.shape.rank - 1))
+      return tf.ensure_shape(result, [size, *value.shape[1:]])
+    number, count = tf.cast(part, tf.int32), tf.shape(value)[0]
+    return value[number * count // num_parts:(number + 1) * count // num_parts]
+
+  return tf.nest.map_structure(rows, features)
 
 
 def _make_writable(folder: str) -> None:

@@ -11,15 +11,20 @@ programs write and read it.
 """
 
 import contextlib
+import functools
 import os
 import uuid
+import zlib
 from typing import Callable, Iterable, Iterator, Mapping, NamedTuple, Optional
 from typing import Sequence
 
+from absl import logging
 import tensorflow as tf
 
 # How many records a shuffle may hold in memory.
 _SHUFFLE_BUFFER = 100_000
+# How many files of pre-training records are mixed with each other.
+_FILES_PER_GROUP = 4
 _AUTOTUNE = tf.data.AUTOTUNE
 
 
@@ -358,7 +363,9 @@ def check_pretraining_files(files: Sequence[str], max_seq_length: int,
 def pretraining_dataset(files: Sequence[str], max_seq_length: int,
                         max_predictions_per_seq: int, vocab_size: int,
                         batch_size: int, is_training: bool, seed: int,
-                        drop_remainder: bool) -> tf.data.Dataset:
+                        drop_remainder: bool,
+                        position: Optional[Sequence[int]] = None,
+                       ) -> tf.data.Dataset:
   """Batches of records that `create_pretraining_data.py` wrote.
 
   Args:
@@ -371,10 +378,12 @@ def pretraining_dataset(files: Sequence[str], max_seq_length: int,
     is_training: whether to shuffle and to repeat without end.
     seed: of the order; it differs from epoch to epoch.
     drop_remainder: whether to leave out a short last batch.
+    position: an `input_position` to begin at; None for the start.
 
   Returns:
     A Dataset of dictionaries with the features of `pretraining_feature_spec`,
-    batched; ints are int32.
+    batched; ints are int32. In training `input_position`, int64 [4], tells
+    where the next batch begins.
   """
   spec = pretraining_feature_spec(max_seq_length, max_predictions_per_seq)
 
@@ -391,16 +400,66 @@ def pretraining_dataset(files: Sequence[str], max_seq_length: int,
               if value.dtype == tf.int64 else tf.identity(value)
               for name, value in features.items()}
 
-  dataset = tf.data.Dataset.from_tensor_slices(list(files))
-  if is_training:
-    dataset = dataset.shuffle(len(files), seed=seed).repeat()
-    # Several files at a time, so that neighbours in a batch are not neighbours
-    # in the text even where a file is larger than the buffer.
-    dataset = dataset.interleave(
-        tf.data.TFRecordDataset, cycle_length=min(4, len(files)),
+  if not is_training:
+    dataset = tf.data.TFRecordDataset(list(files)).batch(
+        batch_size, drop_remainder=drop_remainder)
+    return dataset.map(parse, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
+  dataset = _shuffled_records(files, seed, position).batch(
+      batch_size, drop_remainder=drop_remainder)
+  return dataset.map(
+      lambda records, positions: {**parse(records),
+                                  "input_position": positions[-1]},
+      num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
+
+
+def _shuffled_records(files, seed, position) -> tf.data.Dataset:
+  """Yields (record, position of the next record) without end.
+
+  Each epoch takes the files in an order of its own, a few at a time: the
+  records of such a group are shuffled among themselves. A position is (which
+  files there are, epoch, group, records of the group that were taken), and to
+  begin at one only its group has to be read.
+  """
+  group_size = min(_FILES_PER_GROUP, len(files))
+  num_groups = -(-len(files) // group_size)
+  identity = zlib.crc32(
+      "\n".join(os.path.basename(file) for file in files).encode())
+  first_epoch, first_group, num_taken = 0, 0, 0
+  if position is not None:
+    known, first_epoch, first_group, num_taken = position
+    if known not in (identity, 0):
+      first_epoch, first_group, num_taken = first_epoch + 1, 0, 0
+      logging.warning("The input files are not those that training had so far. "
+                      "It goes on with epoch %d of the new ones.",
+                      first_epoch + 1)
+
+  def epoch_records(epoch):
+    order = tf.random.experimental.stateless_shuffle(
+        tf.constant(list(files)), seed=tf.stack([tf.cast(seed, tf.int64),
+                                                 epoch]))
+    is_first = tf.equal(epoch, first_epoch)
+    return tf.data.Dataset.range(
+        tf.where(is_first, tf.constant(first_group, tf.int64), 0),
+        num_groups).flat_map(
+            functools.partial(group_records, epoch, order, is_first))
+
+  def group_records(epoch, order, is_first, group):
+    names = order[group * group_size:(group + 1) * group_size]
+    # A seed that is different for each group; any mixing will do.
+    group_seed = tf.random.stateless_uniform(
+        [], tf.stack([seed + epoch, group]), minval=None, maxval=None,
+        dtype=tf.int64)
+    records = tf.data.Dataset.from_tensor_slices(names).interleave(
+        tf.data.TFRecordDataset, cycle_length=group_size,
         num_parallel_calls=_AUTOTUNE, deterministic=True)
-    dataset = dataset.shuffle(_SHUFFLE_BUFFER // 10, seed=seed)
-  else:
-    dataset = tf.data.TFRecordDataset(list(files))
-  dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-  return dataset.map(parse, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
+    records = records.shuffle(_SHUFFLE_BUFFER // 10, seed=group_seed,
+                              reshuffle_each_iteration=False)
+    skipped = tf.where(
+        tf.logical_and(is_first, tf.equal(group, first_group)),
+        tf.constant(num_taken, tf.int64), 0)
+    return records.skip(skipped).enumerate(skipped + 1).map(
+        lambda number, record: (record, tf.stack(
+            [tf.constant(identity, tf.int64), epoch, group, number])))
+
+  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
+      epoch_records)

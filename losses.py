@@ -46,6 +46,42 @@ def classification_loss(logits, label_ids, example_weights):
           tf.reduce_sum(example_weights))
 
 
+def token_loss(logits, label_ids, label_weights):
+  """Cross entropy of tokens that have one label each (paper, section 5.3).
+
+  Args:
+    logits: float32 Tensor of shape [batch_size, seq_length, num_labels].
+    label_ids: int Tensor of shape [batch_size, seq_length].
+    label_weights: float32 Tensor of that shape; 0 where a token has no label.
+
+  Returns:
+    The sum of weighted losses, and their weight.
+  """
+  return classification_loss(
+      tf.reshape(logits, [-1, logits.shape[-1]]), label_ids,
+      tf.reshape(label_weights, [-1]))
+
+
+def span_loss(start_logits, end_logits, start_positions, end_positions,
+              example_weights):
+  """Mean of the cross entropies of start and end (paper, section 4.2).
+
+  Args:
+    start_logits: float32 Tensor of shape [batch_size, seq_length].
+    end_logits: likewise.
+    start_positions: int Tensor of shape [batch_size].
+    end_positions: likewise.
+    example_weights: float32 Tensor of shape [batch_size].
+
+  Returns:
+    The sum of weighted losses, and their weight.
+  """
+  start, weight = classification_loss(
+      start_logits, start_positions, example_weights)
+  end, _ = classification_loss(end_logits, end_positions, example_weights)
+  return (start + end) / 2.0, weight
+
+
 def correct(logits, label_ids, label_weights):
   """Counts right predictions, for a weighted accuracy.
 

@@ -16,6 +16,7 @@ forth between layers.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import zlib
@@ -428,38 +429,41 @@ class SelfAttention(tf.Module):
     self._size_per_head = size // config.num_attention_heads
     self._dropout_prob = config.attention_probs_dropout_prob
 
-  def __call__(self, hidden_states, attention_bias, dropout_seed, site):
-    """Lets every position attend to the unmasked positions of its sequence.
+  def __call__(self, queries, hidden_states, attention_bias, dropout_seed,
+               site):
+    """Lets positions attend to the unmasked positions of their sequence.
 
     Args:
-      hidden_states: float Tensor of shape [B*S, H].
+      queries: float Tensor of shape [B*Q, H], the positions that look; all of
+        `hidden_states`, or some of each sequence.
+      hidden_states: float Tensor of shape [B*S, H], what they look at.
       attention_bias: float32 Tensor of shape [B, 1, 1, S]; 0 where a position
         may be attended to, -10000 where it is padding.
       dropout_seed: int32 [2], or None for no dropout.
       site: which dropout this is.
 
     Returns:
-      float Tensor of shape [B*S, H].
+      float Tensor of shape [B*Q, H].
     """
-    batch_size, seq_length = tf.unstack(tf.shape(attention_bias)[::3])
+    batch_size = tf.shape(attention_bias)[0]
 
     def split_heads(x):  # [B*S, H] -> [B, N, S, D]
+      positions = tf.shape(x)[0] // batch_size
       return tf.transpose(
-          tf.reshape(x, [batch_size, seq_length, self._num_heads,
+          tf.reshape(x, [batch_size, positions, self._num_heads,
                          self._size_per_head]), [0, 2, 1, 3])
 
     # Scaling the query instead of the scores touches S/D times fewer numbers.
-    query = split_heads(
-        self.query(hidden_states) * self._size_per_head ** -0.5)
+    query = split_heads(self.query(queries) * self._size_per_head ** -0.5)
     key = split_heads(self.key(hidden_states))
     value = split_heads(self.value(hidden_states))
-    scores = tf.matmul(query, key, transpose_b=True)              # [B, N, S, S]
+    scores = tf.matmul(query, key, transpose_b=True)              # [B, N, Q, S]
     # Released checkpoints were trained with -10000, not -inf; a row that is
     # masked everywhere must also stay finite.
     probs = tf.nn.softmax(tf.cast(scores, tf.float32) + attention_bias)
     probs = dropout(tf.cast(probs, value.dtype), self._dropout_prob,
                     dropout_seed, site)
-    context = tf.matmul(probs, value)                             # [B, N, S, D]
+    context = tf.matmul(probs, value)                             # [B, N, Q, D]
     return tf.reshape(tf.transpose(context, [0, 2, 1, 3]),
                       [-1, self._num_heads * self._size_per_head])
 
@@ -486,11 +490,18 @@ class TransformerLayer(tf.Module):
     self._dropout_prob = config.hidden_dropout_prob
     self._first_site = 1 + 3 * layer  # site 0 belongs to the embeddings
 
-  def __call__(self, hidden_states, attention_bias, dropout_seed):
-    """Maps [B*S, H] to [B*S, H]; arguments as for `SelfAttention`."""
-    context = self.attention(hidden_states, attention_bias, dropout_seed,
-                             self._first_site)
-    attended = self.attention_norm(hidden_states + dropout(
+  def __call__(self, hidden_states, attention_bias, dropout_seed,
+               output_positions=None):
+    """Maps [B*S, H] to [B*S, H], or to [B*P, H] for `output_positions` [B, P].
+
+    Other arguments as for `SelfAttention`.
+    """
+    queries = hidden_states
+    if output_positions is not None:
+      queries = _gather_positions(hidden_states, output_positions)
+    context = self.attention(queries, hidden_states, attention_bias,
+                             dropout_seed, self._first_site)
+    attended = self.attention_norm(queries + dropout(
         self.attention_output(context), self._dropout_prob, dropout_seed,
         self._first_site + 1))
     output = self.output(self.intermediate(attended))
@@ -498,11 +509,23 @@ class TransformerLayer(tf.Module):
         output, self._dropout_prob, dropout_seed, self._first_site + 2))
 
 
+def _gather_positions(hidden_states, positions) -> tf.Tensor:
+  """Takes positions [B, P] of sequences [B*S, H]; returns [B*P, H]."""
+  batch_size = tf.shape(positions)[0]
+  seq_length = tf.shape(hidden_states)[0] // batch_size
+  offsets = tf.range(batch_size)[:, tf.newaxis] * seq_length      # [B, 1]
+  return tf.gather(hidden_states, tf.reshape(
+      tf.cast(positions, tf.int32) + offsets, [-1]))
+
+
 # --- The encoder -------------------------------------------------------------
 
 
 class BertOutput(NamedTuple):
   """What the encoder makes of a batch, in its compute type.
+
+  Where `output_positions` [batch_size, P] were asked for, the last layer has
+  only these: seq_length is P there, and the first of them is pooled.
 
   Attributes:
     sequence_output: [batch_size, seq_length, hidden_size], the last layer.
@@ -527,14 +550,18 @@ class BertModel(tf.Module):
   """
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
-               seed: int = 0, use_one_hot_embeddings: bool = False,
-               scope: str = "bert"):
+               seed: int = 0, recompute_activations: bool = False,
+               use_one_hot_embeddings: bool = False, scope: str = "bert"):
     """Creates the variables with random values.
 
     Args:
       config: the shape of the model.
-      compute_dtype: tf.float32 or tf.bfloat16; the type of the activations.
+      compute_dtype: tf.float32, tf.bfloat16 or tf.float16; the type of the
+        activations.
       seed: of the initial weights.
+      recompute_activations: keep only what each layer reads, and compute the
+        rest once more for the gradient: a third more work, and far less memory
+        (Chen et al., 2016).
       use_one_hot_embeddings: look words up by a product with a one-hot matrix.
       scope: what variable names start with.
     """
@@ -542,6 +569,7 @@ class BertModel(tf.Module):
     init = Initializer(seed, config.initializer_range)
     self.config = config
     self.compute_dtype = tf.as_dtype(compute_dtype)
+    self.recompute_activations = recompute_activations
     self.embeddings = Embeddings(
         f"{scope}/embeddings", config, init, use_one_hot_embeddings)
     self.layers = [
@@ -551,7 +579,7 @@ class BertModel(tf.Module):
                         config.hidden_size, init, tf.tanh)
 
   def __call__(self, input_ids, input_mask=None, token_type_ids=None,
-               dropout_seed=None) -> BertOutput:
+               dropout_seed=None, output_positions=None) -> BertOutput:
     """Encodes a batch of sequences.
 
     Args:
@@ -561,6 +589,9 @@ class BertModel(tf.Module):
       token_type_ids: int Tensor of the same shape, the segment of each token;
         None for all 0.
       dropout_seed: int32 Tensor [2] to train with dropout; None for none.
+      output_positions: int Tensor of shape [batch_size, P], the positions whose
+        last layer will be used; None for all. Most of the layer works on each
+        position by itself, and is not computed for the others.
 
     Raises:
       ValueError: seq_length is larger than the table of positions.
@@ -585,7 +616,15 @@ class BertModel(tf.Module):
     hidden_states = tf.reshape(embedding_output, [-1, self.config.hidden_size])
     all_encoder_layers = []
     for layer in self.layers:
-      hidden_states = layer(hidden_states, attention_bias, dropout_seed)
+      call = functools.partial(
+          layer, attention_bias=attention_bias, dropout_seed=dropout_seed)
+      if layer is self.layers[-1] and output_positions is not None:
+        call = functools.partial(call, output_positions=output_positions)
+        shape = tf.stack([shape[0], tf.shape(output_positions)[1], shape[2]])
+      if self.recompute_activations:
+        # Dropout draws the same again: it is a function of the seed.
+        call = tf.recompute_grad(call)
+      hidden_states = call(hidden_states)
       all_encoder_layers.append(tf.reshape(hidden_states, shape))
     sequence_output = all_encoder_layers[-1]
     return BertOutput(
@@ -653,22 +692,11 @@ class MaskedLMHead(tf.Module):
     self.output_bias = init.zeros(f"{path}/output_bias", [config.vocab_size])
     self._embedding_table = embedding_table
 
-  def __call__(self, sequence_output, positions) -> tf.Tensor:
-    """Returns logits, float [B*P, V] in the compute type.
-
-    Args:
-      sequence_output: float Tensor of shape [B, S, H].
-      positions: int Tensor of shape [B, P], places in the sequence.
-    """
-    batch_size, seq_length, hidden_size = tf.unstack(tf.shape(sequence_output))
-    offsets = tf.range(batch_size)[:, tf.newaxis] * seq_length    # [B, 1]
-    rows = tf.gather(
-        tf.reshape(sequence_output, [-1, hidden_size]),
-        tf.reshape(tf.cast(positions, tf.int32) + offsets, [-1])) # [B*P, H]
-    rows = tf.ensure_shape(rows, [None, sequence_output.shape[-1]])
+  def __call__(self, rows) -> tf.Tensor:
+    """Maps float [rows, H] to logits [rows, V], in the same type."""
     rows = self.transform_norm(self.transform(rows))
     logits = tf.matmul(rows, tf.cast(self._embedding_table, rows.dtype),
-                       transpose_b=True)                          # [B*P, V]
+                       transpose_b=True)
     return add_bias(logits, tf.convert_to_tensor(self.output_bias))
 
 
@@ -676,10 +704,10 @@ class BertForPreTraining(tf.Module):
   """The encoder with both pre-training heads."""
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
-               seed: int = 0):
+               seed: int = 0, recompute_activations: bool = False):
     super().__init__()
     init = Initializer(seed, config.initializer_range)
-    self.bert = BertModel(config, compute_dtype, seed)
+    self.bert = BertModel(config, compute_dtype, seed, recompute_activations)
     self.masked_lm = MaskedLMHead(
         config, self.bert.get_embedding_table(), init)
     self.next_sentence = OutputLayer(
@@ -702,26 +730,166 @@ class BertForPreTraining(tf.Module):
       the compute type, and next sentence logits float32 [batch_size, 2], where
       1 means a random sentence.
     """
-    output = self.bert(input_ids, input_mask, token_type_ids, dropout_seed)
-    return (self.masked_lm(output.sequence_output, masked_lm_positions),
-            self.next_sentence(output.pooled_output))
+    positions = tf.pad(masked_lm_positions, [[0, 0], [1, 0]])  # and [CLS]
+    output = self.bert(input_ids, input_mask, token_type_ids, dropout_seed,
+                       output_positions=positions)
+    masked = tf.reshape(output.sequence_output[:, 1:],
+                        [-1, self.bert.config.hidden_size])       # [B*P, H]
+    return (self.masked_lm(masked), self.next_sentence(output.pooled_output))
 
 
-class BertForSequenceClassification(tf.Module):
+class _EncoderWithOutputLayer(tf.Module):
+  """What the fine-tuned models share: an encoder, dropout, one more layer.
+
+  `__call__` of each takes int Tensors `input_ids`, `input_mask` and
+  `token_type_ids` [batch_size, seq_length], and `dropout_seed`, int32 [2] or
+  None for no dropout.
+  """
+
+  def __init__(self, config: BertConfig, path: str, output_size: int,
+               compute_dtype, seed: int, recompute_activations: bool):
+    super().__init__()
+    init = Initializer(seed, config.initializer_range)
+    self.bert = BertModel(config, compute_dtype, seed, recompute_activations)
+    self.output = OutputLayer(path, config.hidden_size, output_size, init)
+
+  def _pooled_output(self, input_ids, input_mask, token_type_ids,
+                     dropout_seed) -> tf.Tensor:
+    """Returns [batch_size, hidden_size], after dropout."""
+    first = tf.zeros_like(input_ids[:, :1])
+    output = self.bert(input_ids, input_mask, token_type_ids, dropout_seed,
+                       output_positions=first)
+    return self._dropout(output.pooled_output, dropout_seed)
+
+  def _dropout(self, x, dropout_seed) -> tf.Tensor:
+    config = self.bert.config
+    return dropout(x, config.hidden_dropout_prob, dropout_seed,
+                   site=1 + 3 * config.num_hidden_layers)
+
+  def _token_logits(self, sequence_output) -> tf.Tensor:
+    """Maps [B, S, H] to float32 logits [B, S, output_size]."""
+    batch_size, seq_length, _ = tf.unstack(tf.shape(sequence_output))
+    rows = tf.reshape(sequence_output, [-1, sequence_output.shape[-1]])
+    return tf.reshape(self.output(rows), [
+        batch_size, seq_length, self.output.output_bias.shape[0]])
+
+
+class BertForSequenceClassification(_EncoderWithOutputLayer):
   """The encoder with a classifier over `[CLS]` (paper, section 4.1)."""
 
   def __init__(self, config: BertConfig, num_labels: int,
-               compute_dtype=tf.float32, seed: int = 0):
-    super().__init__()
-    init = Initializer(seed, config.initializer_range)
-    self.bert = BertModel(config, compute_dtype, seed)
-    self.classifier = OutputLayer("", config.hidden_size, num_labels, init)
+               compute_dtype=tf.float32, seed: int = 0,
+               recompute_activations: bool = False):
+    super().__init__(config, "", num_labels, compute_dtype, seed,
+                     recompute_activations)
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns logits, float32 [batch_size, num_labels]."""
-    config = self.bert.config
-    pooled_output = self.bert(
-        input_ids, input_mask, token_type_ids, dropout_seed).pooled_output
-    return self.classifier(dropout(
-        pooled_output, config.hidden_dropout_prob, dropout_seed,
-        site=1 + 3 * config.num_hidden_layers))
+    return self.output(self._pooled_output(
+        input_ids, input_mask, token_type_ids, dropout_seed))
+
+
+class BertForQuestionAnswering(_EncoderWithOutputLayer):
+  """The encoder with a start and an end vector (paper, section 4.2)."""
+
+  def __init__(self, config: BertConfig, compute_dtype=tf.float32,
+               seed: int = 0, recompute_activations: bool = False):
+    super().__init__(config, "cls/squad/", 2, compute_dtype, seed,
+                     recompute_activations)
+
+  def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
+    """Returns start and end logits, float32 [batch_size, seq_length] each."""
+    output = self.bert(input_ids, input_mask, token_type_ids, dropout_seed)
+    # As released: no dropout between the encoder and this layer.
+    return tf.unstack(self._token_logits(output.sequence_output), axis=-1)
+
+
+class BertForTokenClassification(_EncoderWithOutputLayer):
+  """The encoder with a classifier over every token (paper, section 5.3)."""
+
+  def __init__(self, config: BertConfig, num_labels: int,
+               compute_dtype=tf.float32, seed: int = 0,
+               recompute_activations: bool = False):
+    super().__init__(config, "", num_labels, compute_dtype, seed,
+                     recompute_activations)
+
+  def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
+    """Returns logits, float32 [batch_size, seq_length, num_labels]."""
+    output = self.bert(input_ids, input_mask, token_type_ids, dropout_seed)
+    return self._token_logits(
+        self._dropout(output.sequence_output, dropout_seed))
+
+
+class BertForMultipleChoice(_EncoderWithOutputLayer):
+  """The encoder with one vector that scores each choice (section 4.4)."""
+
+  def __init__(self, config: BertConfig, compute_dtype=tf.float32,
+               seed: int = 0, recompute_activations: bool = False):
+    super().__init__(config, "", 1, compute_dtype, seed, recompute_activations)
+
+  def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
+    """Returns logits, float32 [batch_size, num_choices].
+
+    The three int Tensors are [batch_size, num_choices, seq_length].
+    """
+    batch_size, num_choices, seq_length = tf.unstack(tf.shape(input_ids))
+    rows = [tf.reshape(x, [-1, seq_length])
+            for x in (input_ids, input_mask, token_type_ids)]
+    return tf.reshape(
+        self.output(self._pooled_output(*rows, dropout_seed)),
+        [batch_size, num_choices])
+
+
+# --- What training costs -----------------------------------------------------
+
+
+def training_flops(config: BertConfig, batch_size, seq_length,
+                   num_outputs=None, num_predictions=0):
+  """Returns the floating-point operations of a step, of its products alone.
+
+  The gradient costs twice the forward pass; what activation recomputation does
+  again does not count. Padding counts: it is computed. What the last layer
+  leaves out does not.
+
+  Args:
+    config: the shape of the model.
+    batch_size: int, or float32 scalar Tensor.
+    seq_length: likewise.
+    num_outputs: likewise; positions of a sequence whose last layer is used,
+      None for all.
+    num_predictions: likewise; masked positions of a sequence.
+  """
+  size = config.hidden_size
+  num_outputs = seq_length if num_outputs is None else num_outputs
+  keys_and_values = 4.0 * size * size
+  others = 4.0 * size * (size + config.intermediate_size + seq_length)
+  layers = (config.num_hidden_layers * seq_length * keys_and_values
+            + ((config.num_hidden_layers - 1) * seq_length + num_outputs)
+            * others)
+  pooler = 2.0 * size * size
+  masked_lm = num_predictions * 2.0 * size * (size + config.vocab_size)
+  return 3.0 * batch_size * (layers + pooler + masked_lm)
+
+
+def activation_bytes(config: BertConfig, batch_size: int, seq_length: int,
+                     compute_dtype, recompute_activations: bool,
+                     num_predictions: int = 0) -> int:
+  """Estimates the memory that a training step keeps for its gradient.
+
+  Counts the tensors of `TransformerLayer` and `MaskedLMHead` that the backward
+  pass reads; arguments as for `BertModel` and `training_flops`.
+  """
+  width = tf.as_dtype(compute_dtype).size
+  tokens = batch_size * seq_length
+  hidden = tokens * config.hidden_size
+  intermediate = tokens * config.intermediate_size
+  attention = tokens * seq_length * config.num_attention_heads
+  # Inputs of the six products, two masks, and each norm's float32 input; the
+  # probabilities in float32, their mask, and what is left of them.
+  layer = (hidden * (8 * width + 2 * 4) + intermediate * 2 * width
+           + attention * (4 + 2 * width))
+  layers = (config.num_hidden_layers * hidden * width + layer
+            if recompute_activations else config.num_hidden_layers * layer)
+  # Logits, their float32 copy, and the gradient of either.
+  masked_lm = batch_size * num_predictions * config.vocab_size * 2 * (width + 4)
+  return layers + hidden * 3 * 4 + masked_lm

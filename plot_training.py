@@ -23,48 +23,60 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_list("runs", None, "Folders of runs.", required=True)
+  flags.DEFINE_bool("together", False, "Draw all runs into one diagram.")
+  flags.DEFINE_string("loss", "loss", "What to draw: loss, or a part of it that "
+                      "the logs have, such as masked_lm_loss.")
   flags.DEFINE_string("output_file", None, "PNG file to write.", required=True)
 
 
-def read_log(run_dir: str) -> tuple[list[int], list[float]]:
-  """Returns the steps of a run and its losses.
+def read_log(run_dir: str, loss: str) -> tuple[list, list]:
+  """Returns the (step, loss) pairs of training, and those of evaluations.
 
-  After an interruption a run repeats the steps that it had not saved; what it
-  wrote last counts.
+  Args:
+    run_dir: the --output_dir of a training.
+    loss: the name of the loss in the log.
 
   Raises:
-    ValueError: the folder holds no log.
+    ValueError: the folder holds no log, or a log without such a loss.
   """
   path = os.path.join(run_dir, "training_log.jsonl")
   if not tf.io.gfile.exists(path):
     raise ValueError(f"{path} does not exist. --runs takes the --output_dir of "
                      "trainings.")
-  steps, losses = [], []
+  training, evaluations = [], []
   for line in input_pipeline.read_lines(path):
     try:
       record = json.loads(line)
     except json.JSONDecodeError:
       continue  # the last line of a run that was killed while it wrote it
-    while steps and steps[-1] >= record["step"]:
-      steps.pop()
-      losses.pop()
-    steps.append(record["step"])
-    losses.append(record["loss"])
-  return steps, losses
+    scores = record.get("evaluation", record)
+    # Not there if no step since the last line had a finite loss.
+    if scores.get(loss) is not None:
+      (evaluations if "evaluation" in record else training).append(
+          (record["step"], scores[loss]))
+  if not training:
+    raise ValueError(f"No line of {path} has --loss={loss}.")
+  return training, evaluations
 
 
 def main(_):
   # Slow to import, and only needed here.
   from matplotlib import figure  # pylint: disable=g-import-not-at-top
-  curves = {run: read_log(run) for run in FLAGS.runs}
+  curves = {run: read_log(run, FLAGS.loss) for run in FLAGS.runs}
   # A Figure without pyplot needs no display.
-  picture = figure.Figure(figsize=(4.5 * len(curves), 3.5),
-                          layout="constrained")
-  axes = picture.subplots(1, len(curves), squeeze=False)[0]
-  for axis, (run, (steps, losses)) in zip(axes, curves.items()):
-    axis.plot(steps, losses)
-    axis.set(title=os.path.basename(os.path.normpath(run)), xlabel="step",
-             ylabel="loss", ylim=(0, None))
+  num_axes = 1 if FLAGS.together else len(curves)
+  picture = figure.Figure(figsize=(4.5 * num_axes, 3.5), layout="constrained")
+  axes = picture.subplots(1, num_axes, squeeze=False)[0]
+  for number, (run, (training, evaluations)) in enumerate(curves.items()):
+    axis = axes[number % num_axes]
+    name = os.path.basename(os.path.normpath(run))
+    line, = axis.plot(*zip(*training), label=name)
+    if evaluations:
+      axis.plot(*zip(*evaluations), "o--", color=line.get_color(),
+                label=f"{name}, evaluation")
+    axis.set(xlabel="step", ylabel=FLAGS.loss, ylim=(0, None))
+    axis.legend()
+  for axis in axes:
     axis.grid(alpha=0.3)
   with input_pipeline.whole_file(FLAGS.output_file) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:

@@ -24,7 +24,6 @@ import input_pipeline
 import losses
 import metrics
 import modeling
-import optimization
 from tasks import glue
 
 FLAGS = flags.FLAGS
@@ -34,7 +33,8 @@ def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()
   common_flags.define_vocab_flags()
-  common_flags.define_training_flags(learning_rate=5e-5)
+  common_flags.define_training_flags(
+      learning_rate=5e-5, best_metric="eval_loss")
   common_flags.define_tpu_flags()
   flags.DEFINE_enum("task_name", None, [*glue.TASKS, "tsv"], "What to learn.",
                     required=True, case_sensitive=False)
@@ -49,7 +49,8 @@ def define_flags() -> None:
   flags.DEFINE_integer("max_seq_length", 128, "Most tokens of an example; "
                        "longer ones are cut.")
   flags.DEFINE_bool("pad_to_max_length", False, "Pad every batch to "
-                    "--max_seq_length, as is always done on a TPU. Slower.")
+                    "--max_seq_length, as is always done on a TPU and for the "
+                    "training under --xla. Slower.")
   flags.DEFINE_bool("do_predict", False, "Whether to predict the test file.")
   flags.DEFINE_integer("predict_batch_size", 8, "Examples per batch of the "
                        "prediction.", lower_bound=1)
@@ -70,7 +71,7 @@ def model_fn_builder(config, num_labels, num_train_steps):
   """
   def model_fn(params):
     model = modeling.BertForSequenceClassification(
-        config, num_labels, common_flags.compute_dtype(), params["seed"])
+        config, num_labels, **common_flags.model_options(params))
 
     def logits_fn(features, dropout_seed=None):
       return model(features["input_ids"], features["input_mask"],
@@ -84,11 +85,12 @@ def model_fn_builder(config, num_labels, num_train_steps):
     return estimator_lib.EstimatorSpec(
         model=model, loss_fn=loss_fn,
         predict_fn=lambda features: {"logits": logits_fn(features)},
-        optimizer=optimization.create_optimizer(
-            FLAGS.learning_rate, num_train_steps,
+        optimizer=common_flags.create_optimizer(
+            config, num_train_steps,
             int(num_train_steps * FLAGS.warmup_proportion))
         if num_train_steps else None,
-        init_checkpoint=FLAGS.init_checkpoint)
+        init_checkpoint=FLAGS.init_checkpoint,
+        **common_flags.costs(config, num_outputs=1))
 
   return model_fn
 
@@ -99,12 +101,14 @@ def input_fn_builder(record_file, is_training):
     return input_pipeline.task_dataset(
         record_file, FLAGS.max_seq_length, tf.int64, params["batch_size"],
         is_training, params["seed"],
-        static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length)
+        static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length or (
+            is_training and FLAGS.xla))
 
   return input_fn
 
 
 def main(_):
+  run_config = common_flags.run_config()
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   common_flags.check_max_seq_length(config)
   if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict):
@@ -123,11 +127,17 @@ def main(_):
   num_train_steps = _num_train_steps(examples)
   estimator = estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(config, len(labels), num_train_steps),
-      config=common_flags.run_config(),
+      config=run_config,
       train_batch_size=FLAGS.train_batch_size,
       eval_batch_size=FLAGS.eval_batch_size,
       predict_batch_size=FLAGS.predict_batch_size)
   _write_labels(labels)
+
+  if FLAGS.do_eval:
+    eval_file = _write_records("dev", examples, label_ids, tokenizer, "eval")
+
+  def evaluate():
+    return _evaluate(task, estimator, eval_file, np.array(label_ids["dev"]))
 
   if FLAGS.do_train:
     train_file = _write_records("train", examples, label_ids, tokenizer)
@@ -136,12 +146,13 @@ def main(_):
     logging.info("  Batch size = %d", FLAGS.train_batch_size)
     logging.info("  Num steps = %d", num_train_steps)
     estimator.train(input_fn_builder(train_file, is_training=True),
-                    max_steps=num_train_steps)
+                    max_steps=num_train_steps,
+                    evaluate_fn=evaluate if FLAGS.do_eval else None)
+    common_flags.export_model(estimator, config)
 
   if FLAGS.do_eval:
-    eval_file = _write_records("dev", examples, label_ids, tokenizer, "eval")
-    logits = _predict_logits(estimator, eval_file)
-    _write_eval_results(task, estimator, np.array(label_ids["dev"]), logits)
+    common_flags.write_results(
+        os.path.join(FLAGS.output_dir, "eval_results.txt"), evaluate())
 
   if FLAGS.do_predict:
     predict_file = _write_records(
@@ -215,8 +226,9 @@ def _predict_logits(estimator, record_file) -> np.ndarray:
       input_fn_builder(record_file, is_training=False))])
 
 
-def _write_eval_results(task, estimator, label_ids, logits) -> None:
-  """Writes `eval_results.txt`."""
+def _evaluate(task, estimator, eval_file, label_ids) -> dict[str, float]:
+  """Returns the contents of `eval_results.txt`."""
+  logits = _predict_logits(estimator, eval_file)
   scores = task.metric_fn(label_ids, np.argmax(logits, axis=-1))
   results = {f"eval_{name}": score for name, score in scores.items()}
   # The loss stands there twice, as it always did.
@@ -224,8 +236,7 @@ def _write_eval_results(task, estimator, label_ids, logits) -> None:
       label_ids, logits)
   results["global_step"] = estimator.global_step
   estimator.write_eval_summary(results)
-  common_flags.write_results(
-      os.path.join(FLAGS.output_dir, "eval_results.txt"), results)
+  return results
 
 
 def _write_predictions(labels, logits) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 import conftest
 import numpy as np
@@ -111,30 +112,96 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     checkpoint.restore(random_model(), prefix)
 
 
-def test_failed_save_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+class Killed(BaseException):
+  """Ends a process that the test only imagines."""
+
+
+def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
+    tmp_path, monkeypatch):
+  def die_after(num_operations):
+    count = [0]
+    def dying(function):
+      def wrapper(*args, **kwargs):
+        count[0] += 1
+        if count[0] > num_operations:
+          raise Killed
+        return function(*args, **kwargs)
+      return wrapper
+    for module, name in [
+        (tf.raw_ops, "SaveV2"), (tf.raw_ops, "MergeV2Checkpoints"),
+        (tf.io.gfile, "rename"), (tf.io.gfile, "remove"),
+        (tf.io.gfile, "makedirs"), (tf.io.gfile, "GFile")]:
+      monkeypatch.setattr(module, name, dying(getattr(module, name)))
+
   model_dir = str(tmp_path)
-  variables = random_model()
-  first = checkpoint.save(model_dir, 1, variables, keep_checkpoint_max=5)
-  def fail(*args, **kwargs):
-    raise KeyboardInterrupt
-  monkeypatch.setattr(tf.raw_ops, "MergeV2Checkpoints", fail)
-  with pytest.raises(KeyboardInterrupt):
-    checkpoint.save(model_dir, 2, variables, keep_checkpoint_max=5)
-  assert checkpoint.latest(model_dir) == first
-  checkpoint.restore_all(random_model(seed=3), first, "--output_dir")
-  monkeypatch.undo()
-  second = checkpoint.save(model_dir, 2, variables, keep_checkpoint_max=5)
-  assert checkpoint.latest(model_dir) == second
+  variable = tf.Variable(1.0)
+  checkpoint.save(model_dir, 1, {"x": variable}, 1, {"step": 1})
+  variable.assign(2.0)
+  seen = []
+  for num_operations in range(20):
+    with monkeypatch.context():
+      die_after(num_operations)
+      try:
+        checkpoint.save(model_dir, 2, {"x": variable}, 1, {"step": 2})
+      except Killed:
+        pass
+      else:
+        break
+      finally:
+        monkeypatch.undo()
+    newest = checkpoint.latest(model_dir)
+    step = checkpoint.read_state(newest)["step"]
+    assert checkpoint.open_checkpoint(newest).get_tensor("x") == step
+    seen.append(step)
+  assert set(seen) == {1, 2} and sorted(seen) == seen
+  checkpoint.remove_unfinished(model_dir)
+  assert checkpoint.latest(model_dir).endswith("model.ckpt-2")
   assert not [name for name in os.listdir(model_dir) if "temp" in name]
 
 
 def test_old_checkpoints_are_deleted(tmp_path):
   variables = {"x": tf.Variable([1.0])}
   for step in range(1, 5):
-    checkpoint.save(str(tmp_path), step, variables, keep_checkpoint_max=2)
-  assert sorted(p.name for p in tmp_path.glob("*.index")) == [
-      "model.ckpt-3.index", "model.ckpt-4.index"]
+    checkpoint.save(str(tmp_path), step, variables, 2, {})
+  assert sorted(p.name for p in tmp_path.glob("model*")) == [
+      f"model.ckpt-{step}.{suffix}" for step in (3, 4)
+      for suffix in ("data-00000-of-00001", "index", "json")]
   assert checkpoint.latest(str(tmp_path)).endswith("model.ckpt-4")
+
+
+def test_background_writer_keeps_the_values_it_was_given(
+    tmp_path, monkeypatch):
+  may_write = threading.Event()
+  write = checkpoint.write
+  def write_late(*args):
+    may_write.wait()
+    write(*args)
+  monkeypatch.setattr(checkpoint, "write", write_late)
+  variable, slot = tf.Variable([1.0, 2.0]), tf.Variable([1.0, 2.0])
+  with checkpoint.BackgroundWriter() as writer:
+    writer.save(str(tmp_path), 1, {"x": variable, "m": slot}, 5, {})
+    one = tf.constant(1.0)
+    tf.raw_ops.ResourceApplyAdam(  # as the optimizer updates them, in place
+        var=variable.handle, m=slot.handle, v=tf.Variable([1.0, 2.0]).handle,
+        beta1_power=0.0, beta2_power=0.0, lr=one, beta1=0.9, beta2=0.9,
+        epsilon=one, grad=[3.0, 4.0])
+    variable.assign_add([7.0, 7.0])
+    assert np.all(variable.numpy() != [1.0, 2.0])
+    may_write.set()
+  reader = checkpoint.open_checkpoint(str(tmp_path))
+  for name in ("x", "m"):
+    np.testing.assert_array_equal(reader.get_tensor(name), [1.0, 2.0])
+
+
+def test_checkpoint_that_cannot_be_written_is_reported(tmp_path):
+  folder = tmp_path / "run"
+  with pytest.raises(ValueError, match="ckpt-2 cannot be written.*"
+                     "goes on from .*ckpt-1"):
+    with checkpoint.BackgroundWriter() as writer:
+      writer.save(str(folder), 1, {"x": tf.Variable(1.0)}, 5, {})
+      writer.wait()
+      (folder / "model.ckpt-2.json").mkdir()  # in the way
+      writer.save(str(folder), 2, {"x": tf.Variable(1.0)}, 5, {})
 
 
 def test_transformers_config(tmp_path):

@@ -5,8 +5,14 @@ import types
 
 from absl import flags
 import pytest
+import tensorflow as tf
 
 import modeling
+
+# Two devices for the tests of distributed training; the rest use the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2)
 
 WORDS = ("the a cat dog bird sat ran flew on over mat hill tree and then it was"
          " red blue big small quick lazy good bad").split()

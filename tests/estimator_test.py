@@ -4,7 +4,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+import threading
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,11 +105,18 @@ def test_prediction_yields_real_examples_in_order():
                              rtol=1e-5)
 
 
+# --- Going on ----------------------------------------------------------------
+
+
+class Killed(BaseException):
+  """Ends a run that the test only imagines to be killed."""
+
+
 def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
   whole = weights_after(line_estimator(), 20)
   first = line_estimator(tmp_path, save_checkpoints_steps=7)
-  with pytest.raises(KeyboardInterrupt):
-    first._save = _interrupt_after(first._save, 14)
+  with pytest.raises(Killed):
+    first._save = _die_after(first._save, first, 14)
     first.train(line_input(True), 20)
   second = line_estimator(tmp_path)
   assert second.global_step == 14
@@ -114,14 +124,66 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
   finished = line_estimator(tmp_path)
   np.testing.assert_array_equal(weights_after(finished, 20), whole)
   assert finished.global_step == 20
+  rows = [json.loads(line)["step"] for line in
+          (tmp_path / "training_log.jsonl").read_text().splitlines()]
+  assert sorted(set(rows)) == rows and rows[-1] == 20
 
 
-def _interrupt_after(save, last_step):
-  def interrupted(step):
-    save(step)
-    if step == last_step:
-      raise KeyboardInterrupt
-  return interrupted
+def _die_after(save, estimator, last_step):
+  def dying(writer):
+    save(writer)
+    if estimator.global_step == last_step:
+      raise Killed
+  return dying
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_within_a_step(tmp_path, number):
+  # The signal comes while the graph runs, which no handler of Python sees.
+  def input_fn(params):
+    def send(step):
+      if step == 5:
+        os.kill(os.getpid(), number)
+        is_noticed.wait()
+      return step
+    def signal_at_five(step, features):
+      step = tf.numpy_function(send, [step], tf.int64)
+      with tf.control_dependencies([step]):
+        return {k: tf.identity(v) for k, v in features.items()}
+    return line_input(True)(params).enumerate().map(signal_at_five)
+
+  is_noticed = threading.Event()
+  class Noticing(estimator_lib._Call):
+    def _set_flag(self, index, value):
+      super()._set_flag(index, value)
+      if index == 1:
+        is_noticed.set()
+
+  whole = weights_after(line_estimator(), 20)
+  old_handler = signal.getsignal(number)
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.setattr(estimator_lib, "_Call", Noticing)
+    monkeypatch.setattr(estimator_lib, "_SECONDS_PER_CALL", 1e9)
+    with pytest.raises(estimator_lib.Interrupted) as error:
+      line_estimator(tmp_path).train(input_fn, 20)
+  assert error.value.signal_number == number
+  assert signal.getsignal(number) is old_handler
+  second = line_estimator(tmp_path)
+  assert 1 < second.global_step <= 7
+  np.testing.assert_array_equal(weights_after(second, 20), whole)
+
+
+def test_changed_batch_size_goes_on_at_the_same_place(tmp_path):
+  def input_fn(params):
+    numbers = tf.data.Dataset.range(10**6).map(lambda i: tf.cast(i, tf.float32))
+    return numbers.map(lambda i: {"x": tf.stack([i, i]), "y": i, "weight": 1.0}
+                      ).batch(params["batch_size"])
+  estimator = line_estimator(tmp_path)
+  estimator.train(input_fn, 6)
+  other = line_estimator(tmp_path)
+  other._train_batch_size = 8
+  features, _ = next(other._training_iterator(input_fn))
+  assert features["y"][0] == 24
 
 
 def test_steps_per_call_change_nothing():
@@ -145,6 +207,36 @@ def test_nonfinite_loss_stops_the_run_and_names_the_step(tmp_path):
   with pytest.raises(ValueError, match="loss is nan at step 7.*model.ckpt-6"):
     estimator.train(input_fn, 20)
   assert checkpoint.latest(str(tmp_path)).endswith("model.ckpt-6")
+
+
+def test_nonfinite_steps_can_be_skipped(tmp_path):
+  def input_fn(params):
+    del params
+    return tf.data.Dataset.from_tensor_slices(
+        line_data(40, poison=25)).batch(4).repeat()
+  def variables_after(num_steps):
+    estimator = line_estimator(skip_nonfinite_steps=True)
+    estimator.train(input_fn, num_steps)
+    return [x.numpy() for x in estimator._all_variables().values()
+            if x.dtype == tf.float32]
+  for before, after in zip(variables_after(6), variables_after(7)):
+    np.testing.assert_array_equal(before, after)
+  estimator = line_estimator(tmp_path, skip_nonfinite_steps=True)
+  estimator.train(input_fn, 20)
+  rows = [json.loads(line) for line in
+          (tmp_path / "training_log.jsonl").read_text().splitlines()]
+  assert rows[-1]["skipped_steps"] == 2
+  assert all(np.isfinite(row["loss"]) for row in rows if row["loss"])
+
+
+def test_memory_that_runs_out_is_explained():
+  def train_steps(*unused_args):  # to run out in earnest takes ten seconds
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM: [32,12,512,512]")
+  estimator = line_estimator()
+  estimator._make_train_function = lambda: train_steps
+  with pytest.raises(ValueError, match="--gradient_accumulation_steps.*"
+                     "--recompute_activations.*32,12,512,512"):
+    estimator.train(line_input(True), 2)
 
 
 def test_too_few_data_are_named():
@@ -182,9 +274,209 @@ def test_folder_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_folder_with_another_models_checkpoint_is_refused(tmp_path):
-  checkpoint.save(str(tmp_path), 9, {"other/kernel": tf.Variable([1.0])}, 5)
+  checkpoint.save(str(tmp_path), 9, {"other/kernel": tf.Variable([1.0])}, 5, {})
   with pytest.raises(ValueError, match="--output_dir=.*lacks.*line/kernel"):
     line_estimator(tmp_path)
+
+
+# --- Evaluating on the way ---------------------------------------------------
+
+
+def trained_with_scores(model_dir, scores, **config):
+  """Trains 20 steps; the evaluation at step n gives `scores[n]`."""
+  estimator = line_estimator(model_dir, eval_every_steps=4, best_metric="f1",
+                             **config)
+  seen = {}
+  def evaluate():
+    seen[estimator.global_step] = estimator._spec.model.slope.numpy()
+    return {"f1": scores[estimator.global_step]}
+  estimator.train(line_input(True), 20, evaluate)
+  return estimator, seen
+
+
+def test_best_weights_are_kept_and_used(tmp_path):
+  scores = {4: 0.1, 8: 0.3, 12: 0.2, 16: 0.3, 20: 0.25}
+  estimator, seen = trained_with_scores(tmp_path, scores)
+  assert list(seen) == list(scores) and estimator.global_step == 8
+  np.testing.assert_array_equal(estimator._spec.model.slope, seen[8])
+  best = checkpoint.open_checkpoint(str(tmp_path / "best"))
+  assert set(best.shapes) == {"line/kernel", "global_step"}
+  np.testing.assert_array_equal(best.get_tensor("line/kernel"), seen[8])
+  last = checkpoint.open_checkpoint(str(tmp_path))
+  np.testing.assert_array_equal(last.get_tensor("line/kernel"), seen[20])
+  # What only evaluates takes the best, too, and a longer run the last.
+  again, seen_again = trained_with_scores(tmp_path, scores)
+  assert again.global_step == 8 and not seen_again
+  longer = line_estimator(tmp_path)
+  assert longer.global_step == 20
+
+
+def test_training_stops_when_scores_no_longer_rise(tmp_path):
+  scores = {4: 0.1, 8: 0.3, 12: 0.2, 16: 0.3, 20: 0.9}
+  estimator, seen = trained_with_scores(
+      tmp_path, scores, early_stopping_patience=2)
+  assert list(seen) == [4, 8, 12, 16] and estimator.global_step == 8
+  assert checkpoint.latest(str(tmp_path)).endswith("ckpt-16")
+  _, seen = trained_with_scores(tmp_path, scores, early_stopping_patience=2)
+  assert not seen
+  _, seen = trained_with_scores(tmp_path, scores, early_stopping_patience=3)
+  assert list(seen) == [20]
+
+
+def test_score_that_is_not_there_is_named(tmp_path):
+  estimator = line_estimator(tmp_path, eval_every_steps=2, best_metric="f2")
+  with pytest.raises(ValueError, match="no score 'f2'.*There are: f1"):
+    estimator.train(line_input(True), 4, lambda: {"f1": 1.0})
+
+
+def test_export_has_the_weights_alone(tmp_path):
+  estimator = line_estimator(tmp_path / "run")
+  estimator.train(line_input(True), 3)
+  estimator.export_weights(str(tmp_path / "out" / "bert_model.ckpt"))
+  reader = tf.train.load_checkpoint(str(tmp_path / "out" / "bert_model.ckpt"))
+  assert list(reader.get_variable_to_shape_map()) == ["line/kernel"]
+
+
+# --- Devices, parts and precisions -------------------------------------------
+
+
+def bert_input(params):
+  """Batches whose sequences differ in length and number of predictions."""
+  rng = np.random.default_rng(0)
+  rows, length, vocab_size = 64, 16, len(conftest.TOKENS)
+  features = {
+      "input_ids": rng.integers(0, vocab_size, (rows, length)),
+      "input_mask": np.arange(length) < rng.integers(5, length, (rows, 1)),
+      "segment_ids": rng.integers(0, 2, (rows, length)),
+      "masked_lm_positions": rng.integers(0, length, (rows, 4)),
+      "masked_lm_ids": rng.integers(0, vocab_size, (rows, 4)),
+      "next_sentence_labels": rng.integers(0, 2, (rows, 1))}
+  features = {k: v.astype(np.int32) for k, v in features.items()}
+  features["masked_lm_weights"] = (
+      rng.random((rows, 4)) < 0.6).astype(np.float32)
+  return tf.data.Dataset.from_tensor_slices(features).shuffle(
+      rows, seed=params["seed"]).repeat().batch(
+          params["batch_size"], drop_remainder=True)
+
+
+def bert_estimator(model_dir, dropout=0.0, recompute=False, **config):
+  run_config = estimator_lib.RunConfig(
+      model_dir=str(model_dir), iterations_per_loop=1, **config)
+  def model_fn(params):
+    model = modeling.BertForPreTraining(
+        conftest.tiny_config(hidden_dropout_prob=dropout,
+                             attention_probs_dropout_prob=dropout),
+        run_config.compute_dtype, params["seed"], recompute)
+    return estimator_lib.EstimatorSpec(
+        model, run_pretraining.loss_fn_builder(model),
+        optimizer=optimization.create_optimizer(1e-3, 100, 5))
+  return estimator_lib.TPUEstimator(model_fn, run_config, train_batch_size=16)
+
+
+def bert_losses(model_dir, num_steps=20, **kwargs):
+  bert_estimator(model_dir, **kwargs).train(bert_input, num_steps)
+  with open(os.path.join(model_dir, "training_log.jsonl")) as reader:
+    return [json.loads(line)["loss"] for line in reader]
+
+
+@pytest.fixture(scope="module")
+def one_device_losses(tmp_path_factory):
+  return bert_losses(tmp_path_factory.mktemp("one"))
+
+
+@pytest.mark.parametrize("num_devices, kwargs", [
+    (2, {}),
+    (1, dict(gradient_accumulation_steps=4)),
+    (1, dict(recompute=True)),
+    (1, dict(xla=True)),
+    (2, dict(gradient_accumulation_steps=2, recompute=True, xla=True)),
+])
+def test_how_a_batch_is_carried_changes_nothing(
+    tmp_path, one_device_losses, num_devices, kwargs):
+  if num_devices > 1:
+    kwargs = dict(kwargs, strategy=tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(num_devices)]))
+  np.testing.assert_allclose(bert_losses(tmp_path, **kwargs),
+                             one_device_losses, atol=1e-5)
+
+
+def test_recomputation_draws_the_same_dropout(tmp_path):
+  np.testing.assert_allclose(
+      bert_losses(tmp_path / "kept", 5, dropout=0.1),
+      bert_losses(tmp_path / "recomputed", 5, dropout=0.1, recompute=True),
+      atol=1e-5)
+
+
+def test_parts_of_a_batch_draw_dropout_of_their_own(tmp_path):
+  def input_fn(params):  # examples that are all the same
+    return bert_input({**params, "batch_size": 1}).map(
+        lambda features: {k: tf.repeat(v, params["batch_size"], axis=0)
+                          for k, v in features.items()})
+  # The losses of equal parts with equal dropout would average to that of one.
+  estimator = bert_estimator(tmp_path, dropout=0.5,
+                             gradient_accumulation_steps=16)
+  estimator.train(input_fn, 1)
+  single = bert_estimator(tmp_path / "single", dropout=0.5)
+  single._train_batch_size = 1
+  single.train(input_fn, 1)
+  losses = [json.loads((folder / "training_log.jsonl").read_text())["loss"]
+            for folder in (tmp_path, tmp_path / "single")]
+  assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.parametrize("dtype, tolerance", [
+    (tf.bfloat16, 0.02), (tf.float16, 0.002)])
+def test_lower_precision_follows_float32(
+    tmp_path, one_device_losses, dtype, tolerance):
+  np.testing.assert_allclose(bert_losses(tmp_path, compute_dtype=dtype),
+                             one_device_losses, atol=tolerance)
+
+
+def test_loss_scale_that_is_too_large_is_halved(tmp_path):
+  estimator = bert_estimator(tmp_path, compute_dtype=tf.float16)
+  estimator._loss_scale.assign([2.0 ** 40, 0.0])
+  before = estimator._spec.model.bert.pooler.kernel.numpy()
+  estimator.train(bert_input, 3)
+  np.testing.assert_array_equal(  # three steps without an update
+      estimator._spec.model.bert.pooler.kernel, before)
+  resumed = bert_estimator(tmp_path, compute_dtype=tf.float16)
+  assert resumed._loss_scale.numpy().tolist() == [2.0 ** 37, 0.0]
+  resumed.train(bert_input, 40)
+  scale, num_good_steps = resumed._loss_scale.numpy()
+  assert 1.0 < scale < 2.0 ** 37 and num_good_steps > 0
+  assert np.any(resumed._spec.model.bert.pooler.kernel.numpy() != before)
+
+
+def test_evaluation_on_two_devices_is_that_on_one(tmp_path):
+  def last_is_short(params):
+    return bert_input(params).take(3).unbatch().take(37).batch(16)
+  two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+  results = []
+  for strategy in (None, two):
+    estimator = bert_estimator(tmp_path, strategy=strategy)
+    estimator.train(bert_input, 1)
+    results.append(estimator.evaluate(last_is_short))
+  for name, value in results[0].items():
+    np.testing.assert_allclose(results[1][name], value, rtol=1e-5)
+
+
+def test_prediction_on_two_devices_keeps_the_order(tmp_path):
+  two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+  predictions = []
+  for strategy in (None, two):
+    estimator = line_estimator(tmp_path, strategy=strategy)
+    estimator.train(line_input(True), 1)
+    predictions.append([p["y"] for p in estimator.predict(
+        line_input(False, num_examples=27))])
+  np.testing.assert_allclose(*predictions, rtol=1e-6)
+
+
+def test_batch_that_cannot_be_dealt_out_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="--train_batch_size=16.*multiple of 3"):
+    bert_estimator(tmp_path, gradient_accumulation_steps=3)
+
+
+# --- The reference -----------------------------------------------------------
 
 
 def golden_estimator(folder, config, model_dir, num_train_steps=None):

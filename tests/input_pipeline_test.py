@@ -147,3 +147,59 @@ def test_features_of_the_reference(golden_dir):
       assert labels[case["guid"]] == case["label_id"]
       count += 1
   assert count == 60
+
+
+# --- Pre-training records ----------------------------------------------------
+
+
+@pytest.fixture
+def record_files(tmp_path):
+  """Files of 5 to 11 records; the first id of each record is its number."""
+  files, number = [], 0
+  for size in range(5, 12):
+    records = []
+    for _ in range(size):
+      number += 1
+      records.append(input_pipeline.serialize({
+          "input_ids": [number, 2], "input_mask": [1, 1],
+          "segment_ids": [0, 0], "masked_lm_positions": [1],
+          "masked_lm_ids": [2], "masked_lm_weights": [1.0],
+          "next_sentence_labels": [0]}))
+    files.append(str(tmp_path / f"{size}.tfrecord"))
+    input_pipeline.write_records(files[-1], records)
+  return files
+
+
+def read_batches(files, num_batches, batch_size=4, seed=1, position=None):
+  """Returns the numbers of the records of batches, and the last position."""
+  dataset = input_pipeline.pretraining_dataset(
+      files, 2, 1, 100, batch_size, True, seed, True, position)
+  batches = list(dataset.take(num_batches).as_numpy_iterator())
+  numbers = [int(n) for batch in batches for n in batch["input_ids"][:, 0]]
+  return numbers, batches[-1]["input_position"].tolist()
+
+
+def test_every_epoch_has_every_record_in_an_order_of_its_own(record_files):
+  numbers, _ = read_batches(record_files, 28)  # two epochs of 56
+  assert sorted(numbers[:56]) == sorted(numbers[56:]) == list(range(1, 57))
+  assert numbers[:56] != numbers[56:]
+  assert numbers != read_batches(record_files, 28, seed=2)[0]
+  # More than one file takes part in a batch.
+  assert max(numbers[:8]) - min(numbers[:8]) > 11
+
+
+@pytest.mark.parametrize("taken", [1, 6, 7, 13, 14, 17])
+def test_records_go_on_from_a_position(record_files, taken):
+  numbers, _ = read_batches(record_files, 30)
+  _, position = read_batches(record_files, taken)
+  rest, _ = read_batches(record_files, 30 - taken, position=position)
+  assert rest == numbers[4 * taken:]
+  # With batches of another size too.
+  rest, _ = read_batches(record_files, 10, 3, position=position)
+  assert rest == numbers[4 * taken:][:30]
+
+
+def test_position_in_other_files_goes_on_with_the_next_epoch(record_files):
+  _, position = read_batches(record_files, 5)
+  numbers, position = read_batches(record_files[:2], 1, position=position)
+  assert position[1] == 1 and max(numbers) <= 11

@@ -98,7 +98,8 @@ def test_attention_agrees_with_numpy():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 5, 32)).astype(np.float32)
   bias = np.array([[0] * 5, [0, 0, 0, -10000, -10000]], np.float32)
-  actual = attention(tf.reshape(x, [10, 32]), bias[:, None, None, :], None, 0)
+  rows = tf.reshape(x, [10, 32])
+  actual = attention(rows, rows, bias[:, None, None, :], None, 0)
   q, k, v = (x @ dense.kernel.numpy() for dense in
              (attention.query, attention.key, attention.value))
   expected = np.zeros_like(x)

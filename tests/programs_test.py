@@ -3,8 +3,14 @@
 import json
 import os
 import pathlib
+import random
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import types
 
 import conftest
 import numpy as np
@@ -137,6 +143,39 @@ def test_pretraining_in_bfloat16(create, pretrain):
   assert reader.get_tensor("bert/pooler/dense/kernel").dtype == np.float32
 
 
+def test_pretraining_with_every_option_of_the_engine(create, pretrain):
+  run = pretrain(
+      create(), do_eval=True, eval_every_steps=2, early_stopping_patience=3,
+      gradient_accumulation_steps=2, recompute_activations=True,
+      optimizer="lamb", lr_decay="poly", layerwise_lr_decay=0.9,
+      skip_nonfinite_steps=True)
+  assert sorted(p.name for p in (run / "export").iterdir()) == [
+      "bert_config.json", "bert_model.ckpt.data-00000-of-00001",
+      "bert_model.ckpt.index"]
+  reader = tf.train.load_checkpoint(str(run / "export" / "bert_model.ckpt"))
+  assert not [name for name in reader.get_variable_to_shape_map()
+              if "adam" in name or "global_step" in name]
+  settings = json.loads((run / "model.ckpt-4.json").read_text())["settings"]
+  assert settings["optimizer"] == "lamb" and settings["max_seq_length"] == 24
+  rows = [json.loads(line) for line in
+          (run / "training_log.jsonl").read_text().splitlines()]
+  assert [row["step"] for row in rows if "evaluation" in row] == [2, 4]
+  assert {"masked_lm_loss", "tokens_per_second", "model_flop_utilisation",
+          "gradient_norm"} <= set(rows[0])
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(eval_every_steps=5), "--eval_every_steps=5.*--do_eval"),
+    (dict(early_stopping_patience=5), "pass --eval_every_steps"),
+    (dict(gradient_accumulation_steps=3), "multiple of 3"),
+    (dict(use_tpu=True, tpu_name="some-tpu"),
+     "--input_file=.*Cloud TPU cannot read.*gs://")])
+def test_settings_that_do_not_go_together_are_refused(
+    create, pretrain, flags, message):
+  with pytest.raises(ValueError, match=message):
+    pretrain(create(), **flags)
+
+
 @pytest.mark.parametrize("flags, message", [
     (dict(max_seq_length=32), "input_ids has 24 values.*max_seq_length=24"),
     (dict(max_predictions_per_seq=5), "max_predictions_per_seq=4: pass"),
@@ -223,7 +262,7 @@ def classify(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
         task_name="TSV", data_dir=data_dir, bert_config_file=config_file,
         vocab_file=vocab_file, init_checkpoint=init_checkpoint,
         output_dir=tmp_path / output, max_seq_length=16, train_batch_size=4,
-        num_train_epochs=12, learning_rate=0.01), **flags})
+        num_train_epochs=12, learning_rate=0.001), **flags})
     return tmp_path / output
   run.data_dir = data_dir
   return run
@@ -371,21 +410,173 @@ def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
 # --- Pictures ----------------------------------------------------------------
 
 
-def test_loss_curves_count_repeated_steps_once(run_program, tmp_path):
-  (tmp_path / "run").mkdir()
-  log = tmp_path / "run" / "training_log.jsonl"
-  # Killed after step 30, resumed from step 10, killed while writing step 40.
-  log.write_text("".join(
-      json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in
-      [(10, 3.0), (20, 2.9), (30, 2.8), (20, 2.0), (30, 1.0)])
-      + '{"step": 40, "lo')
-  assert plot_training.read_log(str(tmp_path / "run")) == (
-      [10, 20, 30], [3.0, 2.0, 1.0])
-  run_program(plot_training, runs=tmp_path / "run",
-              output_file=tmp_path / "loss.png")
-  assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+def test_loss_curves_show_training_and_evaluations(run_program, tmp_path):
+  run = tmp_path / "run"
+  run.mkdir()
+  (run / "training_log.jsonl").write_text("".join(
+      json.dumps(record) + "\n" for record in [
+          {"step": 10, "loss": 3.0}, {"step": 20, "loss": None},
+          {"step": 20, "evaluation": {"loss": 2.5}}, {"step": 30, "loss": 2.0}])
+      + '{"step": 40, "lo')  # killed while writing
+  assert plot_training.read_log(str(run), "loss") == (
+      [(10, 3.0), (30, 2.0)], [(20, 2.5)])
+  for together in (False, True):
+    run_program(plot_training, runs=f"{run},{run}", together=together,
+                output_file=tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
   with pytest.raises(ValueError, match="training_log.jsonl does not exist"):
     run_program(plot_training, runs=tmp_path, output_file=tmp_path / "x.png")
+  with pytest.raises(ValueError, match="No line of .* has --loss=span_loss"):
+    run_program(plot_training, runs=run, loss="span_loss",
+                output_file=tmp_path / "x.png")
+
+
+# --- Several processes, and their deaths ---------------------------------------
+
+
+@pytest.fixture
+def machines(create, config_file, tmp_path):
+  """Starts `run_pretraining.py` on so many machines, which are all this one."""
+  records = create()
+
+  def start(output, num_machines, **flags):
+    flags = {**dict(
+        input_file=records, bert_config_file=config_file,
+        output_dir=tmp_path / output, do_train=True, max_seq_length=24,
+        max_predictions_per_seq=4, num_train_steps=20, num_warmup_steps=2,
+        train_batch_size=8, learning_rate=0.001, iterations_per_loop=1),
+             **flags}
+    addresses = []
+    for _ in range(num_machines):
+      with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        addresses.append("127.0.0.1:%d" % probe.getsockname()[1])
+    processes = []
+    for index in range(num_machines):
+      environment = dict(os.environ)
+      if num_machines > 1:
+        environment["TF_CONFIG"] = json.dumps({
+            "cluster": {"worker": addresses},
+            "task": {"type": "worker", "index": index}})
+      processes.append(subprocess.Popen(
+          [sys.executable, "run_pretraining.py",
+           *(f"--{name}={value}" for name, value in flags.items())],
+          cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE))
+    return processes
+
+  def finish(processes):
+    return [(process.communicate()[1], process.returncode)[1]
+            for process in processes]
+
+  return types.SimpleNamespace(start=start, finish=finish)
+
+
+def losses(run):
+  return {row["step"]: row["loss"] for row in map(
+      json.loads, (run / "training_log.jsonl").read_text().splitlines())}
+
+
+def weights(run):
+  reader = tf.train.load_checkpoint(str(run))
+  return {name: reader.get_tensor(name)
+          for name in reader.get_variable_to_shape_map()}
+
+
+@pytest.fixture
+def no_dropout(config_file):
+  pathlib.Path(config_file).write_text(conftest.tiny_config(
+      hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+      ).to_json_string())
+
+
+def test_two_machines_train_like_one(no_dropout, machines, tmp_path):
+  # --deterministic cannot be taken back in a process, so it is tried here.
+  runs = [machines.start("one", 1, deterministic=True),
+          machines.start("two", 2)]
+  assert [machines.finish(run) for run in runs] == [[0], [0, 0]]
+  one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+  assert list(one) == list(two) == list(range(1, 21))
+  np.testing.assert_allclose(list(two.values()), list(one.values()), atol=1e-5)
+
+
+# A model and a rhythm of saving in which a good part of the time is spent on
+# checkpoints.
+@pytest.fixture
+def busy(tmp_path):
+  path = tmp_path / "busy.json"
+  path.write_text(modeling.BertConfig.from_size(
+      "tiny", vocab_size=20000).to_json_string())
+  return dict(bert_config_file=path, num_train_steps=60, iterations_per_loop=7,
+              save_checkpoints_steps=4, train_batch_size=16)
+
+
+@pytest.mark.large
+def test_killed_ten_times_ends_with_the_same_weights(machines, busy, tmp_path):
+  rng = random.Random(1)
+  started = time.monotonic()
+  assert machines.finish(machines.start("whole", 1, **busy)) == [0]
+  whole_seconds = time.monotonic() - started
+  num_kills = num_resumed = 0
+  while num_kills < 10:
+    before = checkpoint.latest(str(tmp_path / "killed"))
+    process, = machines.start("killed", 1, **busy)
+    try:
+      _, error = process.communicate(
+          timeout=whole_seconds * rng.uniform(0.3, 1.0))
+      assert process.returncode == 0, error
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.communicate()
+      num_kills += 1
+      num_resumed += before is not None
+    if checkpoint.latest(str(tmp_path / "killed")) and process.returncode == 0:
+      if num_kills < 10:  # it was faster than its killer; begin another
+        for name, value in weights(tmp_path / "whole").items():
+          np.testing.assert_array_equal(
+              weights(tmp_path / "killed")[name], value, err_msg=name)
+        shutil.rmtree(tmp_path / "killed")
+  assert num_resumed
+  assert machines.finish(machines.start("killed", 1, **busy)) == [0]
+  expected = weights(tmp_path / "whole")
+  for name, value in weights(tmp_path / "killed").items():
+    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  assert not list((tmp_path / "killed").glob("*temp*"))
+
+
+@pytest.mark.large
+def test_one_of_two_machines_killed_loses_and_doubles_nothing(
+    machines, busy, tmp_path):
+  assert machines.finish(machines.start("whole", 2, **busy)) == [0, 0]
+  for victim in (0, 1):
+    processes = machines.start("killed", 2, **busy)
+    wait_for_checkpoint(tmp_path / "killed", processes)
+    processes[victim].kill()
+    codes = machines.finish(processes)
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (
+        0, -signal.SIGKILL)
+  assert machines.finish(machines.start("killed", 2, **busy)) == [0, 0]
+  expected = weights(tmp_path / "whole")
+  for name, value in weights(tmp_path / "killed").items():
+    np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.large
+def test_sigterm_to_one_of_two_machines_saves_and_ends_both(
+    machines, busy, tmp_path):
+  processes = machines.start("run", 2, **busy)
+  wait_for_checkpoint(tmp_path / "run", processes)
+  processes[1].terminate()
+  assert machines.finish(processes) == [os.EX_TEMPFAIL] * 2
+  assert losses(tmp_path / "run")
+  assert machines.finish(machines.start("run", 2, **busy)) == [0, 0]
+  assert list(losses(tmp_path / "run"))[-1] == 60
+
+
+def wait_for_checkpoint(run, processes):
+  """Returns when there is a newer one than at the time of the call."""
+  before = checkpoint.latest(str(run))
+  while checkpoint.latest(str(run)) == before:
+    assert all(process.poll() is None for process in processes)
 
 
 # --- From the shell ----------------------------------------------------------
