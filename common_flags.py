@@ -206,7 +206,8 @@ def tpu_strategy() -> tf.distribute.Strategy:
     tf.tpu.experimental.initialize_tpu_system(resolver)
   except (ValueError, RuntimeError, tf.errors.OpError) as error:
     raise ValueError(
-        f"There is no TPU at --tpu_name={address}: {error}") from error
+        f"There is no TPU at --tpu_name={address}: "
+        f"{str(error).splitlines()[0]}") from error
   strategy = tf.distribute.TPUStrategy(resolver)
   if strategy.num_replicas_in_sync != FLAGS.num_tpu_cores:
     raise ValueError(

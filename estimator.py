@@ -545,8 +545,7 @@ class TPUEstimator:
           "cheapest first: a larger --gradient_accumulation_steps (same "
           "result, smaller parts), --precision=bfloat16, "
           "--recompute_activations, a smaller --max_seq_length or "
-          "--train_batch_size. TensorFlow says: "
-          f"{str(error).splitlines()[0][:200]}") from error
+          f"--train_batch_size. TensorFlow says: {_cause(error)}") from error
     except tf.errors.OpError as error:
       if isinstance(error, tf.errors.OutOfRangeError) or (
           "infinite number of elements" in str(error)):
@@ -560,8 +559,8 @@ class TPUEstimator:
         raise ValueError(
             "Another machine of TF_CONFIG was lost, or the way to it. Start "
             "all of them again: they go on from "
-            f"{self._newest_checkpoint(writer) or 'the start'}. TensorFlow says: "
-            f"{str(error).splitlines()[0][:200]}") from error
+            f"{self._newest_checkpoint(writer) or 'the start'}. TensorFlow "
+            f"says: {_cause(error)}") from error
       raise
 
   def _take_note(self, results: Mapping[str, float], writer) -> None:
@@ -1100,6 +1099,13 @@ def _forget_later_steps(log_file: str, step: int) -> None:
     with tf.io.gfile.GFile(log_file + ".tmp", "w") as writer:
       writer.write("".join(kept))
     tf.io.gfile.rename(log_file + ".tmp", log_file, overwrite=True)
+
+
+def _cause(error: Exception) -> str:
+  """Returns the line of an error of TensorFlow that says what happened."""
+  lines = [line for line in str(error).splitlines() if line and not
+           line.startswith(("Graph execution", "Detected at", "<stack", " "))]
+  return lines[0][:200] if lines else type(error).__name__
 
 
 def _duration(seconds: float) -> str:

@@ -888,7 +888,9 @@ def activation_bytes(config: BertConfig, batch_size: int, seq_length: int,
   # probabilities in float32, their mask, and what is left of them.
   layer = (hidden * (8 * width + 2 * 4) + intermediate * 2 * width
            + attention * (4 + 2 * width))
-  layers = (config.num_hidden_layers * hidden * width + layer
+  # Recomputed, one layer at a time is there, and its gradients beside it;
+  # otherwise gradients take the place of activations that are done with.
+  layers = (config.num_hidden_layers * hidden * width + 2 * layer
             if recompute_activations else config.num_hidden_layers * layer)
   # Logits, their float32 copy, and the gradient of either.
   masked_lm = batch_size * num_predictions * config.vocab_size * 2 * (width + 4)

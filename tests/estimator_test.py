@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import checkpoint
 import estimator as estimator_lib
+import losses
 import modeling
 import optimization
 import run_pretraining
@@ -398,6 +399,69 @@ def test_how_a_batch_is_carried_changes_nothing(
         [f"CPU:{i}" for i in range(num_devices)]))
   np.testing.assert_allclose(bert_losses(tmp_path, **kwargs),
                              one_device_losses, atol=1e-5)
+
+
+def task_parts(task, config, features):
+  """Returns the model, `loss_fn` and labels of a task."""
+  encoder_inputs = ("input_ids", "input_mask", "segment_ids")
+  rows, length = features["input_ids"].shape
+  if task == "pretraining":
+    model = modeling.BertForPreTraining(config)
+    return model, run_pretraining.loss_fn_builder(model), features
+  ones = tf.ones([rows])
+  if task == "classifier":
+    model = modeling.BertForSequenceClassification(config, 3)
+    labels = {"labels": tf.range(rows) % 3}
+    def loss(logits, labels):
+      return losses.classification_loss(logits, labels, ones)
+  elif task == "span":
+    model = modeling.BertForQuestionAnswering(config)
+    labels = {"start": tf.range(rows) % length, "end": tf.range(rows) % 5}
+    def loss(logits, start, end):
+      return losses.span_loss(*logits, start, end, ones)
+  elif task == "token":
+    model = modeling.BertForTokenClassification(config, 3)
+    labels = {"labels": features["input_ids"] % 3}
+    def loss(logits, labels):
+      return losses.token_loss(logits, labels, tf.ones([rows, length]))
+  else:
+    model = modeling.BertForMultipleChoice(config)
+    features = {name: tf.stack([features[name]] * 2, axis=1)
+                for name in encoder_inputs}
+    features["input_ids"] = tf.cumsum(features["input_ids"], 1) % 39
+    labels = {"labels": tf.range(rows) % 2}
+    def loss(logits, labels):
+      return losses.classification_loss(logits, labels, ones)
+  def loss_fn(features, seed):
+    logits = model(*(features[name] for name in encoder_inputs), seed)
+    return estimator_lib.Losses(
+        {"loss": loss(logits, **{name: features[name] for name in labels})})
+  inputs = {name: features[name] for name in encoder_inputs}
+  return model, loss_fn, {**inputs, **labels}
+
+
+@pytest.mark.parametrize(
+    "task", ["pretraining", "classifier", "span", "token", "choice"])
+def test_every_training_step_compiles_whole(tmp_path, task):
+  # One program of XLA with static shapes, from features to updated weights, as
+  # a TPU takes it.
+  batch = next(iter(bert_input({"seed": 1, "batch_size": 8})))
+  model, loss_fn, features = task_parts(task, conftest.tiny_config(), batch)
+  estimator = estimator_lib.TPUEstimator(
+      lambda params: estimator_lib.EstimatorSpec(
+          model, loss_fn, optimizer=optimization.create_optimizer(0.01, 99, 0)),
+      estimator_lib.RunConfig(xla=True, model_dir=str(tmp_path)),
+      train_batch_size=8)
+  before = [variable.numpy() for variable in model.variables]
+  estimator.train(lambda params: tf.data.Dataset.from_tensors(
+      features).repeat(), 1)
+  log = json.loads((tmp_path / "training_log.jsonl").read_text())
+  assert np.isfinite(log["loss"]) and np.isfinite(log["gradient_norm"])
+  unused = {"bert/pooler/dense/kernel:0", "bert/pooler/dense/bias:0"}
+  assert [variable.name for old, variable in zip(before, model.variables)
+          if np.all(old == variable.numpy())
+          and not (task in ("span", "token") and variable.name in unused)
+          and not (task == "choice" and variable.name == "output_bias:0")] == []
 
 
 def test_recomputation_draws_the_same_dropout(tmp_path):
