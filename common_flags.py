@@ -87,7 +87,7 @@ def define_training_flags(learning_rate: float, best_metric: str) -> None:
                        "checkpoints.", lower_bound=1)
   flags.DEFINE_integer("keep_checkpoint_max", 5, "How many checkpoints to keep;"
                        " 0 for all.", lower_bound=0)
-  flags.DEFINE_integer("eval_every_steps", 0, "Steps between evaluations during "
+  flags.DEFINE_integer("eval_every_steps", 0, "Steps between evaluations while "
                        "training, with --do_eval; the best weights are kept in "
                        "best/, and are what is evaluated and exported at the "
                        "end. 0 for none.", lower_bound=0)

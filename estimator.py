@@ -15,13 +15,9 @@ done without the interruption.
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
 import signal
-import socket
-import sys
-import threading
 import time
 from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
@@ -30,15 +26,12 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+import interruption
+import training_log
 
 # A sum over a batch and what to divide it by.
 SumAndWeight = tuple[tf.Tensor, tf.Tensor]
 InputFn = Callable[[Mapping[str, object]], tf.data.Dataset]
-
-# How long a call of the training graph may take, in seconds: long enough that
-# its overhead does not count, short enough to show a living number.
-_SECONDS_PER_CALL = 2.0
-_SECONDS_PER_LOG_LINE = 10.0
 
 # Of float16 training (Micikevicius et al., 2018): the first factor of the loss,
 # and after how many good steps it is doubled.
@@ -294,8 +287,8 @@ class TPUEstimator:
     is_saved, signal_number = True, 0
     with contextlib.ExitStack() as stack:
       writer = stack.enter_context(checkpoint.BackgroundWriter())
-      call = stack.enter_context(_Call(self._num_workers))
-      progress = stack.enter_context(_Progress(
+      call = stack.enter_context(interruption.Call(self._num_workers))
+      progress = stack.enter_context(training_log.Progress(
           config.model_dir if self._is_chief else None, step, max_steps,
           self._train_batch_size,
           peak_flops(self._strategy, config.compute_dtype) * self._num_workers
@@ -327,18 +320,17 @@ class TPUEstimator:
         next_stop = min(max_steps, *((step // n + 1) * n for n in every))
         num_steps = min(next_stop - step, config.iterations_per_loop)
         with self._errors_explained(step, writer), call.limited():
-          rows, position, signal_number = train_steps(
+          rows, position, flags = train_steps(
               iterator, tf.constant(num_steps), position, call.flags)
-          report = _Report.from_rows(rows.numpy(), self._loss_names)
-          signal_number = int(signal_number)
+          report = training_log.Report.from_rows(rows.numpy(), self._loss_names)
+          signal_number = interruption.signal_of(flags.numpy())
         self._check_finite(step, report, writer)
-        if report.num_steps:
-          step += report.num_steps
-          state.input_position = position.numpy().tolist()
-          is_saved = False
-          progress.report(step, report,
-                          float(self._spec.optimizer.schedule(step)),
-                          state.skipped_steps)
+        step += report.num_steps
+        state.input_position = position.numpy().tolist()
+        is_saved = False
+        progress.report(step, report,
+                        float(self._spec.optimizer.schedule(step)),
+                        state.skipped_steps)
     self._restore_best()
 
   def _is_done(self, step: int, max_steps: int) -> bool:
@@ -410,9 +402,9 @@ class TPUEstimator:
     """Returns the function that runs steps in one call of the graph.
 
     It maps an iterator, the most steps to run, the position in the data and the
-    flags of a `_Call` to a row of numbers for each step that it ran (those that
-    `_Report` reads), the position after them, and the signal that ended them,
-    or 0.
+    flags of an `interruption.Call` to a row of numbers for each step that it
+    ran, as `training_log.Report` reads them, the position after them, and the
+    flags as all machines have seen them.
     """
     spec, strategy, config = self._spec, self._strategy, self._config
     variables = spec.model.trainable_variables
@@ -487,7 +479,7 @@ class TPUEstimator:
     def train_steps(iterator, num_steps, position, flags):
       rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
       i = 0
-      stop = tf.zeros([2])
+      stop = tf.zeros_like(flags)
       while i < num_steps and tf.reduce_max(stop) == 0.0:
         row, seen, position = one_step(iterator, flags)
         rows = rows.write(i, row)
@@ -495,7 +487,7 @@ class TPUEstimator:
         # Several machines have to stop at the same step: what one has seen
         # before the step, all know after it.
         stop = flags + 0.0 if self._num_workers == 1 else seen
-      return rows.stack(), position, stop[1]
+      return rows.stack(), position, stop
 
     return train_steps
 
@@ -509,7 +501,7 @@ class TPUEstimator:
     self._loss_scale.assign([
         tf.maximum(scale, 1.0), tf.where(doubles, 0.0, num_good)])
 
-  def _check_finite(self, step: int, report: "_Report",
+  def _check_finite(self, step: int, report: training_log.Report,
                     writer: checkpoint.BackgroundWriter) -> None:
     """Counts the steps that changed nothing, or raises a ValueError."""
     is_bad = ~np.isfinite(report.loss) | ~np.isfinite(report.gradient_norm)
@@ -848,272 +840,6 @@ class _State:
   settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
-class _Call:
-  """Ends a call of the training graph early: after a while, or by a signal.
-
-  The graph reads `flags` before each step. Python's own handlers of signals run
-  only when the call is over; a thread that the interpreter wakes up on a signal
-  can set a flag at once.
-
-  Attributes:
-    flags: float32 variable [2]: 1 when the call has lasted long enough; the
-      number of a signal that came.
-  """
-
-  _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-  def __init__(self, num_workers: int):
-    self._num_workers = num_workers
-    with tf.device("CPU:0"):
-      self.flags = tf.Variable([0.0, 0.0], trainable=False)
-    self._signal = 0
-    self._may_be_left = False
-
-  def __enter__(self) -> "_Call":
-    self._is_listening = (
-        threading.current_thread() is threading.main_thread())
-    if self._is_listening:
-      self._receiver, self._sender = socket.socketpair()
-      self._sender.setblocking(False)
-      self._old_handlers = {number: signal.signal(number, self._handle)
-                            for number in self._SIGNALS}
-      self._old_wakeup = signal.set_wakeup_fd(self._sender.fileno())
-      self._listener = threading.Thread(target=self._listen, daemon=True)
-      self._listener.start()
-    return self
-
-  def __exit__(self, *unused_exception) -> None:
-    if self._is_listening:
-      signal.set_wakeup_fd(self._old_wakeup)
-      for number, handler in self._old_handlers.items():
-        signal.signal(number, handler)
-      self._sender.close()
-      self._listener.join()
-      self._receiver.close()
-
-  def _listen(self) -> None:
-    while numbers := self._receiver.recv(16):
-      for number in numbers:
-        if number in self._SIGNALS:
-          self._set_flag(1, number)
-
-  def _handle(self, number: int, unused_frame) -> None:
-    if self._signal == signal.SIGINT == number:
-      raise KeyboardInterrupt  # asked twice: at once, and without saving
-    self._signal = number
-    logging.warning("%s: saving, then leaving.%s", signal.Signals(
-        number).name, " Once more to leave without saving."
-                    if number == signal.SIGINT else "")
-    if self._may_be_left:
-      raise _Left
-
-  def _set_flag(self, index: int, value: float) -> None:
-    self.flags[index].assign(float(value))
-
-  @contextlib.contextmanager
-  def limited(self):
-    """Lets the call inside last a few seconds."""
-    self._set_flag(0, 0.0)
-    timer = threading.Timer(_SECONDS_PER_CALL, self._set_flag, (0, 1.0))
-    timer.start()
-    try:
-      yield
-    finally:
-      timer.cancel()
-      timer.join()
-
-  def unless_signalled(self, function):
-    """Returns what `function` returns and 0, or None and the signal."""
-    # Other machines would wait for one that left alone.
-    if self._num_workers > 1:
-      return function(), 0
-    try:
-      self._may_be_left = True
-      if self._signal:
-        raise _Left
-      return function(), 0
-    except _Left:
-      return None, int(self._signal)
-    finally:
-      self._may_be_left = False
-
-
-class _Left(BaseException):
-  """Leaves an evaluation that a signal interrupts."""
-
-
-class _Report(NamedTuple):
-  """What steps report, float32 arrays with an entry for each.
-
-  Attributes:
-    parts: name -> the parts of the loss.
-    gradient_norm: before clipping.
-    loss_scale: what the loss was multiplied by.
-    tokens: as in `Work`.
-    flops: as in `Work`.
-  """
-
-  parts: dict[str, np.ndarray]
-  gradient_norm: np.ndarray
-  loss_scale: np.ndarray
-  tokens: np.ndarray
-  flops: np.ndarray
-
-  @classmethod
-  def from_rows(cls, rows: np.ndarray, names: Sequence[str]) -> "_Report":
-    columns = rows.T
-    return cls(dict(zip(names, columns)), *columns[len(names):])
-
-  @property
-  def loss(self) -> np.ndarray:
-    return sum(self.parts.values())
-
-  @property
-  def num_steps(self) -> int:
-    return len(self.gradient_norm)
-
-
-class _Progress:
-  """Shows and records how training goes."""
-
-  def __init__(self, model_dir, step, max_steps, batch_size, peak_flops):
-    self._step = step
-    self._max_steps = max_steps
-    self._batch_size = batch_size
-    self._peak_flops = peak_flops
-    self._last_time = time.monotonic()
-    self._last_line_time = 0.0
-    self._steps_per_second = None
-    self._is_first = True
-    self._in_place = sys.stderr.isatty()
-    self._writer = self._log = None
-    if model_dir:
-      path = os.path.join(model_dir, "training_log.jsonl")
-      _forget_later_steps(path, step)
-      self._writer = tf.summary.create_file_writer(model_dir)
-      self._log = tf.io.gfile.GFile(path, "a")
-
-  def __enter__(self) -> "_Progress":
-    return self
-
-  def __exit__(self, *unused_exception) -> None:
-    if self._log:
-      self._log.close()
-      self._writer.close()
-
-  def report(self, step: int, report: _Report, learning_rate: float,
-             skipped_steps: int) -> None:
-    """Takes note of steps, the last of which made `step`."""
-    now = time.monotonic()
-    rate = report.num_steps / max(now - self._last_time, 1e-9)
-    self._last_time = now
-    if not self._is_first:  # the first call was spent compiling
-      old = self._steps_per_second or rate
-      self._steps_per_second = 0.7 * old + 0.3 * rate
-    self._is_first = False
-    self._step = step
-    is_good = np.isfinite(report.loss)
-    record = {"step": step, "loss": _mean(report.loss, is_good)}
-    if len(report.parts) > 1:
-      record.update((name, _mean(part, is_good))
-                    for name, part in report.parts.items())
-    record.update(
-        learning_rate=learning_rate,
-        gradient_norm=_finite(report.gradient_norm[-1]),
-        examples_per_second=rate * self._batch_size)
-    if self._peak_flops:
-      flops = float(np.mean(report.flops)) * rate
-      record.update(tokens_per_second=float(np.mean(report.tokens)) * rate,
-                    model_flops_per_second=flops,
-                    model_flop_utilisation=flops / self._peak_flops)
-    if report.loss_scale[-1] != 1.0:
-      record["loss_scale"] = float(report.loss_scale[-1])
-    if skipped_steps:
-      record["skipped_steps"] = skipped_steps
-    self._write(record)
-    if self._writer:
-      with self._writer.as_default(step=step):
-        for name, value in record.items():
-          if name != "step" and value is not None:
-            tf.summary.scalar(name, value)
-    self._show(record, now)
-
-  def report_evaluation(self, step: int, results: Mapping[str, float]) -> None:
-    """Takes note of the scores of an evaluation during training."""
-    self._write({"step": step, "evaluation": dict(results)})
-    # The time that it took is not that of a step.
-    self._last_time = time.monotonic()
-
-  def _write(self, record) -> None:
-    if self._log:
-      self._log.write(json.dumps(record) + "\n")
-      self._log.flush()
-
-  def _show(self, record, now) -> None:
-    done = self._step == self._max_steps
-    if not (self._in_place or done
-            or now - self._last_line_time > _SECONDS_PER_LOG_LINE):
-      return
-    self._last_line_time = now
-    line = (f"step {record['step']}/{self._max_steps}  "
-            f"loss {record['loss'] or math.nan:.4f}  "
-            f"learning rate {record['learning_rate']:.3g}  "
-            f"{record['examples_per_second']:.1f} examples/s")
-    if "model_flop_utilisation" in record:
-      line += f"  {record['model_flop_utilisation']:.0%} of peak"
-    if "skipped_steps" in record:
-      line += f"  {record['skipped_steps']} steps skipped"
-    if self._steps_per_second and not done:
-      line += "  " + _duration(
-          (self._max_steps - self._step) / self._steps_per_second) + " left"
-    if self._in_place:
-      sys.stderr.write("\r\x1b[K" + line + ("\n" if done else ""))
-      sys.stderr.flush()
-    else:
-      logging.info("%s", line)
-
-
-def _finite(value: float) -> Optional[float]:
-  """Returns a number, or None, as JSON has no other name for the rest."""
-  return float(value) if np.isfinite(value) else None
-
-
-def _mean(values: np.ndarray, is_good: np.ndarray) -> Optional[float]:
-  return float(np.mean(values[is_good])) if is_good.any() else None
-
-
-def _forget_later_steps(log_file: str, step: int) -> None:
-  """Drops what a log says of steps that will be made again."""
-  if not tf.io.gfile.exists(log_file):
-    return
-  with tf.io.gfile.GFile(log_file) as reader:
-    lines = reader.read().splitlines(keepends=True)
-  kept = []
-  for line in lines:
-    try:
-      if json.loads(line)["step"] <= step:
-        kept.append(line)
-    except json.JSONDecodeError:
-      pass  # a line that was cut off by a kill
-  if kept != lines:
-    with tf.io.gfile.GFile(log_file + ".tmp", "w") as writer:
-      writer.write("".join(kept))
-    tf.io.gfile.rename(log_file + ".tmp", log_file, overwrite=True)
-
-
-def _cause(error: Exception) -> str:
-  """Returns the line of an error of TensorFlow that says what happened."""
-  lines = [line for line in str(error).splitlines() if line and not
-           line.startswith(("Graph execution", "Detected at", "<stack", " "))]
-  return lines[0][:200] if lines else type(error).__name__
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(int(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
 def _workers(strategy) -> tuple[int, bool]:
   """Returns how many machines train together, and whether this is the first."""
   if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -1123,6 +849,13 @@ def _workers(strategy) -> tuple[int, bool]:
   is_chief = resolver.task_type == "chief" or (
       "chief" not in cluster and resolver.task_id == 0)
   return len(cluster.get("chief", [])) + len(cluster["worker"]), is_chief
+
+
+def _cause(error: Exception) -> str:
+  """Returns the line of an error of TensorFlow that says what happened."""
+  lines = [line for line in str(error).splitlines() if line and not
+           line.startswith(("Graph execution", "Detected at", "<stack", " "))]
+  return lines[0][:200] if lines else type(error).__name__
 
 
 def _all_reduce(strategy, values):

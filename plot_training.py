@@ -24,8 +24,8 @@ def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_list("runs", None, "Folders of runs.", required=True)
   flags.DEFINE_bool("together", False, "Draw all runs into one diagram.")
-  flags.DEFINE_string("loss", "loss", "What to draw: loss, or a part of it that "
-                      "the logs have, such as masked_lm_loss.")
+  flags.DEFINE_string("loss", "loss", "What to draw: loss, or a part of it "
+                      "that the logs have, such as masked_lm_loss.")
   flags.DEFINE_string("output_file", None, "PNG file to write.", required=True)
 
 

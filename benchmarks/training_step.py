@@ -29,7 +29,7 @@ flags.DEFINE_string("size", "small", "A released size, such as small, "
 flags.DEFINE_enum("task", "classifier", ["classifier", "pretraining"],
                   "What to train.")
 flags.DEFINE_integer("batch_size", 32, "Sequences of a step.")
-flags.DEFINE_integer("seq_length", 128, "Tokens of a sequence; none is padding.")
+flags.DEFINE_integer("seq_length", 128, "Tokens of a sequence, all real.")
 flags.DEFINE_integer("max_predictions_per_seq", 20, "Masks of a sequence.")
 flags.DEFINE_list("precisions", "float32,bfloat16", "Types to compare.")
 flags.DEFINE_integer("steps", 4, "Steps of a turn.")

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import checkpoint
 import estimator as estimator_lib
+import interruption
 import losses
 import modeling
 import optimization
@@ -154,17 +155,17 @@ def test_signal_saves_within_a_step(tmp_path, number):
     return line_input(True)(params).enumerate().map(signal_at_five)
 
   is_noticed = threading.Event()
-  class Noticing(estimator_lib._Call):
+  class Noticing(interruption.Call):
     def _set_flag(self, index, value):
       super()._set_flag(index, value)
-      if index == 1:
+      if index > 0:
         is_noticed.set()
 
   whole = weights_after(line_estimator(), 20)
   old_handler = signal.getsignal(number)
   with pytest.MonkeyPatch.context() as monkeypatch:
-    monkeypatch.setattr(estimator_lib, "_Call", Noticing)
-    monkeypatch.setattr(estimator_lib, "_SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(interruption, "Call", Noticing)
+    monkeypatch.setattr(interruption, "_SECONDS_PER_CALL", 1e6)
     with pytest.raises(estimator_lib.Interrupted) as error:
       line_estimator(tmp_path).train(input_fn, 20)
   assert error.value.signal_number == number

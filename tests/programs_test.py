@@ -431,7 +431,7 @@ def test_loss_curves_show_training_and_evaluations(run_program, tmp_path):
                 output_file=tmp_path / "x.png")
 
 
-# --- Several processes, and their deaths ---------------------------------------
+# --- Several processes, and their deaths -------------------------------------
 
 
 @pytest.fixture
@@ -561,13 +561,14 @@ def test_one_of_two_machines_killed_loses_and_doubles_nothing(
 
 
 @pytest.mark.large
-def test_sigterm_to_one_of_two_machines_saves_and_ends_both(
-    machines, busy, tmp_path):
+@pytest.mark.parametrize("victims", [[1], [0, 1]])
+def test_sigterm_saves_and_ends_all_machines(
+    machines, busy, tmp_path, victims):
   processes = machines.start("run", 2, **busy)
   wait_for_checkpoint(tmp_path / "run", processes)
-  processes[1].terminate()
+  for victim in victims:
+    processes[victim].terminate()
   assert machines.finish(processes) == [os.EX_TEMPFAIL] * 2
-  assert losses(tmp_path / "run")
   assert machines.finish(machines.start("run", 2, **busy)) == [0, 0]
   assert list(losses(tmp_path / "run"))[-1] == 60
 
