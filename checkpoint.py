@@ -286,6 +286,7 @@ def save(model_dir: str, step: int, tensors: Mapping[str, object],
         f"{getattr(error, 'message', error)}. Make room or give access, and "
         "run the same command again: it goes on from "
         f"{latest(model_dir) or 'the start'}.") from error
+  logging.info("Saved %s.", prefix)
   return prefix
 
 
@@ -324,7 +325,7 @@ class BackgroundWriter:
     """
     if self._pending:
       pending, self._pending = self._pending, None
-      logging.info("Saved %s.", pending.result())
+      pending.result()
 
   def __enter__(self) -> "BackgroundWriter":
     return self

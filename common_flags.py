@@ -172,8 +172,16 @@ def _settings() -> dict[str, object]:
 def _strategy() -> Optional[tf.distribute.Strategy]:
   """Returns how to use the devices there are; None for one CPU or GPU."""
   if FLAGS.use_tpu:
+    _check_tpu_paths()
     return tpu_strategy()
-  cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+  variable = os.environ.get("TF_CONFIG") or "{}"
+  try:
+    cluster = json.loads(variable).get("cluster", {})
+  except (ValueError, AttributeError) as error:
+    raise ValueError(
+        f"The environment variable TF_CONFIG={variable} is no JSON object. It "
+        'looks like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+        '"task": {"type": "worker", "index": 0}}.') from error
   if sum(len(cluster.get(role, [])) for role in ("chief", "worker")) > 1:
     return tf.distribute.MultiWorkerMirroredStrategy()
   if len(tf.config.list_logical_devices("GPU")) > 1:
@@ -181,24 +189,29 @@ def _strategy() -> Optional[tf.distribute.Strategy]:
   return None
 
 
+def _check_tpu_paths() -> None:
+  """Raises a ValueError if the machine of the TPU could not read the files."""
+  if (FLAGS.tpu_name or FLAGS.master) == "local":
+    return
+  for name in ("input_file", "eval_input_file", "output_dir",
+               "init_checkpoint"):
+    paths = FLAGS[name].value if name in FLAGS else None
+    for path in filter(None, (paths or "").split(",")):
+      if "://" not in path:
+        raise ValueError(
+            f"--{name}={path} is a path of this machine, which a Cloud TPU "
+            "cannot read: its own machine reads and writes the files. Put "
+            "them into a bucket and give a path that starts with gs://, or "
+            "run this on the machine of the TPU with --tpu_name=local.")
+
+
 def tpu_strategy() -> tf.distribute.Strategy:
   """Connects to the TPU of the flags.
 
   Raises:
-    ValueError: there is none, it has another number of cores, or files that
-      its machine reads are on this one.
+    ValueError: there is none, or it has another number of cores.
   """
   address = FLAGS.tpu_name or FLAGS.master
-  if address != "local":
-    for name in ("input_file", "output_dir", "init_checkpoint"):
-      paths = FLAGS[name].value if name in FLAGS else None
-      for path in filter(None, (paths or "").split(",")):
-        if "://" not in path:
-          raise ValueError(
-              f"--{name}={path} is a path of this machine, which a Cloud TPU "
-              "cannot read: its own machine reads and writes the files. Put "
-              "them into a bucket and give a path that starts with gs://, or "
-              "run this on the machine of the TPU with --tpu_name=local.")
   try:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
         tpu=address, zone=FLAGS.tpu_zone, project=FLAGS.gcp_project)
@@ -219,7 +232,19 @@ def tpu_strategy() -> tf.distribute.Strategy:
 def create_optimizer(
     config: modeling.BertConfig, num_train_steps: int,
     num_warmup_steps: int) -> optimization.AdamWeightDecayOptimizer:
-  """Returns the optimizer of the flags."""
+  """Returns the optimizer of the flags.
+
+  Raises:
+    ValueError: flags that do not go together.
+  """
+  if FLAGS["lr_decay_power"].present and FLAGS.lr_decay != "poly":
+    raise ValueError(f"--lr_decay_power={FLAGS.lr_decay_power} belongs to "
+                     f"--lr_decay=poly, not to {FLAGS.lr_decay}.")
+  if num_warmup_steps >= num_train_steps:
+    logging.warning(
+        "The warm-up takes %d steps and the training %d: the learning rate "
+        "never reaches --learning_rate=%g.", num_warmup_steps,
+        num_train_steps, FLAGS.learning_rate)
   multiplier = None
   if FLAGS.layerwise_lr_decay != 1.0:
     multiplier = optimization.layerwise_multiplier(

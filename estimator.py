@@ -246,9 +246,9 @@ class TPUEstimator:
            ) -> None:
     """Trains until `max_steps` steps in all, and saves.
 
-    If there is an `evaluate_fn`, the weights that did best are in the model
-    afterwards, and in the folder `best` of the run; those of the last step are
-    in the newest checkpoint.
+    If there is an `evaluate_fn`, the weights that did best are in the folder
+    `best` of the run, and in the model afterwards; those of the last step are
+    in the newest checkpoint. Without a `model_dir` only the last are kept.
 
     Args:
       input_fn: (params) -> an endless Dataset of batches of
@@ -298,6 +298,7 @@ class TPUEstimator:
             and self._is_evaluation_due(step)):
           results, signal_number = call.unless_signalled(evaluate_fn)
           if results:
+            results = {name: float(value) for name, value in results.items()}
             self._take_note(results, writer)
             progress.report_evaluation(step, results)
             is_saved = False
@@ -331,6 +332,7 @@ class TPUEstimator:
         progress.report(step, report,
                         float(self._spec.optimizer.schedule(step)),
                         state.skipped_steps)
+    self._from_chief(0.0)  # waits until the first machine has written
     self._restore_best()
 
   def _is_done(self, step: int, max_steps: int) -> bool:
@@ -565,13 +567,16 @@ class TPUEstimator:
     value = self._from_chief(results[name])
     sign = -1.0 if name.endswith("loss") else 1.0
     self._state.evaluated_step = step
+    if not np.isfinite(value):
+      logging.warning("  %s is %s at step %d: not counted.", name, value, step)
+      return
     if not best or sign * value > sign * best["value"]:
       self._state.best = {"step": step, "metric": name, "value": value,
                           "evaluations_since": 0}
       if self._config.model_dir and self._is_chief:
         writer.save(self._best_dir(), step, {
             **checkpoint.variables_by_name(self._spec.model),
-            "global_step": self._global_step}, 1, dict(results))
+            "global_step": self._global_step}, 1, results)
     else:
       best["evaluations_since"] += 1
     logging.info("  best %s so far: %s at step %d", name,
@@ -797,14 +802,17 @@ class TPUEstimator:
     """Returns what the first machine passed; all have to call this."""
     if self._num_workers == 1:
       return value
+    return float(self._sum_from_chief(tf.constant(value, tf.float64)))
 
+  @tf.function
+  def _sum_from_chief(self, value):
     def contribution():
       replica = tf.distribute.get_replica_context().replica_id_in_sync_group
       return _all_reduce(self._strategy, tf.where(
-          tf.equal(replica, 0), tf.constant(value, tf.float64), 0.0))
+          tf.equal(replica, 0), value, tf.zeros_like(value)))
 
-    total = tf.function(lambda: self._strategy.run(contribution))()
-    return float(self._strategy.experimental_local_results(total)[0])
+    return self._strategy.experimental_local_results(
+        self._strategy.run(contribution))[0]
 
   def _agree_on_step(self, step: int) -> None:
     chief_step = int(self._from_chief(step))

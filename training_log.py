@@ -1,8 +1,10 @@
 """Shows how training goes: on the screen, to TensorBoard, and in JSON lines.
 
-`training_log.jsonl` has a line for each call of the training graph, and one
-with the entry `evaluation` for each evaluation on the way. Its steps rise: what
-an interrupted run will do again is dropped when it goes on.
+`training_log.jsonl` has a line for each call of the training graph, or for
+several if that would be too many, and one with the entry `evaluation` for each
+evaluation on the way. Losses and gradient norms are means over the steps since
+the line before. Steps rise: what an interrupted run will do again is dropped
+when it goes on.
 """
 
 import json
@@ -17,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 _SECONDS_PER_LOG_LINE = 10.0
+# About how many lines the log of a run has at the most.
+_MAX_LOG_LINES = 5000
 
 
 class Report(NamedTuple):
@@ -38,8 +42,17 @@ class Report(NamedTuple):
 
   @classmethod
   def from_rows(cls, rows: np.ndarray, names: Sequence[str]) -> "Report":
+    """Reads rows [num_steps, len(names) + 4], in the order of attributes."""
     columns = rows.T
     return cls(dict(zip(names, columns)), *columns[len(names):])
+
+  @classmethod
+  def joined(cls, reports: Sequence["Report"]) -> "Report":
+    """Returns a report of all steps of several."""
+    parts = {name: np.concatenate([report.parts[name] for report in reports])
+             for name in reports[0].parts}
+    return cls(parts, *(np.concatenate(columns) for columns in
+                        zip(*(report[1:] for report in reports))))
 
   @property
   def loss(self) -> np.ndarray:
@@ -51,9 +64,20 @@ class Report(NamedTuple):
 
 
 class Progress:
-  """Shows and records how training goes."""
+  """Shows and records how training goes; a context manager."""
 
-  def __init__(self, model_dir, step, max_steps, batch_size, peak_flops):
+  def __init__(self, model_dir: Optional[str], step: int, max_steps: int,
+               batch_size: int, peak_flops: Optional[float]):
+    """Opens the logs.
+
+    Args:
+      model_dir: folder of the logs; None for none.
+      step: that training starts from.
+      max_steps: that it ends at.
+      batch_size: examples per step.
+      peak_flops: operations per second that utilisation is measured against;
+        None to log neither it nor tokens.
+    """
     self._step = step
     self._max_steps = max_steps
     self._batch_size = batch_size
@@ -63,6 +87,7 @@ class Progress:
     self._steps_per_second = None
     self._is_first = True
     self._in_place = sys.stderr.isatty()
+    self._pending = []  # (report, seconds) of calls that are not written yet
     self._writer = self._log = None
     if model_dir:
       path = os.path.join(model_dir, "training_log.jsonl")
@@ -74,6 +99,7 @@ class Progress:
     return self
 
   def __exit__(self, *unused_exception) -> None:
+    self._write_pending()
     if self._log:
       self._log.close()
       self._writer.close()
@@ -82,21 +108,37 @@ class Progress:
              skipped_steps: int) -> None:
     """Takes note of steps, the last of which made `step`."""
     now = time.monotonic()
-    rate = report.num_steps / max(now - self._last_time, 1e-9)
+    seconds = max(now - self._last_time, 1e-9)
     self._last_time = now
     if not self._is_first:  # the first call was spent compiling
+      rate = report.num_steps / seconds
       old = self._steps_per_second or rate
       self._steps_per_second = 0.7 * old + 0.3 * rate
     self._is_first = False
     self._step = step
+    self._pending.append((report, seconds))
+    self._facts = {"learning_rate": learning_rate}
+    if skipped_steps:
+      self._facts["skipped_steps"] = skipped_steps
+    self._show(self._record([(report, seconds)]), now)
+    # A run of a week writes no more than a viewer can read.
+    num_pending = sum(report.num_steps for report, _ in self._pending)
+    if num_pending >= self._max_steps / _MAX_LOG_LINES or (
+        step == self._max_steps):
+      self._write_pending()
+
+  def _record(self, calls) -> dict[str, float]:
+    """Returns what there is to say of some calls, up to the present step."""
+    report = Report.joined([report for report, _ in calls])
+    rate = report.num_steps / sum(seconds for _, seconds in calls)
     is_good = np.isfinite(report.loss)
-    record = {"step": step, "loss": _mean(report.loss, is_good)}
+    record = {"step": self._step, "loss": _mean(report.loss, is_good)}
     if len(report.parts) > 1:
       record.update((name, _mean(part, is_good))
                     for name, part in report.parts.items())
     record.update(
-        learning_rate=learning_rate,
-        gradient_norm=_finite(report.gradient_norm[-1]),
+        **self._facts, gradient_norm=_mean(
+            report.gradient_norm, np.isfinite(report.gradient_norm)),
         examples_per_second=rate * self._batch_size)
     if self._peak_flops:
       flops = float(np.mean(report.flops)) * rate
@@ -105,18 +147,23 @@ class Progress:
                     model_flop_utilisation=flops / self._peak_flops)
     if report.loss_scale[-1] != 1.0:
       record["loss_scale"] = float(report.loss_scale[-1])
-    if skipped_steps:
-      record["skipped_steps"] = skipped_steps
+    return record
+
+  def _write_pending(self) -> None:
+    if not self._pending:
+      return
+    record = self._record(self._pending)
+    self._pending = []
     self._write(record)
     if self._writer:
-      with self._writer.as_default(step=step):
+      with self._writer.as_default(step=self._step):
         for name, value in record.items():
           if name != "step" and value is not None:
             tf.summary.scalar(name, value)
-    self._show(record, now)
 
   def report_evaluation(self, step: int, results: Mapping[str, float]) -> None:
     """Takes note of the scores of an evaluation during training."""
+    self._write_pending()
     self._write({"step": step, "evaluation": dict(results)})
     # The time that it took is not that of a step.
     self._last_time = time.monotonic()
@@ -150,12 +197,8 @@ class Progress:
       logging.info("%s", line)
 
 
-def _finite(value: float) -> Optional[float]:
-  """Returns a number, or None, as JSON has no other name for the rest."""
-  return float(value) if np.isfinite(value) else None
-
-
 def _mean(values: np.ndarray, is_good: np.ndarray) -> Optional[float]:
+  """Returns the mean of good values; None if there are none, as in JSON."""
   return float(np.mean(values[is_good])) if is_good.any() else None
 
 

@@ -168,6 +168,7 @@ def test_pretraining_with_every_option_of_the_engine(create, pretrain):
     (dict(eval_every_steps=5), "--eval_every_steps=5.*--do_eval"),
     (dict(early_stopping_patience=5), "pass --eval_every_steps"),
     (dict(gradient_accumulation_steps=3), "multiple of 3"),
+    (dict(lr_decay_power=2), "belongs to --lr_decay=poly"),
     (dict(use_tpu=True, tpu_name="some-tpu"),
      "--input_file=.*Cloud TPU cannot read.*gs://")])
 def test_settings_that_do_not_go_together_are_refused(
