@@ -223,6 +223,7 @@ class TPUEstimator:
     self._state = _State()
     self._has_weights = self._restore()
     self._functions = {}  # of evaluation and prediction
+    self._eval_writer = None
 
   @property
   def global_step(self) -> int:
@@ -694,13 +695,14 @@ class TPUEstimator:
     """Shows results to TensorBoard, in the folder `eval` of the run."""
     if not self._config.model_dir or not self._is_chief:
       return
-    writer = tf.summary.create_file_writer(
-        os.path.join(self._config.model_dir, "eval"))
-    with writer.as_default(step=self.global_step):
+    if self._eval_writer is None:
+      self._eval_writer = tf.summary.create_file_writer(
+          os.path.join(self._config.model_dir, "eval"))
+    with self._eval_writer.as_default(step=self.global_step):
       for name, value in results.items():
         if name != "global_step":
           tf.summary.scalar(name, value)
-    writer.close()
+    self._eval_writer.flush()
 
   # --- Weights ---------------------------------------------------------------
 
