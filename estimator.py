@@ -221,6 +221,7 @@ class TPUEstimator:
       if self._spec.optimizer:
         self._spec.optimizer.build(self._spec.model.trainable_variables)
     self._state = _State()
+    self._is_best = False  # whether the weights are of the best evaluation
     self._has_weights = self._restore()
     self._functions = {}  # of evaluation and prediction
     self._eval_writer = None
@@ -268,6 +269,9 @@ class TPUEstimator:
         out, or a checkpoint cannot be written.
       Interrupted: SIGTERM or SIGINT came; the last step made is saved.
     """
+    if self._is_best:  # training goes on from the last weights
+      self._is_best = False
+      self._restore()
     config, state = self._config, self._state
     if not (evaluate_fn and config.eval_every_steps):
       evaluate_fn = state.best = None
@@ -761,14 +765,21 @@ class TPUEstimator:
   def _restore_best(self) -> None:
     """Puts the weights of the best evaluation into the model, if any."""
     best = self._state.best
-    if (best and self._config.model_dir
-        and best["step"] != self.global_step):
-      path = checkpoint.latest(self._best_dir())
-      logging.info("Taking the weights of step %d, whose %s was best (%s).",
-                   best["step"], best["metric"], best["value"])
-      checkpoint.restore_all({
-          **checkpoint.variables_by_name(self._spec.model),
-          "global_step": self._global_step}, path, "--output_dir")
+    if not (best and self._config.model_dir) or (
+        best["step"] == self.global_step):
+      return
+    path = checkpoint.latest(self._best_dir())
+    if not path:
+      logging.warning("%s has gone: the weights are those of step %d, not of "
+                      "the best evaluation.", self._best_dir(),
+                      self.global_step)
+      return
+    logging.info("Taking the weights of step %d, whose %s was best (%s).",
+                 best["step"], best["metric"], best["value"])
+    checkpoint.restore_all({
+        **checkpoint.variables_by_name(self._spec.model),
+        "global_step": self._global_step}, path, "--output_dir")
+    self._is_best = True
 
   def _all_variables(self) -> dict[str, tf.Variable]:
     """Returns all that a run needs to go on, by name."""
