@@ -376,7 +376,7 @@ class TPUEstimator:
       dataset = dataset.skip(taken).enumerate(taken + 1).map(
           lambda number, features: (features, number[tf.newaxis]))
     state.train_batch_size = batch_size
-    return iter(self._dealt_out(dataset))
+    return iter(self._dealt_out(_without_autotune(dataset)))
 
   def _dealt_out(self, dataset):
     """Gives each replica its rows of every batch.
@@ -679,7 +679,7 @@ class TPUEstimator:
           tf.function(lambda parts: strategy.run(function, args=(parts,)),
                       reduce_retracing=True))
     compiled = self._functions[key]
-    for features in dataset:
+    for features in _without_autotune(dataset):
       if num_local == 1:
         outputs = compiled(features)
       else:
@@ -903,6 +903,17 @@ def _part(features, part, num_parts: int):
     return value[number * count // num_parts:(number + 1) * count // num_parts]
 
   return tf.nest.map_structure(rows, features)
+
+
+def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Gives each parallel stage of a Dataset all cores from the start.
+
+  The thread that would tune them sleeps for up to a minute at a time, and often
+  whoever lets go of an iterator has to wait until it wakes up.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return dataset.with_options(options)
 
 
 def _make_writable(folder: str) -> None:
