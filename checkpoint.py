@@ -267,14 +267,14 @@ def save(model_dir: str, step: int, tensors: Mapping[str, object],
     listed = _listed(model_dir)
     if prefix not in listed or not tf.io.gfile.exists(prefix + ".index"):
       write(prefix, tensors)
-    _write_text(prefix + ".json", json.dumps(state, indent=2) + "\n")
+    write_text(prefix + ".json", json.dumps(state, indent=2) + "\n")
     kept = [path for path in listed if path != prefix] + [prefix]
     expired = kept[:-keep_checkpoint_max] if keep_checkpoint_max else []
     kept = kept[len(expired):]
     # A text protocol buffer. Names without folders let a run
     # be moved. From here on the checkpoint exists.
     names = [json.dumps(os.path.basename(path)) for path in kept]
-    _write_text(os.path.join(model_dir, "checkpoint"), "\n".join([
+    write_text(os.path.join(model_dir, "checkpoint"), "\n".join([
         f"model_checkpoint_path: {names[-1]}",
         *(f"all_model_checkpoint_paths: {name}" for name in names)]) + "\n")
     for path in expired:
@@ -341,7 +341,8 @@ class BackgroundWriter:
       self._thread.shutdown()
 
 
-def _write_text(path: str, text: str) -> None:
+def write_text(path: str, text: str) -> None:
+  """Writes a small file, whole or not at all."""
   with tf.io.gfile.GFile(path + ".tmp", "w") as writer:
     writer.write(text)
   tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
@@ -354,12 +355,23 @@ def _listed(model_dir: str) -> list[str]:
 
 
 def read_state(prefix: str) -> dict:
-  """Returns what `save` was given as `state`; empty if there is none."""
+  """Returns what `save` was given as `state`; empty if there is none.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
   path = prefix + ".json"
   if not tf.io.gfile.exists(path):
     return {}
   with tf.io.gfile.GFile(path) as reader:
-    return json.load(reader)
+    text = reader.read()
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+        f"{path} is damaged: {error}. The weights beside it are not. Delete "
+        "it, and the run goes on from them; its place in the data is then "
+        "found by counting.") from error
 
 
 def remove_unfinished(model_dir: str) -> None:

@@ -287,58 +287,65 @@ class TPUEstimator:
     self._log_memory()
     iterator = self._training_iterator(input_fn)
     train_steps = self._make_train_function()
-    position = tf.constant(state.input_position, tf.int64)
     self._has_weights = True
-    is_saved, signal_number = True, 0
-    with contextlib.ExitStack() as stack:
-      writer = stack.enter_context(checkpoint.BackgroundWriter())
-      call = stack.enter_context(interruption.Call(self._num_workers))
-      progress = stack.enter_context(training_log.Progress(
-          config.model_dir if self._is_chief else None, step, max_steps,
-          self._train_batch_size,
-          peak_flops(self._strategy, config.compute_dtype) * self._num_workers
-          if self._spec.work_fn else None))
-      while True:
-        if (evaluate_fn and not signal_number
-            and self._is_evaluation_due(step)):
-          results, signal_number = call.unless_signalled(evaluate_fn)
-          if results:
-            results = {name: float(value) for name, value in results.items()}
-            self._take_note(results, writer)
-            progress.report_evaluation(step, results)
-            is_saved = False
-        is_done = self._is_done(step, max_steps)
-        if not is_saved and (is_done or signal_number
-                             or step % config.save_checkpoints_steps == 0):
-          self._save(writer)
-          is_saved = True
-        if signal_number:
-          writer.wait()
-          raise Interrupted(signal_number, (
-              f"Stopped by {signal.Signals(signal_number).name} after step "
-              f"{step} of {max_steps}, which is saved. The same command goes "
-              "on from there."))
-        if is_done:
-          break
-        every = [config.save_checkpoints_steps]
-        if evaluate_fn:
-          every.append(config.eval_every_steps)
-        next_stop = min(max_steps, *((step // n + 1) * n for n in every))
-        num_steps = min(next_stop - step, config.iterations_per_loop)
-        with self._errors_explained(step, writer), call.limited():
-          rows, position, flags = train_steps(
-              iterator, tf.constant(num_steps), position, call.flags)
-          report = training_log.Report.from_rows(rows.numpy(), self._loss_names)
-          signal_number = interruption.signal_of(flags.numpy())
-        self._check_finite(step, report, writer)
-        step += report.num_steps
-        state.input_position = position.numpy().tolist()
-        is_saved = False
-        progress.report(step, report,
-                        float(self._spec.optimizer.schedule(step)),
-                        state.skipped_steps)
+    with (checkpoint.BackgroundWriter() as writer,
+          interruption.Call(self._num_workers) as call,
+          training_log.Progress(
+              config.model_dir if self._is_chief else None, step, max_steps,
+              self._train_batch_size, peak_flops(
+                  self._strategy, config.compute_dtype) * self._num_workers
+              if self._spec.work_fn else None) as progress):
+      self._run_steps(train_steps, iterator, max_steps, evaluate_fn, writer,
+                      call, progress)
     self._from_chief(0.0)  # waits until the first machine has written
     self._restore_best()
+
+  def _run_steps(self, train_steps, iterator, max_steps, evaluate_fn,
+                 writer: checkpoint.BackgroundWriter, call: interruption.Call,
+                 progress: training_log.Progress) -> None:
+    """Evaluates, saves and runs steps, each when it is due, until done."""
+    config, state = self._config, self._state
+    position = tf.constant(state.input_position, tf.int64)
+    every = [config.save_checkpoints_steps]
+    if evaluate_fn:
+      every.append(config.eval_every_steps)
+    step = self.global_step
+    is_saved, signal_number = True, 0
+    while True:
+      if evaluate_fn and not signal_number and self._is_evaluation_due(step):
+        results, signal_number = call.unless_signalled(evaluate_fn)
+        if results:
+          results = {name: float(value) for name, value in results.items()}
+          self._take_note(results, writer)
+          progress.report_evaluation(step, results)
+          is_saved = False
+      is_done = self._is_done(step, max_steps)
+      if not is_saved and (is_done or signal_number
+                           or step % config.save_checkpoints_steps == 0):
+        self._save(writer)
+        is_saved = True
+      if signal_number:
+        writer.wait()
+        raise Interrupted(signal_number, (
+            f"Stopped by {signal.Signals(signal_number).name} after step "
+            f"{step} of {max_steps}, which is saved. The same command goes "
+            "on from there."))
+      if is_done:
+        return
+      next_stop = min(max_steps, *((step // n + 1) * n for n in every))
+      num_steps = min(next_stop - step, config.iterations_per_loop)
+      with self._errors_explained(step, writer), call.limited():
+        rows, position, flags = train_steps(
+            iterator, tf.constant(num_steps), position, call.flags)
+        report = training_log.Report.from_rows(rows.numpy(), self._loss_names)
+        signal_number = interruption.signal_of(flags.numpy())
+      self._check_finite(step, report, writer)
+      step += report.num_steps
+      state.input_position = position.numpy().tolist()
+      is_saved = False
+      progress.report(step, report,
+                      float(self._spec.optimizer.schedule(step)),
+                      state.skipped_steps)
 
   def _is_done(self, step: int, max_steps: int) -> bool:
     patience, best = self._config.early_stopping_patience, self._state.best
@@ -413,6 +420,43 @@ class TPUEstimator:
     ran, as `training_log.Report` reads them, the position after them, and the
     flags as all machines have seen them.
     """
+    strategy = self._strategy
+    replica_step = self._make_replica_step()
+
+    def one_step(iterator, flags):
+      features, position = next(iterator)
+      row, flags, position = (
+          strategy.experimental_local_results(result)[0] for result in (
+              *strategy.run(replica_step, args=(
+                  features, self._global_step.read_value(),
+                  self._loss_scale[0], flags)), position))
+      self._global_step.assign_add(1)
+      if self._config.compute_dtype == tf.float16:
+        self._adapt_loss_scale(row)
+      return row, flags, position
+
+    @tf.function
+    def train_steps(iterator, num_steps, position, flags):
+      rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
+      i = 0
+      stop = tf.zeros_like(flags)
+      while i < num_steps and tf.reduce_max(stop) == 0.0:
+        row, seen, position = one_step(iterator, flags)
+        rows = rows.write(i, row)
+        i += 1
+        # Several machines have to stop at the same step: what one has seen
+        # before the step, all know after it.
+        stop = flags + 0.0 if self._num_workers == 1 else seen
+      return rows.stack(), position, stop
+
+    return train_steps
+
+  def _make_replica_step(self):
+    """Returns the function that makes one step on one replica.
+
+    It maps features, the number of the step, the loss scale and flags to a row
+    of numbers and the sum of the flags over all replicas.
+    """
     spec, strategy, config = self._spec, self._strategy, self._config
     variables = spec.model.trainable_variables
     all_reduce = functools.partial(_all_reduce, strategy)
@@ -444,11 +488,7 @@ class TPUEstimator:
       return sums
 
     def replica_step(features, step, loss_scale, flags):
-      replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-      seed = tf.constant([config.seed & 0x7fffffff, 0])
-      for number in (step, replica):
-        seed = tf.random.experimental.stateless_fold_in(
-            seed, tf.cast(number, tf.int32))
+      seed = self._dropout_seed(step)
       # Nothing else of this forward pass is used, so nothing else is computed.
       terms = spec.loss_fn(features, None).losses
       self._loss_names = tuple(terms)
@@ -470,33 +510,16 @@ class TPUEstimator:
     elif config.xla:
       replica_step = tf.function(replica_step, jit_compile=True)
 
-    def one_step(iterator, flags):
-      features, position = next(iterator)
-      row, flags, position = (
-          strategy.experimental_local_results(result)[0] for result in (
-              *strategy.run(replica_step, args=(
-                  features, self._global_step.read_value(),
-                  self._loss_scale[0], flags)), position))
-      self._global_step.assign_add(1)
-      if config.compute_dtype == tf.float16:
-        self._adapt_loss_scale(row)
-      return row, flags, position
+    return replica_step
 
-    @tf.function
-    def train_steps(iterator, num_steps, position, flags):
-      rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
-      i = 0
-      stop = tf.zeros_like(flags)
-      while i < num_steps and tf.reduce_max(stop) == 0.0:
-        row, seen, position = one_step(iterator, flags)
-        rows = rows.write(i, row)
-        i += 1
-        # Several machines have to stop at the same step: what one has seen
-        # before the step, all know after it.
-        stop = flags + 0.0 if self._num_workers == 1 else seen
-      return rows.stack(), position, stop
-
-    return train_steps
+  def _dropout_seed(self, step) -> tf.Tensor:
+    """Returns the seed, int32 [2], of a step on the replica that asks."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    seed = tf.constant([self._config.seed & 0x7fffffff, 0])
+    for number in (step, replica):
+      seed = tf.random.experimental.stateless_fold_in(
+          seed, tf.cast(number, tf.int32))
+    return seed
 
   def _adapt_loss_scale(self, row) -> None:
     """Halves the scale after a bad step, doubles it after many good ones."""

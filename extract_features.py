@@ -63,7 +63,7 @@ def model_fn_builder(config, layers):
   def model_fn(params):
     model = modeling.BertModel(
         config, common_flags.compute_dtype(), params["seed"],
-        FLAGS.use_one_hot_embeddings)
+        use_one_hot_embeddings=FLAGS.use_one_hot_embeddings)
 
     def predict_fn(features):
       output = model(features["input_ids"], features["input_mask"],

@@ -550,7 +550,7 @@ class BertModel(tf.Module):
   """
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
-               seed: int = 0, recompute_activations: bool = False,
+               seed: int = 0, *, recompute_activations: bool = False,
                use_one_hot_embeddings: bool = False, scope: str = "bert"):
     """Creates the variables with random values.
 
@@ -707,7 +707,8 @@ class BertForPreTraining(tf.Module):
                seed: int = 0, recompute_activations: bool = False):
     super().__init__()
     init = Initializer(seed, config.initializer_range)
-    self.bert = BertModel(config, compute_dtype, seed, recompute_activations)
+    self.bert = BertModel(config, compute_dtype, seed,
+                          recompute_activations=recompute_activations)
     self.masked_lm = MaskedLMHead(
         config, self.bert.get_embedding_table(), init)
     self.next_sentence = OutputLayer(
@@ -746,12 +747,14 @@ class _EncoderWithOutputLayer(tf.Module):
   None for no dropout.
   """
 
-  def __init__(self, config: BertConfig, path: str, output_size: int,
-               compute_dtype, seed: int, recompute_activations: bool):
+  def __init__(self, config: BertConfig, num_labels: int,
+               compute_dtype=tf.float32, seed: int = 0,
+               recompute_activations: bool = False, path: str = ""):
     super().__init__()
     init = Initializer(seed, config.initializer_range)
-    self.bert = BertModel(config, compute_dtype, seed, recompute_activations)
-    self.output = OutputLayer(path, config.hidden_size, output_size, init)
+    self.bert = BertModel(config, compute_dtype, seed,
+                          recompute_activations=recompute_activations)
+    self.output = OutputLayer(path, config.hidden_size, num_labels, init)
 
   def _pooled_output(self, input_ids, input_mask, token_type_ids,
                      dropout_seed) -> tf.Tensor:
@@ -767,7 +770,7 @@ class _EncoderWithOutputLayer(tf.Module):
                    site=1 + 3 * config.num_hidden_layers)
 
   def _token_logits(self, sequence_output) -> tf.Tensor:
-    """Maps [B, S, H] to float32 logits [B, S, output_size]."""
+    """Maps [B, S, H] to float32 logits [B, S, num_labels]."""
     batch_size, seq_length, _ = tf.unstack(tf.shape(sequence_output))
     rows = tf.reshape(sequence_output, [-1, sequence_output.shape[-1]])
     return tf.reshape(self.output(rows), [
@@ -776,12 +779,6 @@ class _EncoderWithOutputLayer(tf.Module):
 
 class BertForSequenceClassification(_EncoderWithOutputLayer):
   """The encoder with a classifier over `[CLS]` (paper, section 4.1)."""
-
-  def __init__(self, config: BertConfig, num_labels: int,
-               compute_dtype=tf.float32, seed: int = 0,
-               recompute_activations: bool = False):
-    super().__init__(config, "", num_labels, compute_dtype, seed,
-                     recompute_activations)
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns logits, float32 [batch_size, num_labels]."""
@@ -794,8 +791,8 @@ class BertForQuestionAnswering(_EncoderWithOutputLayer):
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
                seed: int = 0, recompute_activations: bool = False):
-    super().__init__(config, "cls/squad/", 2, compute_dtype, seed,
-                     recompute_activations)
+    super().__init__(config, 2, compute_dtype, seed, recompute_activations,
+                     path="cls/squad/")
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns start and end logits, float32 [batch_size, seq_length] each."""
@@ -806,12 +803,6 @@ class BertForQuestionAnswering(_EncoderWithOutputLayer):
 
 class BertForTokenClassification(_EncoderWithOutputLayer):
   """The encoder with a classifier over every token (paper, section 5.3)."""
-
-  def __init__(self, config: BertConfig, num_labels: int,
-               compute_dtype=tf.float32, seed: int = 0,
-               recompute_activations: bool = False):
-    super().__init__(config, "", num_labels, compute_dtype, seed,
-                     recompute_activations)
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns logits, float32 [batch_size, seq_length, num_labels]."""
@@ -825,7 +816,7 @@ class BertForMultipleChoice(_EncoderWithOutputLayer):
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
                seed: int = 0, recompute_activations: bool = False):
-    super().__init__(config, "", 1, compute_dtype, seed, recompute_activations)
+    super().__init__(config, 1, compute_dtype, seed, recompute_activations)
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns logits, float32 [batch_size, num_choices].

@@ -18,6 +18,8 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+import checkpoint
+
 _SECONDS_PER_LOG_LINE = 10.0
 # About how many lines the log of a run has at the most.
 _MAX_LOG_LINES = 5000
@@ -216,9 +218,7 @@ def _forget_later_steps(log_file: str, step: int) -> None:
     except json.JSONDecodeError:
       pass  # a line that was cut off by a kill
   if kept != lines:
-    with tf.io.gfile.GFile(log_file + ".tmp", "w") as writer:
-      writer.write("".join(kept))
-    tf.io.gfile.rename(log_file + ".tmp", log_file, overwrite=True)
+    checkpoint.write_text(log_file, "".join(kept))
 
 
 def _duration(seconds: float) -> str:

@@ -159,6 +159,13 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
   assert not [name for name in os.listdir(model_dir) if "temp" in name]
 
 
+def test_damaged_state_is_named(tmp_path):
+  prefix = checkpoint.save(str(tmp_path), 1, {"x": tf.Variable(1.0)}, 5, {})
+  (tmp_path / "model.ckpt-1.json").write_text('{"input_position": [1')
+  with pytest.raises(ValueError, match="ckpt-1.json is damaged.*Delete it"):
+    checkpoint.read_state(prefix)
+
+
 def test_old_checkpoints_are_deleted(tmp_path):
   variables = {"x": tf.Variable([1.0])}
   for step in range(1, 5):
