@@ -13,6 +13,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
+import corpus
 import estimator
 import input_pipeline
 import modeling
@@ -39,6 +40,25 @@ def define_model_flags() -> None:
       "Type of the activations. Weights are float32 in any case. bfloat16 is "
       "faster on TPUs, recent GPUs, and CPUs with AVX512-BF16 or AMX; float16 "
       "is for older GPUs, and scales the loss so that gradients fit.")
+
+
+def define_text_flags() -> None:
+  """Flags of programs that read text of any size."""
+  flags.DEFINE_string("input_file", None, "Text files or globs, separated by "
+                      "commas; plain, .gz or .zst. Files named .jsonl hold a "
+                      "JSON object a line, each a document.", required=True)
+  flags.DEFINE_string("text_field", "text", "Field of a JSON object that holds "
+                      "the text.")
+  flags.DEFINE_bool("split_sentences", False, "Whether a line is prose that is "
+                    "to be split into sentences.")
+  flags.DEFINE_enum("errors", "strict", ["strict", "replace"], "At a line that "
+                    "is not UTF-8, or not the JSON it should be: stop, or go "
+                    "on with what can be read, and count it.")
+
+
+def text_parser() -> corpus.Parser:
+  """Returns what the flags say of the form of the text."""
+  return corpus.Parser(FLAGS.errors, FLAGS.split_sentences, FLAGS.text_field)
 
 
 def define_vocab_flags() -> None:
@@ -290,7 +310,7 @@ def export_model(trained: estimator.TPUEstimator,
   folder = os.path.join(FLAGS.output_dir, "export")
   trained.export_weights(os.path.join(folder, "bert_model.ckpt"))
   files = {"bert_config.json": config.to_json_string()}
-  if "vocab_file" in FLAGS:
+  if "vocab_file" in FLAGS and FLAGS.vocab_file:
     with tf.io.gfile.GFile(FLAGS.vocab_file) as reader:
       files["vocab.txt"] = reader.read()
   for name, text in files.items():

@@ -4,32 +4,51 @@
         --output_file=/tmp/sample.tfrecord --vocab_file=$BERT/vocab.txt
 
 The input is plain text, one sentence a line, with a blank line between
-documents. Sentences should be real ones, since the second task is about them.
+documents; or JSON lines with a text each. Sentences should be real ones, since
+the second task is about them. Input and output may be of any size: a worker
+holds a block of some megabytes, and the result is the same for any number of
+workers. A run that was killed goes on where it was.
 """
 
 import collections
-import random
-from typing import Iterator, NamedTuple, Sequence
+import dataclasses
+import functools
+import time
+import zlib
 
 from absl import flags
 from absl import logging
+import tensorflow as tf
 
 import common_flags
+import corpus
 import input_pipeline
-import tokenization
+import pretraining_instances
+import shards
+import workers
 
 FLAGS = flags.FLAGS
+
+_SECONDS_PER_LOG_LINE = 10.0
 
 
 def define_flags() -> None:
   """Defines the flags of this program."""
-  flags.DEFINE_string("input_file", None, "Text files or globs, separated by "
-                      "commas.", required=True)
+  common_flags.define_text_flags()
   flags.DEFINE_string("output_file", None, "TFRecord file to write, or several "
                       "separated by commas.", required=True)
+  flags.DEFINE_integer("num_shards", 0, "Divide the output into so many files, "
+                       "<output_file>-00000-of-00064 and so on.", lower_bound=0)
+  flags.DEFINE_bool("overwrite", False, "Whether to delete output that is there "
+                    "already.")
   common_flags.define_vocab_flags()
   flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, "
                     "or none.")
+  flags.DEFINE_enum("word_segmenter", "", ["", "jieba"], "What finds the words "
+                    "of Chinese, for --do_whole_word_mask.")
+  flags.DEFINE_string("word_separator", "", "What stands between words in the "
+                      "text, for --do_whole_word_mask: words of several "
+                      "Chinese characters are then masked whole.")
   flags.DEFINE_integer("max_seq_length", 128, "Tokens of a record.",
                        lower_bound=5)
   flags.DEFINE_integer("max_predictions_per_seq", 20, "Most masks of a record.",
@@ -39,277 +58,259 @@ def define_flags() -> None:
                        "other masks each time.", lower_bound=1)
   flags.DEFINE_float("masked_lm_prob", 0.15, "Share of the tokens to mask.",
                      lower_bound=0.0, upper_bound=1.0)
-  flags.DEFINE_float("short_seq_prob", 0.1, "Share of the documents that are "
-                     "made into shorter sequences than the longest.",
+  flags.DEFINE_float("short_seq_prob", 0.1, "Share of the stretches of text "
+                     "that are made into shorter sequences than the longest.",
                      lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_bool("next_sentence_prediction", True, "Whether to make pairs "
+                    "for next sentence prediction. If not, records are filled "
+                    "with the text of one document, for masked LM alone.")
+  flags.DEFINE_bool("pack_sequences", False, "Put several short pairs into one "
+                    "record, which attend each to itself.")
+  flags.DEFINE_integer("max_pairs_per_record", 8, "Most pairs of a record, with "
+                       "--pack_sequences.", lower_bound=2)
+  flags.DEFINE_integer("num_workers", 0, "Processes; 0 for one a processor.",
+                       lower_bound=0)
 
 
-# A document is a list of sentences, a sentence a list of ids.
-Document = list[list[int]]
+def settings_of_flags() -> pretraining_instances.Settings:
+  """Returns what the flags say of the records.
 
-
-class Pair(NamedTuple):
-  """Two stretches of text, and whether the second is a random one."""
-
-  ids_a: list[int]
-  ids_b: list[int]
-  is_random_next: bool
-
-
-class Vocabulary(NamedTuple):
-  """What masking needs to know of a vocabulary.
-
-  Attributes:
-    cls_id: id of `[CLS]`.
-    sep_id: id of `[SEP]`.
-    mask_id: id of `[MASK]`.
-    continues_word: set of the ids of `##` pieces.
-    replacements: ids that a masked token may turn into: all but `[...]`.
+  Raises:
+    ValueError: flags that do not go together.
   """
-
-  cls_id: int
-  sep_id: int
-  mask_id: int
-  continues_word: frozenset[int]
-  replacements: list[int]
-
-  @classmethod
-  def from_tokens(cls, vocab: dict[str, int]) -> "Vocabulary":
-    """Returns the vocabulary of a dictionary token -> id."""
-    return cls(
-        vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"],
-        frozenset(id_ for token, id_ in vocab.items()
-                  if token.startswith("##")),
-        # `[PAD]`, `[unused5]` and the like are not words that text could hold.
-        [id_ for token, id_ in vocab.items()
-         if not (len(token) > 2 and token[0] == "[" and token[-1] == "]")])
-
-
-def read_documents(
-    files: Sequence[str],
-    tokenizer: tokenization.FullTokenizer) -> Iterator[Document]:
-  """Yields the documents of text files, tokenized; empty ones are left out."""
-  for file in files:
-    document = []
-    for line in input_pipeline.read_lines(file):
-      if line.strip():
-        ids = tokenizer.encode(line)
-        if ids:
-          document.append(ids)
-      elif document:
-        yield document
-        document = []
-    if document:
-      yield document
+  for name in ("word_segmenter", "word_separator"):
+    if FLAGS[name].value and not FLAGS.do_whole_word_mask:
+      raise ValueError(f"--{name}={FLAGS[name].value} is for whole words: pass "
+                       "--do_whole_word_mask as well.")
+  if FLAGS.word_segmenter and FLAGS.word_separator:
+    raise ValueError("--word_segmenter finds words and --word_separator says "
+                     "where they are: pass one of the two.")
+  if FLAGS["max_pairs_per_record"].present and not FLAGS.pack_sequences:
+    raise ValueError("--max_pairs_per_record belongs to --pack_sequences: pass "
+                     "both.")
+  return pretraining_instances.Settings(
+      vocab_file=FLAGS.vocab_file,
+      do_lower_case=FLAGS.do_lower_case,
+      max_seq_length=FLAGS.max_seq_length,
+      max_predictions_per_seq=FLAGS.max_predictions_per_seq,
+      masked_lm_prob=FLAGS.masked_lm_prob,
+      do_whole_word_mask=FLAGS.do_whole_word_mask,
+      word_segmenter=FLAGS.word_segmenter,
+      word_separator=FLAGS.word_separator,
+      dupe_factor=FLAGS.dupe_factor,
+      short_seq_prob=FLAGS.short_seq_prob,
+      next_sentence_prediction=FLAGS.next_sentence_prediction,
+      max_pieces_per_row=(
+          FLAGS.max_pairs_per_record if FLAGS.pack_sequences else 1),
+      seed=FLAGS.random_seed)
 
 
-def create_pairs(documents: Sequence[Document], index: int, max_length: int,
-                 short_seq_prob: float, rng: random.Random) -> Iterator[Pair]:
-  """Cuts a document into pairs of stretches, half of them with a random second.
-
-  Sentences are gathered until they reach the target length, and cut in two at
-  a random sentence. For a random pair the second stretch comes from another
-  document, and the sentences that it displaced are used again.
-
-  Args:
-    documents: all documents.
-    index: which of them.
-    max_length: the most tokens of a pair, without `[CLS]` and `[SEP]`.
-    short_seq_prob: chance that the document gets a shorter target length, so
-      that the model sees short inputs too.
-    rng: draws everything.
-  """
-  document = documents[index]
-  target_length = max_length
-  if rng.random() < short_seq_prob:
-    target_length = rng.randint(2, max_length)
-  can_be_random = len(documents) > 1
-  fewest_sentences = 1 if can_be_random else 2  # its own second must follow
-  start = 0
-  while start < len(document):
-    end, length = start, 0
-    while end < len(document) and (
-        end - start < fewest_sentences or length < target_length):
-      length += len(document[end])
-      end += 1
-    # At least one sentence goes to each side, if there are two.
-    middle = rng.randint(start + 1, max(start + 1, end - 1))
-    ids_a = _join(document[start:middle])
-    if can_be_random and (end - start == 1 or rng.random() < 0.5):
-      ids_b = _random_stretch(documents, index, target_length - len(ids_a), rng)
-      pair = Pair(*_truncate(ids_a, ids_b, max_length, rng), True)
-      start = middle
-    else:
-      ids_b = _join(document[middle:end])
-      pair = Pair(*_truncate(ids_a, ids_b, max_length, rng), False)
-      start = end
-    if pair.ids_b:  # not so for a lone last sentence of the only document
-      yield pair
+def sharded_output(input_files, settings, parser) -> shards.ShardedOutput:
+  """Returns where the records go, and what decides their content."""
+  files = shards.output_files(FLAGS.output_file, FLAGS.num_shards)
+  lengths = {file: tf.io.gfile.stat(file).length for file in input_files}
+  with tf.io.gfile.GFile(settings.vocab_file, "rb") as reader:
+    vocab_hash = zlib.crc32(reader.read())
+  # Records take about twice the bytes of their text.
+  expected_bytes = 2 * settings.dupe_factor * sum(lengths.values())
+  return shards.ShardedOutput(
+      files, shards.num_buckets(len(files), expected_bytes), settings.seed,
+      {**dataclasses.asdict(settings),
+       "split_sentences": parser.split_sentences,
+       "text_field": parser.text_field,
+       "input_files": lengths, "vocab_hash": vocab_hash,
+       "num_shards": len(files)})
 
 
-def _join(sentences: Sequence[list[int]]) -> list[int]:
-  return [id_ for sentence in sentences for id_ in sentence]
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What a worker has to know."""
+
+  settings: pretraining_instances.Settings
+  parser: corpus.Parser
+  output: shards.ShardedOutput
 
 
-def _random_stretch(documents, index, target_length, rng) -> list[int]:
-  """Returns sentences from a random place of another document."""
-  other = rng.randrange(len(documents) - 1)
-  document = documents[other + (other >= index)]
-  ids = []
-  for sentence in document[rng.randrange(len(document)):]:
-    ids += sentence
-    if len(ids) >= target_length:
-      break
-  return ids
+def block_worker(job: Job):
+  """Returns the function that makes the parts of a block."""
+  maker = pretraining_instances.InstanceMaker(job.settings)
+
+  def write_block(block: corpus.Block) -> tuple[corpus.Block, dict]:
+    counts = collections.Counter()
+    job.output.write_block(
+        block.number,
+        maker.make(block.number, job.parser.documents(block, counts), counts),
+        counts)
+    return block.number, block.input_bytes, counts
+
+  return write_block
 
 
-def _truncate(ids_a, ids_b, max_length, rng) -> tuple[list[int], list[int]]:
-  """Cuts a pair to `max_length`, at the front or the back at random.
-
-  Both ends are cut, lest the model always see the start of a sentence first.
-  """
-  kept_a, kept_b = input_pipeline.truncate_pair(ids_a, ids_b, max_length)
-  return (_cut(ids_a, len(kept_a), rng), _cut(ids_b, len(kept_b), rng))
-
-
-def _cut(ids, length, rng) -> list[int]:
-  excess = len(ids) - length
-  # As many coins as tokens to drop; the heads are dropped at the front.
-  front = rng.getrandbits(excess).bit_count() if excess else 0
-  return ids[front:front + length]
-
-
-def mask_candidates(ids: Sequence[int], vocabulary: Vocabulary,
-                    do_whole_word_mask: bool) -> list[list[int]]:
-  """Returns the groups of positions that are masked together, in order.
-
-  Each position is a group of its own, or with whole words each word is.
-  """
-  groups = []
-  previous_is_word = False
-  for position, id_ in enumerate(ids):
-    if id_ in (vocabulary.cls_id, vocabulary.sep_id):
-      previous_is_word = False
-    elif (do_whole_word_mask and previous_is_word
-          and id_ in vocabulary.continues_word):
-      groups[-1].append(position)
-    else:
-      groups.append([position])
-      previous_is_word = True
-  return groups
-
-
-def mask_tokens(ids: Sequence[int], vocabulary: Vocabulary,
-                masked_lm_prob: float, max_predictions_per_seq: int,
-                do_whole_word_mask: bool, rng: random.Random
-               ) -> tuple[list[int], list[int], list[int]]:
-  """Masks a sequence (paper, section 3.1 and A.1).
-
-  Of the tokens to predict, 80 % become `[MASK]`, 10 % stay, and 10 % become a
-  random word.
-
-  Args:
-    ids: `[CLS] a [SEP] b [SEP]`.
-    vocabulary: the vocabulary of the ids.
-    masked_lm_prob: share of the tokens to predict, at least one.
-    max_predictions_per_seq: the most tokens to predict.
-    do_whole_word_mask: whether words are masked whole; a word that would be
-      one too many tokens is passed over.
-    rng: draws everything.
-
-  Returns:
-    The ids with masks, the positions to predict, ascending, and the ids that
-    stood there.
-  """
-  num_to_predict = min(max_predictions_per_seq,
-                       max(1, round(len(ids) * masked_lm_prob)))
-  groups = mask_candidates(ids, vocabulary, do_whole_word_mask)
-  if not do_whole_word_mask:
-    groups = rng.sample(groups, min(num_to_predict, len(groups)))
-  else:
-    rng.shuffle(groups)
-  positions = []
-  for group in groups:
-    if len(positions) >= num_to_predict:
-      break
-    if len(positions) + len(group) <= num_to_predict:
-      positions += group
-  positions.sort()
-  masked = list(ids)
-  for position in positions:
-    draw = rng.random()
-    if draw < 0.8:
-      masked[position] = vocabulary.mask_id
-    elif draw < 0.9:
-      masked[position] = rng.choice(vocabulary.replacements)
-  return masked, positions, [ids[position] for position in positions]
-
-
-def create_record(pair: Pair, vocabulary: Vocabulary, max_seq_length: int,
-                  max_predictions_per_seq: int, masked_lm_prob: float,
-                  do_whole_word_mask: bool, rng: random.Random) -> bytes:
-  """Returns a masked, padded record of a pair.
-
-  Its features are those of `input_pipeline.pretraining_feature_spec`.
-  """
-  packed = input_pipeline.pack(pair.ids_a, pair.ids_b, max_seq_length,
-                               vocabulary.cls_id, vocabulary.sep_id)
-  input_ids, positions, label_ids = mask_tokens(
-      packed.input_ids, vocabulary, masked_lm_prob, max_predictions_per_seq,
-      do_whole_word_mask, rng)
-  padding = [0] * (max_seq_length - len(input_ids))
-  unused = [0] * (max_predictions_per_seq - len(positions))
-  return input_pipeline.serialize({
-      "input_ids": input_ids + padding,
-      "input_mask": [1] * len(input_ids) + padding,
-      "segment_ids": packed.segment_ids + padding,
-      "masked_lm_positions": positions + unused,
-      "masked_lm_ids": label_ids + unused,
-      "masked_lm_weights": [1.0] * len(positions) + [0.0] * len(unused),
-      "next_sentence_labels": [int(pair.is_random_next)],
-  })
+def shard_worker(output: shards.ShardedOutput):
+  """Returns the function that makes a shard."""
+  return output.write_shard
 
 
 def main(_):
   input_files = input_pipeline.expand_patterns(
       FLAGS.input_file, "--input_file")
-  output_files = [name for name in FLAGS.output_file.split(",") if name]
-  tokenizer = common_flags.tokenizer()
+  common_flags.tokenizer()  # checks the vocabulary
+  parser = common_flags.text_parser()
+  job = Job(settings_of_flags(), parser,
+            sharded_output(input_files, settings_of_flags(), parser))
+  output = job.output
+  if output.is_complete() and not FLAGS.overwrite:
+    logging.info("%s is there already, made of the same input with the same "
+                 "settings.", FLAGS.output_file)
+    output.remove_parts()
+    return
+  output.begin(FLAGS.overwrite)
+  make_parts(job, input_files)
+  counts = sum(output.counts_of_blocks().values(), collections.Counter())
+  try:
+    check_counts(counts, len(output.files))
+  except ValueError:
+    output.remove_parts()
+    raise
+  write_shards(output)
+  report = create_report(counts, job.settings)
+  output.finish(report)
+  log_report(report)
+
+
+def make_parts(job: Job, input_files) -> None:
+  """Makes the parts of all blocks that are not done yet."""
   logging.info("*** Reading from input files ***")
   for file in input_files:
     logging.info("  %s", file)
-  documents = list(read_documents(input_files, tokenizer))
-  if not documents:
+  size = corpus.block_bytes(input_files)
+  done = job.output.counts_of_blocks()
+  if done:
+    logging.info("%d blocks of the input are done; going on with the rest.",
+                 len(done))
+  progress = Progress(
+      sum(tf.io.gfile.stat(file).length for file in input_files))
+
+  def blocks():
+    for number, unit in enumerate(corpus.units(input_files, size)):
+      for block in corpus.read_blocks(unit, number, size):
+        if block.number in done:
+          progress.skip(block.input_bytes)
+        else:
+          yield block
+
+  for _, input_bytes, counts in workers.map_unordered(
+      functools.partial(block_worker, job), blocks(),
+      num_workers(progress.total_bytes // size)):
+    progress.report(input_bytes, counts)
+
+
+def write_shards(output: shards.ShardedOutput) -> None:
+  """Makes the shards that are not there yet."""
+  logging.info("*** Writing to output files ***")
+  missing = output.missing_shards()
+  for file in output.files:
+    logging.info("  %s", file)
+  for _ in workers.map_unordered(
+      functools.partial(shard_worker, output), missing,
+      num_workers(len(missing))):
+    pass
+
+
+def num_workers(num_items: int) -> int:
+  """Returns how many workers are of use for so many items."""
+  return max(1, min(FLAGS.num_workers or workers.num_processors(), num_items))
+
+
+class Progress:
+  """Logs how far the blocks are."""
+
+  def __init__(self, total_bytes: int):
+    self.total_bytes = total_bytes
+    self._skipped_bytes = self._done_bytes = 0
+    self._counts = collections.Counter()
+    self._start = self._last_line = time.monotonic()
+
+  def skip(self, input_bytes: int) -> None:
+    """Takes note of input that was done by an earlier run."""
+    self._skipped_bytes += input_bytes
+
+  def report(self, input_bytes: int, counts: collections.Counter) -> None:
+    """Takes note of input that was done, and logs that now and then."""
+    self._done_bytes += input_bytes
+    self._counts += counts
+    now = time.monotonic()
+    if now - self._last_line < _SECONDS_PER_LOG_LINE:
+      return
+    self._last_line = now
+    seconds = now - self._start
+    rest = self.total_bytes - self._skipped_bytes - self._done_bytes
+    logging.info(
+        "%d %% of the input: %d documents, %d instances, %d instances per "
+        "second, about %d s left",
+        100 * (self._skipped_bytes + self._done_bytes) / self.total_bytes,
+        self._counts["documents"], self._counts["instances"],
+        self._counts["instances"] / seconds, seconds * rest / self._done_bytes)
+
+
+def check_counts(counts, num_shards: int) -> None:
+  """Raises a ValueError if there is nothing to write."""
+  if not counts["tokens"]:
     raise ValueError(f"--input_file={FLAGS.input_file} holds no text.")
-  if len(documents) == 1:
+  if not counts["instances"]:
+    raise ValueError(f"--input_file={FLAGS.input_file} holds one sentence; no "
+                     "pair can be made of it. Should it be split "
+                     "(--split_sentences)?")
+  if counts["records"] < num_shards:
+    raise ValueError(
+        f"The input gives {counts['records']} records, too few for "
+        f"{num_shards} files. Ask for fewer.")
+  if counts["documents"] == 1 and FLAGS.next_sentence_prediction:
     logging.warning(
         "There is one document only, so no next sentence is random. Put blank "
         "lines between documents if there are several.")
-  rng = random.Random(FLAGS.random_seed)
-  rng.shuffle(documents)
-  pairs = [pair for _ in range(FLAGS.dupe_factor)
-           for index in range(len(documents))
-           for pair in create_pairs(documents, index, FLAGS.max_seq_length - 3,
-                                    FLAGS.short_seq_prob, rng)]
-  if not pairs:
-    raise ValueError(f"--input_file={FLAGS.input_file} holds one sentence; no "
-                     "pair can be made of it.")
-  rng.shuffle(pairs)
-  _write(output_files, pairs, Vocabulary.from_tokens(tokenizer.vocab), rng)
-  random_pairs = collections.Counter(pair.is_random_next for pair in pairs)
-  logging.info("%d documents gave %d records, %d of them with a random next "
-               "sentence.", len(documents), len(pairs), random_pairs[True])
 
 
-def _write(output_files, pairs, vocabulary, rng) -> None:
-  logging.info("*** Writing to output files ***")
-  for number, file in enumerate(output_files):
-    logging.info("  %s", file)
-    input_pipeline.write_records(file, (
-        create_record(pair, vocabulary, FLAGS.max_seq_length,
-                      FLAGS.max_predictions_per_seq, FLAGS.masked_lm_prob,
-                      FLAGS.do_whole_word_mask, rng)
-        for pair in pairs[number::len(output_files)]))
+def create_report(counts, settings: pretraining_instances.Settings) -> dict:
+  """Returns what is to be told of a build, from the counts of its blocks."""
+  skipped = {reason: counts[reason] for reason in
+             ("not_utf8", "not_json", "without_text",
+              "sentences_without_tokens")}
+  room = settings.max_seq_length
+  predictions = counts["predictions"]
+  return {
+      "documents": counts["documents"],
+      "sentences": counts["sentences"],
+      "sentences_cut_up": counts["sentences_cut_up"],
+      "tokens": counts["tokens"],
+      "unknown_rate": counts["unknown_tokens"] / counts["tokens"],
+      "skipped": skipped,
+      "instances": counts["instances"],
+      "random_next": counts["random_next"],
+      "records": counts["records"],
+      # The cut ones are of all duplicates.
+      "tokens_cut": counts["tokens_cut"],
+      "tokens_without_next": (
+          settings.dupe_factor * counts["tokens"] - counts["tokens_used"]
+          - counts["tokens_cut"]),
+      "padding_fraction": 1 - counts["real_tokens"] / (
+          room * counts["records"]),
+      "padding_fraction_unpacked": 1 - counts["real_tokens"] / (
+          room * counts["instances"]),
+      "predictions": {
+          "all": predictions,
+          "masked": counts["predictions_masked"],
+          "kept": counts["predictions_kept"],
+          "random": (predictions - counts["predictions_masked"]
+                     - counts["predictions_kept"])},
+  }
+
+
+def log_report(report) -> None:
+  """Logs a report, a line a number."""
+  logging.info("***** Report *****")
+  for name, value in report.items():
+    logging.info("  %s = %s", name, value)
 
 
 if __name__ == "__main__":

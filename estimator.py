@@ -460,6 +460,9 @@ class TPUEstimator:
     spec, strategy, config = self._spec, self._strategy, self._config
     variables = spec.model.trainable_variables
     all_reduce = functools.partial(_all_reduce, strategy)
+    # The numbers of the variables that the loss does not depend on, known once
+    # `differentiate` has been traced. They stay as they are, without decay.
+    unused = set()
 
     def differentiate(features, weights, seed, loss_scale):
       """Returns the parts of the loss, and gradients times `loss_scale`."""
@@ -468,9 +471,11 @@ class TPUEstimator:
         parts = tf.stack([tf.math.divide_no_nan(terms[name][0], weight)
                           for name, weight in weights.items()])
         scaled_loss = tf.reduce_sum(parts) * loss_scale
-      return parts, list(tape.gradient(
-          scaled_loss, variables,
-          unconnected_gradients=tf.UnconnectedGradients.ZERO))
+      gradients = tape.gradient(scaled_loss, variables)
+      unused.update(i for i, gradient in enumerate(gradients)
+                    if gradient is None)
+      return parts, [tf.zeros(variable.shape) if gradient is None else gradient
+                     for variable, gradient in zip(variables, gradients)]
 
     def accumulate(features, weights, seed, loss_scale):
       """Does the same one part of the examples after the other."""
@@ -498,8 +503,10 @@ class TPUEstimator:
       work = tf.stack(spec.work_fn(features) if spec.work_fn else [0.0, 0.0])
       parts, gradients, work, flags = all_reduce(
           (parts, gradients, work, flags))
+      used = [i for i in range(len(variables)) if i not in unused]
       norm = spec.optimizer.apply_gradients(
-          gradients, variables, step, gradient_scale=loss_scale,
+          [gradients[i] for i in used], [variables[i] for i in used], step,
+          gradient_scale=loss_scale,
           is_good=tf.reduce_all(tf.math.is_finite(parts)))
       return tf.concat([parts, [norm], [loss_scale], work], axis=0), flags
 

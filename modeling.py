@@ -392,9 +392,17 @@ class Embeddings(tf.Module):
     self._config = config
     self._use_one_hot_embeddings = use_one_hot_embeddings
 
-  def __call__(self, input_ids, token_type_ids, dropout_seed) -> tf.Tensor:
-    """Returns float32 [B, S, H] for int32 ids and segment ids [B, S]."""
-    seq_length = tf.shape(input_ids)[1]
+  def __call__(self, input_ids, token_type_ids, dropout_seed,
+               position_ids=None) -> tf.Tensor:
+    """Returns float32 [B, S, H] for int32 ids and segment ids [B, S].
+
+    `position_ids`, int32 [B, S], say which place each has; None for 0, 1, ...
+    """
+    if position_ids is None:
+      positions = self.position_embeddings[:tf.shape(input_ids)[1]]
+    else:
+      positions = embedding_lookup(
+          tf.convert_to_tensor(self.position_embeddings), position_ids)
     if self._use_one_hot_embeddings:
       words = tf.linalg.matmul(
           tf.one_hot(input_ids, self._config.vocab_size),
@@ -407,7 +415,7 @@ class Embeddings(tf.Module):
     segments = tf.linalg.matmul(
         tf.one_hot(token_type_ids, self._config.type_vocab_size),
         tf.convert_to_tensor(self.token_type_embeddings))
-    embeddings = words + segments + self.position_embeddings[:seq_length]
+    embeddings = words + segments + positions
     shape = tf.shape(embeddings)                                  # [B, S, H]
     embeddings = self.layer_norm(
         tf.reshape(embeddings, [-1, self._config.hidden_size]))   # [B*S, H]
@@ -437,8 +445,9 @@ class SelfAttention(tf.Module):
       queries: float Tensor of shape [B*Q, H], the positions that look; all of
         `hidden_states`, or some of each sequence.
       hidden_states: float Tensor of shape [B*S, H], what they look at.
-      attention_bias: float32 Tensor of shape [B, 1, 1, S]; 0 where a position
-        may be attended to, -10000 where it is padding.
+      attention_bias: float32 Tensor of shape [B, 1, 1, S], or [B, 1, Q, S] if
+        not all queries may see the same; 0 where a position may be attended
+        to, -10000 where it may not.
       dropout_seed: int32 [2], or None for no dropout.
       site: which dropout this is.
 
@@ -499,6 +508,9 @@ class TransformerLayer(tf.Module):
     queries = hidden_states
     if output_positions is not None:
       queries = _gather_positions(hidden_states, output_positions)
+      if attention_bias.shape[2] != 1:
+        attention_bias = tf.gather(attention_bias, output_positions, axis=2,
+                                   batch_dims=1)
     context = self.attention(queries, hidden_states, attention_bias,
                              dropout_seed, self._first_site)
     attended = self.attention_norm(queries + dropout(
@@ -516,6 +528,24 @@ def _gather_positions(hidden_states, positions) -> tf.Tensor:
   offsets = tf.range(batch_size)[:, tf.newaxis] * seq_length      # [B, 1]
   return tf.gather(hidden_states, tf.reshape(
       tf.cast(positions, tf.int32) + offsets, [-1]))
+
+
+def _unpack(sequence_starts, seq_length) -> tuple[tf.Tensor, tf.Tensor]:
+  """Tells sequences apart that are packed into rows.
+
+  Args:
+    sequence_starts: int Tensor [B, M], where they begin; unused ones are 0.
+    seq_length: of the rows.
+
+  Returns:
+    The position of each token in its sequence, int32 [B, S], and whether two
+    tokens belong to the same sequence, bool [B, S, S].
+  """
+  starts = tf.cast(sequence_starts, tf.int32)[:, tf.newaxis, :]   # [B, 1, M]
+  places = tf.range(seq_length)[tf.newaxis, :, tf.newaxis]        # [1, S, 1]
+  start = tf.reduce_max(tf.where(starts <= places, starts, 0), axis=-1)
+  return (places[..., 0] - start,
+          start[:, :, tf.newaxis] == start[:, tf.newaxis, :])
 
 
 # --- The encoder -------------------------------------------------------------
@@ -579,7 +609,8 @@ class BertModel(tf.Module):
                         config.hidden_size, init, tf.tanh)
 
   def __call__(self, input_ids, input_mask=None, token_type_ids=None,
-               dropout_seed=None, output_positions=None) -> BertOutput:
+               dropout_seed=None, output_positions=None,
+               sequence_starts=None) -> BertOutput:
     """Encodes a batch of sequences.
 
     Args:
@@ -592,6 +623,10 @@ class BertModel(tf.Module):
       output_positions: int Tensor of shape [batch_size, P], the positions whose
         last layer will be used; None for all. Most of the layer works on each
         position by itself, and is not computed for the others.
+      sequence_starts: int Tensor of shape [batch_size, M] if rows are packed:
+        where in each row the sequences begin, in any order, unused ones 0.
+        Each sequence has positions of its own and attends to itself alone
+        (Krell et al., 2021). None for one sequence a row.
 
     Raises:
       ValueError: seq_length is larger than the table of positions.
@@ -607,12 +642,16 @@ class BertModel(tf.Module):
     if token_type_ids is None:
       token_type_ids = tf.zeros_like(input_ids)
 
+    is_visible = tf.cast(input_mask, tf.float32)[:, tf.newaxis, :]  # [B, 1, S]
+    position_ids = None
+    if sequence_starts is not None:
+      position_ids, is_same = _unpack(sequence_starts, tf.shape(input_ids)[1])
+      is_visible *= tf.cast(is_same, tf.float32)                  # [B, S, S]
+    attention_bias = -10000.0 * (1.0 - is_visible)[:, tf.newaxis]
     embedding_output = tf.cast(
-        self.embeddings(input_ids, token_type_ids, dropout_seed),
+        self.embeddings(input_ids, token_type_ids, dropout_seed, position_ids),
         self.compute_dtype)
     shape = tf.shape(embedding_output)
-    attention_bias = -10000.0 * (
-        1.0 - tf.cast(input_mask, tf.float32))[:, tf.newaxis, tf.newaxis, :]
     hidden_states = tf.reshape(embedding_output, [-1, self.config.hidden_size])
     all_encoder_layers = []
     for layer in self.layers:
@@ -715,7 +754,7 @@ class BertForPreTraining(tf.Module):
         "cls/seq_relationship/", config.hidden_size, 2, init)
 
   def __call__(self, input_ids, input_mask, token_type_ids,
-               masked_lm_positions, dropout_seed=None):
+               masked_lm_positions, dropout_seed=None, sequence_starts=None):
     """Returns the logits of both tasks.
 
     Args:
@@ -725,18 +764,29 @@ class BertForPreTraining(tf.Module):
       masked_lm_positions: int Tensor of shape
         [batch_size, max_predictions_per_seq].
       dropout_seed: int32 [2], or None for no dropout.
+      sequence_starts: int Tensor of shape [batch_size, M] if M pairs, or fewer,
+        share a row; see `BertModel`. None for one pair a row; M is 1 then.
 
     Returns:
       Masked LM logits [batch_size * max_predictions_per_seq, vocab_size] in
-      the compute type, and next sentence logits float32 [batch_size, 2], where
-      1 means a random sentence.
+      the compute type, and next sentence logits float32 [batch_size * M, 2],
+      where 1 means a random sentence.
     """
-    positions = tf.pad(masked_lm_positions, [[0, 0], [1, 0]])  # and [CLS]
-    output = self.bert(input_ids, input_mask, token_type_ids, dropout_seed,
-                       output_positions=positions)
-    masked = tf.reshape(output.sequence_output[:, 1:],
-                        [-1, self.bert.config.hidden_size])       # [B*P, H]
-    return (self.masked_lm(masked), self.next_sentence(output.pooled_output))
+    starts = sequence_starts
+    if starts is None:
+      starts = tf.zeros_like(masked_lm_positions[:, :1])
+    positions = tf.concat(                                        # [B, M+P]
+        [tf.cast(starts, masked_lm_positions.dtype), masked_lm_positions],
+        axis=1)
+    output = self.bert(
+        input_ids, input_mask, token_type_ids, dropout_seed,
+        output_positions=positions, sequence_starts=sequence_starts)
+    first, masked = (
+        tf.reshape(rows, [-1, self.bert.config.hidden_size])
+        for rows in tf.split(output.sequence_output,
+                             [starts.shape[1], -1], axis=1))
+    return (self.masked_lm(masked),                               # [B*P, V]
+            self.next_sentence(self.bert.pooler(first)))          # [B*M, 2]
 
 
 class _EncoderWithOutputLayer(tf.Module):

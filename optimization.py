@@ -149,7 +149,7 @@ class AdamWeightDecayOptimizer(tf.Module):
 
     Args:
       gradients: dense float32 Tensors, of the loss over the global batch.
-      variables: what `build` was given, in the order of `gradients`.
+      variables: of those that `build` was given, in the order of `gradients`.
       step: int scalar, how many updates there were before this one.
       is_good: bool scalar; if False, nothing changes.
       gradient_scale: float scalar, what the gradients have been multiplied by.

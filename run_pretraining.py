@@ -7,7 +7,9 @@
         --max_predictions_per_seq=20 --train_batch_size=32 \\
         --num_train_steps=20 --num_warmup_steps=10 --learning_rate=2e-5
 
-Leave --init_checkpoint out to start from random weights.
+Leave --init_checkpoint out to start from random weights. What the records
+hold decides what is trained: records without next sentences train masked LM
+alone, and packed ones train several pairs in a row.
 """
 
 import os
@@ -20,7 +22,9 @@ import common_flags
 import estimator as estimator_lib
 import input_pipeline
 import losses
+import masking
 import modeling
+import tokenization
 
 FLAGS = flags.FLAGS
 
@@ -45,6 +49,14 @@ def define_flags() -> None:
                        "rate rises.", lower_bound=0)
   flags.DEFINE_integer("max_eval_steps", 100, "Most batches of the evaluation.",
                        lower_bound=1)
+  flags.DEFINE_bool("dynamic_masking", False, "Draw the masks of the training "
+                    "anew in each epoch, whatever masks the records have.")
+  flags.DEFINE_string("vocab_file", None, "The vocabulary of the records; for "
+                      "--dynamic_masking, and to lie beside the weights.")
+  flags.DEFINE_float("masked_lm_prob", 0.15, "Share of the tokens to mask, with "
+                     "--dynamic_masking.", lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, or "
+                    "none, with --dynamic_masking.")
 
 
 def loss_fn_builder(model):
@@ -52,28 +64,30 @@ def loss_fn_builder(model):
   def loss_fn(features, dropout_seed):
     masked_lm_logits, next_sentence_logits = model(
         features["input_ids"], features["input_mask"], features["segment_ids"],
-        features["masked_lm_positions"], dropout_seed)
-    label_ids = tf.reshape(features["masked_lm_ids"], [-1])
-    label_weights = tf.reshape(features["masked_lm_weights"], [-1])
-    next_labels = tf.reshape(features["next_sentence_labels"], [-1])
-    example_weights = tf.ones_like(next_labels, tf.float32)
-    return estimator_lib.Losses(
-        losses={
-            "masked_lm_loss": losses.masked_lm_loss(
-                masked_lm_logits, label_ids, label_weights),
-            "next_sentence_loss": losses.classification_loss(
-                next_sentence_logits, next_labels, example_weights)},
-        metrics={
-            "masked_lm_accuracy": losses.correct(
-                masked_lm_logits, label_ids, label_weights),
-            "next_sentence_accuracy": losses.correct(
-                next_sentence_logits, next_labels, example_weights)})
+        features["masked_lm_positions"], dropout_seed,
+        features.get("sequence_starts"))
+    masked_lm = (masked_lm_logits,
+                 tf.reshape(features["masked_lm_ids"], [-1]),
+                 tf.reshape(features["masked_lm_weights"], [-1]))
+    result = estimator_lib.Losses(
+        losses={"masked_lm_loss": losses.masked_lm_loss(*masked_lm)},
+        metrics={"masked_lm_accuracy": losses.correct(*masked_lm)})
+    if "next_sentence_labels" in features:
+      labels = features["next_sentence_labels"]
+      weights = features.get("next_sentence_weights",
+                             tf.ones_like(labels, tf.float32))
+      next_sentence = (next_sentence_logits, tf.reshape(labels, [-1]),
+                       tf.reshape(weights, [-1]))
+      result.losses["next_sentence_loss"] = losses.classification_loss(
+          *next_sentence)
+      result.metrics["next_sentence_accuracy"] = losses.correct(*next_sentence)
+    return result
 
   return loss_fn
 
 
-def model_fn_builder(config):
-  """Returns the `model_fn` of pre-training."""
+def model_fn_builder(config, record_format):
+  """Returns the `model_fn` of pre-training on records of a format."""
   def model_fn(params):
     model = modeling.BertForPreTraining(
         config, **common_flags.model_options(params))
@@ -84,21 +98,24 @@ def model_fn_builder(config):
         if FLAGS.do_train else None,
         init_checkpoint=FLAGS.init_checkpoint,
         **common_flags.costs(
-            config, num_outputs=1 + FLAGS.max_predictions_per_seq,
+            config, num_outputs=(record_format.max_sequences
+                                 + FLAGS.max_predictions_per_seq),
             num_predictions=FLAGS.max_predictions_per_seq))
 
   return model_fn
 
 
-def input_fn_builder(input_files, vocab_size, is_training):
+def input_fn_builder(input_files, record_format, vocab_size, is_training,
+                     mask_anew=None):
   """Returns the `input_fn` of records."""
   def input_fn(params):
     return input_pipeline.pretraining_dataset(
-        input_files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
-        vocab_size, params["batch_size"], is_training, params["seed"],
+        input_files, record_format, vocab_size, params["batch_size"],
+        is_training, params["seed"],
         # TPUs want one shape; elsewhere every record is evaluated.
         drop_remainder=is_training or FLAGS.use_tpu,
-        position=params.get(estimator_lib.INPUT_POSITION))
+        position=params.get(estimator_lib.INPUT_POSITION),
+        mask_anew=mask_anew)
 
   return input_fn
 
@@ -109,24 +126,30 @@ def main(_):
   common_flags.check_max_seq_length(config)
   if not (FLAGS.do_train or FLAGS.do_eval):
     raise ValueError("Nothing to do: pass --do_train, --do_eval, or both.")
+  mask_anew = _mask_anew(config)
   train_files = _input_files("input_file")
   eval_files = (_input_files("eval_input_file") if FLAGS.eval_input_file
                 else train_files)
+  record_format = input_pipeline.check_pretraining_files(
+      train_files + eval_files, FLAGS.max_seq_length,
+      FLAGS.max_predictions_per_seq)
   estimator = estimator_lib.TPUEstimator(
-      model_fn=model_fn_builder(config), config=run_config,
+      model_fn=model_fn_builder(config, record_format), config=run_config,
       train_batch_size=FLAGS.train_batch_size,
       eval_batch_size=FLAGS.eval_batch_size)
 
   def evaluate():
     return estimator.evaluate(
-        input_fn_builder(eval_files, config.vocab_size, is_training=False),
+        input_fn_builder(eval_files, record_format, config.vocab_size,
+                         is_training=False),
         steps=FLAGS.max_eval_steps)
 
   if FLAGS.do_train:
     logging.info("***** Running training *****")
     logging.info("  Batch size = %d", FLAGS.train_batch_size)
     estimator.train(
-        input_fn_builder(train_files, config.vocab_size, is_training=True),
+        input_fn_builder(train_files, record_format, config.vocab_size,
+                         is_training=True, mask_anew=mask_anew),
         max_steps=FLAGS.num_train_steps,
         evaluate_fn=evaluate if FLAGS.do_eval else None)
     common_flags.export_model(estimator, config)
@@ -139,14 +162,42 @@ def main(_):
 
 
 def _input_files(flag) -> list[str]:
-  """Returns the files of a flag, checked."""
+  """Returns the files of a flag."""
   files = input_pipeline.expand_patterns(FLAGS[flag].value, f"--{flag}")
   logging.info("*** Files of --%s ***", flag)
   for file in files:
     logging.info("  %s", file)
-  input_pipeline.check_pretraining_files(
-      files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq)
   return files
+
+
+def _mask_anew(config):
+  """Returns what draws masks in training; None to leave them as they are.
+
+  Raises:
+    ValueError: flags that do not go together.
+  """
+  if not FLAGS.dynamic_masking:
+    for name in ("masked_lm_prob", "do_whole_word_mask"):
+      if FLAGS[name].present:
+        raise ValueError(f"--{name}={FLAGS[name].value} belongs to "
+                         "--dynamic_masking: pass both. Without it, masks are "
+                         "those of the records.")
+    return None
+  if not FLAGS.vocab_file:
+    raise ValueError("--dynamic_masking has to know the words: pass the "
+                     "--vocab_file that the records were made with.")
+  if FLAGS.use_tpu and (FLAGS.tpu_name or FLAGS.master) != "local":
+    raise ValueError("--dynamic_masking runs on the machine of the TPU. Start "
+                     "the program there, with --tpu_name=local.")
+  vocab = tokenization.load_vocab(FLAGS.vocab_file)
+  if max(vocab.values()) >= config.vocab_size:
+    raise ValueError(
+        f"--vocab_file={FLAGS.vocab_file} has {max(vocab.values()) + 1} tokens,"
+        f" but vocab_size={config.vocab_size} in {FLAGS.bert_config_file}. Use "
+        "the two files of one model.")
+  return masking.Masking(
+      masking.Vocabulary.from_tokens(vocab), FLAGS.masked_lm_prob,
+      FLAGS.max_predictions_per_seq, FLAGS.do_whole_word_mask).mask_anew
 
 
 if __name__ == "__main__":

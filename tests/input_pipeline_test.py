@@ -173,7 +173,8 @@ def record_files(tmp_path):
 def read_batches(files, num_batches, batch_size=4, seed=1, position=None):
   """Returns the numbers of the records of batches, and the last position."""
   dataset = input_pipeline.pretraining_dataset(
-      files, 2, 1, 100, batch_size, True, seed, True, position)
+      files, input_pipeline.PretrainingFormat(2, 1), 100, batch_size, True, seed,
+      True, position)
   batches = list(dataset.take(num_batches).as_numpy_iterator())
   numbers = [int(n) for batch in batches for n in batch["input_ids"][:, 0]]
   return numbers, batches[-1]["input_position"].tolist()

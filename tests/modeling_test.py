@@ -286,3 +286,27 @@ def test_outputs_and_gradients_of_the_reference(golden_dir, case):
          for i, layer in enumerate(output.all_encoder_layers)}}
   for name, value in actual.items():
     np.testing.assert_allclose(value, golden[name], atol=1e-5, err_msg=name)
+
+
+def test_packed_rows_give_what_their_sequences_give_alone():
+  model = modeling.BertForPreTraining(conftest.tiny_config(), seed=3)
+  rng = np.random.default_rng(0)
+  lengths = [9, 5, 7]
+  sequences = [rng.integers(1, len(conftest.TOKENS), n) for n in lengths]
+  segments = [(np.arange(n) > n // 2).astype(int) for n in lengths]
+  places = [[2, 6], [1, 3], [0, 5]]
+  alone = [model(ids[np.newaxis], None, segment[np.newaxis],
+                 np.array([positions]))
+           for ids, segment, positions in zip(sequences, segments, places)]
+  starts = np.array([[0, 9, 14, 0]])
+  def pad(rows):
+    return np.concatenate([*rows, np.zeros(3, int)])[np.newaxis]
+  masked_lm, next_sentence = model(
+      pad(sequences), pad([np.ones(n, int) for n in lengths]), pad(segments),
+      np.array([[p + start for start, positions in zip(starts[0], places)
+                 for p in positions]]), sequence_starts=starts)
+  np.testing.assert_allclose(
+      masked_lm, np.concatenate([logits for logits, _ in alone]), atol=1e-5)
+  np.testing.assert_allclose(
+      next_sentence[:3], np.concatenate([logits for _, logits in alone]),
+      atol=1e-5)

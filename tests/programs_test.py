@@ -1,5 +1,6 @@
 """Runs every program on tiny data, and on data that it must refuse."""
 
+import collections
 import json
 import os
 import pathlib
@@ -21,13 +22,16 @@ import tensorflow as tf
 import checkpoint
 import checkpoint_test
 import convert_checkpoint
+import corpus
 import create_pretraining_data
 import extract_features
 import input_pipeline
+import masking
 import modeling
 import plot_training
 import run_classifier
 import run_pretraining
+import tokenization
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = "\n\n".join("\n".join(
@@ -111,6 +115,157 @@ def test_records_depend_on_the_seed_alone(create):
   contents = [pathlib.Path(create(name, random_seed=seed)).read_bytes()
               for name, seed in [("a", 1), ("b", 1), ("c", 2)]]
   assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.fixture
+def many_blocks(monkeypatch, text_file):
+  """Makes the text one of several blocks."""
+  monkeypatch.setattr(corpus, "_SMALLEST_BLOCK_BYTES", 100)
+  monkeypatch.setattr(corpus, "_CHUNK_BYTES", 100)
+  monkeypatch.setattr(corpus, "_FEWEST_DOCUMENTS", 2)
+  pathlib.Path(text_file).write_text((TEXT + "\n\n") * 6)
+
+
+def test_records_do_not_depend_on_the_number_of_workers(
+    create, many_blocks, tmp_path):
+  for num_workers in (1, 2):
+    create(f"{num_workers}/x", num_workers=num_workers, num_shards=3)
+  folders = [tmp_path / "1", tmp_path / "2"]
+  names = [f"x-{i:05d}-of-00003" for i in range(3)] + ["x.report.json"]
+  assert [sorted(os.listdir(folder)) for folder in folders] == [names] * 2
+  for name in names:
+    assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+  report = json.loads((folders[0] / "x.report.json").read_text())
+  records = [record for name in names[:3]
+             for record in read_records(str(folders[0] / name))]
+  assert report["records"] == report["instances"] == len(records) > 100
+  assert report["documents"] == 18 and report["sentences"] == 18 * 9
+  assert report["random_next"] == sum(
+      record.features.feature["next_sentence_labels"].int64_list.value[0]
+      for record in records)
+  padding = 1 - np.mean([record.features.feature["input_mask"].int64_list.value
+                         for record in records])
+  np.testing.assert_allclose(report["padding_fraction"], padding)
+
+
+def test_creation_that_was_interrupted_goes_on(
+    create, many_blocks, tmp_path, monkeypatch, caplog):
+  whole = pathlib.Path(create("whole.tfrecord", num_workers=1)).read_bytes()
+  report = create_pretraining_data.Progress.report
+  reports = []
+
+  def interrupted(*args):
+    reports.append(args)
+    if len(reports) == 2:
+      raise KeyboardInterrupt
+    report(*args)
+
+  monkeypatch.setattr(create_pretraining_data.Progress, "report", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    create(num_workers=1)
+  assert not (tmp_path / "x.tfrecord").exists()
+  # Other settings would be another build.
+  with pytest.raises(ValueError, match="x.parts exists already.*dupe_factor"):
+    create(num_workers=1, dupe_factor=4)
+  assert pathlib.Path(create(num_workers=1)).read_bytes() == whole
+  num_blocks = len(reports)
+  create("again.tfrecord", num_workers=1)
+  # Two were not made a second time.
+  assert num_blocks == len(reports) - num_blocks
+  assert not (tmp_path / "x.parts").exists()
+
+
+def test_creation_twice_is_creation_once(create, tmp_path):
+  file = pathlib.Path(create())
+  before = file.stat().st_mtime_ns
+  create()
+  assert file.stat().st_mtime_ns == before
+  with pytest.raises(ValueError, match="x.tfrecord exists already"):
+    create(dupe_factor=5)
+  assert file.stat().st_mtime_ns == before
+  create(dupe_factor=5, overwrite=True)
+  assert file.stat().st_mtime_ns != before
+
+
+def test_pretraining_on_packed_records(create, pretrain):
+  records = create(pack_sequences=True, max_pairs_per_record=3,
+                   short_seq_prob=1.0, max_seq_length=40)
+  features = [record.features.feature for record in read_records(records)]
+  pairs = [sum(f["next_sentence_weights"].float_list.value) for f in features]
+  assert np.mean(pairs) > 1.2
+  run = pretrain(records, do_eval=True, num_train_steps=60,
+                 learning_rate=0.005, max_seq_length=40)
+  results = (run / "eval_results.txt").read_text()
+  assert float(results.split("masked_lm_loss = ")[1].split()[0]) < 2.5
+  assert "next_sentence_loss" in results
+
+
+def test_masked_lm_alone_leaves_the_other_head_as_it_was(
+    create, pretrain, init_checkpoint):
+  records = create(next_sentence_prediction=False)
+  run = pretrain(records, do_eval=True, init_checkpoint=init_checkpoint)
+  assert "next_sentence" not in (run / "eval_results.txt").read_text()
+  before, after = (tf.train.load_checkpoint(path) for path in
+                   (init_checkpoint, str(run / "model.ckpt-4")))
+  for name in before.get_variable_to_shape_map():
+    is_same = np.array_equal(before.get_tensor(name), after.get_tensor(name))
+    assert is_same == ("pooler" in name or "seq_relationship" in name), name
+
+
+def test_masks_drawn_in_training_follow_the_place_in_the_data(
+    create, vocab_file):
+  record_format = input_pipeline.PretrainingFormat(24, 4)
+  masker = masking.Masking(masking.Vocabulary.from_tokens(
+      tokenization.load_vocab(vocab_file)), 0.15, 4, True)
+  files = [create(dupe_factor=1)]
+  num_records = len(read_records(files[0]))
+
+  def batches(count, position=None):
+    return list(input_pipeline.pretraining_dataset(
+        files, record_format, 100, 4, True, 1, True, position,
+        masker.mask_anew).take(count).as_numpy_iterator())
+
+  whole = batches(num_records)  # four epochs
+  rest = batches(num_records - 3, whole[2]["input_position"])
+  for batch, again in zip(whole[3:], rest):
+    np.testing.assert_array_equal(batch["input_ids"], again["input_ids"])
+  masks = collections.defaultdict(set)
+  for batch in whole:
+    for row in range(4):
+      ids = batch["input_ids"][row].copy()
+      count = int(batch["masked_lm_weights"][row].sum())
+      positions = batch["masked_lm_positions"][row, :count]
+      ids[positions] = batch["masked_lm_ids"][row, :count]
+      masks[tuple(ids)].add(tuple(positions))
+  assert len(masks) == num_records
+  assert np.mean([len(seen) for seen in masks.values()]) > 2
+
+
+def test_pretraining_with_dynamic_masking(create, pretrain, vocab_file):
+  records = create()
+  losses = []
+  for flags in (dict(), dict(dynamic_masking=True, vocab_file=vocab_file)):
+    run = pretrain(records, f"run{len(flags)}", **flags)
+    line = (run / "training_log.jsonl").read_text().splitlines()[0]
+    losses.append(json.loads(line)["loss"])
+  assert losses[0] != losses[1]
+  assert (run / "export" / "vocab.txt").exists()
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(dynamic_masking=True), "pass the --vocab_file"),
+    (dict(masked_lm_prob=0.3), "belongs to --dynamic_masking"),
+])
+def test_masking_flags_that_do_not_go_together_are_refused(
+    create, pretrain, flags, message):
+  with pytest.raises(ValueError, match=message):
+    pretrain(create(), **flags)
+
+
+def test_pretraining_refuses_records_of_two_kinds(create, pretrain):
+  files = [create("a"), create("b", pack_sequences=True)]
+  with pytest.raises(ValueError, match="records of different kinds"):
+    pretrain(",".join(files))
 
 
 def test_pretraining_runs_evaluates_and_resumes(create, pretrain,
@@ -230,7 +385,10 @@ def test_pretraining_refuses_another_models_folder(create, pretrain, tmp_path):
     (b"one sentence only\n", {}, "holds one sentence"),
     (b"good\nb\xe9d\n", {}, "text.txt, line 2: not UTF-8"),
     (b"a\n", dict(vocab_file="/nowhere/vocab.txt"), "vocab.txt does not exist"),
-    (b"a\n", dict(input_file="/nowhere/*"), "matches no file")])
+    (b"a\n", dict(input_file="/nowhere/*"), "matches no file"),
+    (b"a\n\nb\n", dict(num_shards=100), "too few for 100 files"),
+    (b"a\n", dict(word_separator="|"), "pass --do_whole_word_mask as well"),
+    (b"a\n", dict(max_pairs_per_record=3), "belongs to --pack_sequences")])
 def test_creation_refuses(create, text_file, tmp_path, content, flags, message):
   pathlib.Path(text_file).write_bytes(content)
   with pytest.raises(ValueError, match=message):

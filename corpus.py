@@ -1,0 +1,368 @@
+"""Text files to documents, a block at a time: the input of any size.
+
+    files --units--> read_blocks --> blocks of some megabytes --Parser--> documents
+
+A block is a stretch of the input, cut between documents where that is possible.
+It is the unit of work: read in one place, in order, and parsed anywhere, so
+that neither memory nor the number of processors limits the size of the input.
+
+Two formats are known, plain or compressed by gzip or Zstandard: text with one
+sentence a line and a blank line between documents; and, in files whose name
+ends in `.jsonl` or `.json`, a JSON object with a text on each line.
+"""
+
+import collections
+import dataclasses
+import functools
+import gzip
+import itertools
+import json
+import re
+from typing import Iterator, NamedTuple, Sequence
+import zlib
+
+import tensorflow as tf
+import zstandard
+
+import input_pipeline
+
+_CHUNK_BYTES = 2 ** 20
+# A stretch without a blank line is cut at a sentence after so many bytes, and
+# may have lines as long as this.
+_LONGEST_STRETCH_BYTES = 2 ** 22
+_LONGEST_LINE_BYTES = 2 ** 26
+# A random next sentence should have some documents to come from, unless they
+# are so long that a block would become too large for memory.
+_FEWEST_DOCUMENTS = 8
+_LARGEST_BLOCK_BYTES = 2 ** 24
+# How many blocks a small input is cut into, so that all processors have work.
+_FEWEST_BLOCKS = 16
+_SMALLEST_BLOCK_BYTES = 2 ** 20
+
+_BLANK_LINES = re.compile(rb"\n(?:[ \t\r]*\n)+")
+_LINE_ENDS = re.compile(rb"\n")
+_JSON_LINES_SUFFIX = re.compile(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$")
+_MAGIC_OF_GZIP = b"\x1f\x8b"
+_MAGIC_OF_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+
+
+class Stretch(NamedTuple):
+  """Consecutive lines of a file.
+
+  Attributes:
+    file: its path.
+    first_line: the number of the first line, from 1.
+    content: the bytes, decompressed.
+    num_documents: about how many documents end in it.
+    ends_document: whether the next line belongs to another document.
+    input_bytes: how many bytes of the file, as it lies there, they took.
+  """
+
+  file: str
+  first_line: int
+  content: bytes
+  num_documents: int
+  ends_document: bool
+  input_bytes: int
+
+
+class Block(NamedTuple):
+  """A stretch of the input.
+
+  Attributes:
+    number: (number of the unit, number of the block within it).
+    stretches: its parts; documents do not reach from one file to the next.
+  """
+
+  number: tuple[int, int]
+  stretches: list[Stretch]
+
+  @property
+  def input_bytes(self) -> int:
+    return sum(stretch.input_bytes for stretch in self.stretches)
+
+
+def block_bytes(files: Sequence[str]) -> int:
+  """Returns how large the blocks of an input should be.
+
+  It depends on the input alone, and so does, with it, all that is made of a
+  block.
+  """
+  total = sum(tf.io.gfile.stat(file).length for file in files)
+  return min(max(total // _FEWEST_BLOCKS, _SMALLEST_BLOCK_BYTES),
+             _LARGEST_BLOCK_BYTES)
+
+
+def units(files: Sequence[str], size: int) -> list[list[str]]:
+  """Groups files into units that can be read independently of each other.
+
+  Small files share a unit until they make a block of about `size` bytes.
+  """
+  result, length = [], size
+  for file in files:
+    if length >= size:
+      result.append([])
+      length = 0
+    result[-1].append(file)
+    length += tf.io.gfile.stat(file).length
+  return result
+
+
+def read_blocks(unit: Sequence[str], number: int, size: int
+               ) -> Iterator[Block]:
+  """Yields the blocks of a unit, each of about `size` bytes.
+
+  Args:
+    unit: paths.
+    number: of the unit.
+    size: bytes.
+
+  Raises:
+    ValueError: a file is damaged, or has no lines.
+  """
+  index = 0
+  block, waiting = [], None
+  length = num_documents = 0
+  for file in unit:
+    for stretch in _read_stretches(file):
+      block.append(stretch)
+      length += len(stretch.content)
+      num_documents += stretch.num_documents
+      is_large = length >= _LARGEST_BLOCK_BYTES
+      if is_large or (length >= size and stretch.ends_document
+                      and num_documents >= _FEWEST_DOCUMENTS):
+        # A block waits for the next, and takes a short rest in.
+        if waiting:
+          yield Block((number, index), waiting)
+          index += 1
+        block, waiting = [], block
+        length = num_documents = 0
+  if waiting and length >= size // 2:
+    yield Block((number, index), waiting)
+    index += 1
+    waiting = None
+  if waiting or block:
+    yield Block((number, index), (waiting or []) + block)
+
+
+def _read_stretches(file: str) -> Iterator[Stretch]:
+  """Yields the whole of a file, cut between documents where possible."""
+  line, position = 1, 0
+  rest = b""
+  with tf.io.gfile.GFile(file, "rb") as raw:
+    for chunk in itertools.chain(_read_chunks(file, raw), [None]):
+      rest += chunk or b""
+      ends = [match.end() for match in _document_ends(file).finditer(rest)]
+      end = ends[-1] if ends else 0
+      is_last = chunk is None
+      if is_last:
+        end = len(rest)
+      elif not end and len(rest) >= _LONGEST_STRETCH_BYTES:
+        end = rest.rfind(b"\n") + 1
+        if not end and len(rest) >= _LONGEST_LINE_BYTES:
+          raise ValueError(
+              f"{file}, line {line} is longer than "
+              f"{_LONGEST_LINE_BYTES >> 20} MiB. Is it text, with a sentence "
+              "on each line?")
+      if end:
+        content, rest = rest[:end], rest[end:]
+        read = raw.tell() - position
+        yield Stretch(file, line, content, len(ends) + is_last,
+                      bool(ends) or is_last, read)
+        position += read
+        line += content.count(b"\n")
+
+
+def _document_ends(file: str) -> re.Pattern[bytes]:
+  return _LINE_ENDS if _is_json_lines(file) else _BLANK_LINES
+
+
+def _is_json_lines(file: str) -> bool:
+  return bool(_JSON_LINES_SUFFIX.search(file))
+
+
+def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
+  """Yields what a file holds, decompressed if need be.
+
+  Raises:
+    ValueError: a compressed file is damaged or cut off.
+  """
+  magic = raw.read(4)
+  raw.seek(0)
+  if magic.startswith(_MAGIC_OF_GZIP):
+    chunks = iter(functools.partial(
+        gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES), b"")
+  elif magic == _MAGIC_OF_ZSTANDARD:
+    chunks = _read_zstandard(raw)
+  else:
+    chunks = iter(functools.partial(raw.read, _CHUNK_BYTES), b"")
+  try:
+    yield from chunks
+  except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    raise ValueError(f"{file} is compressed, and damaged or cut off: {error}. "
+                     "Was it copied whole?") from error
+
+
+def _read_zstandard(raw: tf.io.gfile.GFile) -> Iterator[bytes]:
+  """Yields what a file of Zstandard frames holds.
+
+  The library's own reader of streams takes a file that is cut off for a whole
+  one.
+  """
+  frame = None
+  while data := raw.read(_CHUNK_BYTES // 16):
+    while data:
+      frame = frame or zstandard.ZstdDecompressor().decompressobj()
+      yield frame.decompress(data)
+      data = b""
+      if frame.eof:
+        data, frame = frame.unused_data, None
+  if frame:
+    raise EOFError("it ends in the middle of a frame")
+
+
+# --- Documents ---------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Parser:
+  """How blocks become documents.
+
+  Attributes:
+    errors: "strict" to raise an error at a line that is not what it should
+      be, "replace" to go on with what can be read of it, and count it.
+    split_sentences: whether a line is prose that has to be split.
+    text_field: the field of a JSON object that holds the text.
+  """
+
+  errors: str = "strict"
+  split_sentences: bool = False
+  text_field: str = "text"
+
+  def documents(self, block: Block, counts: collections.Counter
+               ) -> Iterator[list[str]]:
+    """Yields the documents of a block, each a list of sentences.
+
+    Args:
+      block: the block.
+      counts: gets, by reason, the number of lines that were not what they
+        should be: "not_utf8", "not_json", "without_text".
+
+    Raises:
+      ValueError: such a line, if `errors` is strict; file and line are named.
+    """
+    for file, stretches in itertools.groupby(
+        block.stretches, lambda stretch: stretch.file):
+      lines = itertools.chain.from_iterable(
+          self._lines(stretch, counts) for stretch in stretches)
+      if _is_json_lines(file):
+        documents = self._json_documents(file, lines, counts)
+      else:
+        documents = (
+            [text for _, text in group] for is_text, group in
+            itertools.groupby(lines, lambda line: bool(line[1].strip()))
+            if is_text)
+      for document in documents:
+        if self.split_sentences:
+          document = [sentence for text in document
+                      for sentence in split_sentences(text)]
+        if document:
+          yield document
+
+  def _lines(self, stretch: Stretch, counts) -> Iterator[tuple[int, str]]:
+    """Yields number and text of each line."""
+    content = stretch.content
+    try:
+      text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+      if self.errors == "strict":
+        number = content.count(b"\n", 0, error.start)
+        line = content.split(b"\n")[number]
+        input_pipeline.decode_line(
+            line, stretch.file, stretch.first_line + number)
+      text = content.decode("utf-8", "replace")
+      counts["not_utf8"] += sum(
+          line != line.decode("utf-8", "ignore").encode()
+          for line in content.split(b"\n"))
+    if "\0" in text and self.errors == "strict":
+      number = stretch.first_line + text.count("\n", 0, text.index("\0"))
+      raise ValueError(
+          f"{stretch.file}, line {number}: there is a byte of value 0, so this "
+          "is no UTF-8 text, but a binary file or UTF-16. Convert it first, "
+          "leave it out, or pass --errors=replace.")
+    if stretch.first_line == 1:
+      text = text.removeprefix("\ufeff")
+    # Only line feeds end a line: text may hold other line separators.
+    return enumerate(text.removesuffix("\n").split("\n"), stretch.first_line)
+
+  def _json_documents(self, file, lines, counts) -> Iterator[list[str]]:
+    for number, line in lines:
+      if not line.strip():
+        continue
+      try:
+        json_object = json.loads(line)
+      except json.JSONDecodeError as error:
+        problem, reason = f"not JSON ({error})", "not_json"
+      else:
+        text = (json_object.get(self.text_field)
+                if isinstance(json_object, dict) else None)
+        if isinstance(text, str):
+          yield [part for part in text.split("\n") if part.strip()]
+          continue
+        problem, reason = "no JSON object with a text in it", "without_text"
+        if isinstance(json_object, dict):
+          problem = (f"no text in the field {self.text_field!r}; there are: "
+                     f"{', '.join(map(repr, json_object)) or 'none'}")
+      if self.errors == "strict":
+        raise ValueError(
+            f"{file}, line {number}: {problem}. Mend it, or pass "
+            "--errors=replace to leave such lines out; --text_field names the "
+            "field.")
+      counts[reason] += 1
+
+
+# Where a sentence may end: after a mark, and quotes and brackets that close,
+# before white space and what a sentence begins with; or after a mark of
+# Chinese or Japanese, which needs no space.
+_SENTENCE_END = re.compile(
+    r"""[.!?\u2026]+["'\u201d\u2019\u00bb)\]]*\s+
+            (?=["'\u201c\u2018\u00ab(\[\u00bf\u00a1-]*[^\W_a-z])
+        | [\u3002\uff01\uff1f]+["\u201d\u2019\u300d\u300f\uff09]*\s*""",
+    re.VERBOSE)
+_LAST_WORD = re.compile(r"[^\s(\[\"'\u201c\u2018]+$")
+_ACRONYM = re.compile(r"(\w\.)*\w")
+# Words that a point after them does not end a sentence, whatever follows, and
+# those of which the same is true before a number.
+_TITLES = frozenset(
+    "mr mrs ms dr prof rev hon st sen rep gov gen col capt lt sgt mt ft vs "
+    "messrs mme mlle jr sr cf al viz".split())
+_BEFORE_NUMBERS = frozenset(
+    "no nos vol vols p pp fig figs ch sec art eq jan feb mar apr jun jul aug "
+    "sep sept oct nov dec".split())
+
+
+def split_sentences(text: str) -> list[str]:
+  """Splits prose into sentences.
+
+  A rule of thumb for text without line breaks between sentences: a sentence
+  ends with `.`, `!`, `?` or an ellipsis, and the next begins with a capital or
+  a digit; but not after a title (`Dr.`), an initial or acronym (`J.`, `U.S.`),
+  or an abbreviation before a number (`No. 5`). After the full stops of Chinese
+  and Japanese it always ends.
+  """
+  sentences = []
+  start = 0
+  for match in _SENTENCE_END.finditer(text):
+    if text[match.start()] == ".":
+      word = _LAST_WORD.search(text, start, match.start())
+      word = word.group() if word else ""
+      if (word.lower() in _TITLES or _ACRONYM.fullmatch(word)
+          and not word.isdigit() or word.lower() in _BEFORE_NUMBERS
+          and text[match.end()].isdigit()):
+        continue
+    elif text[match.end():match.end() + 1].islower():
+      continue
+    sentences.append(text[start:match.end()].strip())
+    start = match.end()
+  sentences.append(text[start:].strip())
+  return [sentence for sentence in sentences if sentence]

@@ -1,0 +1,303 @@
+"""Records to shuffled files, in bounded memory, whatever is interrupted.
+
+    blocks --write_block--> parts, by bucket --write_shard--> shards
+
+Each record goes to a bucket at random; a shard is a few buckets, and a bucket
+is small enough to be shuffled in memory. What is done lies in a folder beside
+the output: the parts of each block, with an index that is written last. A
+block with an index is not made again, and a shard that is there is whole.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import os
+import re
+from typing import Iterable, Iterator, Mapping, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+import input_pipeline
+import pretraining_instances
+
+_BUCKET_BYTES = 2 ** 26
+# How many bytes of records are sorted by bucket at once.
+_PART_BYTES = 2 ** 25
+
+# Numbers and settings of a part, of a block or a shard.
+Number = tuple[int, ...]
+
+
+def output_files(output_file: str, num_shards: int) -> list[str]:
+  """Returns the files that a pattern of the command line stands for.
+
+  Args:
+    output_file: paths, separated by commas.
+    num_shards: 0 for these paths; or how many files to make of the one, named
+      `<path>-00000-of-00064`.
+
+  Raises:
+    ValueError: there is no path, one is there twice, or several are to be
+      divided.
+  """
+  files = [name.strip() for name in output_file.split(",") if name.strip()]
+  repeated = [name for name, count in collections.Counter(files).items()
+              if count > 1]
+  if not files or repeated:
+    raise ValueError(f"--output_file={output_file} names "
+                     f"{'a file twice' if repeated else 'no file'}.")
+  if not num_shards:
+    return files
+  if len(files) > 1:
+    raise ValueError(
+        f"--output_file={output_file} names {len(files)} files, and "
+        f"--num_shards={num_shards} would divide one. Give one of the two.")
+  return [f"{files[0]}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
+
+
+def num_buckets(num_files: int, expected_bytes: int) -> int:
+  """Returns how many buckets records of so many bytes should be dealt to."""
+  return num_files * max(1, -(-expected_bytes // (num_files * _BUCKET_BYTES)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedOutput:
+  """Files of records that are being made.
+
+  Attributes:
+    files: the paths of the shards.
+    num_buckets: a multiple of their number.
+    seed: of the order.
+    settings: what decides the content; a build goes on only with the same.
+  """
+
+  files: Sequence[str]
+  num_buckets: int
+  seed: int
+  settings: Mapping[str, object]
+
+  @property
+  def _stem(self) -> str:
+    """The path of what lies beside the shards, without its ending."""
+    path = re.sub(r"-00000-of-\d{5}$", "", self.files[0])
+    return re.sub(r"\.tf_?records?$", "", path)
+
+  @property
+  def report_file(self) -> str:
+    return self._stem + input_pipeline.REPORT_SUFFIX
+
+  @property
+  def parts_dir(self) -> str:
+    return self._stem + input_pipeline.PARTS_SUFFIX
+
+  # --- Beginning and ending --------------------------------------------------
+
+  def is_complete(self) -> bool:
+    """Whether all that is to be made is there."""
+    return (all(map(tf.io.gfile.exists, self.files))
+            and self._settings_of(self.report_file) == self._plain_settings)
+
+  def begin(self, overwrite: bool) -> None:
+    """Makes the folder of parts, or takes up one that is there.
+
+    Args:
+      overwrite: whether to delete what is there of another build.
+
+    Raises:
+      ValueError: there is another build, and it is not to be overwritten.
+    """
+    settings_file = os.path.join(self.parts_dir, "settings.json")
+    settings = self._settings_of(settings_file)
+    if settings == self._plain_settings:
+      return
+    there = [file for file in self.files if tf.io.gfile.exists(file)]
+    changed = ""
+    if settings is not None and self._indices():
+      there.append(self.parts_dir)
+      changed = " It was begun with other settings: " + ", ".join(
+          name for name, value in self._plain_settings.items()
+          if settings.get(name) != value) + "."
+    if there and not overwrite:
+      raise ValueError(f"{there[0]} exists already.{changed} Delete it, name "
+                       "another --output_file, or pass --overwrite.")
+    # First the shards: while parts are there, a shard counts as made of them.
+    for file in (*self.files, self.report_file):
+      if tf.io.gfile.exists(file):
+        tf.io.gfile.remove(file)
+    self.remove_parts()
+    self._write_json(settings_file, {"settings": self.settings})
+
+  @functools.cached_property
+  def _plain_settings(self) -> dict:
+    return json.loads(json.dumps(self.settings))
+
+  def _settings_of(self, path: str) -> Optional[dict]:
+    if not tf.io.gfile.exists(path):
+      return None
+    try:
+      return _read_json(path).get("settings")
+    except ValueError:
+      return {}
+
+  def finish(self, report: Mapping[str, object]) -> None:
+    """Writes the report and removes the parts."""
+    self._write_json(self.report_file, {**report, "settings": self.settings})
+    self.remove_parts()
+
+  def remove_parts(self) -> None:
+    """Removes the folder of parts."""
+    if tf.io.gfile.exists(self.parts_dir):
+      tf.io.gfile.rmtree(self.parts_dir)
+
+  def _write_json(self, path: str, json_object) -> None:
+    with input_pipeline.whole_file(path) as temporary:
+      with tf.io.gfile.GFile(temporary, "w") as writer:
+        writer.write(json.dumps(json_object, indent=2) + "\n")
+
+  # --- Blocks ----------------------------------------------------------------
+
+  def counts_of_blocks(self) -> dict[Number, collections.Counter]:
+    """Returns the counts of the blocks that are done, by number."""
+    return {number: collections.Counter(index["counts"])
+            for number, index in self._indices().items()}
+
+  def write_block(
+      self, number: Sequence[int],
+      records: Iterable[tuple[pretraining_instances.Records,
+                              np.random.Generator]],
+      counts: collections.Counter) -> None:
+    """Writes the parts of a block, and that it is done.
+
+    Args:
+      number: of the block.
+      records: of the block, with the generator that deals them to buckets.
+      counts: what to remember of the block, once all records are there.
+
+    Raises:
+      ValueError: a file cannot be written.
+    """
+    path = self._part_path(number, "records")
+    places = []
+    with input_pipeline.whole_file(path) as temporary:
+      with tf.io.gfile.GFile(temporary, "wb") as writer:
+        place = 0
+        writer.write(b"")  # even without records there is a file
+        for part in deal(records, self.num_buckets):
+          sizes = [len(content) for content in part]
+          places.append([place, *(place + np.cumsum(sizes)).tolist()])
+          place = places[-1][-1]
+          writer.write(b"".join(part))
+    self._write_json(self._part_path(number, "json"),
+                     {"counts": counts, "places": places})
+
+  def _part_path(self, number, suffix: str) -> str:
+    return os.path.join(self.parts_dir,
+                        "block-" + "-".join(map(str, number)) + f".{suffix}")
+
+  def _indices(self) -> dict[Number, dict]:
+    """Returns the index of each block that is done, in order."""
+    result = {}
+    for name in tf.io.gfile.listdir(self.parts_dir):
+      match = re.fullmatch(r"block-([\d-]+)\.json", name)
+      if match:
+        number = tuple(map(int, match.group(1).split("-")))
+        result[number] = _read_json(os.path.join(self.parts_dir, name))
+    return dict(sorted(result.items()))
+
+  # --- Shards ----------------------------------------------------------------
+
+  def missing_shards(self) -> list[int]:
+    """Returns the numbers of the shards that are not there yet."""
+    return [i for i, file in enumerate(self.files)
+            if not tf.io.gfile.exists(file)]
+
+  def write_shard(self, shard: int) -> None:
+    """Shuffles the records of a shard and writes its file.
+
+    Raises:
+      ValueError: the file cannot be written.
+    """
+    indices = self._indices()
+
+    def contents(bucket):
+      for number, index in indices.items():
+        with tf.io.gfile.GFile(self._part_path(number, "records"),
+                               "rb") as reader:
+          for places in index["places"]:
+            reader.seek(places[bucket])
+            yield reader.read(places[bucket + 1] - places[bucket])
+
+    self.write_shuffled(shard, contents)
+
+  def write_shuffled(self, shard: int, contents) -> None:
+    """Writes the file of a shard from `deal`ed bytes.
+
+    Args:
+      shard: its number.
+      contents: function of the number of a bucket that gives, in order, what
+        `deal` made for it of each part.
+    """
+    per_shard = self.num_buckets // len(self.files)
+    input_pipeline.write_records(self.files[shard], (
+        record for bucket in range(shard * per_shard, (shard + 1) * per_shard)
+        for record in self._shuffled(bucket, contents(bucket))))
+
+  def _shuffled(self, bucket: int, contents) -> Iterator[bytes]:
+    records = [record for content in contents for record in _split(content)]
+    rng = np.random.Generator(np.random.PCG64([self.seed % 2 ** 64, bucket]))
+    for place in rng.permutation(len(records)).tolist():
+      yield records[place]
+
+
+def deal(records: Iterable[tuple[pretraining_instances.Records,
+                                 np.random.Generator]],
+         num_buckets: int) -> Iterator[list[bytes]]:
+  """Deals records to buckets, in turn and in random order.
+
+  Yields:
+    For each some ten megabytes of records, the bytes of each bucket: how many
+    records there are, their lengths (uint32 both), and the records.
+  """
+  lengths, contents = [], []
+  size = 0
+  for part, rng in records:
+    ends = np.cumsum(part.lengths)
+    view = memoryview(part.content)
+    contents += [view[end - length:end] for end, length in zip(
+        ends.tolist(), part.lengths.tolist())]
+    lengths += part.lengths.tolist()
+    size += len(view)
+    if size >= _PART_BYTES:
+      yield _dealt(lengths, contents, num_buckets, rng)
+      lengths, contents, size = [], [], 0
+  if contents:
+    yield _dealt(lengths, contents, num_buckets, rng)
+
+
+def _dealt(lengths, contents, num_buckets, rng) -> list[bytes]:
+  order = rng.permutation(len(contents)).tolist()
+  first = int(rng.integers(num_buckets))
+  buckets = []
+  for bucket in range(num_buckets):
+    places = order[(bucket - first) % num_buckets::num_buckets]
+    header = np.array([len(places), *(lengths[i] for i in places)], "<u4")
+    buckets.append(b"".join(
+        [header.tobytes(), *(contents[i] for i in places)]))
+  return buckets
+
+
+def _split(content: bytes) -> Iterator[bytes]:
+  """Yields the records of one bucket, as `_dealt` put them together."""
+  count = int(np.frombuffer(content, "<u4", 1)[0])
+  lengths = np.frombuffer(content, "<u4", count, offset=4)
+  place = 4 * (1 + count)
+  for length in lengths.tolist():
+    yield content[place:place + length]
+    place += length
+
+
+def _read_json(path: str) -> dict:
+  with tf.io.gfile.GFile(path) as reader:
+    return json.loads(reader.read())
