@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from typing import Mapping, Optional
+from typing import Iterable, Mapping, Optional
 
 from absl import app
 from absl import flags
@@ -314,9 +314,7 @@ def export_model(trained: estimator.TPUEstimator,
     with tf.io.gfile.GFile(FLAGS.vocab_file) as reader:
       files["vocab.txt"] = reader.read()
   for name, text in files.items():
-    with input_pipeline.whole_file(os.path.join(folder, name)) as temporary:
-      with tf.io.gfile.GFile(temporary, "w") as writer:
-        writer.write(text)
+    input_pipeline.write_text(os.path.join(folder, name), text)
 
 
 def compute_dtype() -> tf.DType:
@@ -353,20 +351,36 @@ def check_max_seq_length(config: modeling.BertConfig) -> None:
 
 def write_results(path: str, results: Mapping[str, float]) -> None:
   """Logs results and writes them as `name = value`, sorted by name."""
-  logging.info("***** Results *****")
-  with input_pipeline.whole_file(path) as temporary:
-    with tf.io.gfile.GFile(temporary, "w") as writer:
-      for name, value in sorted(results.items()):
-        logging.info("  %s = %s", name, value)
-        writer.write(f"{name} = {value}\n")
+  lines = [f"{name} = {value}" for name, value in sorted(results.items())]
+  log_lines("Results", lines)
+  input_pipeline.write_text(path, "\n".join(lines) + "\n")
 
 
-def run(main) -> None:
-  """Runs a program; what its user did wrong is told without a traceback."""
+def log_lines(title: str, lines: Iterable[str]) -> None:
+  """Logs lines under a title."""
+  logging.info("***** %s *****", title)
+  for line in lines:
+    logging.info("  %s", line)
+
+
+def run(main, passes_on_flags: str = "") -> None:
+  """Runs a program; what its user did wrong is told without a traceback.
+
+  Args:
+    main: takes what is left of the command line, its first entry the program.
+    passes_on_flags: a flag that makes flags which are not known be left, and
+      not an error, where it is given.
+  """
   logging.set_verbosity(logging.INFO)
 
+  def parse_flags(argv):
+    if passes_on_flags and any(
+        re.match(f"--?{passes_on_flags}(=|$)", argument) for argument in argv):
+      return FLAGS(argv, known_only=True)
+    return app.parse_flags_with_usage(argv)
+
   def guarded_main(argv):
-    if len(argv) > 1:
+    if len(argv) > 1 and not (passes_on_flags and FLAGS[passes_on_flags].value):
       raise app.UsageError(f"What does {argv[1]!r} belong to? Flags look like "
                            "--name=value.")
     try:
@@ -382,7 +396,7 @@ def run(main) -> None:
       sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {message}\n")
       sys.exit(1)
 
-  app.run(guarded_main)
+  app.run(guarded_main, flags_parser=parse_flags)
 
 
 def _message_for_user(error: Exception):

@@ -47,18 +47,14 @@ def main(_):
   checkpoint.write(
       os.path.join(FLAGS.output_dir, "bert_model.ckpt"),
       {name: reader.get_tensor(name) for name in reader.shapes})
-  _write(os.path.join(FLAGS.output_dir, "bert_config.json"),
-         config.to_json_string())
+  input_pipeline.write_text(
+      os.path.join(FLAGS.output_dir, "bert_config.json"),
+      config.to_json_string())
   with tf.io.gfile.GFile(source["vocab.txt"]) as reader:
-    _write(os.path.join(FLAGS.output_dir, "vocab.txt"), reader.read())
+    input_pipeline.write_text(
+        os.path.join(FLAGS.output_dir, "vocab.txt"), reader.read())
   logging.info("%s holds the model, with hidden_act=%s.", FLAGS.output_dir,
                config.hidden_act)
-
-
-def _write(path: str, text: str) -> None:
-  with input_pipeline.whole_file(path) as temporary:
-    with tf.io.gfile.GFile(temporary, "w") as writer:
-      writer.write(text)
 
 
 if __name__ == "__main__":

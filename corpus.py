@@ -39,6 +39,9 @@ _LARGEST_BLOCK_BYTES = 2 ** 24
 _FEWEST_BLOCKS = 16
 _SMALLEST_BLOCK_BYTES = 2 ** 20
 
+# What lines are counted as that are not what they should be.
+REASONS_TO_SKIP = ("not_utf8", "not_json", "without_text")
+
 _BLANK_LINES = re.compile(rb"\n(?:[ \t\r]*\n)+")
 _LINE_ENDS = re.compile(rb"\n")
 _JSON_LINES_SUFFIX = re.compile(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$")
@@ -245,32 +248,40 @@ class Parser:
 
     Args:
       block: the block.
-      counts: gets, by reason, the number of lines that were not what they
-        should be: "not_utf8", "not_json", "without_text".
+      counts: gets the number of lines that were not what they should be, by
+        `REASONS_TO_SKIP`.
 
     Raises:
       ValueError: such a line, if `errors` is strict; file and line are named.
     """
-    for file, stretches in itertools.groupby(
-        block.stretches, lambda stretch: stretch.file):
-      lines = itertools.chain.from_iterable(
-          self._lines(stretch, counts) for stretch in stretches)
-      if _is_json_lines(file):
-        documents = self._json_documents(file, lines, counts)
-      else:
-        documents = (
-            [text for _, text in group] for is_text, group in
-            itertools.groupby(lines, lambda line: bool(line[1].strip()))
-            if is_text)
-      for document in documents:
-        if self.split_sentences:
-          document = [sentence for text in document
-                      for sentence in split_sentences(text)]
-        if document:
-          yield document
+    for document in self._documents(block, counts):
+      if self.split_sentences:
+        document = [sentence for text in document
+                    for sentence in split_sentences(text)]
+      if document:
+        yield document
 
-  def _lines(self, stretch: Stretch, counts) -> Iterator[tuple[int, str]]:
-    """Yields number and text of each line."""
+  def _documents(self, block, counts) -> Iterator[list[str]]:
+    """Yields the lines with text of each document."""
+    document = []
+    for stretch in block.stretches:
+      lines = self._lines(stretch, counts)
+      if _is_json_lines(stretch.file):
+        yield from self._json_documents(stretch, lines, counts)
+        continue
+      for line in lines:
+        if line.strip():
+          document.append(line)
+        elif document:
+          yield document
+          document = []
+      if stretch.ends_document and document:
+        yield document
+        document = []
+    if document:
+      yield document
+
+  def _lines(self, stretch: Stretch, counts) -> list[str]:
     content = stretch.content
     try:
       text = content.decode("utf-8")
@@ -293,10 +304,10 @@ class Parser:
     if stretch.first_line == 1:
       text = text.removeprefix("\ufeff")
     # Only line feeds end a line: text may hold other line separators.
-    return enumerate(text.removesuffix("\n").split("\n"), stretch.first_line)
+    return text.removesuffix("\n").split("\n")
 
-  def _json_documents(self, file, lines, counts) -> Iterator[list[str]]:
-    for number, line in lines:
+  def _json_documents(self, stretch, lines, counts) -> Iterator[list[str]]:
+    for number, line in enumerate(lines, stretch.first_line):
       if not line.strip():
         continue
       try:
@@ -315,7 +326,7 @@ class Parser:
                      f"{', '.join(map(repr, json_object)) or 'none'}")
       if self.errors == "strict":
         raise ValueError(
-            f"{file}, line {number}: {problem}. Mend it, or pass "
+            f"{stretch.file}, line {number}: {problem}. Mend it, or pass "
             "--errors=replace to leave such lines out; --text_field names the "
             "field.")
       counts[reason] += 1

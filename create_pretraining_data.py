@@ -7,12 +7,15 @@ The input is plain text, one sentence a line, with a blank line between
 documents; or JSON lines with a text each. Sentences should be real ones, since
 the second task is about them. Input and output may be of any size: a worker
 holds a block of some megabytes, and the result is the same for any number of
-workers. A run that was killed goes on where it was.
+workers, or for any `--runner` of Apache Beam. A run that was killed goes on
+where it was.
 """
 
 import collections
 import dataclasses
 import functools
+import json
+import os
 import time
 import zlib
 
@@ -70,6 +73,9 @@ def define_flags() -> None:
                        "--pack_sequences.", lower_bound=2)
   flags.DEFINE_integer("num_workers", 0, "Processes; 0 for one a processor.",
                        lower_bound=0)
+  flags.DEFINE_string("runner", None, "Run as a pipeline of Apache Beam, by "
+                      "this runner of it: DirectRunner, DataflowRunner, "
+                      "FlinkRunner, SparkRunner, ... Further flags are Beam's.")
 
 
 def settings_of_flags() -> pretraining_instances.Settings:
@@ -151,7 +157,7 @@ def shard_worker(output: shards.ShardedOutput):
   return output.write_shard
 
 
-def main(_):
+def main(argv):
   input_files = input_pipeline.expand_patterns(
       FLAGS.input_file, "--input_file")
   common_flags.tokenizer()  # checks the vocabulary
@@ -165,17 +171,61 @@ def main(_):
     output.remove_parts()
     return
   output.begin(FLAGS.overwrite)
+  if FLAGS.runner:
+    counts = run_beam(job, input_files, argv[1:])
+  else:
+    counts = run_workers(job, input_files)
+  report = create_report(counts, job.settings)
+  output.finish(report)
+  common_flags.log_lines("Report", (
+      f"{name} = {value}" for name, value in report.items()))
+
+
+def run_workers(job: Job, input_files) -> collections.Counter:
+  """Makes the shards in processes of this machine; returns all counts."""
+  output = job.output
   make_parts(job, input_files)
   counts = sum(output.counts_of_blocks().values(), collections.Counter())
   try:
-    check_counts(counts, len(output.files))
+    pretraining_instances.check_counts(counts, job.settings, len(output.files))
   except ValueError:
     output.remove_parts()
     raise
   write_shards(output)
-  report = create_report(counts, job.settings)
-  output.finish(report)
-  log_report(report)
+  return counts
+
+
+def run_beam(job: Job, input_files, arguments) -> collections.Counter:
+  """Makes the shards by Apache Beam; returns all counts.
+
+  Args:
+    job: what there is to do.
+    input_files: paths.
+    arguments: the flags of Beam.
+  """
+  try:
+    import pretraining_beam  # pylint: disable=g-import-not-at-top
+  except ImportError as error:
+    raise ValueError(
+        f"--runner={FLAGS.runner} takes Apache Beam: pip install -r "
+        "requirements-beam.txt.") from error
+  # Processes that a runner starts on this machine find our modules by this.
+  here = os.path.dirname(os.path.abspath(__file__))
+  os.environ["PYTHONPATH"] = os.pathsep.join(
+      filter(None, [here, os.environ.get("PYTHONPATH")]))
+  arguments = [f"--runner={FLAGS.runner}", *arguments]
+  if FLAGS["num_workers"].present:  # Beam has a flag of this name, too
+    arguments.append(f"--num_workers={FLAGS.num_workers}")
+  output = job.output
+  counts_file = os.path.join(output.parts_dir, "counts.json")
+  pretraining_beam.run(
+      pretraining_beam.parse_options(arguments), input_files, job.parser,
+      job.settings, output,
+      functools.partial(
+          pretraining_instances.check_counts, settings=job.settings,
+          num_shards=len(output.files)), counts_file)
+  with tf.io.gfile.GFile(counts_file) as reader:
+    return collections.Counter(json.loads(reader.read()))
 
 
 def make_parts(job: Job, input_files) -> None:
@@ -201,7 +251,8 @@ def make_parts(job: Job, input_files) -> None:
 
   for _, input_bytes, counts in workers.map_unordered(
       functools.partial(block_worker, job), blocks(),
-      num_workers(progress.total_bytes // size)):
+      workers.useful_number(FLAGS.num_workers, progress.total_bytes // size,
+                  job.settings.dupe_factor * progress.total_bytes)):
     progress.report(input_bytes, counts)
 
 
@@ -213,13 +264,8 @@ def write_shards(output: shards.ShardedOutput) -> None:
     logging.info("  %s", file)
   for _ in workers.map_unordered(
       functools.partial(shard_worker, output), missing,
-      num_workers(len(missing))):
+      workers.useful_number(FLAGS.num_workers, len(missing), output.size_of_parts() // 4)):
     pass
-
-
-def num_workers(num_items: int) -> int:
-  """Returns how many workers are of use for so many items."""
-  return max(1, min(FLAGS.num_workers or workers.num_processors(), num_items))
 
 
 class Progress:
@@ -253,29 +299,10 @@ class Progress:
         self._counts["instances"] / seconds, seconds * rest / self._done_bytes)
 
 
-def check_counts(counts, num_shards: int) -> None:
-  """Raises a ValueError if there is nothing to write."""
-  if not counts["tokens"]:
-    raise ValueError(f"--input_file={FLAGS.input_file} holds no text.")
-  if not counts["instances"]:
-    raise ValueError(f"--input_file={FLAGS.input_file} holds one sentence; no "
-                     "pair can be made of it. Should it be split "
-                     "(--split_sentences)?")
-  if counts["records"] < num_shards:
-    raise ValueError(
-        f"The input gives {counts['records']} records, too few for "
-        f"{num_shards} files. Ask for fewer.")
-  if counts["documents"] == 1 and FLAGS.next_sentence_prediction:
-    logging.warning(
-        "There is one document only, so no next sentence is random. Put blank "
-        "lines between documents if there are several.")
-
-
 def create_report(counts, settings: pretraining_instances.Settings) -> dict:
   """Returns what is to be told of a build, from the counts of its blocks."""
   skipped = {reason: counts[reason] for reason in
-             ("not_utf8", "not_json", "without_text",
-              "sentences_without_tokens")}
+             (*corpus.REASONS_TO_SKIP, "sentences_without_tokens")}
   room = settings.max_seq_length
   predictions = counts["predictions"]
   return {
@@ -306,13 +333,6 @@ def create_report(counts, settings: pretraining_instances.Settings) -> dict:
   }
 
 
-def log_report(report) -> None:
-  """Logs a report, a line a number."""
-  logging.info("***** Report *****")
-  for name, value in report.items():
-    logging.info("  %s = %s", name, value)
-
-
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  common_flags.run(main, passes_on_flags="runner")

@@ -171,6 +171,17 @@ def whole_file(path: str) -> Iterator[str]:
       tf.io.gfile.remove(temporary)
 
 
+def write_text(path: str, text: str) -> None:
+  """Writes a text file, whole or not at all.
+
+  Raises:
+    ValueError: the file cannot be written.
+  """
+  with whole_file(path) as temporary:
+    with tf.io.gfile.GFile(temporary, "w") as writer:
+      writer.write(text)
+
+
 def serialize(features: Mapping[str, Sequence[float]]) -> bytes:
   """Returns a tf.train.Example; lists of ints and of floats keep their type."""
   example = tf.train.Example()

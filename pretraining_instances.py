@@ -18,6 +18,7 @@ import functools
 import random
 from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
 
+from absl import logging
 import numpy as np
 
 import input_pipeline
@@ -343,6 +344,22 @@ def _encode_words(tokenizer, text: str, word_lengths: Sequence[int]
   word_ends = np.cumsum(word_lengths)
   words = np.searchsorted(word_ends, [start for start, _ in offsets], "right")
   return ids, (np.diff(words, prepend=-1) == 0).tolist()
+
+
+def check_counts(counts, settings: Settings, num_shards: int) -> None:
+  """Raises a ValueError if the counts of all blocks leave nothing to write."""
+  if not counts["tokens"]:
+    raise ValueError("The input holds no text.")
+  if not counts["instances"]:
+    raise ValueError("The input holds one sentence, of which no pair can be "
+                     "made. Should it be split (--split_sentences)?")
+  if counts["records"] < num_shards:
+    raise ValueError(f"The input gives {counts['records']} records, too few "
+                     f"for {num_shards} files. Ask for fewer.")
+  if counts["documents"] == 1 and settings.next_sentence_prediction:
+    logging.warning(
+        "There is one document only, so no next sentence is random. Put blank "
+        "lines between documents if there are several.")
 
 
 # --- Pairs -------------------------------------------------------------------

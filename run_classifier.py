@@ -186,10 +186,9 @@ def _labels(task, examples) -> tuple[str, ...]:
 
 
 def _write_labels(labels) -> None:
-  path = os.path.join(FLAGS.output_dir, "label_list.json")
-  with input_pipeline.whole_file(path) as temporary:
-    with tf.io.gfile.GFile(temporary, "w") as writer:
-      writer.write(json.dumps(labels) + "\n")
+  input_pipeline.write_text(
+      os.path.join(FLAGS.output_dir, "label_list.json"),
+      json.dumps(labels) + "\n")
 
 
 def _num_train_steps(examples) -> int:

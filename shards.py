@@ -127,7 +127,7 @@ class ShardedOutput:
       if tf.io.gfile.exists(file):
         tf.io.gfile.remove(file)
     self.remove_parts()
-    self._write_json(settings_file, {"settings": self.settings})
+    self.write_json({"settings": self.settings}, settings_file)
 
   @functools.cached_property
   def _plain_settings(self) -> dict:
@@ -143,7 +143,7 @@ class ShardedOutput:
 
   def finish(self, report: Mapping[str, object]) -> None:
     """Writes the report and removes the parts."""
-    self._write_json(self.report_file, {**report, "settings": self.settings})
+    self.write_json({**report, "settings": self.settings}, self.report_file)
     self.remove_parts()
 
   def remove_parts(self) -> None:
@@ -151,10 +151,9 @@ class ShardedOutput:
     if tf.io.gfile.exists(self.parts_dir):
       tf.io.gfile.rmtree(self.parts_dir)
 
-  def _write_json(self, path: str, json_object) -> None:
-    with input_pipeline.whole_file(path) as temporary:
-      with tf.io.gfile.GFile(temporary, "w") as writer:
-        writer.write(json.dumps(json_object, indent=2) + "\n")
+  def write_json(self, json_object, path: str) -> None:
+    """Writes a JSON file, whole or not at all."""
+    input_pipeline.write_text(path, json.dumps(json_object, indent=2) + "\n")
 
   # --- Blocks ----------------------------------------------------------------
 
@@ -189,8 +188,8 @@ class ShardedOutput:
           places.append([place, *(place + np.cumsum(sizes)).tolist()])
           place = places[-1][-1]
           writer.write(b"".join(part))
-    self._write_json(self._part_path(number, "json"),
-                     {"counts": counts, "places": places})
+    self.write_json({"counts": counts, "places": places},
+                    self._part_path(number, "json"))
 
   def _part_path(self, number, suffix: str) -> str:
     return os.path.join(self.parts_dir,
@@ -205,6 +204,15 @@ class ShardedOutput:
         number = tuple(map(int, match.group(1).split("-")))
         result[number] = _read_json(os.path.join(self.parts_dir, name))
     return dict(sorted(result.items()))
+
+  def shard_of(self, bucket: int) -> int:
+    """Returns the number of the shard that a bucket is part of."""
+    return bucket % len(self.files)
+
+  def size_of_parts(self) -> int:
+    """Returns how many bytes the parts have."""
+    return sum(places[-1] for index in self._indices().values()
+               for places in index["places"])
 
   # --- Shards ----------------------------------------------------------------
 
@@ -239,9 +247,9 @@ class ShardedOutput:
       contents: function of the number of a bucket that gives, in order, what
         `deal` made for it of each part.
     """
-    per_shard = self.num_buckets // len(self.files)
     input_pipeline.write_records(self.files[shard], (
-        record for bucket in range(shard * per_shard, (shard + 1) * per_shard)
+        record for bucket in range(self.num_buckets)
+        if self.shard_of(bucket) == shard
         for record in self._shuffled(bucket, contents(bucket))))
 
   def _shuffled(self, bucket: int, contents) -> Iterator[bytes]:

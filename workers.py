@@ -9,6 +9,9 @@ import signal
 import threading
 from typing import Any, Callable, Iterable, Iterator
 
+# What a worker should have to do, in bytes of text, to be worth its start.
+_BYTES_WORTH_A_START = 2 ** 25
+
 # Of this process, if it is a worker: what it does with an item.
 _function = None
 
@@ -18,6 +21,19 @@ def num_processors() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+def useful_number(wanted: int, num_items: int, num_bytes: int) -> int:
+  """Returns how many workers to have.
+
+  Args:
+    wanted: what the user asked for; 0 for as many as are of use.
+    num_items: how many items there are.
+    num_bytes: how much text there is to go over in all.
+  """
+  if not wanted:
+    wanted = num_processors() if num_bytes > _BYTES_WORTH_A_START else 1
+  return max(1, min(wanted, num_items))
 
 
 def map_unordered(factory: Callable[[], Callable[[Any], Any]],
@@ -41,10 +57,10 @@ def map_unordered(factory: Callable[[], Callable[[Any], Any]],
     for item in items:
       yield function(item)
     return
-  # Workers are forked from a process that has imported what they need, but has
-  # no threads that a fork could leave in a bad state.
+  # Workers are forked from a process that has imported what takes longest, but
+  # has no threads that a fork could leave in a bad state.
   context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload(["__main__"])
+  context.set_forkserver_preload(["tensorflow"])
   executor = concurrent.futures.ProcessPoolExecutor(
       num_workers, context, _initialize, (factory,))
   try:

@@ -24,6 +24,7 @@ import checkpoint_test
 import convert_checkpoint
 import corpus
 import create_pretraining_data
+import create_vocabulary
 import extract_features
 import input_pipeline
 import masking
@@ -31,6 +32,7 @@ import modeling
 import plot_training
 import run_classifier
 import run_pretraining
+import shards
 import tokenization
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -173,6 +175,104 @@ def test_creation_that_was_interrupted_goes_on(
   # Two were not made a second time.
   assert num_blocks == len(reports) - num_blocks
   assert not (tmp_path / "x.parts").exists()
+
+
+def test_records_do_not_depend_on_beam(create, many_blocks, tmp_path,
+                                       monkeypatch):
+  monkeypatch.setattr(shards, "_BUCKET_BYTES", 2000)  # several for each shard
+  create("local/x", num_shards=3)
+  create("beam/x", num_shards=3, runner="DirectRunner")
+  for name in os.listdir(tmp_path / "local"):
+    assert ((tmp_path / "local" / name).read_bytes()
+            == (tmp_path / "beam" / name).read_bytes())
+  assert len(os.listdir(tmp_path / "beam")) == 4
+
+
+def beam_program(text_file, vocab_file, output, *options):
+  """Runs the program with Beam, in processes of its own."""
+  subprocess.run(
+      [sys.executable, ROOT / "create_pretraining_data.py",
+       f"--input_file={text_file}", f"--vocab_file={vocab_file}",
+       "--max_seq_length=24", "--max_predictions_per_seq=4", "--dupe_factor=3",
+       f"--output_file={output}", "--num_shards=3", *options],
+      check=True, cwd="/", timeout=300)
+
+
+@pytest.mark.large
+def test_beam_in_several_processes(create, text_file, vocab_file, tmp_path):
+  create("local/x", num_shards=3)
+  beam_program(text_file, vocab_file, tmp_path / "beam/x",
+               "--runner=DirectRunner", "--direct_num_workers=2",
+               "--direct_running_mode=multi_processing")
+  for name in os.listdir(tmp_path / "local"):
+    assert ((tmp_path / "local" / name).read_bytes()
+            == (tmp_path / "beam" / name).read_bytes())
+
+
+@pytest.mark.large
+def test_beam_by_a_job_service(create, text_file, vocab_file, tmp_path):
+  create("local/x", num_shards=3)
+  port_file = tmp_path / "port"
+  service = subprocess.Popen(
+      [sys.executable, "-m",
+       "apache_beam.runners.portability.local_job_service_main", "--port=0",
+       f"--port_file={port_file}"])
+  try:
+    while not (port_file.exists() and port_file.read_text()):
+      assert service.poll() is None
+    beam_program(text_file, vocab_file, tmp_path / "beam/x",
+                 "--runner=PortableRunner", "--environment_type=LOOPBACK",
+                 f"--job_endpoint=localhost:{port_file.read_text()}")
+  finally:
+    service.kill()
+    service.wait()
+  for name in os.listdir(tmp_path / "local"):
+    assert ((tmp_path / "local" / name).read_bytes()
+            == (tmp_path / "beam" / name).read_bytes())
+
+
+def parents_of_processes() -> dict[int, int]:
+  """Returns the parent of each process that is running."""
+  lines = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True,
+                         text=True, check=True).stdout.splitlines()
+  return dict(map(int, line.split()) for line in lines)
+
+
+def descendants(pid: int) -> set[int]:
+  parents = parents_of_processes()
+  found = {pid}
+  while more := {child for child, parent in parents.items()
+                 if parent in found} - found:
+    found |= more
+  return found - {pid}
+
+
+@pytest.mark.large
+def test_creation_killed_at_any_moment_goes_on(vocab_file, tmp_path):
+  text = tmp_path / "long.txt"
+  text.write_text((TEXT + "\n\n") * 20_000)  # several blocks
+  def command(output):
+    return [sys.executable, ROOT / "create_pretraining_data.py",
+            f"--input_file={text}", f"--vocab_file={vocab_file}",
+            "--max_seq_length=24", "--max_predictions_per_seq=4",
+            "--dupe_factor=1", f"--output_file={output}", "--num_workers=2"]
+
+  subprocess.run(command(tmp_path / "whole"), check=True)
+  for num_blocks in (1, 3, 5):
+    process = subprocess.Popen(command(tmp_path / "parts"))
+    while len(list(tmp_path.glob("parts.parts/*-*.json"))) < num_blocks:
+      with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.05)
+    children = descendants(process.pid)
+    assert len(children) >= 3  # two workers and who started them
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "parts").exists()
+    while children & set(parents_of_processes()):  # none outlives the program
+      pass
+  subprocess.run(command(tmp_path / "parts"), check=True)
+  assert ((tmp_path / "parts").read_bytes()
+          == (tmp_path / "whole").read_bytes())
 
 
 def test_creation_twice_is_creation_once(create, tmp_path):
@@ -400,6 +500,91 @@ def test_creation_refuses_an_output_that_cannot_be_written(create, tmp_path):
   (tmp_path / "file").write_text("in the way")
   with pytest.raises(ValueError, match="cannot be written"):
     create("file/x.tfrecord")
+
+
+# --- Vocabularies ------------------------------------------------------------
+
+
+@pytest.fixture
+def learn(run_program, tmp_path):
+  def run(output="vocabulary", **flags):
+    run_program(create_vocabulary, **{**dict(
+        input_file=ROOT / "sample_text.txt", output_dir=tmp_path / output,
+        vocab_size=1000), **flags})
+    return tmp_path / output
+  return run
+
+
+def test_a_vocabulary_is_learnt_and_used(learn, monkeypatch):
+  folder = learn(model_size="tiny")
+  config = modeling.BertConfig.from_json_file(folder / "bert_config.json")
+  assert (config.vocab_size, config.hidden_size) == (1000, 128)
+  tokenizer = tokenization.FullTokenizer(str(folder / "vocab.txt"))
+  assert len(tokenizer.vocab) == 1000
+  # Numbered as in released models.
+  assert [tokenizer.vocab[token] for token in (
+      "[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [
+          0, 1, 100, 101, 102, 103]
+  counts, num_words = collections.Counter(), 0
+  for line in (ROOT / "sample_text.txt").read_text().splitlines():
+    counts.update(tokenizer.tokenize(line))
+    num_words += len(tokenizer.basic_tokenizer.tokenize(line))
+  report = json.loads((folder / "vocab.report.json").read_text())
+  assert report["words"] == num_words
+  np.testing.assert_allclose(report["unknown_rate"],
+                             counts["[UNK]"] / num_words)
+  np.testing.assert_allclose(report["pieces_per_word"],
+                             counts.total() / num_words)
+  assert report["unknown_rate"] < 0.01 and report["pieces_per_word"] < 1.7
+  # What is learnt is used, and the same whoever counted the words.
+  assert sum(token in counts for token in tokenizer.vocab) > 0.85 * 900
+  monkeypatch.setattr(corpus, "_SMALLEST_BLOCK_BYTES", 20_000)
+  again = learn("again", num_workers=2)
+  assert (again / "vocab.txt").read_bytes() == (
+      folder / "vocab.txt").read_bytes()
+
+
+def test_a_vocabulary_keeps_capitals_and_takes_tokens_on_request(learn):
+  folder = learn(do_lower_case=False, special_tokens="[QUERY],[DOC]",
+                 num_unused_tokens=0)
+  tokens = (folder / "vocab.txt").read_text().split("\n")
+  assert tokens[:7] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+                        "[QUERY]", "[DOC]"]
+  assert "The" in tokens
+
+
+def test_a_vocabulary_leaves_out_the_rarest_characters(learn, tmp_path):
+  text = tmp_path / "text.txt"
+  text.write_text("the cat sat\n" * 1000 + "caf\u00e9 \u6211\n")
+  common = dict(input_file=text, vocab_size=60, num_unused_tokens=0,
+                do_lower_case=False)
+  some = (learn("some", character_coverage=0.999, **common)
+          / "vocab.txt").read_text().split("\n")
+  every = (learn("every", character_coverage=1.0, **common)
+           / "vocab.txt").read_text().split("\n")
+  assert "\u6211" in every and "##\u00e9" in every
+  assert "\u6211" not in some and "##\u00e9" not in some
+  assert {"the", "cat", "sat"} <= set(some)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(vocab_size=50), "leaves no room"),
+    (dict(vocab_size=120), "Raise --vocab_size, or lower"),
+    (dict(special_tokens="[CLS]"), "is a token already"),
+    (dict(model_size="tiny", bert_config_file="x"), "pass one of the two"),
+    (dict(input_file="/nowhere/*"), "matches no file")])
+def test_vocabulary_refuses(learn, tmp_path, flags, message):
+  with pytest.raises(ValueError, match=message):
+    learn(**flags)
+  assert not (tmp_path / "vocabulary").exists()
+
+
+def test_vocabulary_that_exists_is_not_overwritten(learn):
+  folder = learn()
+  with pytest.raises(ValueError, match="vocab.txt exists already"):
+    learn(vocab_size=500)
+  learn(vocab_size=500, overwrite=True)
+  assert len((folder / "vocab.txt").read_text().splitlines()) == 500
 
 
 # --- Classification ----------------------------------------------------------

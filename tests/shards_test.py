@@ -126,6 +126,7 @@ def test_output_that_exists_is_not_overwritten(tmp_path):
   assert contents(tmp_path) == before
   other.begin(overwrite=True)
   assert os.listdir(tmp_path) == [os.path.basename(other.parts_dir)]
+  other.write_block((0, 0), records_of_block(0), {})
   with pytest.raises(ValueError, match="begun with other settings: factor"):
     output.begin(overwrite=False)
 

@@ -1,0 +1,149 @@
+"""The making of pre-training records as an Apache Beam pipeline.
+
+    units --read--> blocks --make--> (shard, part) --group--> shards
+
+The same records, byte for byte, as without Beam, made by any of its runners on
+any number of machines. Beam moves data between machines and tries again what
+failed; it takes the place of worker processes and of the folder of parts.
+"""
+
+import collections
+import tempfile
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+
+import apache_beam as beam
+from apache_beam.options import pipeline_options
+import tensorflow as tf
+
+import corpus
+import input_pipeline
+import pretraining_instances
+import shards
+
+
+class Part(NamedTuple):
+  """The records of a part of a block that were dealt to one bucket."""
+
+  bucket: int
+  block: tuple[int, int]
+  number: int
+  content: bytes
+
+
+def parse_options(arguments: Sequence[str]) -> pipeline_options.PipelineOptions:
+  """Returns the options of Beam and its runner.
+
+  Args:
+    arguments: flags such as `--runner=DirectRunner`.
+
+  Raises:
+    ValueError: Beam knows no such flag.
+  """
+  options = pipeline_options.PipelineOptions(arguments)
+  unknown = (set(options.get_all_options(retain_unknown_options=True))
+             - set(options.get_all_options()))
+  if unknown:
+    raise ValueError(f"--{min(unknown)} is a flag neither of this program nor "
+                     "of Apache Beam.")
+  return options
+
+
+def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
+        parser: corpus.Parser, settings: pretraining_instances.Settings,
+        output: shards.ShardedOutput,
+        check_counts: Callable[[collections.Counter], None],
+        counts_file: str) -> None:
+  """Makes the shards that are not there yet.
+
+  Args:
+    options: of Beam.
+    input_files: paths that all machines can read.
+    parser: of the text.
+    settings: of the records.
+    output: where they go; all machines can write there.
+    check_counts: raises an error, before anything is written, if the counts of
+      all blocks say that there is nothing to write.
+    counts_file: where to write these counts, as JSON.
+  """
+  size = corpus.block_bytes(input_files)
+  missing = frozenset(output.missing_shards())
+  with beam.Pipeline(options=options) as pipeline:
+    made = (
+        pipeline
+        | "Units" >> beam.Create(list(enumerate(
+            corpus.units(input_files, size))))
+        | "Read" >> beam.FlatMapTuple(
+            lambda number, unit: corpus.read_blocks(unit, number, size))
+        # Lets other machines make the records than the one that reads.
+        | "Reshuffle" >> beam.Reshuffle()
+        | "Make" >> beam.ParDo(
+            _MakeRecords(parser, settings, output, missing)).with_outputs(
+                "counts", main="parts"))
+    counts = (made.counts
+              | "Add" >> beam.CombineGlobally(_add_counts)
+              | "Check" >> beam.Map(_checked, check_counts))
+    written = (
+        made.parts
+        | "Group" >> beam.GroupByKey()
+        # The counts are an argument so that nothing is written before the
+        # check.
+        | "Write" >> beam.Map(
+            lambda shard, counts: _write_shard(output, *shard),
+            beam.pvalue.AsSingleton(counts)))
+    del written
+    counts | "Counts" >> beam.Map(output.write_json, counts_file)
+
+
+class _MakeRecords(beam.DoFn):
+  """Yields (shard, part) for blocks, and their counts."""
+
+  def __init__(self, parser, settings, output, shards_to_write):
+    self._parser = parser
+    self._settings = settings
+    self._output = output
+    self._shards_to_write = shards_to_write
+
+  def setup(self):
+    self._maker = pretraining_instances.InstanceMaker(self._settings)
+
+  def process(self, block: corpus.Block):
+    counts = collections.Counter()
+    records = self._maker.make(
+        block.number, self._parser.documents(block, counts), counts)
+    for number, part in enumerate(
+        shards.deal(records, self._output.num_buckets)):
+      for bucket, content in enumerate(part):
+        shard = self._output.shard_of(bucket)
+        if shard in self._shards_to_write:
+          yield shard, Part(bucket, block.number, number, content)
+    yield beam.pvalue.TaggedOutput("counts", dict(counts))
+
+
+def _add_counts(all_counts: Iterable[dict[str, int]]) -> dict[str, int]:
+  total = collections.Counter()
+  for counts in all_counts:
+    total.update(counts)
+  return dict(total)
+
+
+def _checked(counts, check_counts):
+  check_counts(collections.Counter(counts))
+  return counts
+
+
+def _write_shard(output: shards.ShardedOutput, shard: int,
+                 parts: Iterable[Part]) -> None:
+  """Writes a shard, of which one bucket at a time is in memory."""
+  with tempfile.TemporaryFile() as file:
+    places = collections.defaultdict(list)
+    for part in parts:
+      places[part.bucket].append(
+          (part.block, part.number, file.tell(), len(part.content)))
+      file.write(part.content)
+
+    def contents(bucket) -> Iterator[bytes]:
+      for _, _, place, length in sorted(places[bucket]):
+        file.seek(place)
+        yield file.read(length)
+
+    output.write_shuffled(shard, contents)
