@@ -388,6 +388,9 @@ def run(main, passes_on_flags: str = "") -> None:
     except estimator.Interrupted as error:
       logging.info("%s", error)
       sys.exit(EXIT_CODES[error.signal_number])
+    except KeyboardInterrupt:
+      sys.stderr.write(f"{os.path.basename(sys.argv[0])}: stopped.\n")
+      sys.exit(EXIT_CODES[signal.SIGINT])
     except (ValueError, tf.errors.InvalidArgumentError) as error:
       message = _message_for_user(error)
       if message is None:

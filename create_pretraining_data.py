@@ -62,7 +62,8 @@ def define_flags() -> None:
   flags.DEFINE_float("masked_lm_prob", 0.15, "Share of the tokens to mask.",
                      lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_float("short_seq_prob", 0.1, "Share of the stretches of text "
-                     "that are made into shorter sequences than the longest.",
+                     "that are made into shorter sequences than the longest; 0 "
+                     "if not given and there are no pairs.",
                      lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_bool("next_sentence_prediction", True, "Whether to make pairs "
                     "for next sentence prediction. If not, records are filled "
@@ -94,6 +95,9 @@ def settings_of_flags() -> pretraining_instances.Settings:
   if FLAGS["max_pairs_per_record"].present and not FLAGS.pack_sequences:
     raise ValueError("--max_pairs_per_record belongs to --pack_sequences: pass "
                      "both.")
+  short_seq_prob = FLAGS.short_seq_prob
+  if not (FLAGS.next_sentence_prediction or FLAGS["short_seq_prob"].present):
+    short_seq_prob = 0.0
   return pretraining_instances.Settings(
       vocab_file=FLAGS.vocab_file,
       do_lower_case=FLAGS.do_lower_case,
@@ -104,7 +108,7 @@ def settings_of_flags() -> pretraining_instances.Settings:
       word_segmenter=FLAGS.word_segmenter,
       word_separator=FLAGS.word_separator,
       dupe_factor=FLAGS.dupe_factor,
-      short_seq_prob=FLAGS.short_seq_prob,
+      short_seq_prob=short_seq_prob,
       next_sentence_prediction=FLAGS.next_sentence_prediction,
       max_pieces_per_row=(
           FLAGS.max_pairs_per_record if FLAGS.pack_sequences else 1),
@@ -114,17 +118,20 @@ def settings_of_flags() -> pretraining_instances.Settings:
 def sharded_output(input_files, settings, parser) -> shards.ShardedOutput:
   """Returns where the records go, and what decides their content."""
   files = shards.output_files(FLAGS.output_file, FLAGS.num_shards)
-  lengths = {file: tf.io.gfile.stat(file).length for file in input_files}
+  stats = [tf.io.gfile.stat(file) for file in input_files]
   with tf.io.gfile.GFile(settings.vocab_file, "rb") as reader:
     vocab_hash = zlib.crc32(reader.read())
   # Records take about twice the bytes of their text.
-  expected_bytes = 2 * settings.dupe_factor * sum(lengths.values())
+  expected_bytes = 2 * settings.dupe_factor * sum(
+      stat.length for stat in stats)
   return shards.ShardedOutput(
       files, shards.num_buckets(len(files), expected_bytes), settings.seed,
       {**dataclasses.asdict(settings),
        "split_sentences": parser.split_sentences,
        "text_field": parser.text_field,
-       "input_files": lengths, "vocab_hash": vocab_hash,
+       "input_files": [(file, stat.length, stat.mtime_nsec)
+                       for file, stat in zip(input_files, stats)],
+       "vocab_hash": vocab_hash,
        "num_shards": len(files)})
 
 

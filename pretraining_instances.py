@@ -30,6 +30,9 @@ _ROWS = 2048
 # A document gets another target length after so many times the longest one.
 # Long books would otherwise be all long or all short.
 _TARGETS_PER_STRETCH = 16
+# How much text is split into words at once; it takes some hundred bytes a
+# character.
+_SEGMENTED_CHARACTERS = 100_000
 
 
 class TokenizedBlock(NamedTuple):
@@ -172,8 +175,7 @@ class InstanceMaker:
     for document in documents:
       for sentence in document:
         if self._segment_words:
-          sentence_ids, continues = _encode_words(
-              self.tokenizer, *self._segment_words(sentence))
+          sentence_ids, continues = self._encode_words(sentence)
           continues_word += continues
         else:
           sentence_ids = self.tokenizer.encode(sentence)
@@ -199,6 +201,19 @@ class InstanceMaker:
     counts["unknown_tokens"] += int(np.count_nonzero(
         block.ids == self.masking.vocabulary.unk_id))
     return block
+
+  def _encode_words(self, sentence: str) -> tuple[list[int], list[bool]]:
+    """Returns ids, and which of them belong to the word before them."""
+    ids, continues_word = [], []
+    for start in range(0, len(sentence), _SEGMENTED_CHARACTERS):
+      text, word_lengths = self._segment_words(
+          sentence[start:start + _SEGMENTED_CHARACTERS])
+      text_ids, offsets = self.tokenizer.encode_with_offsets(text)
+      words = np.searchsorted(
+          np.cumsum(word_lengths), [first for first, _ in offsets], "right")
+      ids += text_ids
+      continues_word += (np.diff(words, prepend=-1) == 0).tolist()
+    return ids, continues_word
 
   def _draw_pieces(self, block, counts, rng) -> Pieces:
     scalar_rng = random.Random(int(rng.integers(2 ** 63)))
@@ -335,15 +350,6 @@ def _split_words(separator: str, text: str) -> tuple[str, list[int]]:
   if separator.isspace():  # it separates tokens too
     return text, [len(word) + len(separator) for word in words]
   return "".join(words), [len(word) for word in words]
-
-
-def _encode_words(tokenizer, text: str, word_lengths: Sequence[int]
-                 ) -> tuple[list[int], list[bool]]:
-  """Returns ids, and which of them belong to the word before them."""
-  ids, offsets = tokenizer.encode_with_offsets(text)
-  word_ends = np.cumsum(word_lengths)
-  words = np.searchsorted(word_ends, [start for start, _ in offsets], "right")
-  return ids, (np.diff(words, prepend=-1) == 0).tolist()
 
 
 def check_counts(counts, settings: Settings, num_shards: int) -> None:

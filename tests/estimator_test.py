@@ -615,3 +615,47 @@ def test_training_follows_the_reference(golden_dir, tmp_path, case):
   np.testing.assert_allclose(actual[0], golden["loss_after"], atol=1e-4)
   np.testing.assert_allclose(actual, losses_of(tmp_path / "ours")[6:],
                              atol=1e-4)
+
+
+def test_packed_rows_train_as_their_pairs_do(tmp_path):
+  rng = np.random.default_rng(0)
+  length, lengths = 16, [7, 9, 16, 5, 6, 5]  # three rows when packed
+  rows, starts = [0, 0, 1, 2, 2, 2], [0, 7, 0, 0, 5, 11]
+  def empty(num_rows, sequences):
+    return {**{name: np.zeros([num_rows, size], dtype) for name, size, dtype in [
+        ("input_ids", length, np.int32), ("input_mask", length, np.int32),
+        ("segment_ids", length, np.int32), ("masked_lm_positions", 6, np.int32),
+        ("masked_lm_ids", 6, np.int32), ("masked_lm_weights", 6, np.float32),
+        ("next_sentence_labels", sequences, np.int32)]}}
+
+  alone, packed = empty(6, 1), empty(3, 3)
+  packed["sequence_starts"] = np.zeros([3, 3], np.int32)
+  packed["next_sentence_weights"] = np.zeros([3, 3], np.float32)
+  used = [0, 0, 0]
+  for pair, (row, start) in enumerate(zip(rows, starts)):
+    stretch = slice(start, start + lengths[pair])
+    for name, values in (
+        ("input_ids", rng.integers(1, 30, lengths[pair])),
+        ("input_mask", 1), ("segment_ids", rng.integers(0, 2, lengths[pair]))):
+      alone[name][pair, :lengths[pair]] = packed[name][row, stretch] = values
+    positions = rng.choice(lengths[pair], 2, replace=False)
+    slots = slice(2 * used[row], 2 * used[row] + 2)
+    for name, values in (("masked_lm_ids", rng.integers(1, 30, 2)),
+                         ("masked_lm_weights", 1.0)):
+      alone[name][pair, :2] = packed[name][row, slots] = values
+    alone["masked_lm_positions"][pair, :2] = positions
+    packed["masked_lm_positions"][row, slots] = positions + start
+    packed["sequence_starts"][row, used[row]] = start
+    packed["next_sentence_weights"][row, used[row]] = 1.0
+    alone["next_sentence_labels"][pair] = pair % 2
+    packed["next_sentence_labels"][row, used[row]] = pair % 2
+    used[row] += 1
+
+  losses = []
+  for name, features in (("alone", alone), ("packed", packed)):
+    estimator = bert_estimator(tmp_path / name, xla=name == "packed")
+    estimator.train(
+        lambda params: tf.data.Dataset.from_tensors(features).repeat(), 4)
+    with open(tmp_path / name / "training_log.jsonl") as reader:
+      losses.append([json.loads(line)["loss"] for line in reader])
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
