@@ -87,8 +87,7 @@ def define_training_flags(learning_rate: float, best_metric: str) -> None:
                     "each layer for the gradient and compute the rest again: "
                     "less memory, a third more work.")
   flags.DEFINE_bool("xla", False, "Compile the training step with XLA, with "
-                    "batches padded to --max_seq_length. For GPUs; on CPUs it "
-                    "is slower.")
+                    "batches padded to --max_seq_length. For GPUs.")
   flags.DEFINE_enum("optimizer", "adamw", ["adamw", "lamb"], "adamw as BERT "
                     "used it, or lamb for batches of thousands.")
   flags.DEFINE_float("learning_rate", learning_rate, "Highest learning rate.",

@@ -1,6 +1,6 @@
 """Text files to documents, a block at a time: the input of any size.
 
-    files --units--> read_blocks --> blocks of some megabytes --Parser--> documents
+    files --units, read_blocks--> blocks of some megabytes --Parser--> documents
 
 A block is a stretch of the input, cut between documents where that is possible.
 It is the unit of work: read in one place, in order, and parsed anywhere, so
@@ -41,6 +41,9 @@ _SMALLEST_BLOCK_BYTES = 2 ** 20
 
 # What lines are counted as that are not what they should be.
 REASONS_TO_SKIP = ("not_utf8", "not_json", "without_text")
+
+# How many bytes of text a byte of a compressed file holds, or a little more.
+_COMPRESSION = 4
 
 _BLANK_LINES = re.compile(rb"\n(?:[ \t\r]*\n)+")
 _LINE_ENDS = re.compile(rb"\n")
@@ -85,14 +88,21 @@ class Block(NamedTuple):
     return sum(stretch.input_bytes for stretch in self.stretches)
 
 
+def text_bytes(files: Sequence[str]) -> int:
+  """Returns about how much text files hold, decompressed."""
+  return sum(
+      tf.io.gfile.stat(file).length * (
+          _COMPRESSION if file.endswith((".gz", ".zst")) else 1)
+      for file in files)
+
+
 def block_bytes(files: Sequence[str]) -> int:
   """Returns how large the blocks of an input should be.
 
   It depends on the input alone, and so does, with it, all that is made of a
   block.
   """
-  total = sum(tf.io.gfile.stat(file).length for file in files)
-  return min(max(total // _FEWEST_BLOCKS, _SMALLEST_BLOCK_BYTES),
+  return min(max(text_bytes(files) // _FEWEST_BLOCKS, _SMALLEST_BLOCK_BYTES),
              _LARGEST_BLOCK_BYTES)
 
 
@@ -107,7 +117,7 @@ def units(files: Sequence[str], size: int) -> list[list[str]]:
       result.append([])
       length = 0
     result[-1].append(file)
-    length += tf.io.gfile.stat(file).length
+    length += text_bytes([file])
   return result
 
 
@@ -283,24 +293,24 @@ class Parser:
 
   def _lines(self, stretch: Stretch, counts) -> list[str]:
     content = stretch.content
-    try:
-      text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-      if self.errors == "strict":
-        number = content.count(b"\n", 0, error.start)
-        line = content.split(b"\n")[number]
-        input_pipeline.decode_line(
-            line, stretch.file, stretch.first_line + number)
-      text = content.decode("utf-8", "replace")
-      counts["not_utf8"] += sum(
-          line != line.decode("utf-8", "ignore").encode()
-          for line in content.split(b"\n"))
-    if "\0" in text and self.errors == "strict":
-      number = stretch.first_line + text.count("\n", 0, text.index("\0"))
+    if b"\0" in content and self.errors == "strict":
+      number = stretch.first_line + content.count(b"\n", 0,
+                                                  content.index(b"\0"))
       raise ValueError(
           f"{stretch.file}, line {number}: there is a byte of value 0, so this "
           "is no UTF-8 text, but a binary file or UTF-16. Convert it first, "
           "leave it out, or pass --errors=replace.")
+    try:
+      text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+      lines = content.split(b"\n")
+      if self.errors == "strict":
+        number = content.count(b"\n", 0, error.start)
+        input_pipeline.decode_line(
+            lines[number], stretch.file, stretch.first_line + number)
+      text = content.decode("utf-8", "replace")
+      counts["not_utf8"] += sum(
+          line != line.decode("utf-8", "ignore").encode() for line in lines)
     if stretch.first_line == 1:
       text = text.removeprefix("\ufeff")
     # Only line feeds end a line: text may hold other line separators.

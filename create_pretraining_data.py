@@ -42,8 +42,8 @@ def define_flags() -> None:
                       "separated by commas.", required=True)
   flags.DEFINE_integer("num_shards", 0, "Divide the output into so many files, "
                        "<output_file>-00000-of-00064 and so on.", lower_bound=0)
-  flags.DEFINE_bool("overwrite", False, "Whether to delete output that is there "
-                    "already.")
+  flags.DEFINE_bool("overwrite", False, "Whether to delete output that is "
+                    "there already.")
   common_flags.define_vocab_flags()
   flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, "
                     "or none.")
@@ -70,8 +70,8 @@ def define_flags() -> None:
                     "with the text of one document, for masked LM alone.")
   flags.DEFINE_bool("pack_sequences", False, "Put several short pairs into one "
                     "record, which attend each to itself.")
-  flags.DEFINE_integer("max_pairs_per_record", 8, "Most pairs of a record, with "
-                       "--pack_sequences.", lower_bound=2)
+  flags.DEFINE_integer("max_pairs_per_record", 8, "Most pairs of a record, "
+                       "with --pack_sequences.", lower_bound=2)
   flags.DEFINE_integer("num_workers", 0, "Processes; 0 for one a processor.",
                        lower_bound=0)
   flags.DEFINE_string("runner", None, "Run as a pipeline of Apache Beam, by "
@@ -122,8 +122,7 @@ def sharded_output(input_files, settings, parser) -> shards.ShardedOutput:
   with tf.io.gfile.GFile(settings.vocab_file, "rb") as reader:
     vocab_hash = zlib.crc32(reader.read())
   # Records take about twice the bytes of their text.
-  expected_bytes = 2 * settings.dupe_factor * sum(
-      stat.length for stat in stats)
+  expected_bytes = 2 * settings.dupe_factor * corpus.text_bytes(input_files)
   return shards.ShardedOutput(
       files, shards.num_buckets(len(files), expected_bytes), settings.seed,
       {**dataclasses.asdict(settings),
@@ -177,7 +176,6 @@ def main(argv):
                  "settings.", FLAGS.output_file)
     output.remove_parts()
     return
-  output.begin(FLAGS.overwrite)
   if FLAGS.runner:
     counts = run_beam(job, input_files, argv[1:])
   else:
@@ -191,6 +189,7 @@ def main(argv):
 def run_workers(job: Job, input_files) -> collections.Counter:
   """Makes the shards in processes of this machine; returns all counts."""
   output = job.output
+  output.begin(FLAGS.overwrite)
   make_parts(job, input_files)
   counts = sum(output.counts_of_blocks().values(), collections.Counter())
   try:
@@ -223,11 +222,12 @@ def run_beam(job: Job, input_files, arguments) -> collections.Counter:
   arguments = [f"--runner={FLAGS.runner}", *arguments]
   if FLAGS["num_workers"].present:  # Beam has a flag of this name, too
     arguments.append(f"--num_workers={FLAGS.num_workers}")
+  options = pretraining_beam.parse_options(arguments)
   output = job.output
+  output.begin(FLAGS.overwrite)
   counts_file = os.path.join(output.parts_dir, "counts.json")
   pretraining_beam.run(
-      pretraining_beam.parse_options(arguments), input_files, job.parser,
-      job.settings, output,
+      options, input_files, job.parser, job.settings, output,
       functools.partial(
           pretraining_instances.check_counts, settings=job.settings,
           num_shards=len(output.files)), counts_file)
@@ -241,6 +241,7 @@ def make_parts(job: Job, input_files) -> None:
   for file in input_files:
     logging.info("  %s", file)
   size = corpus.block_bytes(input_files)
+  num_bytes = corpus.text_bytes(input_files)
   done = job.output.counts_of_blocks()
   if done:
     logging.info("%d blocks of the input are done; going on with the rest.",
@@ -258,8 +259,9 @@ def make_parts(job: Job, input_files) -> None:
 
   for _, input_bytes, counts in workers.map_unordered(
       functools.partial(block_worker, job), blocks(),
-      workers.useful_number(FLAGS.num_workers, progress.total_bytes // size,
-                  job.settings.dupe_factor * progress.total_bytes)):
+      workers.useful_number(
+          FLAGS.num_workers, num_bytes // size,
+          job.settings.dupe_factor * num_bytes)):
     progress.report(input_bytes, counts)
 
 
@@ -271,7 +273,8 @@ def write_shards(output: shards.ShardedOutput) -> None:
     logging.info("  %s", file)
   for _ in workers.map_unordered(
       functools.partial(shard_worker, output), missing,
-      workers.useful_number(FLAGS.num_workers, len(missing), output.size_of_parts() // 4)):
+      workers.useful_number(FLAGS.num_workers, len(missing),
+                            output.size_of_parts() // 4)):
     pass
 
 
@@ -279,7 +282,7 @@ class Progress:
   """Logs how far the blocks are."""
 
   def __init__(self, total_bytes: int):
-    self.total_bytes = total_bytes
+    self._total_bytes = total_bytes
     self._skipped_bytes = self._done_bytes = 0
     self._counts = collections.Counter()
     self._start = self._last_line = time.monotonic()
@@ -297,11 +300,11 @@ class Progress:
       return
     self._last_line = now
     seconds = now - self._start
-    rest = self.total_bytes - self._skipped_bytes - self._done_bytes
+    rest = self._total_bytes - self._skipped_bytes - self._done_bytes
     logging.info(
         "%d %% of the input: %d documents, %d instances, %d instances per "
         "second, about %d s left",
-        100 * (self._skipped_bytes + self._done_bytes) / self.total_bytes,
+        100 * (self._skipped_bytes + self._done_bytes) / self._total_bytes,
         self._counts["documents"], self._counts["instances"],
         self._counts["instances"] / seconds, seconds * rest / self._done_bytes)
 

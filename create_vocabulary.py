@@ -48,8 +48,8 @@ def define_flags() -> None:
   flags.DEFINE_bool("overwrite", False, "Whether to replace a vocabulary that "
                     "is there already.")
   flags.DEFINE_integer("vocab_size", 30522, "Tokens in all.", lower_bound=6)
-  flags.DEFINE_bool("do_lower_case", True, "Whether to lower-case the text, and "
-                    "to strip accents: for an uncased model.")
+  flags.DEFINE_bool("do_lower_case", True, "Whether to lower-case the text, "
+                    "and to strip accents: for an uncased model.")
   flags.DEFINE_float("character_coverage", 0.9999, "Share of the text whose "
                      "characters are in the vocabulary; the rarest are not, "
                      "and their words become [UNK].",
@@ -129,15 +129,14 @@ def count_words(input_files, parser) -> tuple[collections.Counter,
                                               collections.Counter]:
   """Returns how often each word occurs, and what was read and left out."""
   size = corpus.block_bytes(input_files)
-  total_bytes = sum(tf.io.gfile.stat(file).length for file in input_files)
+  num_bytes = corpus.text_bytes(input_files)
   blocks = (block for number, unit in
             enumerate(corpus.units(input_files, size))
             for block in corpus.read_blocks(unit, number, size))
   words, counts = collections.Counter(), collections.Counter()
   for block_words, block_counts in workers.map_unordered(
       functools.partial(word_counter, parser, FLAGS.do_lower_case), blocks,
-      workers.useful_number(FLAGS.num_workers, total_bytes // size,
-                            total_bytes)):
+      workers.useful_number(FLAGS.num_workers, num_bytes // size, num_bytes)):
     words.update(block_words)
     counts.update(block_counts)
     if len(words) > _MOST_WORDS:

@@ -19,7 +19,7 @@ import math
 import os
 import signal
 import time
-from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Iterator, Mapping, NamedTuple, Optional
 
 from absl import logging
 import numpy as np

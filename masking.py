@@ -96,8 +96,8 @@ class Masking:
     Args:
       input_ids: int32 [rows, seq_length].
       input_mask: bool or int, the same; 0 where there is padding.
-      continues_word: bool, the same, whether a token belongs to the word
-        before it; None to know it by the `##`.
+      continues_word: bool or int, the same, whether a token belongs to the
+        word before it; None to know it by the `##`.
       rng: draws everything.
     """
     vocabulary = self.vocabulary
@@ -109,7 +109,7 @@ class Masking:
         continues_word = vocabulary.continues_word[input_ids]
       # The first token after `[CLS]` or `[SEP]` begins a word, whatever it is.
       starts = candidates.copy()
-      starts[:, 1:] &= ~(continues_word[:, 1:] & candidates[:, :-1])
+      starts[:, 1:] &= ~((continues_word[:, 1:] != 0) & candidates[:, :-1])
     num_tokens = np.count_nonzero(input_mask, axis=1)
     num_to_predict = np.clip(np.rint(num_tokens * self.masked_lm_prob), 1,
                              self.max_predictions_per_seq).astype(np.int32)
@@ -161,9 +161,7 @@ class Masking:
       rows, slots = np.nonzero(weights)
       tokens = input_ids.copy()
       tokens[rows, positions[rows, slots]] = label_ids[rows, slots]
-      return self.mask(
-          tokens, input_mask,
-          None if continues_word is None else continues_word != 0, rng)
+      return self.mask(tokens, input_mask, continues_word, rng)
 
     masked = Masked(*tf.numpy_function(
         in_numpy, [seed, *given], [tf.int32] * 3 + [tf.float32]))

@@ -13,10 +13,8 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
-import tensorflow as tf
 
 import corpus
-import input_pipeline
 import pretraining_instances
 import shards
 

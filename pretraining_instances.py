@@ -172,6 +172,8 @@ class InstanceMaker:
     ids, continues_word = [], []
     sentence_starts, document_starts = [0], [0]
     longest = self.settings.max_seq_length
+    # Small enough that a pair can be made of one line.
+    stride = longest // 4
     for document in documents:
       for sentence in document:
         if self._segment_words:
@@ -188,7 +190,7 @@ class InstanceMaker:
         if len(sentence_ids) > longest:
           # Lest all but a row's worth be lost; a line may be a paragraph.
           counts["sentences_cut_up"] += 1
-          sentence_starts.extend(range(start + longest, len(ids), longest))
+          sentence_starts.extend(range(start + stride, len(ids), stride))
         sentence_starts.append(len(ids))
       if len(sentence_starts) - 1 > document_starts[-1]:
         document_starts.append(len(sentence_starts) - 1)
@@ -216,21 +218,23 @@ class InstanceMaker:
     return ids, continues_word
 
   def _draw_pieces(self, block, counts, rng) -> Pieces:
+    settings = self.settings
     scalar_rng = random.Random(int(rng.integers(2 ** 63)))
-    if self.settings.next_sentence_prediction:
-      places = draw_pairs(block, self.settings.max_seq_length - 3, self.settings.short_seq_prob,
-                          scalar_rng)
-      pieces = _truncate(places, self.settings.max_seq_length - 3, rng)
+    if settings.next_sentence_prediction:
+      max_length = settings.max_seq_length - 3
+      pieces = _truncate(
+          draw_pairs(block, max_length, settings.short_seq_prob, scalar_rng),
+          max_length, rng)
     else:
-      pieces = draw_stretches(block, self.settings.max_seq_length - 2,
-                              self.settings.short_seq_prob, scalar_rng)
-    num_used = int(
-        pieces.a_lengths.sum()
-        + pieces.b_lengths[~pieces.is_random_next].sum())
+      pieces = draw_stretches(block, settings.max_seq_length - 2,
+                              settings.short_seq_prob, scalar_rng)
     counts["instances"] += len(pieces.a_starts)
     counts["random_next"] += int(np.count_nonzero(pieces.is_random_next))
     counts["tokens_cut"] += pieces.num_tokens_cut
-    counts["tokens_used"] += num_used
+    # A random second has a turn of its own.
+    counts["tokens_used"] += int(
+        pieces.a_lengths.sum()
+        + pieces.b_lengths[~pieces.is_random_next].sum())
     return pieces
 
   def _rows(self, pieces, rng) -> Iterator[tuple[Pieces, np.ndarray]]:
@@ -239,7 +243,8 @@ class InstanceMaker:
     if self.settings.max_pieces_per_row == 1:
       rows = np.arange(len(lengths))
     else:
-      rows = pack(lengths, self.settings.max_seq_length, self.settings.max_pieces_per_row, rng)
+      rows = pack(lengths, self.settings.max_seq_length,
+                  self.settings.max_pieces_per_row, rng)
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
     for first in range(0, rows[-1] + 1 if len(rows) else 0, _ROWS):
@@ -253,32 +258,64 @@ class InstanceMaker:
 
   def _records(self, block, pieces, rows, counts, rng) -> Records:
     """Returns the records of pieces, given in which row each goes."""
-    vocabulary = self.masking.vocabulary
-    num_rows, seq_length = int(rows[-1]) + 1, self.settings.max_seq_length
-    lengths = self._lengths(pieces)
-    # Where each piece begins in its row, and its number there.
-    ends = np.cumsum(lengths)
-    is_first = np.diff(rows, prepend=-1) > 0
-    row_starts = np.maximum.accumulate(np.where(is_first, ends - lengths, 0))
-    columns = ends - lengths - row_starts
-    numbers = np.arange(len(rows)) - np.maximum.accumulate(
-        np.where(is_first, np.arange(len(rows)), 0))
-    places = rows * seq_length + columns
+    settings, lengths = self.settings, self._lengths(pieces)
+    columns, numbers = _places_in_rows(rows, lengths)
+    text = self._fill_rows(
+        block, pieces, rows * settings.max_seq_length + columns,
+        int(rows[-1]) + 1)
+    masked = self.masking.mask(text["input_ids"], text["input_mask"],
+                               text.get("continues_word"), rng)
+    _count_predictions(masked, self.masking.vocabulary, counts)
+    counts["records"] += len(masked.input_ids)
+    counts["real_tokens"] += int(lengths.sum())
+    features = {**text, "input_ids": masked.input_ids,
+                "masked_lm_positions": masked.positions,
+                "masked_lm_ids": masked.label_ids,
+                "masked_lm_weights": masked.weights}
 
-    input_ids = np.zeros(num_rows * seq_length, np.int32)
-    input_mask = np.zeros(num_rows * seq_length, np.uint8)
-    segment_ids = np.zeros(num_rows * seq_length, np.uint8)
-    continues_word = None
+    def of_pieces(values, dtype):
+      result = np.zeros(
+          [len(masked.input_ids), settings.max_pieces_per_row], dtype)
+      result[rows, numbers] = values
+      return result
+
+    is_packed = settings.max_pieces_per_row > 1
+    if is_packed:
+      features["sequence_starts"] = of_pieces(columns, np.int32)
+    if settings.next_sentence_prediction:
+      features["next_sentence_labels"] = of_pieces(
+          pieces.is_random_next, np.int32)
+    if settings.next_sentence_prediction and is_packed:
+      features["next_sentence_weights"] = of_pieces(1.0, np.float32)
+    return Records(*input_pipeline.serialize_rows(features))
+
+  def _fill_rows(self, block, pieces, places, num_rows
+                ) -> dict[str, np.ndarray]:
+    """Returns the features of rows that do not depend on masks.
+
+    Args:
+      block: what the pieces are of.
+      pieces: what there is to put into rows.
+      places: where each piece goes, counted over all rows.
+      num_rows: how many rows there are.
+    """
+    vocabulary = self.masking.vocabulary
+    size = num_rows * self.settings.max_seq_length
+    input_ids = np.zeros(size, np.int32)
+    input_mask = np.zeros(size, np.uint8)
+    segment_ids = np.zeros(size, np.uint8)
+    features = {"input_ids": input_ids, "input_mask": input_mask,
+                "segment_ids": segment_ids}
     if block.continues_word is not None:
-      continues_word = np.zeros(num_rows * seq_length, bool)
+      features["continues_word"] = np.zeros(size, np.uint8)
 
     def put(starts, lengths, places):
       source, target = _ranges(starts, lengths), _ranges(places, lengths)
       input_ids[target] = block.ids[source]
-      if continues_word is not None:
-        continues_word[target] = block.continues_word[source]
+      if block.continues_word is not None:
+        features["continues_word"][target] = block.continues_word[source]
 
-    input_mask[_ranges(places, lengths)] = 1
+    input_mask[_ranges(places, self._lengths(pieces))] = 1
     input_ids[places] = vocabulary.cls_id
     put(pieces.a_starts, pieces.a_lengths, places + 1)
     input_ids[places + 1 + pieces.a_lengths] = vocabulary.sep_id
@@ -287,44 +324,35 @@ class InstanceMaker:
       put(pieces.b_starts, pieces.b_lengths, b_places)
       segment_ids[_ranges(b_places, pieces.b_lengths + 1)] = 1
       input_ids[b_places + pieces.b_lengths] = vocabulary.sep_id
+    return {name: values.reshape(num_rows, self.settings.max_seq_length)
+            for name, values in features.items()}
 
-    shape = num_rows, seq_length
-    input_ids, input_mask = input_ids.reshape(shape), input_mask.reshape(shape)
-    if continues_word is not None:
-      continues_word = continues_word.reshape(shape)
-    masked = self.masking.mask(input_ids, input_mask, continues_word, rng)
-    features = {
-        "input_ids": masked.input_ids,
-        "input_mask": input_mask,
-        "segment_ids": segment_ids.reshape(shape),
-        "masked_lm_positions": masked.positions,
-        "masked_lm_ids": masked.label_ids,
-        "masked_lm_weights": masked.weights,
-    }
-    if continues_word is not None:
-      features["continues_word"] = continues_word
-    shape = num_rows, self.settings.max_pieces_per_row
-    if self.settings.max_pieces_per_row > 1:
-      features["sequence_starts"] = np.zeros(shape, np.int32)
-      features["sequence_starts"][rows, numbers] = columns
-    if self.settings.next_sentence_prediction:
-      features["next_sentence_labels"] = np.zeros(shape, np.int32)
-      features["next_sentence_labels"][rows, numbers] = pieces.is_random_next
-      if self.settings.max_pieces_per_row > 1:
-        features["next_sentence_weights"] = np.zeros(shape, np.float32)
-        features["next_sentence_weights"][rows, numbers] = 1.0
 
-    counts["records"] += num_rows
-    counts["real_tokens"] += int(lengths.sum())
-    is_label = masked.weights > 0
-    became = masked.input_ids[
-        np.nonzero(is_label)[0], masked.positions[is_label]]
-    counts["predictions"] += len(became)
-    is_mask = became == vocabulary.mask_id
-    is_kept = became == masked.label_ids[is_label]
-    counts["predictions_masked"] += int(np.count_nonzero(is_mask))
-    counts["predictions_kept"] += int(np.count_nonzero(is_kept & ~is_mask))
-    return Records(*input_pipeline.serialize_rows(features))
+def _places_in_rows(rows, lengths) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the first column of each piece in its row, and its number there.
+
+  Args:
+    rows: int64 [pieces], the row of each, ascending.
+    lengths: int64 [pieces].
+  """
+  is_first = np.diff(rows, prepend=-1) > 0
+  starts = np.cumsum(lengths) - lengths
+  order = np.arange(len(rows))
+  return (starts - np.maximum.accumulate(np.where(is_first, starts, 0)),
+          order - np.maximum.accumulate(np.where(is_first, order, 0)))
+
+
+def _count_predictions(masked: masking.Masked, vocabulary: masking.Vocabulary,
+                       counts) -> None:
+  is_prediction = masked.weights > 0
+  labels = masked.label_ids[is_prediction]
+  became = masked.input_ids[np.nonzero(is_prediction)[0],
+                            masked.positions[is_prediction]]
+  is_mask = became == vocabulary.mask_id
+  counts["predictions"] += len(became)
+  counts["predictions_masked"] += int(np.count_nonzero(is_mask))
+  counts["predictions_kept"] += int(
+      np.count_nonzero((became == labels) & ~is_mask))
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -112,7 +112,8 @@ def pretrain() -> tuple[dict[str, str], dict[str, str]]:
   for name, file in split_text().items():
     run("create_pretraining_data.py", input_file=file,
         output_file=WORK / f"{name}.tfrecord", max_seq_length=64,
-        max_predictions_per_seq=10, dupe_factor=5, overwrite=True, **VOCAB_FLAGS)
+        max_predictions_per_seq=10, dupe_factor=5, overwrite=True,
+        **VOCAB_FLAGS)
   shape = dict(max_seq_length=64, max_predictions_per_seq=10)
   held_out = dict(input_file=WORK / "held_out.tfrecord", do_eval=True,
                   eval_batch_size=32, **shape, **MODEL_FLAGS)

@@ -53,10 +53,11 @@ def define_flags() -> None:
                     "anew in each epoch, whatever masks the records have.")
   flags.DEFINE_string("vocab_file", None, "The vocabulary of the records; for "
                       "--dynamic_masking, and to lie beside the weights.")
-  flags.DEFINE_float("masked_lm_prob", 0.15, "Share of the tokens to mask, with "
-                     "--dynamic_masking.", lower_bound=0.0, upper_bound=1.0)
-  flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, or "
-                    "none, with --dynamic_masking.")
+  flags.DEFINE_float("masked_lm_prob", 0.15, "Share of the tokens to mask, "
+                     "with --dynamic_masking.", lower_bound=0.0,
+                     upper_bound=1.0)
+  flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, "
+                    "or none, with --dynamic_masking.")
 
 
 def loss_fn_builder(model):

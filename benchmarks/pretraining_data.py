@@ -32,6 +32,7 @@ import tensorflow as tf
 import create_pretraining_data
 import input_pipeline
 import tokenization
+import workers
 
 FLAGS = flags.FLAGS
 
@@ -46,8 +47,8 @@ def define_flags() -> None:
   flags.DEFINE_integer("dupe_factor", 10, "How often to go over the text.")
   flags.DEFINE_integer("plain_megabytes", 3, "How much of the text the plain "
                        "code has; it is slow.")
-  flags.DEFINE_integer("times", 10, "How much more text there is when memory is "
-                       "measured; 0 to leave that out.")
+  flags.DEFINE_integer("times", 10, "How much more text there is when memory "
+                       "is measured; 0 to leave that out.")
 
 
 # --- Plain code --------------------------------------------------------------
@@ -145,13 +146,22 @@ def make(text_file, vocab_file, times, dupe_factor, num_workers, output):
     return json.load(reader)["instances"]
 
 
+def _start() -> None:
+  """Imports what is needed, and starts what workers are forked from."""
+  for _ in workers.map_unordered(_identity, range(2), 2):
+    pass
+
+
+def _identity():
+  return int
+
+
 def _timed(function, arguments):
-  """Returns the number of records, seconds, and the peaks of memory in MB."""
+  """Returns the number of records, seconds, and the peak of memory in MB."""
   start = time.perf_counter()
   count = function(*arguments)
-  return count, time.perf_counter() - start, [
-      resource.getrusage(who).ru_maxrss / 1e3
-      for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+  return (count, time.perf_counter() - start,
+          resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
 
 
 def measure(name, function, *arguments) -> float:
@@ -159,13 +169,12 @@ def measure(name, function, *arguments) -> float:
   with tempfile.TemporaryDirectory() as folder:
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn")) as executor:
-      # Has it import what it needs before the clock runs.
-      executor.submit(os.getpid).result()
-      count, seconds, peaks = executor.submit(
+      executor.submit(_start).result()
+      count, seconds, peak = executor.submit(
           _timed, function, (*arguments, os.path.join(folder, "x"))).result()
   print(f"{name:40s} {count:8d} instances  {count / seconds:8.0f} a second  "
         f"{1e3 * seconds / count:6.3f} ms each  "
-        f"peak {peaks[0]:5.0f} MB, of a worker {peaks[1]:5.0f} MB", flush=True)
+        f"peak {peak:5.0f} MB", flush=True)
   return count / seconds
 
 

@@ -120,8 +120,10 @@ def test_sentences_are_split_on_request(tmp_path):
     ["Mr. J. Smith met Dr. Brown in the U.S. Senate.", "He left."],
     ['He said "No!" and left.', '"Why?" she asked.', "(It was late.)", "So."],
     ["It was No. 5 of 3.14 items (see Fig. 2).", "No.", "Then it ended..."],
-    ["\u4ed6\u8d70\u4e86\u3002", "\u201c\u597d\uff01\u201d", "\u4ed6\u8bf4\u3002"],
-    ["\u00c9t\u00e9 fini.", "\u00c0 demain!", "\u00bfQu\u00e9?", "1999 was good."],
+    ["\u4ed6\u8d70\u4e86\u3002", "\u201c\u597d\uff01\u201d",
+     "\u4ed6\u8bf4\u3002"],
+    ["\u00c9t\u00e9 fini.", "\u00c0 demain!", "\u00bfQu\u00e9?",
+     "1999 was good."],
     ["no capital. so no end", ],
 ])
 def test_split_sentences(sentences):

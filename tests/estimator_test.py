@@ -622,11 +622,12 @@ def test_packed_rows_train_as_their_pairs_do(tmp_path):
   length, lengths = 16, [7, 9, 16, 5, 6, 5]  # three rows when packed
   rows, starts = [0, 0, 1, 2, 2, 2], [0, 7, 0, 0, 5, 11]
   def empty(num_rows, sequences):
-    return {**{name: np.zeros([num_rows, size], dtype) for name, size, dtype in [
-        ("input_ids", length, np.int32), ("input_mask", length, np.int32),
-        ("segment_ids", length, np.int32), ("masked_lm_positions", 6, np.int32),
-        ("masked_lm_ids", 6, np.int32), ("masked_lm_weights", 6, np.float32),
-        ("next_sentence_labels", sequences, np.int32)]}}
+    sizes = {"input_ids": length, "input_mask": length, "segment_ids": length,
+             "masked_lm_positions": 6, "masked_lm_ids": 6,
+             "masked_lm_weights": 6, "next_sentence_labels": sequences}
+    return {name: np.zeros(
+        [num_rows, size], np.float32 if "weights" in name else np.int32)
+            for name, size in sizes.items()}
 
   alone, packed = empty(6, 1), empty(3, 3)
   packed["sequence_starts"] = np.zeros([3, 3], np.int32)

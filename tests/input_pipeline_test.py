@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -152,6 +153,23 @@ def test_features_of_the_reference(golden_dir):
 # --- Pre-training records ----------------------------------------------------
 
 
+def test_rows_are_serialized_like_single_records():
+  rng = np.random.default_rng(0)
+  features = {
+      "small": rng.integers(0, 128, (9, 3)),
+      "mixed": rng.choice([0, 127, 128, 16383, 16384, 2 ** 31 - 1], (9, 200)),
+      "flags": rng.integers(0, 2, (9, 130), dtype=np.uint8),
+      "weights": rng.random((9, 5), dtype=np.float32),
+      "one": np.arange(9)[:, np.newaxis]}
+  content, lengths = input_pipeline.serialize_rows(features)
+  ends = np.cumsum(lengths)
+  assert ends[-1] == len(content)
+  for row, (start, end) in enumerate(zip(ends - lengths, ends)):
+    assert tf.train.Example.FromString(content[start:end].tobytes()) == (
+        tf.train.Example.FromString(input_pipeline.serialize(
+            {name: values[row].tolist() for name, values in features.items()})))
+
+
 @pytest.fixture
 def record_files(tmp_path):
   """Files of 5 to 11 records; the first id of each record is its number."""
@@ -173,8 +191,8 @@ def record_files(tmp_path):
 def read_batches(files, num_batches, batch_size=4, seed=1, position=None):
   """Returns the numbers of the records of batches, and the last position."""
   dataset = input_pipeline.pretraining_dataset(
-      files, input_pipeline.PretrainingFormat(2, 1), 100, batch_size, True, seed,
-      True, position)
+      files, input_pipeline.PretrainingFormat(2, 1), 100, batch_size, True,
+      seed, True, position)
   batches = list(dataset.take(num_batches).as_numpy_iterator())
   numbers = [int(n) for batch in batches for n in batch["input_ids"][:, 0]]
   return numbers, batches[-1]["input_position"].tolist()

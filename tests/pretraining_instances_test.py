@@ -215,8 +215,10 @@ def test_any_documents_give_valid_records(
 
 def test_a_paragraph_on_one_line_is_cut_up_not_off(vocab_path):
   settings = instances.Settings(vocab_path, max_seq_length=16, dupe_factor=1)
-  records, counts = records_of(settings, [["the cat " * 500], ["a dog ran"] * 9])
+  records, counts = records_of(
+      settings, [["the cat " * 500], ["a dog ran"] * 9])
   assert counts["sentences_cut_up"] == 1
+  assert 0.3 < counts["random_next"] / counts["instances"] < 0.8
   assert len(records) > 50
   assert counts["tokens_cut"] < 0.5 * counts["tokens"]
 

@@ -33,7 +33,8 @@ def build(output, blocks=(0, 1, 2)):
   output.begin(overwrite=False)
   for number in blocks:
     if (0, number) not in output.counts_of_blocks():
-      output.write_block((0, number), records_of_block(number), {"records": 200})
+      output.write_block((0, number), records_of_block(number),
+                         {"records": 200})
   for shard in output.missing_shards():
     output.write_shard(shard)
   output.finish({"records": 600})
@@ -110,7 +111,8 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     raise tf.errors.ResourceExhaustedError(
         None, None, f"{file.name}; No space left on device")
   monkeypatch.setattr(tf.io.gfile.GFile, "write", write)
-  with pytest.raises(ValueError, match="block-0-7.*cannot be written.*No space"):
+  with pytest.raises(ValueError,
+                     match="block-0-7.*cannot be written.*No space"):
     output.write_block((0, 7), records_of_block(7), {})
   assert os.listdir(output.parts_dir) == ["settings.json"]
 
@@ -146,4 +148,5 @@ def test_what_is_beside_the_shards_has_their_name(tmp_path):
   output = shards.ShardedOutput(files, 3, 1, {})
   assert output.report_file == str(tmp_path / "out.report.json")
   build(output)
-  assert json.loads((tmp_path / "out.report.json").read_text())["records"] == 600
+  report = json.loads((tmp_path / "out.report.json").read_text())
+  assert report["records"] == 600
