@@ -142,13 +142,20 @@ def decode_line(line: bytes, file: str, number: int) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: str) -> Iterator[str]:
+def whole_file(path: str, temporary_dir: Optional[str] = None
+              ) -> Iterator[str]:
   """Gives a temporary path, and renames it to `path` if nothing went wrong.
+
+  Args:
+    path: of the file.
+    temporary_dir: a folder of the same file system; that of `path` if None.
 
   Raises:
     ValueError: the file cannot be written.
   """
   temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+  if temporary_dir is not None:
+    temporary = os.path.join(temporary_dir, os.path.basename(temporary))
   file_errors = (OSError, tf.errors.OpError)
 
   def failure(error):
@@ -163,7 +170,7 @@ def whole_file(path: str) -> Iterator[str]:
     yield temporary
     tf.io.gfile.rename(temporary, path, overwrite=True)
   except file_errors as error:
-    if path not in str(error):
+    if os.path.basename(path) not in str(error):
       raise  # not the file, but what was to be written in it
     raise failure(error) from error
   finally:
@@ -281,10 +288,14 @@ def _field(number: int, payload: _Bytes) -> _Bytes:
   return _Bytes([tag]) + _varints(payload.lengths[:, np.newaxis]) + payload
 
 
-def write_records(path: str, records: Iterable[bytes]) -> int:
-  """Writes a TFRecord file, whole or not at all; returns how many records."""
+def write_records(path: str, records: Iterable[bytes],
+                  temporary_dir: Optional[str] = None) -> int:
+  """Writes a TFRecord file, whole or not at all; returns how many records.
+
+  Arguments as for `whole_file`.
+  """
   count = 0
-  with whole_file(path) as temporary:
+  with whole_file(path, temporary_dir) as temporary:
     with tf.io.TFRecordWriter(temporary) as writer:
       for record in records:
         writer.write(record)

@@ -164,7 +164,8 @@ class Masking:
       return self.mask(tokens, input_mask, continues_word, rng)
 
     masked = Masked(*tf.numpy_function(
-        in_numpy, [seed, *given], [tf.int32] * 3 + [tf.float32]))
+        in_numpy, [seed, *given], [tf.int32] * 3 + [tf.float32],
+        stateful=False))
     result = dict(features)
     for name, value in (("input_ids", masked.input_ids),
                         ("masked_lm_positions", masked.positions),

@@ -247,10 +247,13 @@ class ShardedOutput:
       contents: function of the number of a bucket that gives, in order, what
         `deal` made for it of each part.
     """
-    input_pipeline.write_records(self.files[shard], (
-        record for bucket in range(self.num_buckets)
-        if self.shard_of(bucket) == shard
-        for record in self._shuffled(bucket, contents(bucket))))
+    input_pipeline.write_records(
+        self.files[shard], (
+            record for bucket in range(self.num_buckets)
+            if self.shard_of(bucket) == shard
+            for record in self._shuffled(bucket, contents(bucket))),
+        # What a kill leaves there goes with the folder.
+        temporary_dir=self.parts_dir)
 
   def _shuffled(self, bucket: int, contents) -> Iterator[bytes]:
     records = [record for content in contents for record in _split(content)]

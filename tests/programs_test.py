@@ -271,6 +271,7 @@ def test_creation_killed_at_any_moment_goes_on(vocab_file, tmp_path):
     while children & set(parents_of_processes()):  # none outlives the program
       pass
   subprocess.run(command(tmp_path / "parts"), check=True)
+  assert not list(tmp_path.glob("*.tmp"))
   assert ((tmp_path / "parts").read_bytes()
           == (tmp_path / "whole").read_bytes())
 
