@@ -26,7 +26,7 @@ _BUCKET_BYTES = 2 ** 26
 # How many bytes of records are sorted by bucket at once.
 _PART_BYTES = 2 ** 25
 
-# Numbers and settings of a part, of a block or a shard.
+# The number of a block, within its unit of input.
 Number = tuple[int, ...]
 
 

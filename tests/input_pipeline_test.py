@@ -222,3 +222,12 @@ def test_position_in_other_files_goes_on_with_the_next_epoch(record_files):
   _, position = read_batches(record_files, 5)
   numbers, position = read_batches(record_files[:2], 1, position=position)
   assert position[1] == 1 and max(numbers) <= 11
+
+
+def test_a_glob_does_not_mean_what_lies_beside_records(tmp_path):
+  for name in ("out-00000-of-00002", "out-00001-of-00002", "out.report.json"):
+    (tmp_path / name).write_text("x")
+  (tmp_path / "out.parts").mkdir()
+  files = input_pipeline.expand_patterns(str(tmp_path / "out*"), "--input_file")
+  assert [os.path.basename(file) for file in files] == [
+      "out-00000-of-00002", "out-00001-of-00002"]
