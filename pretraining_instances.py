@@ -15,6 +15,7 @@ import bisect
 import collections
 import dataclasses
 import functools
+import itertools
 import random
 from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
 
@@ -141,6 +142,7 @@ class InstanceMaker:
         masking.Vocabulary.from_tokens(self.tokenizer.vocab),
         settings.masked_lm_prob, settings.max_predictions_per_seq,
         settings.do_whole_word_mask)
+    self._are_one_word = {}  # for pairs of characters that were looked at
     self._segment_words = None
     if settings.word_segmenter == "jieba":
       self._segment_words = _jieba_segmenter()
@@ -208,14 +210,39 @@ class InstanceMaker:
     """Returns ids, and which of them belong to the word before them."""
     ids, continues_word = [], []
     for start in range(0, len(sentence), _SEGMENTED_CHARACTERS):
-      text, word_lengths = self._segment_words(
-          sentence[start:start + _SEGMENTED_CHARACTERS])
-      text_ids, offsets = self.tokenizer.encode_with_offsets(text)
-      words = np.searchsorted(
-          np.cumsum(word_lengths), [first for first, _ in offsets], "right")
+      words = self._join_words(self._segment_words(
+          sentence[start:start + _SEGMENTED_CHARACTERS]))
+      text_ids = self.tokenizer.encode("".join(words))
+      ids_of_words = list(map(self.tokenizer.encode, words))
+      if list(itertools.chain(*ids_of_words)) == text_ids:
+        continues_word += [i > 0 for word_ids in ids_of_words
+                           for i in range(len(word_ids))]
+      else:
+        # Characters that are read otherwise beside others. Seldom, and slow.
+        text_ids, offsets = self.tokenizer.encode_with_offsets("".join(words))
+        numbers = np.searchsorted(np.cumsum(list(map(len, words))),
+                                  [first for first, _ in offsets], "right")
+        continues_word += (np.diff(numbers, prepend=-1) == 0).tolist()
       ids += text_ids
-      continues_word += (np.diff(words, prepend=-1) == 0).tolist()
     return ids, continues_word
+
+  def _join_words(self, words: Sequence[str]) -> list[str]:
+    """Joins words that the tokenizer does not take apart, such as `3` `D`."""
+    result = []
+    for word in filter(None, words):
+      if result and self._is_one_word(result[-1][-1], word[0]):
+        result[-1] += word
+      else:
+        result.append(word)
+    return result
+
+  def _is_one_word(self, character: str, next_character: str) -> bool:
+    pair = character + next_character
+    if pair not in self._are_one_word:
+      self._are_one_word[pair] = len(
+          self.tokenizer.basic_tokenizer.tokenize(pair)) == 1 and not (
+              character.isspace() or next_character.isspace())
+    return self._are_one_word[pair]
 
   def _draw_pieces(self, block, counts, rng) -> Pieces:
     settings = self.settings
@@ -362,22 +389,20 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
   return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
-def _jieba_segmenter() -> Callable[[str], tuple[str, list[int]]]:
+def _jieba_segmenter() -> Callable[[str], list[str]]:
   try:
     import jieba  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise ValueError("--word_segmenter=jieba takes the library jieba: "
                      "pip install jieba.") from error
   jieba.setLogLevel("WARNING")
-  return lambda text: (text, [len(word) for word in jieba.cut(text)])
+  return jieba.lcut
 
 
-def _split_words(separator: str, text: str) -> tuple[str, list[int]]:
-  """Returns the text without separators, and the lengths of its words."""
-  words = text.split(separator)
-  if separator.isspace():  # it separates tokens too
-    return text, [len(word) + len(separator) for word in words]
-  return "".join(words), [len(word) for word in words]
+def _split_words(separator: str, text: str) -> list[str]:
+  """Returns the words of text, with a separator that is white space."""
+  space = separator if separator.isspace() else ""  # it separates tokens too
+  return [word + space for word in text.split(separator)]
 
 
 def check_counts(counts, settings: Settings, num_shards: int) -> None:

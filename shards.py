@@ -26,7 +26,7 @@ _BUCKET_BYTES = 2 ** 26
 # How many bytes of records are sorted by bucket at once.
 _PART_BYTES = 2 ** 25
 
-# The number of a block, within its unit of input.
+# Of a block: the number of its unit of input, and its own within that.
 Number = tuple[int, ...]
 
 

@@ -223,6 +223,18 @@ def test_a_paragraph_on_one_line_is_cut_up_not_off(vocab_path):
   assert counts["tokens_cut"] < 0.5 * counts["tokens"]
 
 
+def test_words_do_not_change_how_text_is_tokenized(vocab_path):
+  maker = instances.InstanceMaker(instances.Settings(
+      vocab_path, do_whole_word_mask=True, word_separator="|"))
+  # Marks within what is one word for the tokenizer do not count; one word may
+  # be several for it.
+  ids, continues = maker._encode_words("un|affable |cat|, the dog|")
+  assert ids == maker.tokenizer.encode("unaffable cat, the dog")
+  assert [conftest.TOKENS[i] for i in ids] == [
+      "un", "##aff", "##able", "cat", ",", "the", "dog"]
+  assert continues == [False, True, True, False, False, True, True]
+
+
 @pytest.mark.parametrize("flags,text", [
     ({"word_separator": "|"}, "\u6211\u4eec|\u559c\u6b22|\u4f60"),
     ({"word_separator": " "}, "\u6211\u4eec \u559c\u6b22 \u4f60"),
