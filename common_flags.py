@@ -208,9 +208,14 @@ def _strategy() -> Optional[tf.distribute.Strategy]:
   return None
 
 
+def is_remote_tpu() -> bool:
+  """Whether the work is done by a TPU, and the machine of it is another."""
+  return FLAGS.use_tpu and (FLAGS.tpu_name or FLAGS.master) != "local"
+
+
 def _check_tpu_paths() -> None:
   """Raises a ValueError if the machine of the TPU could not read the files."""
-  if (FLAGS.tpu_name or FLAGS.master) == "local":
+  if not is_remote_tpu():
     return
   for name in ("input_file", "eval_input_file", "output_dir",
                "init_checkpoint"):
@@ -331,12 +336,18 @@ def tokenizer(
   result = tokenization.FullTokenizer(FLAGS.vocab_file, FLAGS.do_lower_case)
   tokenization.validate_case_matches_vocab(
       FLAGS.do_lower_case, result.vocab, FLAGS.vocab_file)
-  if config and len(result.inv_vocab) > config.vocab_size:
-    raise ValueError(
-        f"--vocab_file={FLAGS.vocab_file} has {len(result.inv_vocab)} tokens, "
-        f"but vocab_size={config.vocab_size} in {FLAGS.bert_config_file}. Use "
-        "the two files of one model.")
+  if config:
+    check_vocab_size(len(result.inv_vocab), config)
   return result
+
+
+def check_vocab_size(num_tokens: int, config: modeling.BertConfig) -> None:
+  """Raises a ValueError if the model has fewer words than the vocabulary."""
+  if num_tokens > config.vocab_size:
+    raise ValueError(
+        f"--vocab_file={FLAGS.vocab_file} has {num_tokens} tokens, but "
+        f"vocab_size={config.vocab_size} in {FLAGS.bert_config_file}. Use the "
+        "two files of one model.")
 
 
 def check_max_seq_length(config: modeling.BertConfig) -> None:

@@ -121,6 +121,12 @@ def units(files: Sequence[str], size: int) -> list[list[str]]:
   return result
 
 
+def read_all_blocks(files: Sequence[str], size: int) -> Iterator[Block]:
+  """Yields the blocks of files, one unit after the other."""
+  for number, unit in enumerate(units(files, size)):
+    yield from read_blocks(unit, number, size)
+
+
 def read_blocks(unit: Sequence[str], number: int, size: int
                ) -> Iterator[Block]:
   """Yields the blocks of a unit, each of about `size` bytes.
@@ -131,7 +137,7 @@ def read_blocks(unit: Sequence[str], number: int, size: int
     size: bytes.
 
   Raises:
-    ValueError: a file is damaged, or has no lines.
+    ValueError: a compressed file is damaged, or a line far too long.
   """
   index = 0
   block, waiting = [], None

@@ -72,8 +72,8 @@ def define_flags() -> None:
                     "record, which attend each to itself.")
   flags.DEFINE_integer("max_pairs_per_record", 8, "Most pairs of a record, "
                        "with --pack_sequences.", lower_bound=2)
-  flags.DEFINE_integer("num_workers", 0, "Processes; 0 for one a processor.",
-                       lower_bound=0)
+  flags.DEFINE_integer("num_workers", 0, "Processes; 0 for one a processor, "
+                       "if there is enough to do.", lower_bound=0)
   flags.DEFINE_string("runner", None, "Run as a pipeline of Apache Beam, by "
                       "this runner of it: DirectRunner, DataflowRunner, "
                       "FlinkRunner, SparkRunner, ... Further flags are Beam's.")
@@ -147,30 +147,29 @@ def block_worker(job: Job):
   """Returns the function that makes the parts of a block."""
   maker = pretraining_instances.InstanceMaker(job.settings)
 
-  def write_block(block: corpus.Block) -> tuple[corpus.Block, dict]:
+  def write_block(block: corpus.Block) -> tuple[int, collections.Counter]:
     counts = collections.Counter()
     job.output.write_block(
         block.number,
         maker.make(block.number, job.parser.documents(block, counts), counts),
         counts)
-    return block.number, block.input_bytes, counts
+    return block.input_bytes, counts
 
   return write_block
 
 
-def shard_worker(output: shards.ShardedOutput):
-  """Returns the function that makes a shard."""
-  return output.write_shard
+def shard_worker(output: shards.ShardedOutput, indices):
+  """Returns the function that makes a shard of blocks with these indices."""
+  return functools.partial(output.write_shard, indices)
 
 
 def main(argv):
   input_files = input_pipeline.expand_patterns(
       FLAGS.input_file, "--input_file")
   common_flags.tokenizer()  # checks the vocabulary
-  parser = common_flags.text_parser()
-  job = Job(settings_of_flags(), parser,
-            sharded_output(input_files, settings_of_flags(), parser))
-  output = job.output
+  settings, parser = settings_of_flags(), common_flags.text_parser()
+  output = sharded_output(input_files, settings, parser)
+  job = Job(settings, parser, output)
   if output.is_complete() and not FLAGS.overwrite:
     logging.info("%s is there already, made of the same input with the same "
                  "settings.", FLAGS.output_file)
@@ -191,13 +190,15 @@ def run_workers(job: Job, input_files) -> collections.Counter:
   output = job.output
   output.begin(FLAGS.overwrite)
   make_parts(job, input_files)
-  counts = sum(output.counts_of_blocks().values(), collections.Counter())
+  indices = output.indices()
+  counts = sum((collections.Counter(index["counts"])
+                for index in indices.values()), collections.Counter())
   try:
     pretraining_instances.check_counts(counts, job.settings, len(output.files))
   except ValueError:
     output.remove_parts()
     raise
-  write_shards(output)
+  write_shards(output, indices)
   return counts
 
 
@@ -242,7 +243,7 @@ def make_parts(job: Job, input_files) -> None:
     logging.info("  %s", file)
   size = corpus.block_bytes(input_files)
   num_bytes = corpus.text_bytes(input_files)
-  done = job.output.counts_of_blocks()
+  done = job.output.indices()
   if done:
     logging.info("%d blocks of the input are done; going on with the rest.",
                  len(done))
@@ -250,14 +251,13 @@ def make_parts(job: Job, input_files) -> None:
       sum(tf.io.gfile.stat(file).length for file in input_files))
 
   def blocks():
-    for number, unit in enumerate(corpus.units(input_files, size)):
-      for block in corpus.read_blocks(unit, number, size):
-        if block.number in done:
-          progress.skip(block.input_bytes)
-        else:
-          yield block
+    for block in corpus.read_all_blocks(input_files, size):
+      if block.number in done:
+        progress.skip(block.input_bytes)
+      else:
+        yield block
 
-  for _, input_bytes, counts in workers.map_unordered(
+  for input_bytes, counts in workers.map_unordered(
       functools.partial(block_worker, job), blocks(),
       workers.useful_number(
           FLAGS.num_workers, num_bytes // size,
@@ -265,16 +265,16 @@ def make_parts(job: Job, input_files) -> None:
     progress.report(input_bytes, counts)
 
 
-def write_shards(output: shards.ShardedOutput) -> None:
-  """Makes the shards that are not there yet."""
+def write_shards(output: shards.ShardedOutput, indices) -> None:
+  """Makes the shards that are not there yet, of blocks with these indices."""
   logging.info("*** Writing to output files ***")
   missing = output.missing_shards()
   for file in output.files:
     logging.info("  %s", file)
   for _ in workers.map_unordered(
-      functools.partial(shard_worker, output), missing,
+      functools.partial(shard_worker, output, indices), missing,
       workers.useful_number(FLAGS.num_workers, len(missing),
-                            output.size_of_parts() // 4)):
+                            shards.size_of_parts(indices) // 4)):
     pass
 
 

@@ -64,8 +64,8 @@ def define_flags() -> None:
                     "Size of the model of bert_config.json.")
   flags.DEFINE_string("bert_config_file", None, "A config to take over with "
                       "another vocab_size, in place of --model_size.")
-  flags.DEFINE_integer("num_workers", 0, "Processes; 0 for one a processor.",
-                       lower_bound=0)
+  flags.DEFINE_integer("num_workers", 0, "Processes; 0 for one a processor, "
+                       "if there is enough to do.", lower_bound=0)
 
 
 def fixed_tokens() -> list[str]:
@@ -130,12 +130,10 @@ def count_words(input_files, parser) -> tuple[collections.Counter,
   """Returns how often each word occurs, and what was read and left out."""
   size = corpus.block_bytes(input_files)
   num_bytes = corpus.text_bytes(input_files)
-  blocks = (block for number, unit in
-            enumerate(corpus.units(input_files, size))
-            for block in corpus.read_blocks(unit, number, size))
   words, counts = collections.Counter(), collections.Counter()
   for block_words, block_counts in workers.map_unordered(
-      functools.partial(word_counter, parser, FLAGS.do_lower_case), blocks,
+      functools.partial(word_counter, parser, FLAGS.do_lower_case),
+      corpus.read_all_blocks(input_files, size),
       workers.useful_number(FLAGS.num_workers, num_bytes // size, num_bytes)):
     words.update(block_words)
     counts.update(block_counts)
@@ -251,12 +249,13 @@ def main(_):
                     "--vocab_size=%d.", len(tokens), FLAGS.vocab_size)
   report = create_report({token: i for i, token in enumerate(tokens)}, words,
                          counts, characters)
-  files = {"vocab.txt": "\n".join(tokens) + "\n",
-           "vocab" + input_pipeline.REPORT_SUFFIX:
+  files = {"vocab" + input_pipeline.REPORT_SUFFIX:
                json.dumps(report, indent=2) + "\n"}
   if config:
     files["bert_config.json"] = dataclasses.replace(
         config, vocab_size=len(tokens)).to_json_string()
+  # The last: it says that all is there.
+  files["vocab.txt"] = "\n".join(tokens) + "\n"
   for name, text in files.items():
     input_pipeline.write_text(os.path.join(FLAGS.output_dir, name), text)
   common_flags.log_lines("Report", (

@@ -477,20 +477,9 @@ class TPUEstimator:
       return parts, [tf.zeros(variable.shape) if gradient is None else gradient
                      for variable, gradient in zip(variables, gradients)]
 
-    def accumulate(features, weights, seed, loss_scale):
-      """Does the same one part of the examples after the other."""
-      num_parts = config.gradient_accumulation_steps
-      if num_parts == 1:
-        return differentiate(features, weights, seed, loss_scale)
-      sums = (tf.zeros([len(weights)]),
-              [tf.zeros(variable.shape) for variable in variables])
-      for part in tf.range(num_parts):
-        # Two parts at a time would need the memory of two.
-        tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-        sums = tf.nest.map_structure(tf.add, sums, differentiate(
-            _part(features, part, num_parts), weights,
-            tf.random.experimental.stateless_fold_in(seed, part), loss_scale))
-      return sums
+    accumulate = functools.partial(
+        _in_parts, differentiate, config.gradient_accumulation_steps,
+        [variable.shape for variable in variables])
 
     def replica_step(features, step, loss_scale, flags):
       seed = self._dropout_seed(step)
@@ -917,6 +906,32 @@ def _all_reduce(strategy, values):
   # replica does not have.
   return tf.distribute.get_replica_context().all_reduce(
       tf.distribute.ReduceOp.SUM, tf.nest.map_structure(tf.identity, values))
+
+
+def _in_parts(differentiate, num_parts: int, shapes, features, weights, seed,
+              loss_scale) -> tuple[tf.Tensor, list[tf.Tensor]]:
+  """Differentiates one part of the examples after the other, and adds up.
+
+  Args:
+    differentiate: function of the arguments from `features` on that returns
+      the parts of the loss, and gradients.
+    num_parts: of the examples.
+    shapes: of the gradients.
+    features: of all examples.
+    weights: of the losses, over all examples.
+    seed: of the dropout, int32 [2].
+    loss_scale: what the gradients are multiplied by.
+  """
+  if num_parts == 1:
+    return differentiate(features, weights, seed, loss_scale)
+  sums = tf.zeros([len(weights)]), [tf.zeros(shape) for shape in shapes]
+  for part in tf.range(num_parts):
+    # Two parts at a time would need the memory of two.
+    tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+    sums = tf.nest.map_structure(tf.add, sums, differentiate(
+        _part(features, part, num_parts), weights,
+        tf.random.experimental.stateless_fold_in(seed, part), loss_scale))
+  return sums
 
 
 def _part(features, part, num_parts: int):

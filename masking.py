@@ -19,7 +19,6 @@ class Vocabulary(NamedTuple):
     cls_id: id of `[CLS]`.
     sep_id: id of `[SEP]`.
     mask_id: id of `[MASK]`.
-    unk_id: id of `[UNK]`.
     continues_word: bool [vocab_size], whether the token is a `##` piece.
     replacements: int32 [n], the ids that a masked token may turn into: those
       of words and pieces, not of `[...]`.
@@ -28,7 +27,6 @@ class Vocabulary(NamedTuple):
   cls_id: int
   sep_id: int
   mask_id: int
-  unk_id: int
   continues_word: np.ndarray
   replacements: np.ndarray
 
@@ -50,8 +48,8 @@ class Vocabulary(NamedTuple):
     if not replacements:
       raise ValueError("The vocabulary holds no words, only tokens in brackets "
                        "such as [MASK].")
-    return cls(vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"], vocab["[UNK]"],
-               continues_word, np.array(replacements, np.int32))
+    return cls(vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"], continues_word,
+               np.array(replacements, np.int32))
 
 
 class Masked(NamedTuple):
@@ -190,14 +188,6 @@ def _choose_words(starts, candidates, num_to_predict, rng) -> np.ndarray:
   Returns:
     bool [rows, seq_length].
   """
-  num_rows, seq_length = starts.shape
-  # A random number with the place in its last bits: sorting brings the places
-  # into random order.
-  bits = max(1, (seq_length - 1).bit_length())
-  keys = rng.integers(2 ** (32 - bits), size=starts.shape, dtype=np.uint32)
-  keys = (keys << np.uint32(bits)) | np.arange(seq_length, dtype=np.uint32)
-  keys = np.where(starts, keys, np.uint32(2 ** 32 - 1))
-  keys.sort(axis=1)
   words_are_tokens = starts is candidates
   if words_are_tokens:
     lengths = starts.astype(np.int32)
@@ -208,20 +198,16 @@ def _choose_words(starts, candidates, num_to_predict, rng) -> np.ndarray:
     lengths = np.bincount(
         word_starts[candidates.ravel()], minlength=starts.size).astype(
             np.int32).reshape(starts.shape)
-    lengths[~starts] = 0
-
+  columns, is_word = _shuffled(starts, rng)
   chosen = np.zeros(starts.shape, bool)
   room = num_to_predict.copy()
+  all_rows = np.arange(len(starts))[:, np.newaxis]
   # Seldom more words than the first of these are needed.
   stride = 8 + int(num_to_predict.max(initial=0))
-  all_rows = np.arange(num_rows)[:, np.newaxis]
-  for first in range(0, seq_length, stride):
-    columns = (keys[:, first:first + stride]
-               & np.uint32(2 ** bits - 1)).astype(np.int32)
-    # Where there is no word left the place is no start, and the length 0.
-    columns = np.minimum(columns, seq_length - 1)
-    word_lengths = lengths[all_rows, columns]
-    word_lengths[keys[:, first:first + stride] == 2 ** 32 - 1] = 0
+  for first in range(0, starts.shape[1], stride):
+    some = columns[:, first:first + stride]
+    word_lengths = np.where(
+        is_word[:, first:first + stride], lengths[all_rows, some], 0)
     open_words = word_lengths > 0
     while True:
       # The words that fit go in as long as their sum does. The first that does
@@ -232,7 +218,7 @@ def _choose_words(starts, candidates, num_to_predict, rng) -> np.ndarray:
       taken = fits & (total <= room[:, np.newaxis])
       if not taken.any():
         break
-      chosen[np.nonzero(taken)[0], columns[taken]] = True
+      chosen[np.nonzero(taken)[0], some[taken]] = True
       room -= np.where(taken, word_lengths, 0).sum(axis=1, dtype=np.int32)
       open_words = fits & ~taken
     if not room.any():
@@ -240,3 +226,22 @@ def _choose_words(starts, candidates, num_to_predict, rng) -> np.ndarray:
   if words_are_tokens:
     return chosen
   return chosen.ravel()[word_starts].reshape(starts.shape) & candidates
+
+
+def _shuffled(starts, rng) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the columns of the True of each row in random order.
+
+  Those come first: where they are is True in the second array returned, bool,
+  of the shape of `starts`, as the first, int32.
+  """
+  # A random number with the column in its last bits: sorting brings the
+  # columns into random order.
+  seq_length = starts.shape[1]
+  bits = max(1, (seq_length - 1).bit_length())
+  nothing = np.uint32(2 ** 32 - 1)
+  keys = rng.integers(2 ** (32 - bits), size=starts.shape, dtype=np.uint32)
+  keys = (keys << np.uint32(bits)) | np.arange(seq_length, dtype=np.uint32)
+  keys = np.where(starts, keys, nothing)
+  keys.sort(axis=1)
+  columns = (keys & np.uint32(2 ** bits - 1)).astype(np.int32)
+  return np.minimum(columns, seq_length - 1), keys != nothing

@@ -530,6 +530,27 @@ def _gather_positions(hidden_states, positions) -> tf.Tensor:
       tf.cast(positions, tf.int32) + offsets, [-1]))
 
 
+def _positions_and_bias(input_mask, sequence_starts=None):
+  """Returns what the encoder has to know of how rows are filled.
+
+  Args:
+    input_mask: int Tensor [B, S], 0 where there is padding.
+    sequence_starts: int Tensor [B, M], where the sequences of packed rows
+      begin, unused ones 0; or None.
+
+  Returns:
+    The position of each token in its sequence, int32 [B, S], or None for 0, 1,
+    ...; and the attention bias, float32 [B, 1, 1, S], or [B, 1, S, S] for
+    packed rows.
+  """
+  is_visible = tf.cast(input_mask, tf.float32)[:, tf.newaxis, :]  # [B, 1, S]
+  position_ids = None
+  if sequence_starts is not None:
+    position_ids, is_same = _unpack(sequence_starts, tf.shape(input_mask)[1])
+    is_visible *= tf.cast(is_same, tf.float32)                    # [B, S, S]
+  return position_ids, -10000.0 * (1.0 - is_visible)[:, tf.newaxis]
+
+
 def _unpack(sequence_starts, seq_length) -> tuple[tf.Tensor, tf.Tensor]:
   """Tells sequences apart that are packed into rows.
 
@@ -642,12 +663,8 @@ class BertModel(tf.Module):
     if token_type_ids is None:
       token_type_ids = tf.zeros_like(input_ids)
 
-    is_visible = tf.cast(input_mask, tf.float32)[:, tf.newaxis, :]  # [B, 1, S]
-    position_ids = None
-    if sequence_starts is not None:
-      position_ids, is_same = _unpack(sequence_starts, tf.shape(input_ids)[1])
-      is_visible *= tf.cast(is_same, tf.float32)                  # [B, S, S]
-    attention_bias = -10000.0 * (1.0 - is_visible)[:, tf.newaxis]
+    position_ids, attention_bias = _positions_and_bias(
+        input_mask, sequence_starts)
     embedding_output = tf.cast(
         self.embeddings(input_ids, token_type_ids, dropout_seed, position_ids),
         self.compute_dtype)

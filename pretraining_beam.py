@@ -80,7 +80,7 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
     counts = (made.counts
               | "Add" >> beam.CombineGlobally(_add_counts)
               | "Check" >> beam.Map(_checked, check_counts))
-    written = (
+    _ = (
         made.parts
         | "Group" >> beam.GroupByKey()
         # The counts are an argument so that nothing is written before the
@@ -88,8 +88,7 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
         | "Write" >> beam.Map(
             lambda shard, counts: _write_shard(output, *shard),
             beam.pvalue.AsSingleton(counts)))
-    del written
-    counts | "Counts" >> beam.Map(output.write_json, counts_file)
+    _ = counts | "Counts" >> beam.Map(shards.write_json, counts_file)
 
 
 class _MakeRecords(beam.DoFn):

@@ -203,7 +203,7 @@ class InstanceMaker:
         sentence_starts, document_starts)
     counts["tokens"] += len(ids)
     counts["unknown_tokens"] += int(np.count_nonzero(
-        block.ids == self.masking.vocabulary.unk_id))
+        block.ids == self.tokenizer.vocab["[UNK]"]))
     return block
 
   def _encode_words(self, sentence: str) -> tuple[list[int], list[bool]]:
@@ -457,9 +457,7 @@ def draw_pairs(block: TokenizedBlock, max_length: int, short_seq_prob: float,
       start_place = sentences[start]
       if start_place >= stretch_end:
         stretch_end = start_place + _TARGETS_PER_STRETCH * max_length
-        target = max_length
-        if draw() < short_seq_prob:
-          target = 2 + int(draw() * (max_length - 1))
+        target = _draw_target(max_length, short_seq_prob, rng)
       end = find(sentences, start_place + target, start + 1, last)
       if not has_others:
         # Its own second must follow, and no last sentence may be left alone.
@@ -488,6 +486,14 @@ def draw_pairs(block: TokenizedBlock, max_length: int, short_seq_prob: float,
               (start_place, middle_place, middle_place, sentences[end], 0))
         start = end
   return np.array(result, np.int64).reshape(-1, 5)
+
+
+def _draw_target(max_length: int, short_seq_prob: float,
+                 rng: random.Random) -> int:
+  """Returns how long the pieces of a stretch of text should be."""
+  if rng.random() < short_seq_prob:
+    return 2 + int(rng.random() * (max_length - 1))
+  return max_length
 
 
 def _truncate(pairs: np.ndarray, max_length: int,
@@ -533,9 +539,7 @@ def draw_stretches(block: TokenizedBlock, max_length: int,
     while place < end:
       if place >= stretch_end:
         stretch_end = place + _TARGETS_PER_STRETCH * max_length
-        target = max_length
-        if rng.random() < short_seq_prob:
-          target = 2 + int(rng.random() * (max_length - 1))
+        target = _draw_target(max_length, short_seq_prob, rng)
       starts.append(place)
       lengths.append(min(target, end - place))
       place += lengths[-1]

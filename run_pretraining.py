@@ -187,15 +187,11 @@ def _mask_anew(config):
   if not FLAGS.vocab_file:
     raise ValueError("--dynamic_masking has to know the words: pass the "
                      "--vocab_file that the records were made with.")
-  if FLAGS.use_tpu and (FLAGS.tpu_name or FLAGS.master) != "local":
+  if common_flags.is_remote_tpu():
     raise ValueError("--dynamic_masking runs on the machine of the TPU. Start "
                      "the program there, with --tpu_name=local.")
   vocab = tokenization.load_vocab(FLAGS.vocab_file)
-  if max(vocab.values()) >= config.vocab_size:
-    raise ValueError(
-        f"--vocab_file={FLAGS.vocab_file} has {max(vocab.values()) + 1} tokens,"
-        f" but vocab_size={config.vocab_size} in {FLAGS.bert_config_file}. Use "
-        "the two files of one model.")
+  common_flags.check_vocab_size(max(vocab.values()) + 1, config)
   return masking.Masking(
       masking.Vocabulary.from_tokens(vocab), FLAGS.masked_lm_prob,
       FLAGS.max_predictions_per_seq, FLAGS.do_whole_word_mask).mask_anew

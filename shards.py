@@ -114,7 +114,7 @@ class ShardedOutput:
       return
     there = [file for file in self.files if tf.io.gfile.exists(file)]
     changed = ""
-    if settings is not None and self._indices():
+    if settings is not None and self.indices():
       there.append(self.parts_dir)
       changed = " It was begun with other settings: " + ", ".join(
           name for name, value in self._plain_settings.items()
@@ -127,7 +127,7 @@ class ShardedOutput:
       if tf.io.gfile.exists(file):
         tf.io.gfile.remove(file)
     self.remove_parts()
-    self.write_json({"settings": self.settings}, settings_file)
+    write_json({"settings": self.settings}, settings_file)
 
   @functools.cached_property
   def _plain_settings(self) -> dict:
@@ -143,7 +143,7 @@ class ShardedOutput:
 
   def finish(self, report: Mapping[str, object]) -> None:
     """Writes the report and removes the parts."""
-    self.write_json({**report, "settings": self.settings}, self.report_file)
+    write_json({**report, "settings": self.settings}, self.report_file)
     self.remove_parts()
 
   def remove_parts(self) -> None:
@@ -151,16 +151,7 @@ class ShardedOutput:
     if tf.io.gfile.exists(self.parts_dir):
       tf.io.gfile.rmtree(self.parts_dir)
 
-  def write_json(self, json_object, path: str) -> None:
-    """Writes a JSON file, whole or not at all."""
-    input_pipeline.write_text(path, json.dumps(json_object, indent=2) + "\n")
-
   # --- Blocks ----------------------------------------------------------------
-
-  def counts_of_blocks(self) -> dict[Number, collections.Counter]:
-    """Returns the counts of the blocks that are done, by number."""
-    return {number: collections.Counter(index["counts"])
-            for number, index in self._indices().items()}
 
   def write_block(
       self, number: Sequence[int],
@@ -188,15 +179,19 @@ class ShardedOutput:
           places.append([place, *(place + np.cumsum(sizes)).tolist()])
           place = places[-1][-1]
           writer.write(b"".join(part))
-    self.write_json({"counts": counts, "places": places},
-                    self._part_path(number, "json"))
+    write_json({"counts": counts, "places": places},
+               self._part_path(number, "json"))
 
   def _part_path(self, number, suffix: str) -> str:
     return os.path.join(self.parts_dir,
                         "block-" + "-".join(map(str, number)) + f".{suffix}")
 
-  def _indices(self) -> dict[Number, dict]:
-    """Returns the index of each block that is done, in order."""
+  def indices(self) -> dict[Number, dict]:
+    """Returns the index of each block that is done, by number, in order.
+
+    An index has the `counts` of the block, and the `places` of the buckets in
+    each of its parts.
+    """
     result = {}
     for name in tf.io.gfile.listdir(self.parts_dir):
       match = re.fullmatch(r"block-([\d-]+)\.json", name)
@@ -209,11 +204,6 @@ class ShardedOutput:
     """Returns the number of the shard that a bucket is part of."""
     return bucket % len(self.files)
 
-  def size_of_parts(self) -> int:
-    """Returns how many bytes the parts have."""
-    return sum(places[-1] for index in self._indices().values()
-               for places in index["places"])
-
   # --- Shards ----------------------------------------------------------------
 
   def missing_shards(self) -> list[int]:
@@ -221,14 +211,17 @@ class ShardedOutput:
     return [i for i, file in enumerate(self.files)
             if not tf.io.gfile.exists(file)]
 
-  def write_shard(self, shard: int) -> None:
+  def write_shard(self, indices: Mapping[Number, Mapping],
+                  shard: int) -> None:
     """Shuffles the records of a shard and writes its file.
+
+    Args:
+      indices: of all blocks.
+      shard: its number.
 
     Raises:
       ValueError: the file cannot be written.
     """
-    indices = self._indices()
-
     def contents(bucket):
       for number, index in indices.items():
         with tf.io.gfile.GFile(self._part_path(number, "records"),
@@ -307,6 +300,17 @@ def _split(content: bytes) -> Iterator[bytes]:
   for length in lengths.tolist():
     yield content[place:place + length]
     place += length
+
+
+def size_of_parts(indices: Mapping[Number, Mapping]) -> int:
+  """Returns how many bytes the parts of blocks have."""
+  return sum(places[-1] for index in indices.values()
+             for places in index["places"])
+
+
+def write_json(json_object, path: str) -> None:
+  """Writes a JSON file, whole or not at all."""
+  input_pipeline.write_text(path, json.dumps(json_object, indent=2) + "\n")
 
 
 def _read_json(path: str) -> dict:

@@ -12,8 +12,9 @@ from typing import Any, Callable, Iterable, Iterator
 # What a worker should have to do, in bytes of text, to be worth its start.
 _BYTES_WORTH_A_START = 2 ** 25
 
-# Of this process, if it is a worker: what it does with an item.
-_function = None
+# Of this process, if it is a worker: what makes what it does with an item, and
+# that.
+_factory = _function = None
 
 
 def num_processors() -> int:
@@ -95,11 +96,11 @@ def _result(future):
 
 
 def _initialize(factory) -> None:
-  global _function
+  global _factory
   # Ctrl-C goes to all processes; the first one decides what becomes of it.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  _function = factory()
+  _factory = factory
 
 
 def _end_with_parent() -> None:
@@ -108,4 +109,8 @@ def _end_with_parent() -> None:
 
 
 def _call(item):
+  global _function
+  if _function is None:
+    # Not before: the pool would take an error for the death of the worker.
+    _function = _factory()
   return _function(item)

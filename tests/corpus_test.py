@@ -23,8 +23,7 @@ def small_limits(monkeypatch):
 
 def documents_of(files, size=100, counts=None, **options):
   """Returns the documents of files, and the blocks."""
-  blocks = [block for number, unit in enumerate(corpus.units(files, size))
-            for block in corpus.read_blocks(unit, number, size)]
+  blocks = list(corpus.read_all_blocks(files, size))
   counts = collections.Counter() if counts is None else counts
   parser = corpus.Parser(**options)
   return [document for block in blocks

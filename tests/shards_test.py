@@ -32,11 +32,11 @@ def build(output, blocks=(0, 1, 2)):
   """Does what is not done yet."""
   output.begin(overwrite=False)
   for number in blocks:
-    if (0, number) not in output.counts_of_blocks():
+    if (0, number) not in output.indices():
       output.write_block((0, number), records_of_block(number),
                          {"records": 200})
   for shard in output.missing_shards():
-    output.write_shard(shard)
+    output.write_shard(output.indices(), shard)
   output.finish({"records": 600})
 
 
