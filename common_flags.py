@@ -261,9 +261,8 @@ def create_optimizer(
   Raises:
     ValueError: flags that do not go together.
   """
-  if FLAGS["lr_decay_power"].present and FLAGS.lr_decay != "poly":
-    raise ValueError(f"--lr_decay_power={FLAGS.lr_decay_power} belongs to "
-                     f"--lr_decay=poly, not to {FLAGS.lr_decay}.")
+  check_belongs(["lr_decay_power"], FLAGS.lr_decay == "poly",
+                "--lr_decay=poly")
   if num_warmup_steps >= num_train_steps:
     logging.warning(
         "The warm-up takes %d steps and the training %d: the learning rate "
@@ -319,6 +318,20 @@ def export_model(trained: estimator.TPUEstimator,
       files["vocab.txt"] = reader.read()
   for name, text in files.items():
     input_pipeline.write_text(os.path.join(folder, name), text)
+
+
+def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
+  """Raises a ValueError if flags are given that would do nothing.
+
+  Args:
+    names: of the flags.
+    is_allowed: whether they do something.
+    to: what they belong to.
+  """
+  for name in names:
+    if FLAGS[name].present and not is_allowed:
+      raise ValueError(f"--{name}={FLAGS[name].value} belongs to {to}: pass "
+                       "both, or neither.")
 
 
 def compute_dtype() -> tf.DType:

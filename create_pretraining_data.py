@@ -92,9 +92,8 @@ def settings_of_flags() -> pretraining_instances.Settings:
   if FLAGS.word_segmenter and FLAGS.word_separator:
     raise ValueError("--word_segmenter finds words and --word_separator says "
                      "where they are: pass one of the two.")
-  if FLAGS["max_pairs_per_record"].present and not FLAGS.pack_sequences:
-    raise ValueError("--max_pairs_per_record belongs to --pack_sequences: pass "
-                     "both.")
+  common_flags.check_belongs(["max_pairs_per_record"], FLAGS.pack_sequences,
+                             "--pack_sequences")
   short_seq_prob = FLAGS.short_seq_prob
   if not (FLAGS.next_sentence_prediction or FLAGS["short_seq_prob"].present):
     short_seq_prob = 0.0

@@ -24,6 +24,8 @@ import tensorflow as tf
 
 # How many records a shuffle may hold in memory.
 _SHUFFLE_BUFFER = 100_000
+# Among how many records of a task those of near lengths are looked for.
+_RECORDS_PER_WINDOW = 4096
 # How many files of pre-training records are mixed with each other.
 _FILES_PER_GROUP = 4
 _AUTOTUNE = tf.data.AUTOTUNE
@@ -34,6 +36,12 @@ REPORT_SUFFIX = ".report.json"
 PARTS_SUFFIX = ".parts"
 
 
+# What becomes of texts that are too long; see `pack_long`.
+TRUNCATE = "truncate"
+HEAD_TAIL = "head_tail"
+SLIDING_WINDOW = "sliding_window"
+
+
 class Packed(NamedTuple):
   """A sequence, or a pair of them, as the encoder reads it."""
 
@@ -41,20 +49,19 @@ class Packed(NamedTuple):
   segment_ids: list[int]
 
 
-def truncate_pair(ids_a: Sequence[int], ids_b: Sequence[int],
-                  max_length: int) -> tuple[Sequence[int], Sequence[int]]:
-  """Cuts a pair to `max_length` in all, at the end of the longer one.
+def truncate_pair(length_a: int, length_b: int,
+                  max_length: int) -> tuple[int, int]:
+  """Returns the lengths that a pair is cut to, `max_length` in all.
 
   One id at a time comes off whichever is longer then (off b when they are
   equal), because an id of a short sequence tells more than one of a long one.
   """
-  length_a, length_b = len(ids_a), len(ids_b)
-  while length_a + length_b > max_length:
-    if length_a > length_b:
-      length_a -= 1
-    else:
-      length_b -= 1
-  return ids_a[:length_a], ids_b[:length_b]
+  excess = max(0, length_a + length_b - max_length)
+  # First the longer one comes down to the other, then they take turns.
+  cut_a = min(excess, max(0, length_a - length_b))
+  cut_b = min(excess, max(0, length_b - length_a))
+  rest = excess - cut_a - cut_b
+  return length_a - cut_a - rest // 2, length_b - cut_b - (rest + 1) // 2
 
 
 def pack(ids_a: Sequence[int], ids_b: Optional[Sequence[int]],
@@ -68,12 +75,64 @@ def pack(ids_a: Sequence[int], ids_b: Optional[Sequence[int]],
     cls_id: id of `[CLS]`.
     sep_id: id of `[SEP]`.
   """
-  if not ids_b:
-    ids_a = ids_a[:max_seq_length - 2]
-    return Packed([cls_id, *ids_a, sep_id], [0] * (len(ids_a) + 2))
-  ids_a, ids_b = truncate_pair(ids_a, ids_b, max_seq_length - 3)
-  return Packed([cls_id, *ids_a, sep_id, *ids_b, sep_id],
-                [0] * (len(ids_a) + 2) + [1] * (len(ids_b) + 1))
+  return pack_long(ids_a, ids_b, max_seq_length, cls_id, sep_id, TRUNCATE)[0]
+
+
+def pack_long(ids_a: Sequence[int], ids_b: Optional[Sequence[int]],
+              max_seq_length: int, cls_id: int, sep_id: int,
+              long_text: str) -> list[Packed]:
+  """Packs a sequence or a pair that may be too long for the encoder.
+
+  Args:
+    ids_a: see `pack`, as the next four.
+    ids_b:
+    max_seq_length:
+    cls_id:
+    sep_id:
+    long_text: what becomes of what does not fit: `truncate` keeps the
+      beginning; `head_tail` a quarter of the room from the beginning and the
+      rest from the end, which Sun et al. (2019) found best; `sliding_window`
+      keeps all, in windows that overlap by half. Of a pair the longer one is
+      windowed; the other one is in each window, with half of the room at most.
+
+  Returns:
+    The windows, one unless `long_text` is `sliding_window`.
+  """
+  room = max_seq_length - (3 if ids_b else 2)
+  ids_b = ids_b or []
+  length_a, length_b = truncate_pair(len(ids_a), len(ids_b), room)
+  if long_text == SLIDING_WINDOW:
+    windows_a, windows_b = [ids_a[:length_a]], [ids_b[:length_b]]
+    if len(ids_a) >= len(ids_b):
+      windows_a = _windows(ids_a, length_a)
+    else:
+      windows_b = _windows(ids_b, length_b)
+    pairs = [(a, b) for a in windows_a for b in windows_b]
+  else:
+    keep = _head_and_tail if long_text == HEAD_TAIL else _head
+    pairs = [(keep(ids_a, length_a), keep(ids_b, length_b))]
+  return [Packed([cls_id, *a, sep_id, *([*b, sep_id] if b else ())],
+                 [0] * (len(a) + 2) + [1] * (len(b) + 1 if b else 0))
+          for a, b in pairs]
+
+
+def _head(ids, length: int):
+  return ids[:length]
+
+
+def _head_and_tail(ids, length: int):
+  if len(ids) <= length:
+    return ids
+  head = length // 4
+  return [*ids[:head], *ids[len(ids) - (length - head):]]
+
+
+def _windows(ids, length: int) -> list:
+  """Cuts ids into windows that overlap by half; the last ends with them."""
+  last = len(ids) - length
+  stride = max(1, length // 2)
+  return [ids[start:start + length] for start in [*range(0, last, stride),
+                                                  last]]
 
 
 # --- Files -------------------------------------------------------------------
@@ -306,67 +365,104 @@ def write_records(path: str, records: Iterable[bytes],
 # --- Batches of task records -------------------------------------------------
 
 
-def create_task_record(packed: Packed, label) -> bytes:
+def create_task_record(packed: Packed, **features: Sequence[float]) -> bytes:
   """Returns the record of an example, unpadded.
 
   Args:
     packed: the ids.
-    label: the number of the class, or a float.
+    **features: what else there is to know, ints or floats.
   """
   return serialize({"input_ids": packed.input_ids,
-                    "segment_ids": packed.segment_ids, "label_ids": [label]})
+                    "segment_ids": packed.segment_ids, **features})
 
 
 def bucket_lengths(max_seq_length: int) -> list[int]:
   """Returns the lengths that batches are padded to, the last being the most.
 
-  Steps of 8, 16, 32 and 64: little padding, and few enough shapes that each
+  Steps of 4, 8, 16 and 32: little padding, and few enough shapes that each
   comes up often.
   """
-  lengths = [*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32),
-             *range(256, max_seq_length, 64)]
+  lengths = [*range(4, 64, 4), *range(64, 128, 8), *range(128, 256, 16),
+             *range(256, max_seq_length, 32)]
   return [n for n in lengths if n < max_seq_length] + [max_seq_length]
 
 
-def task_dataset(file: str, max_seq_length: int, label_dtype: tf.DType,
-                 batch_size: int, is_training: bool, seed: int,
+def task_dataset(file: str, max_seq_length: int, batch_size: int,
+                 features: Mapping[str, tf.io.FixedLenFeature],
+                 num_training_records: int = 0, seed: int = 0,
                  static_shapes: bool = False) -> tf.data.Dataset:
   """Batches of the records of a task, as `create_task_record` makes them.
+
+  Training batches are drawn from near lengths: some thousand records, drawn at
+  random, are sorted by length and cut into batches, which come in random order.
+  Other records come once, also sorted among thousands; their number says where
+  they belong.
 
   Args:
     file: the TFRecord file.
     max_seq_length: no sequence is longer.
-    label_dtype: tf.int64 for classes, tf.float32 for numbers.
     batch_size: examples per batch.
-    is_training: whether to shuffle, to repeat without end, and to draw batches
-      from near lengths; otherwise records come once and in order.
+    features: what records hold beside the ids.
+    num_training_records: how many records the file has, to shuffle them and
+      repeat them without end; 0 not to train with them.
     seed: of the order; it differs from epoch to epoch.
     static_shapes: give every batch one shape, as TPUs want it: padded to
       `max_seq_length`, and a short last batch filled up with examples whose
-      `is_real_example` is 0. If not, batches are padded to the next of
-      `bucket_lengths`, and the last one is short.
+      `is_real_example` is 0. Records are not sorted then. If not, batches are
+      padded to the next of `bucket_lengths`.
 
   Returns:
     A Dataset of dictionaries: int32 `input_ids`, `input_mask` and
-    `segment_ids` [batch_size, length], `label_ids` [batch_size], and
-    float32 `is_real_example` [batch_size].
+    `segment_ids` [batch_size, length], `features` [batch_size, ...], float32
+    `is_real_example` [batch_size], and if not in training `record_number`,
+    int64 [batch_size].
   """
-  spec = {"input_ids": tf.io.RaggedFeature(tf.int64),
-          "segment_ids": tf.io.RaggedFeature(tf.int64),
-          "label_ids": tf.io.FixedLenFeature([], label_dtype)}
-
-  def parse(record):
-    features = tf.io.parse_single_example(record, spec)
-    return {**_sequence_features(features["input_ids"],
-                                 features["segment_ids"]),
-            "label_ids": features["label_ids"]}
-
+  spec = {"input_ids": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+          "segment_ids": tf.io.RaggedFeature(
+              tf.int64, row_splits_dtype=tf.int64), **features}
   dataset = tf.data.TFRecordDataset(file)
-  if is_training:
+  window = _RECORDS_PER_WINDOW
+  if num_training_records:
     dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=seed).repeat()
-  dataset = dataset.map(parse, num_parallel_calls=_AUTOTUNE)
-  return _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
-                         draw_near_lengths=is_training)
+    # No record twice in a window: copies would meet in one batch.
+    window = batch_size * max(1, min(window, num_training_records)
+                              // batch_size)
+
+  def parse(number, records):
+    """Returns the features of a window, and where its batches begin."""
+    parsed = tf.io.parse_example(records, spec)
+    size = tf.size(records)
+    if not static_shapes:
+      order = tf.argsort(parsed["input_ids"].row_lengths(), stable=True)
+      parsed = {name: tf.gather(value, order)
+                for name, value in parsed.items()}
+    starts = tf.range(0, size, batch_size)
+    if num_training_records:
+      # Which record comes first is as random as all else in the window.
+      random = tf.strings.to_hash_bucket_fast(records[0], 2 ** 31 - 1)
+      return parsed, tf.random.experimental.stateless_shuffle(
+          starts, tf.stack([seed & 0x7fffffff, tf.cast(random, tf.int32)]))
+    parsed["record_number"] = number * window + tf.cast(
+        tf.range(size) if static_shapes else order, tf.int64)
+    return parsed, starts
+
+  def batches(parsed, starts):
+    return tf.data.Dataset.from_tensor_slices(starts).map(
+        lambda start: {name: value[start:start + batch_size]
+                       for name, value in parsed.items()})
+
+  def to_dense(batch):
+    ids, segment_ids = batch.pop("input_ids"), batch.pop("segment_ids")
+    return {
+        "input_ids": tf.cast(ids.to_tensor(), tf.int32),
+        "input_mask": tf.cast(tf.ones_like(ids).to_tensor(), tf.int32),
+        "segment_ids": tf.cast(segment_ids.to_tensor(), tf.int32),
+        "is_real_example": tf.ones(tf.shape(ids.row_lengths())), **batch}
+
+  dataset = dataset.batch(window).enumerate().map(
+      parse, num_parallel_calls=_AUTOTUNE).flat_map(batches)
+  return _padded(dataset.map(to_dense, num_parallel_calls=_AUTOTUNE),
+                 max_seq_length, batch_size, static_shapes)
 
 
 def packed_dataset(sequences: Callable[[], Iterable[Packed]],
@@ -386,49 +482,38 @@ def packed_dataset(sequences: Callable[[], Iterable[Packed]],
   ids = tf.TensorSpec([None], tf.int32)
   dataset = tf.data.Dataset.from_generator(
       sequences, output_signature=Packed(ids, ids))
-  dataset = dataset.map(lambda packed: _sequence_features(*packed))
-  return _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
-                         draw_near_lengths=False)
+  dataset = dataset.map(lambda packed: {
+      "input_ids": packed.input_ids,
+      "input_mask": tf.ones_like(packed.input_ids),
+      "segment_ids": packed.segment_ids, "is_real_example": tf.ones([])})
+  return _padded(dataset.padded_batch(batch_size), max_seq_length, batch_size,
+                 static_shapes)
 
 
-def _sequence_features(input_ids, segment_ids) -> dict[str, tf.Tensor]:
-  """Returns the features of one sequence that the encoder reads."""
-  return {"input_ids": tf.cast(input_ids, tf.int32),
-          "input_mask": tf.ones_like(input_ids, tf.int32),
-          "segment_ids": tf.cast(segment_ids, tf.int32),
-          "is_real_example": tf.ones([])}
-
-
-def _padded_batches(dataset, max_seq_length, batch_size, static_shapes,
-                    draw_near_lengths) -> tf.data.Dataset:
-  """Batches and pads sequences; arguments as for `task_dataset`."""
-  lengths = ([max_seq_length] if static_shapes
-             else bucket_lengths(max_seq_length))
+def _padded(dataset, max_seq_length: int, batch_size: int,
+            static_shapes: bool) -> tf.data.Dataset:
+  """Pads batches on; arguments as for `task_dataset`."""
+  lengths = tf.constant([max_seq_length] if static_shapes
+                        else bucket_lengths(max_seq_length))
 
   def pad(features):
-    """Pads a batch to one of `lengths`, and if shapes are static all rows."""
+    """Pads to one of `lengths`, and if shapes are static all rows."""
     num_rows, longest = tf.unstack(tf.shape(features["input_ids"]))
-    length = tf.constant(lengths)[
-        tf.searchsorted(lengths, longest[tf.newaxis])[0]]
+    length = lengths[tf.searchsorted(lengths, longest[tf.newaxis])[0]]
     missing_rows = batch_size - num_rows if static_shapes else 0
-    paddings = [[0, missing_rows], [0, length - longest]]
-    padded = {name: tf.pad(value, paddings[:value.shape.rank])
-              for name, value in features.items()}
-    if not static_shapes:
-      return padded
-    return {name: tf.ensure_shape(
-        value, [batch_size, max_seq_length][:value.shape.rank])
-            for name, value in padded.items()}
+    padded = {}
+    for name, value in features.items():
+      is_sequence = name in ("input_ids", "input_mask", "segment_ids")
+      paddings = [[0, missing_rows]] + (
+          [[0, length - longest]] if is_sequence
+          else [[0, 0]] * (value.shape.rank - 1))
+      padded[name] = tf.pad(value, paddings)
+      if static_shapes:
+        padded[name] = tf.ensure_shape(
+            padded[name], [batch_size, max_seq_length] if is_sequence
+            else [batch_size, *value.shape[1:]])
+    return padded
 
-  if draw_near_lengths:
-    dataset = dataset.bucket_by_sequence_length(
-        lambda features: tf.size(features["input_ids"]),
-        # A sequence goes to the first bucket whose boundary is above its
-        # length.
-        bucket_boundaries=[length + 1 for length in lengths],
-        bucket_batch_sizes=[batch_size] * (len(lengths) + 1))
-  else:
-    dataset = dataset.padded_batch(batch_size)
   return dataset.map(pad, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
 
 

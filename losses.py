@@ -46,6 +46,66 @@ def classification_loss(logits, label_ids, example_weights):
           tf.reduce_sum(example_weights))
 
 
+def multi_label_loss(logits, labels, example_weights, label_weights=None):
+  """Cross entropy of examples that have any number of labels.
+
+  Args:
+    logits: float32 Tensor of shape [batch_size, num_labels].
+    labels: float32 Tensor of that shape, the probability that a label applies.
+    example_weights: float32 Tensor of shape [batch_size].
+    label_weights: float32 Tensor of shape [num_labels], what the loss of an
+      example that has a label is multiplied by; None for 1.
+
+  Returns:
+    The sum of weighted losses, means over labels, and their weight.
+  """
+  if label_weights is None:
+    label_weights = tf.ones_like(logits[0])
+  label_losses = tf.nn.weighted_cross_entropy_with_logits(
+      labels=labels, logits=logits, pos_weight=label_weights)
+  example_loss = tf.reduce_mean(label_losses, axis=-1)
+  return (tf.reduce_sum(example_loss * example_weights),
+          tf.reduce_sum(example_weights))
+
+
+def regression_loss(predictions, targets, example_weights):
+  """Squared error.
+
+  Args:
+    predictions: float32 Tensor with `batch_size` elements.
+    targets: likewise.
+    example_weights: float32 Tensor of shape [batch_size].
+
+  Returns:
+    The sum of weighted losses, and their weight.
+  """
+  errors = tf.reshape(predictions, [-1]) - tf.reshape(targets, [-1])
+  return (tf.reduce_sum(tf.square(errors) * example_weights),
+          tf.reduce_sum(example_weights))
+
+
+def distillation_loss(logits, teacher_logits, example_weights, temperature):
+  """Cross entropy with the probabilities of a teacher (Hinton et al., 2015).
+
+  At a temperature T both are softmax(logits / T). The loss is multiplied by
+  T ** 2, which keeps the size of its gradient.
+
+  Args:
+    logits: float32 Tensor of shape [batch_size, num_labels].
+    teacher_logits: likewise.
+    example_weights: float32 Tensor of shape [batch_size].
+    temperature: float.
+
+  Returns:
+    The sum of weighted losses, and their weight.
+  """
+  example_loss = temperature ** 2 * tf.nn.softmax_cross_entropy_with_logits(
+      labels=tf.nn.softmax(teacher_logits / temperature),
+      logits=logits / temperature)
+  return (tf.reduce_sum(example_loss * example_weights),
+          tf.reduce_sum(example_weights))
+
+
 def token_loss(logits, label_ids, label_weights):
   """Cross entropy of tokens that have one label each (paper, section 5.3).
 

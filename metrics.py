@@ -1,4 +1,8 @@
-"""Scores: NumPy functions of labels and predictions."""
+"""Scores: NumPy functions of labels and predictions.
+
+Where a score is not defined it is 0: F1 without positives, a correlation with
+what is constant.
+"""
 
 import math
 
@@ -13,24 +17,96 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
 def accuracy_and_f1(labels: np.ndarray,
                     predictions: np.ndarray) -> dict[str, float]:
   """Accuracy, and F1 of class 1; both arguments are ints [num_examples]."""
-  true_positives = np.sum((labels == 1) & (predictions == 1))
-  positives = np.sum(labels == 1) + np.sum(predictions == 1)
-  f1 = 2 * true_positives / positives if positives else 0.0
-  return {**accuracy(labels, predictions), "f1": float(f1)}
+  return {**accuracy(labels, predictions),
+          "f1": float(_f1(labels == 1, predictions == 1))}
+
+
+def accuracy_and_macro_f1(labels: np.ndarray,
+                          predictions: np.ndarray) -> dict[str, float]:
+  """Accuracy, and the mean F1 of all classes; arguments as for `accuracy`."""
+  classes = np.union1d(labels, predictions)
+  f1 = _f1(labels[:, np.newaxis] == classes,
+           predictions[:, np.newaxis] == classes)
+  return {**accuracy(labels, predictions), "macro_f1": float(np.mean(f1))}
+
+
+def multi_label_scores(labels: np.ndarray,
+                       predictions: np.ndarray) -> dict[str, float]:
+  """Scores of examples that have any number of labels.
+
+  Args:
+    labels: 1 or 0, [num_examples, num_labels].
+    predictions: likewise.
+
+  Returns:
+    `exact_match`, the share of examples with all labels right; `micro_f1`, of
+    all decisions; `macro_f1`, the mean over labels.
+  """
+  labels, predictions = labels > 0, predictions > 0
+  return {"exact_match": float(np.mean(np.all(labels == predictions, axis=1))),
+          "micro_f1": float(_f1(labels.ravel(), predictions.ravel())),
+          "macro_f1": float(np.mean(_f1(labels, predictions)))}
+
+
+def _f1(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+  """F1 (van Rijsbergen, 1979) of each column of bools."""
+  true_positives = np.sum(labels & predictions, axis=0)
+  positives = np.sum(labels, axis=0) + np.sum(predictions, axis=0)
+  return np.where(positives, 2 * true_positives / np.maximum(positives, 1), 0.0)
 
 
 def matthews_correlation(labels: np.ndarray,
                          predictions: np.ndarray) -> dict[str, float]:
-  """Matthews correlation of two classes (Matthews, 1975), and accuracy.
+  """Correlation of classes (Matthews, 1975; Gorodkin, 2004), and accuracy."""
+  table = confusion_matrix(
+      labels, predictions, 1 + int(max(labels.max(), predictions.max())))
+  table = table.astype(float)
+  total, right = table.sum(), np.trace(table)
+  true, predicted = table.sum(axis=1), table.sum(axis=0)
+  product = (total ** 2 - predicted @ predicted) * (total ** 2 - true @ true)
+  correlation = ((right * total - true @ predicted) / math.sqrt(product)
+                 if product else 0.0)
+  return {**accuracy(labels, predictions), "matthews": float(correlation)}
 
-  0 where it is not defined: one class only, in the labels or the predictions.
+
+def correlations_and_errors(labels: np.ndarray,
+                            predictions: np.ndarray) -> dict[str, float]:
+  """Scores of numbers [num_examples].
+
+  Returns:
+    `pearson`, the correlation of the numbers; `spearman`, that of their ranks;
+    `mse` and `mae`, the means of squared and of absolute errors.
   """
-  counts = [[float(np.sum((labels == label) & (predictions == prediction)))
-             for prediction in (0, 1)] for label in (0, 1)]
-  (tn, fp), (fn, tp) = counts
-  product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-  correlation = (tp * tn - fp * fn) / math.sqrt(product) if product else 0.0
-  return {**accuracy(labels, predictions), "matthews": correlation}
+  labels, predictions = (np.asarray(x, np.float64)
+                         for x in (labels, predictions))
+  errors = predictions - labels
+  return {"pearson": _correlation(labels, predictions),
+          "spearman": _correlation(_ranks(labels), _ranks(predictions)),
+          "mse": float(np.mean(errors ** 2)),
+          "mae": float(np.mean(np.abs(errors)))}
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+  x, y = x - np.mean(x), y - np.mean(y)
+  product = (x @ x) * (y @ y)
+  return float(x @ y / math.sqrt(product)) if product else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+  """Ranks, float64; equal values share the mean of theirs."""
+  _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+  ends = np.cumsum(counts)
+  return (ends - (counts - 1) / 2.0)[which]
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray,
+                     num_labels: int) -> np.ndarray:
+  """How often each label (row) was predicted as each (column), int64."""
+  return np.bincount(labels * num_labels + predictions,
+                     minlength=num_labels ** 2).reshape(num_labels, num_labels)
+
+
+# --- Probabilities and losses ------------------------------------------------
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -40,6 +116,18 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
   return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
 
 
-def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
-  """Mean loss of int labels [n] under logits [n, num_classes]."""
-  return float(-np.mean(log_softmax(logits)[np.arange(len(labels)), labels]))
+def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+  """Losses [n] of int labels [n] under logits [n, num_classes]."""
+  return -log_softmax(logits)[np.arange(len(labels)), labels]
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+  """Probabilities, float64, of logits that stand each for itself."""
+  return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
+
+
+def sigmoid_cross_entropy(labels: np.ndarray,
+                          logits: np.ndarray) -> np.ndarray:
+  """Losses [n], means over labels; 1 or 0, and logits, [n, num_labels]."""
+  logits = np.asarray(logits, np.float64)
+  return np.mean(np.logaddexp(0.0, logits) - labels * logits, axis=-1)

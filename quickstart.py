@@ -127,7 +127,7 @@ def pretrain() -> tuple[dict[str, str], dict[str, str]]:
 
 def classify() -> dict[str, str]:
   """Fine-tunes a classifier and shows some predictions; returns its scores."""
-  run("run_classifier.py", task_name="tsv", data_dir="sample_data",
+  run("run_classifier.py", task_name="custom", data_dir="sample_data",
       output_dir=WORK / "classifier", do_train=True, do_eval=True,
       do_predict=True, max_seq_length=64, train_batch_size=16,
       num_train_epochs=6, learning_rate=1e-4, **MODEL_FLAGS, **VOCAB_FLAGS)
@@ -135,9 +135,9 @@ def classify() -> dict[str, str]:
   predictions = (ROOT / WORK / "classifier/test_predictions.tsv").read_text(
       ).splitlines()[1:]
   for text, prediction in list(zip(texts, predictions))[:6]:
-    label, probability = prediction.split("\t")
+    _, label, *probabilities = prediction.split("\t")
     sentence = text.split("\t")[0]
-    print(f"    {label:>10} ({float(probability):.2f})  {sentence}")
+    print(f"    {label:>10} ({max(map(float, probabilities)):.2f})  {sentence}")
   return read_results("classifier")
 
 

@@ -6,27 +6,37 @@
         --max_seq_length=128 --train_batch_size=32 --learning_rate=2e-5 \\
         --num_train_epochs=3.0 --output_dir=/tmp/mrpc
 
-`--task_name=tsv` takes files of one's own: train.tsv, dev.tsv and test.tsv in
---data_dir, each with a header line that names the columns.
+`--task_name=custom` takes files of one's own: train, dev and test, each .tsv,
+.csv or .jsonl, in --data_dir.
 """
 
-import json
+import dataclasses
 import os
+from typing import Mapping, NamedTuple, Optional
 
 from absl import flags
 from absl import logging
 import numpy as np
-import tensorflow as tf
 
+import checkpoint
+import classifier as classifier_lib
 import common_flags
+import distillation
 import estimator as estimator_lib
 import input_pipeline
-import losses
-import metrics
 import modeling
+from tasks import classification
+from tasks import classification_results
 from tasks import glue
+from tasks import xnli
 
 FLAGS = flags.FLAGS
+
+_CUSTOM_FLAGS = ("task_file", "text_a_column", "text_b_column", "label_column",
+                 "id_column", "problem_type", "label_separator")
+_XNLI_FLAGS = ("language", "train_language")
+_TEACHER_FLAGS = ("teacher_cache_dir", "transfer_file",
+                  "distillation_temperature", "hard_label_weight")
 
 
 def define_flags() -> None:
@@ -36,18 +46,16 @@ def define_flags() -> None:
   common_flags.define_training_flags(
       learning_rate=5e-5, best_metric="eval_loss")
   common_flags.define_tpu_flags()
-  flags.DEFINE_enum("task_name", None, [*glue.TASKS, "tsv"], "What to learn.",
-                    required=True, case_sensitive=False)
+  flags.DEFINE_enum("task_name", None, [*glue.TASKS, "xnli", "custom"],
+                    "What to learn.", required=True, case_sensitive=False)
   flags.DEFINE_string("data_dir", None, "Folder with the files of the task.",
                       required=True)
-  flags.DEFINE_string("text_a_column", "text", "--task_name=tsv: header of the "
-                      "column with the text.")
-  flags.DEFINE_string("text_b_column", None, "--task_name=tsv: header of the "
-                      "column with the second text, if there is one.")
-  flags.DEFINE_string("label_column", "label", "--task_name=tsv: header of the "
-                      "column with the label.")
-  flags.DEFINE_integer("max_seq_length", 128, "Most tokens of an example; "
-                       "longer ones are cut.")
+  flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a sequence.")
+  flags.DEFINE_enum("long_text", input_pipeline.TRUNCATE, [
+      input_pipeline.TRUNCATE, input_pipeline.HEAD_TAIL,
+      input_pipeline.SLIDING_WINDOW], "What becomes of longer texts: cut off; "
+                    "their beginning and their end; or all of them, in windows "
+                    "that overlap by half, whose logits are averaged.")
   flags.DEFINE_bool("pad_to_max_length", False, "Pad every batch to "
                     "--max_seq_length, as is always done on a TPU and for the "
                     "training under --xla. Slower.")
@@ -59,32 +67,125 @@ def define_flags() -> None:
   flags.DEFINE_float("warmup_proportion", 0.1, "Share of the steps in which "
                      "the learning rate rises.", lower_bound=0.0,
                      upper_bound=1.0)
+  flags.DEFINE_string("class_weights", None, "Weights of labels in the loss, "
+                      "such as `spam=5,ham=1`, or `balanced` for weights such "
+                      "that all labels count the same.")
+  _define_custom_flags()
+  flags.DEFINE_list("language", "zh", "--task_name=xnli: language to evaluate "
+                    "and predict; or several, separated by commas.")
+  flags.DEFINE_string("train_language", None, "--task_name=xnli: language to "
+                      "train in; that of the evaluation, if not given.")
+  _define_teacher_flags()
 
 
-def model_fn_builder(config, num_labels, num_train_steps):
+def _define_custom_flags() -> None:
+  """Flags of --task_name=custom."""
+  flags.DEFINE_string("task_file", None, "--task_name=custom: JSON file that "
+                      "describes the data, in place of the next flags.")
+  flags.DEFINE_string("text_a_column", "text", "--task_name=custom: name of the "
+                      "column with the text.")
+  flags.DEFINE_string("text_b_column", None, "--task_name=custom: name of the "
+                      "column with the second text, if there is one.")
+  flags.DEFINE_string("label_column", "label", "--task_name=custom: name of the "
+                      "column with the label.")
+  flags.DEFINE_string("id_column", None, "--task_name=custom: name of the "
+                      "column with ids for the predictions, if there is one.")
+  flags.DEFINE_enum("problem_type", classification.SINGLE_LABEL,
+                    classification.PROBLEM_TYPES, "--task_name=custom: whether "
+                    "a text has one label, any number of them, or a number.")
+  flags.DEFINE_string("label_separator", ",", "--task_name=custom: between the "
+                      "labels of a text with several.")
+
+
+def _define_teacher_flags() -> None:
+  """Flags of distillation."""
+  flags.DEFINE_string("teacher_model_dir", None, "Learn what this classifier "
+                      "predicts: the --output_dir of its training, or a folder "
+                      "like the `export` in it.")
+  flags.DEFINE_string("teacher_cache_dir", None, "Where what a teacher says is "
+                      "kept; the folder `distillation` of the teacher, if not "
+                      "given.")
+  flags.DEFINE_string("transfer_file", None, "Further texts for the teacher to "
+                      "label: columns as in the test file, in --data_dir.")
+  flags.DEFINE_float("distillation_temperature", 1.0, "What the logits of "
+                     "teacher and student are divided by.", lower_bound=1e-3)
+  flags.DEFINE_float("hard_label_weight", 0.0, "Share of the loss that is about "
+                     "the labels, with a teacher.", lower_bound=0.0,
+                     upper_bound=1.0)
+
+
+def task_of_flags() -> classification.ClassificationTask:
+  """Returns the task.
+
+  Raises:
+    ValueError: flags that do not go together.
+  """
+  common_flags.check_belongs(
+      _CUSTOM_FLAGS, FLAGS.task_name == "custom", "--task_name=custom")
+  common_flags.check_belongs(
+      _XNLI_FLAGS, FLAGS.task_name == "xnli", "--task_name=xnli")
+  common_flags.check_belongs(
+      _TEACHER_FLAGS, FLAGS.teacher_model_dir, "--teacher_model_dir")
+  if FLAGS.task_name == "xnli":
+    task = xnli.xnli_task(FLAGS.language, FLAGS.train_language)
+  elif FLAGS.task_name != "custom":
+    task = glue.TASKS[FLAGS.task_name]
+  elif FLAGS.task_file:
+    given = [name for name in _CUSTOM_FLAGS[1:] if FLAGS[name].present]
+    if given:
+      raise ValueError(f"--{given[0]} and --task_file={FLAGS.task_file} say the "
+                       "same thing: pass one of the two.")
+    task = classification.read_task_file(FLAGS.task_file)
+  else:
+    task = classification.custom_task(
+        FLAGS.text_a_column, FLAGS.text_b_column, FLAGS.label_column,
+        FLAGS.id_column, FLAGS.problem_type,
+        label_separator=FLAGS.label_separator)
+  if FLAGS.class_weights:
+    task = dataclasses.replace(task, class_weights=_class_weights())
+  return task
+
+
+def _class_weights():
+  """Returns the weights of the flag, in the form of `ClassificationTask`."""
+  if FLAGS.class_weights == "balanced":
+    return "balanced"
+  weights = {}
+  for part in FLAGS.class_weights.split(","):
+    label, _, weight = part.rpartition("=")
+    try:
+      weights[label] = float(weight)
+    except ValueError:
+      weights[label] = -1.0
+    if not label or not 0.0 <= weights[label] < np.inf:
+      raise ValueError(f"--class_weights={FLAGS.class_weights}: {part!r} is not "
+                       "of the form label=weight. Weights look like "
+                       "spam=5,ham=1; or say balanced.")
+  return weights
+
+
+def model_fn_builder(config, classifier, label_weights, num_train_steps):
   """Returns the `model_fn` of a classifier.
 
   Args:
     config: BertConfig.
-    num_labels: number of classes.
+    classifier: what is predicted.
+    label_weights: of the loss of several labels, or None.
     num_train_steps: 0 if there is no training.
   """
   def model_fn(params):
     model = modeling.BertForSequenceClassification(
-        config, num_labels, **common_flags.model_options(params))
+        config, classifier.num_outputs, **common_flags.model_options(params))
 
-    def logits_fn(features, dropout_seed=None):
+    def logits_fn(features, dropout_seed):
       return model(features["input_ids"], features["input_mask"],
                    features["segment_ids"], dropout_seed)
 
-    def loss_fn(features, dropout_seed):
-      return estimator_lib.Losses({"loss": losses.classification_loss(
-          logits_fn(features, dropout_seed), features["label_ids"],
-          features["is_real_example"])})
-
     return estimator_lib.EstimatorSpec(
-        model=model, loss_fn=loss_fn,
-        predict_fn=lambda features: {"logits": logits_fn(features)},
+        model=model,
+        loss_fn=classifier_lib.loss_fn_builder(
+            logits_fn, classifier, label_weights, _distillation()),
+        predict_fn=classifier_lib.predict_fn_builder(logits_fn),
         optimizer=common_flags.create_optimizer(
             config, num_train_steps,
             int(num_train_steps * FLAGS.warmup_proportion))
@@ -95,164 +196,261 @@ def model_fn_builder(config, num_labels, num_train_steps):
   return model_fn
 
 
-def input_fn_builder(record_file, is_training):
-  """Returns the `input_fn` of a file of records."""
-  def input_fn(params):
-    return input_pipeline.task_dataset(
-        record_file, FLAGS.max_seq_length, tf.int64, params["batch_size"],
-        is_training, params["seed"],
-        static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length or (
-            is_training and FLAGS.xla))
+def _distillation() -> Optional[classifier_lib.Distillation]:
+  if not FLAGS.teacher_model_dir:
+    return None
+  return classifier_lib.Distillation(FLAGS.distillation_temperature,
+                                     FLAGS.hard_label_weight)
 
-  return input_fn
+
+class Split(NamedTuple):
+  """The examples of a file, what they are labelled with, and their records."""
+
+  examples: list[classification.Example]
+  targets: np.ndarray
+  records: classifier_lib.Records
+
+
+class Training(NamedTuple):
+  """What there is to train with."""
+
+  records: classifier_lib.Records
+  label_weights: Optional[np.ndarray]
+  num_steps: int
 
 
 def main(_):
   run_config = common_flags.run_config()
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  _check_flags(config)
+  tokenizer = common_flags.tokenizer(config)
+  task = task_of_flags()
+  examples = _read_examples(task)
+  classifier = _classifier(task, examples)
+  targets = {name: task.targets(examples[name], classifier.labels)
+             for name in examples}
+  _check_weights(classifier)
+
+  training = Training(None, None, 0)
+  if FLAGS.do_train:
+    training = _prepare_training(task, classifier, tokenizer,
+                                 examples["train"], targets["train"])
+  estimator = estimator_lib.TPUEstimator(
+      model_fn=model_fn_builder(
+          config, classifier, training.label_weights, training.num_steps),
+      config=run_config,
+      train_batch_size=FLAGS.train_batch_size)
+
+  def splits(kind):
+    return {name: Split(examples[name], targets[name],
+                        classifier_lib.write_records(
+                            _record_file(name), classifier, tokenizer,
+                            examples[name], targets[name]))
+            for name in examples if name.partition("_")[0] == kind}
+
+  if FLAGS.do_eval:
+    dev = splits("dev")
+
+  if FLAGS.do_train:
+    classifier.write(FLAGS.output_dir)
+    _log_training(examples["train"], training)
+    estimator.train(
+        classifier_lib.input_fn_builder(
+            training.records, classifier, is_training=True,
+            static_shapes=_static_shapes() or FLAGS.xla,
+            has_teacher=bool(FLAGS.teacher_model_dir)),
+        max_steps=training.num_steps,
+        evaluate_fn=lambda: _evaluate(task, classifier, estimator, dev)
+        if FLAGS.do_eval else None)
+    common_flags.export_model(estimator, config)
+    classifier.write(os.path.join(FLAGS.output_dir, "export"))
+
+  if FLAGS.do_eval:
+    common_flags.write_results(
+        os.path.join(FLAGS.output_dir, "eval_results.txt"),
+        _evaluate(task, classifier, estimator, dev, writes_mistakes=True))
+
+  if FLAGS.do_predict:
+    _predict(task, classifier, estimator, splits("test"))
+
+
+def _check_flags(config) -> None:
+  """Raises a ValueError for flags that do not go together."""
   common_flags.check_max_seq_length(config)
   if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict):
     raise ValueError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
                      "or several of them.")
-  tokenizer = common_flags.tokenizer(config)
-  task = (glue.TASKS.get(FLAGS.task_name) or glue.tsv_task(
-      FLAGS.text_a_column, FLAGS.text_b_column, FLAGS.label_column))
-  examples = {split: task.read_examples(FLAGS.data_dir, split)
-              for split, is_wanted in [("train", FLAGS.do_train),
-                                       ("dev", FLAGS.do_eval),
-                                       ("test", FLAGS.do_predict)] if is_wanted}
-  labels = _labels(task, examples)
-  label_ids = {split: task.label_ids(examples[split], labels, split)
-               for split in examples}
-  num_train_steps = _num_train_steps(examples)
-  estimator = estimator_lib.TPUEstimator(
-      model_fn=model_fn_builder(config, len(labels), num_train_steps),
-      config=run_config,
-      train_batch_size=FLAGS.train_batch_size,
-      eval_batch_size=FLAGS.eval_batch_size,
-      predict_batch_size=FLAGS.predict_batch_size)
-  _write_labels(labels)
+  if FLAGS.long_text == input_pipeline.SLIDING_WINDOW and (
+      FLAGS.max_seq_length < 8):
+    raise ValueError(f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
+                     "for windows of a text. Use 8 or more.")
 
-  if FLAGS.do_eval:
-    eval_file = _write_records("dev", examples, label_ids, tokenizer, "eval")
 
-  def evaluate():
-    return _evaluate(task, estimator, eval_file, np.array(label_ids["dev"]))
-
+def _read_examples(task) -> dict[str, list[classification.Example]]:
+  """Returns the examples of each split that is wanted."""
+  names = []
   if FLAGS.do_train:
-    train_file = _write_records("train", examples, label_ids, tokenizer)
-    logging.info("***** Running training *****")
-    logging.info("  Num examples = %d", len(examples["train"]))
-    logging.info("  Batch size = %d", FLAGS.train_batch_size)
-    logging.info("  Num steps = %d", num_train_steps)
-    estimator.train(input_fn_builder(train_file, is_training=True),
-                    max_steps=num_train_steps,
-                    evaluate_fn=evaluate if FLAGS.do_eval else None)
-    common_flags.export_model(estimator, config)
-
-  if FLAGS.do_eval:
-    common_flags.write_results(
-        os.path.join(FLAGS.output_dir, "eval_results.txt"), evaluate())
-
-  if FLAGS.do_predict:
-    predict_file = _write_records(
-        "test", examples, label_ids, tokenizer, "predict")
-    _write_predictions(labels, _predict_logits(estimator, predict_file))
+    names.append("train")
+  for is_wanted, kind in [(FLAGS.do_eval, "dev"), (FLAGS.do_predict, "test")]:
+    if is_wanted:
+      names.extend(task.existing_splits(FLAGS.data_dir, kind))
+  return {name: task.read_examples(FLAGS.data_dir, name) for name in names}
 
 
-def _labels(task, examples) -> tuple[str, ...]:
-  """Returns the labels, those of an earlier training if there was one."""
-  labels_file = os.path.join(FLAGS.output_dir, "label_list.json")
-  known = None
-  if tf.io.gfile.exists(labels_file):
-    with tf.io.gfile.GFile(labels_file) as reader:
-      known = tuple(json.load(reader))
-  if not FLAGS.do_train and known:
-    return known
-  if not FLAGS.do_train and not task.labels:
-    raise ValueError(
-        f"{labels_file} does not exist, so the labels are not known. Train "
-        "first, or point --output_dir to a trained classifier.")
-  labels = task.find_labels(examples.get("train", []))
-  if known and known != labels:
-    raise ValueError(
-        f"--output_dir={FLAGS.output_dir} holds a classifier for the labels "
-        f"{', '.join(known)}, but the data have {', '.join(labels)}. Choose "
-        "another --output_dir.")
-  if len(labels) < 2:
-    raise ValueError(f"A classifier needs two labels or more, but the training "
-                     f"data have only {labels[0]!r}.")
-  return labels
+def _classifier(task, examples) -> classifier_lib.Classifier:
+  """Returns what is predicted; what was trained earlier, if something was.
 
-
-def _write_labels(labels) -> None:
-  input_pipeline.write_text(
-      os.path.join(FLAGS.output_dir, "label_list.json"),
-      json.dumps(labels) + "\n")
-
-
-def _num_train_steps(examples) -> int:
+  Raises:
+    ValueError: there is nothing to predict with, or the data have changed.
+  """
+  known = classifier_lib.Classifier.read(FLAGS.output_dir)
   if not FLAGS.do_train:
-    return 0
-  num_train_steps = int(len(examples["train"]) / FLAGS.train_batch_size *
-                        FLAGS.num_train_epochs)
+    if not known and FLAGS.init_checkpoint:
+      known = classifier_lib.Classifier.read(
+          os.path.dirname(FLAGS.init_checkpoint))
+    if known and known.problem_type == task.problem_type:
+      return dataclasses.replace(
+          known, max_seq_length=FLAGS.max_seq_length,
+          long_text=FLAGS.long_text)
+    if known or not (task.labels
+                     or task.problem_type == classification.REGRESSION):
+      raise ValueError(
+          f"{FLAGS.output_dir} holds no classifier.json of a trained classifier"
+          f" for {task.problem_type}, and so the labels are not known. Train "
+          "first, or point --output_dir to a trained classifier.")
+  classifier = classifier_lib.Classifier(
+      task.problem_type, task.find_labels(examples.get("train", ())),
+      FLAGS.do_lower_case, FLAGS.max_seq_length, FLAGS.long_text)
+  if known and (known.problem_type, known.labels) != (
+      classifier.problem_type, classifier.labels):
+    raise ValueError(
+        f"--output_dir={FLAGS.output_dir} holds a classifier for "
+        f"{known.problem_type} with the labels {', '.join(known.labels)}, but "
+        f"the data are for {classifier.problem_type} with the labels "
+        f"{', '.join(classifier.labels)}. Choose another --output_dir.")
+  return classifier
+
+
+def _check_weights(classifier) -> None:
+  """Raises a ValueError if the weights there are do not fit the labels."""
+  newest = checkpoint.latest(FLAGS.output_dir)
+  if newest:
+    classifier.check_weights(newest, "--output_dir")
+  elif FLAGS.init_checkpoint and not FLAGS.do_train:
+    classifier.check_weights(FLAGS.init_checkpoint, "--init_checkpoint")
+  elif FLAGS.init_checkpoint:
+    checkpoint.open_checkpoint(FLAGS.init_checkpoint)
+
+
+def _record_file(split: str) -> str:
+  """Returns the path of records, under their published names."""
+  kind, *rest = split.split("_", 1)
+  names = {"train": "train", "dev": "eval", "test": "predict"}
+  return os.path.join(FLAGS.output_dir,
+                      "_".join([names[kind], *rest]) + ".tf_record")
+
+
+def _prepare_training(task, classifier, tokenizer, examples,
+                      targets) -> Training:
+  """Writes the records to train with; asks the teacher, if there is one."""
+  _num_train_steps(len(examples))  # too few are found before work is done
+  label_weights = task.label_weights(targets, classifier.labels)
+  weights = np.ones(len(examples))
+  if label_weights is not None and targets.ndim == 1:
+    weights, label_weights = label_weights[targets], None
+  teacher_logits = None
+  if FLAGS.teacher_model_dir:
+    if FLAGS.transfer_file:
+      more = task.read_texts(FLAGS.data_dir, FLAGS.transfer_file)
+      logging.info("%s adds %d examples.", FLAGS.transfer_file, len(more))
+      examples = examples + more
+      targets = np.concatenate([targets, classifier.no_targets(len(more))])
+      weights = np.concatenate([weights, np.zeros(len(more))])
+    teacher_logits = distillation.teacher_logits(
+        FLAGS.teacher_model_dir, examples, classifier,
+        FLAGS.teacher_cache_dir or os.path.join(
+            FLAGS.teacher_model_dir, "distillation"),
+        common_flags.compute_dtype())
+  records = classifier_lib.write_records(
+      _record_file("train"), classifier, tokenizer, examples, targets, weights,
+      teacher_logits)
+  return Training(records, label_weights,
+                  _num_train_steps(len(records.example_numbers)))
+
+
+def _num_train_steps(num_records: int) -> int:
+  num_train_steps = int(
+      num_records / FLAGS.train_batch_size * FLAGS.num_train_epochs)
   if not num_train_steps:
     raise ValueError(
-        f"{len(examples['train'])} examples, --num_train_epochs="
-        f"{FLAGS.num_train_epochs} and --train_batch_size="
-        f"{FLAGS.train_batch_size} make no single step. Train for more epochs "
-        "or with smaller batches.")
+        f"{num_records} examples, --num_train_epochs={FLAGS.num_train_epochs} "
+        f"and --train_batch_size={FLAGS.train_batch_size} make no single step. "
+        "Train for more epochs or with smaller batches.")
   return num_train_steps
 
 
-def _write_records(split, examples, label_ids, tokenizer, name=None) -> str:
-  """Writes the records of a split; returns their file."""
-  cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-  path = os.path.join(FLAGS.output_dir, f"{name or split}.tf_record")
-  input_pipeline.write_records(path, (
-      input_pipeline.create_task_record(
-          input_pipeline.pack(
-              tokenizer.encode(example.text_a),
-              example.text_b and tokenizer.encode(example.text_b),
-              FLAGS.max_seq_length, cls_id, sep_id), label_id)
-      for example, label_id in zip(examples[split], label_ids[split])))
-  return path
+def _log_training(examples, training: Training) -> None:
+  common_flags.log_lines("Running training", [
+      f"Num examples = {len(examples)}",
+      f"Num sequences = {len(training.records.example_numbers)}",
+      f"Batch size = {FLAGS.train_batch_size}",
+      f"Num steps = {training.num_steps}"])
 
 
-def _predict_logits(estimator, record_file) -> np.ndarray:
-  """Returns float32 [num_examples, num_labels]."""
-  return np.array([prediction["logits"] for prediction in estimator.predict(
-      input_fn_builder(record_file, is_training=False))])
+def _static_shapes() -> bool:
+  return FLAGS.use_tpu or FLAGS.pad_to_max_length
 
 
-def _evaluate(task, estimator, eval_file, label_ids) -> dict[str, float]:
+def _evaluate(task, classifier, estimator, dev: Mapping[str, Split],
+              writes_mistakes: bool = False) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
-  logits = _predict_logits(estimator, eval_file)
-  scores = task.metric_fn(label_ids, np.argmax(logits, axis=-1))
-  results = {f"eval_{name}": score for name, score in scores.items()}
+  results = {"global_step": estimator.global_step}
+  for name, split in dev.items():
+    suffix = name.removeprefix("dev")
+    logits = classifier_lib.predict_logits(
+        estimator, split.records, classifier, FLAGS.eval_batch_size,
+        _static_shapes())
+    decisions = classifier.decide(logits)
+    losses = classifier.losses(split.targets, logits)
+    prefix = f"eval{suffix}_"
+    for metric, score in task.metric_fn(split.targets, decisions).items():
+      results[prefix + metric] = score
+    results[prefix + "loss"] = float(np.mean(losses))
+    if writes_mistakes:
+      classification_results.write_mistakes(
+          FLAGS.output_dir, suffix, split.examples,
+          [classifier.name(decision) for decision in decisions], losses)
+      if classifier.labels:
+        classification_results.write_confusion(
+            FLAGS.output_dir, suffix, classifier.labels, split.targets,
+            decisions)
   # The loss stands there twice, as it always did.
-  results["eval_loss"] = results["loss"] = metrics.cross_entropy(
-      label_ids, logits)
-  results["global_step"] = estimator.global_step
+  results["loss"] = results["eval_loss"]
   estimator.write_eval_summary(results)
   return results
 
 
-def _write_predictions(labels, logits) -> None:
-  """Writes `test_results.tsv`, and `test_predictions.tsv` with names."""
-  probabilities = np.exp(metrics.log_softmax(logits))
-  path = os.path.join(FLAGS.output_dir, "test_results.tsv")
-  with input_pipeline.whole_file(path) as temporary:
-    with tf.io.gfile.GFile(temporary, "w") as writer:
-      for row in probabilities:
-        writer.write("\t".join(map(str, row)) + "\n")
-  path = os.path.join(FLAGS.output_dir, "test_predictions.tsv")
-  with input_pipeline.whole_file(path) as temporary:
-    with tf.io.gfile.GFile(temporary, "w") as writer:
-      writer.write("prediction\tprobability\n")
-      for row in probabilities:
-        writer.write(f"{labels[np.argmax(row)]}\t{np.max(row):.6f}\n")
-  logging.info("Predictions of %d examples are in %s.", len(logits), path)
+def _predict(task, classifier, estimator, test: Mapping[str, Split]) -> None:
+  """Writes predictions, and scores of files that have labels."""
+  for name, split in test.items():
+    suffix = name.removeprefix("test")
+    logits = classifier_lib.predict_logits(
+        estimator, split.records, classifier, FLAGS.predict_batch_size,
+        _static_shapes())
+    decisions = classifier.decide(logits)
+    predictions = [classifier.name(decision) for decision in decisions]
+    classification_results.write_predictions(
+        FLAGS.output_dir, suffix, split.examples, classifier.labels,
+        predictions, classifier.probabilities(logits))
+    classification_results.write_submission(
+        FLAGS.output_dir, task, name, split.examples, predictions)
+    logging.info("Predictions of %d examples are in %s.", len(predictions),
+                 os.path.join(FLAGS.output_dir,
+                              f"test_predictions{suffix}.tsv"))
+    if split.examples[0].label is not None:
+      scores = task.metric_fn(split.targets, decisions)
+      common_flags.write_results(
+          os.path.join(FLAGS.output_dir, f"test_scores{suffix}.txt"), scores)
 
 
 if __name__ == "__main__":

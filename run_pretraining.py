@@ -177,12 +177,9 @@ def _mask_anew(config):
   Raises:
     ValueError: flags that do not go together.
   """
+  common_flags.check_belongs(("masked_lm_prob", "do_whole_word_mask"),
+                             FLAGS.dynamic_masking, "--dynamic_masking")
   if not FLAGS.dynamic_masking:
-    for name in ("masked_lm_prob", "do_whole_word_mask"):
-      if FLAGS[name].present:
-        raise ValueError(f"--{name}={FLAGS[name].value} belongs to "
-                         "--dynamic_masking: pass both. Without it, masks are "
-                         "those of the records.")
     return None
   if not FLAGS.vocab_file:
     raise ValueError("--dynamic_masking has to know the words: pass the "

@@ -13,12 +13,12 @@ every program does. Needs the packages of requirements-benchmark.txt;
 import json
 import os
 import statistics
-import subprocess
 import sys
-import time
 
 from absl import app
 from absl import flags
+
+import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -96,11 +96,11 @@ def run_ours(settings) -> None:
   flops = modeling.training_flops(
       config, settings["batch_size"], settings["seq_length"],
       1 + num_predictions, num_predictions)
-  turns = _turns({"peak_flops": peak, "flops": flops})
-  next(turns)
+  my_turns = turns.answer_turns({"peak_flops": peak, "flops": flops})
+  next(my_turns)
 
   def end_of_turn():
-    next(turns)
+    next(my_turns)
     return {"loss": 0.0}
 
   trainer.train(input_fn, 10**9, evaluate_fn=end_of_turn)
@@ -135,8 +135,8 @@ def run_peer(settings) -> None:
   else:
     batch.update(labels=labels)
   dtype = getattr(torch, settings["precision"])
-  turns = _turns({})
-  next(turns)
+  my_turns = turns.answer_turns({})
+  next(my_turns)
   while True:
     for _ in range(settings["steps"]):
       optimizer.zero_grad(set_to_none=True)
@@ -145,55 +145,7 @@ def run_peer(settings) -> None:
       loss.backward()
       torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
       optimizer.step()
-    next(turns)
-
-
-# --- Turns -------------------------------------------------------------------
-
-
-def _turns(facts):
-  """Answers each line on standard input with the seconds of a turn.
-
-  The first answer carries `facts`; what it waits for is to be compiled.
-  """
-  channel = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # what libraries print goes to standard error
-  while True:
-    if not sys.stdin.readline():
-      os._exit(0)
-    start = time.perf_counter()
-    yield
-    channel.write(json.dumps(
-        {"seconds": time.perf_counter() - start, **facts}) + "\n")
-    channel.flush()
-
-
-class _Contestant:
-  """A process that takes turns."""
-
-  def __init__(self, role, python, settings):
-    self.seconds = []
-    self._process = subprocess.Popen(
-        [python, __file__, f"--role={json.dumps([role, settings])}"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True)
-    for _ in range(2):  # compiles, and grows its memory
-      self.facts = self._turn()
-
-  def _turn(self):
-    self._process.stdin.write("go\n")
-    self._process.stdin.flush()
-    line = self._process.stdout.readline()
-    if not line:
-      sys.exit(self._process.communicate()[1])
-    return json.loads(line)
-
-  def take_turn(self, steps):
-    self.seconds.append(self._turn()["seconds"] / steps)
-
-  def leave(self):
-    self._process.kill()
-    self._process.wait()
+    next(my_turns)
 
 
 def main(_):
@@ -213,12 +165,15 @@ def main(_):
         "steps": FLAGS.steps, "num_predictions": (
             FLAGS.max_predictions_per_seq if FLAGS.task == "pretraining"
             else 0)}
-    ours = _Contestant("ours", sys.executable, settings)
-    peer = _Contestant("peer", FLAGS.peer_python, settings)
+    ours = turns.Contestant(
+        __file__, "ours", sys.executable, settings, num_warmups=2)
+    peer = turns.Contestant(
+        __file__, "peer", FLAGS.peer_python, settings, num_warmups=2)
     for _ in range(FLAGS.turns):
-      ours.take_turn(FLAGS.steps)
-      peer.take_turn(FLAGS.steps)
-    medians = [statistics.median(x.seconds) for x in (ours, peer)]
+      ours.take_turn()
+      peer.take_turn()
+    medians = [statistics.median(x.seconds) / FLAGS.steps
+               for x in (ours, peer)]
     ratios = sorted(b / a for a, b in zip(ours.seconds, peer.seconds))
     flops = ours.facts["flops"] / medians[0]
     print(f"  {precision:>8}: ours {medians[0]:.3f} s, transformers "

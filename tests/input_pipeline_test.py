@@ -1,6 +1,7 @@
 """Tests of input_pipeline.py."""
 
 import gzip
+import itertools
 import json
 import os
 
@@ -28,23 +29,61 @@ def test_packing():
   assert pack([7] * 5, [8] * 3, 8).input_ids == [3, 7, 7, 7, 4, 8, 8, 4]
 
 
+def test_a_pair_is_cut_one_by_one_at_the_longer_end():
+  for length_a, length_b, room in itertools.product(range(8), range(8),
+                                                    range(10)):
+    a, b = length_a, length_b
+    while a + b > room:
+      a, b = (a - 1, b) if a > b else (a, b - 1)
+    assert input_pipeline.truncate_pair(length_a, length_b, room) == (a, b)
+
+
+@pytest.mark.parametrize("long_text, ids_a, ids_b, expected", [
+    ("truncate", range(10, 20), None, ["C 10 11 12 13 14 15 16 17 S"]),
+    ("head_tail", range(10, 20), None, ["C 10 11 14 15 16 17 18 19 S"]),
+    ("head_tail", range(10, 20), [30], ["C 10 15 16 17 18 19 S 30 S"]),
+    ("head_tail", [10, 11], [30], ["C 10 11 S 30 S"]),
+    ("sliding_window", range(10, 20), None,
+     ["C 10 11 12 13 14 15 16 17 S", "C 12 13 14 15 16 17 18 19 S"]),
+    ("sliding_window", [10, 11], [30], ["C 10 11 S 30 S"]),
+    ("sliding_window", [10, 11], range(30, 39),
+     ["C 10 11 S 30 31 32 33 34 S", "C 10 11 S 32 33 34 35 36 S",
+      "C 10 11 S 34 35 36 37 38 S"]),
+    # A second text as long as the room has half of it.
+    ("sliding_window", range(10, 21), range(30, 40),
+     ["C 10 11 12 13 S 30 31 32 S", "C 12 13 14 15 S 30 31 32 S",
+      "C 14 15 16 17 S 30 31 32 S", "C 16 17 18 19 S 30 31 32 S",
+      "C 17 18 19 20 S 30 31 32 S"])])
+def test_texts_that_are_too_long(long_text, ids_a, ids_b, expected):
+  windows = input_pipeline.pack_long(
+      list(ids_a), ids_b and list(ids_b), 10, CLS, SEP, long_text)
+  for window, text in zip(windows, expected, strict=True):
+    ids = [{"C": CLS, "S": SEP}.get(x) or int(x) for x in text.split()]
+    assert window.input_ids == ids
+    first = ids.index(SEP) + 1
+    assert window.segment_ids == [0] * first + [1] * (len(ids) - first)
+
+
+LABEL = {"label_ids": tf.io.FixedLenFeature([], tf.int64)}
+
+
 def write_examples(path, lengths):
   input_pipeline.write_records(str(path), (
       input_pipeline.create_task_record(
-          input_pipeline.Packed([i + 10] * n, [0] * n), i)
+          input_pipeline.Packed([i + 10] * n, [0] * n), label_ids=[i])
       for i, n in enumerate(lengths)))
   return str(path)
 
 
-def test_evaluation_batches_keep_the_order_and_pad_little(tmp_path):
+def test_evaluation_batches_have_every_example_once_and_pad_little(tmp_path):
   lengths = [3, 9, 20, 5, 30]
   file = write_examples(tmp_path / "x.tf_record", lengths)
-  batches = list(input_pipeline.task_dataset(
-      file, 30, tf.int64, 2, is_training=False, seed=0))
+  batches = list(input_pipeline.task_dataset(file, 30, 2, LABEL))
   assert [b["input_ids"].shape.as_list() for b in batches] == [
-      [2, 16], [2, 24], [1, 30]]
+      [2, 8], [2, 20], [1, 30]]
   labels = [int(x) for b in batches for x in b["label_ids"]]
-  assert labels == list(range(5))
+  numbers = [int(x) for b in batches for x in b["record_number"]]
+  assert labels == numbers and sorted(labels) == list(range(5))
   for batch in batches:
     ids, mask = batch["input_ids"].numpy(), batch["input_mask"].numpy()
     assert ((ids > 0) == mask).all()
@@ -52,35 +91,47 @@ def test_evaluation_batches_keep_the_order_and_pad_little(tmp_path):
       assert row.sum() == lengths[int(label)]
 
 
+def test_record_numbers_count_on_from_window_to_window(tmp_path, monkeypatch):
+  monkeypatch.setattr(input_pipeline, "_RECORDS_PER_WINDOW", 4)
+  file = write_examples(tmp_path / "x.tf_record", [9, 3, 8, 4, 7, 5])
+  batches = list(input_pipeline.task_dataset(file, 30, 2, LABEL))
+  assert [b["record_number"].numpy().tolist() for b in batches] == [
+      [1, 3], [2, 0], [5, 4]]
+
+
 def test_static_shapes_fill_up_the_last_batch(tmp_path):
   file = write_examples(tmp_path / "x.tf_record", [3, 9, 20])
-  dataset = input_pipeline.task_dataset(
-      file, 30, tf.int64, 2, is_training=False, seed=0, static_shapes=True)
+  dataset = input_pipeline.task_dataset(file, 30, 2, LABEL, static_shapes=True)
   assert dataset.element_spec["input_ids"].shape == (2, 30)
+  assert dataset.element_spec["label_ids"].shape == (2,)
   real = [x["is_real_example"].numpy().tolist() for x in dataset]
   assert real == [[1, 1], [1, 0]]
 
 
-def test_training_batches_have_near_lengths_and_every_example(tmp_path):
+def test_training_batches_have_near_lengths_and_every_example(
+    tmp_path, monkeypatch):
+  monkeypatch.setattr(input_pipeline, "_RECORDS_PER_WINDOW", 100)
   lengths = [5 + 3 * (i % 10) for i in range(200)]
   file = write_examples(tmp_path / "x.tf_record", lengths)
-  def labels_of(seed, num_batches):
-    dataset = input_pipeline.task_dataset(
-        file, 40, tf.int64, 4, is_training=True, seed=seed)
-    labels = []
-    for batch in dataset.take(num_batches):
-      width = batch["input_ids"].shape[1]
-      assert width in input_pipeline.bucket_lengths(40)
+  def epochs_of(seed):
+    dataset = input_pipeline.task_dataset(file, 40, 4, LABEL, 200, seed)
+    widths, labels, epochs = [], [], []
+    for batch in dataset.take(100):
+      widths.append(batch["input_ids"].shape[1])
+      assert widths[-1] in input_pipeline.bucket_lengths(40)
       real = batch["input_mask"].numpy().sum(axis=1)
-      assert real.min() > width - 8
-      labels += [int(x) for x in batch["label_ids"]]
-    return labels
-  # 50 batches are an epoch; what waits in the five buckets comes in the next.
-  seen = labels_of(seed=1, num_batches=55)
-  assert set(seen) == set(range(200))
-  assert seen == labels_of(seed=1, num_batches=55)
-  assert seen != labels_of(seed=2, num_batches=55)
-  assert seen[:200] != labels_of(seed=1, num_batches=105)[200:400]
+      assert real.min() > widths[-1] - 8
+      labels += batch["label_ids"].numpy().tolist()
+      if len(labels) == 200:
+        epochs.append(labels)
+        labels = []
+    # The batches of a window do not come in the order of their lengths.
+    assert np.corrcoef(widths[:25], range(25))[0, 1] < 0.5
+    return epochs
+  first, second = epochs_of(seed=1)
+  assert sorted(first) == sorted(second) == list(range(200))
+  assert first != second
+  assert [first, second] == epochs_of(seed=1) != epochs_of(seed=2)
 
 
 def test_bucket_lengths_end_with_the_longest():
@@ -132,8 +183,9 @@ def test_features_of_the_reference(golden_dir):
       os.path.join(data_dir, "vocab", "bert-base-uncased", "vocab.txt"))
   examples = glue.MRPC.read_examples(
       os.path.join(data_dir, "glue", "MRPC"), "dev")
-  by_guid = {f"dev-{example.line - 1}": example for example in examples}
-  labels = dict(zip(by_guid, glue.MRPC.label_ids(examples, ("0", "1"), "dev")))
+  by_guid = {f"dev-{number}": example
+             for number, example in enumerate(examples, 1)}
+  labels = dict(zip(by_guid, glue.MRPC.targets(examples, ("0", "1"))))
   path = os.path.join(golden_dir, "features", "mrpc_dev_seq40.jsonl.gz")
   count = 0
   with gzip.open(path, "rt", encoding="utf-8") as reader:

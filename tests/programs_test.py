@@ -1,6 +1,7 @@
 """Runs every program on tiny data, and on data that it must refuse."""
 
 import collections
+import csv
 import json
 import os
 import pathlib
@@ -25,12 +26,14 @@ import convert_checkpoint
 import corpus
 import create_pretraining_data
 import create_vocabulary
+import distillation
 import extract_features
 import input_pipeline
 import masking
 import modeling
 import plot_training
 import run_classifier
+import run_glue
 import run_pretraining
 import shards
 import tokenization
@@ -604,7 +607,7 @@ def classify(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
 
   def run(output="run", **flags):
     run_program(run_classifier, **{**dict(
-        task_name="TSV", data_dir=data_dir, bert_config_file=config_file,
+        task_name="Custom", data_dir=data_dir, bert_config_file=config_file,
         vocab_file=vocab_file, init_checkpoint=init_checkpoint,
         output_dir=tmp_path / output, max_seq_length=16, train_batch_size=4,
         num_train_epochs=12, learning_rate=0.001), **flags})
@@ -613,44 +616,191 @@ def classify(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
   return run
 
 
+def read_results(run):
+  return {name: float(value) for name, value in (
+      line.split(" = ") for line in
+      (run / "eval_results.txt").read_text().splitlines())}
+
+
+def read_table(path):
+  with open(path, newline="", encoding="utf-8") as reader:
+    return list(csv.reader(reader, delimiter="\t"))
+
+
 def test_classifier_learns_evaluates_and_predicts(classify):
   run = classify(do_train=True, do_eval=True, do_predict=True)
-  results = dict(line.split(" = ") for line in
-                 (run / "eval_results.txt").read_text().splitlines())
+  results = read_results(run)
   assert list(results) == sorted(results) == [
-      "eval_accuracy", "eval_loss", "global_step", "loss"]
-  assert float(results["eval_accuracy"]) == 1.0
+      "eval_accuracy", "eval_loss", "eval_macro_f1", "global_step", "loss"]
+  assert results["eval_accuracy"] == 1.0
   probabilities = np.loadtxt(run / "test_results.tsv", delimiter="\t")
   assert probabilities.shape == (36, 2)
   np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-6)
-  predictions = (run / "test_predictions.tsv").read_text().splitlines()[1:]
+  predictions = read_table(run / "test_predictions.tsv")
+  assert predictions[0] == ["id", "prediction", "moving", "still"]
   test_file = (classify.data_dir / "test.tsv").read_text().splitlines()[1:]
-  assert ([line.split("\t")[0] for line in predictions]
-          == [line.split("\t")[1] for line in test_file])
+  assert ([row[:2] for row in predictions[1:]] == [
+      [str(number), line.split("\t")[1]]
+      for number, line in enumerate(test_file)])
+  np.testing.assert_allclose(
+      np.array([row[2:] for row in predictions[1:]], float), probabilities,
+      atol=1e-6)
+  assert read_table(run / "confusion_matrix.tsv") == [
+      ["label", "predicted moving", "predicted still"],
+      ["moving", "24", "0"], ["still", "0", "12"]]
+  assert len(read_table(run / "worst_mistakes.tsv")) == 1
   # Another process needs neither the training data nor the first weights.
   (classify.data_dir / "train.tsv").unlink()
   before = (run / "test_results.tsv").read_bytes()
   classify(do_predict=True, init_checkpoint="")
   assert (run / "test_results.tsv").read_bytes() == before
+  # What was exported is a classifier, too.
+  other = classify("other", do_predict=True,
+                   init_checkpoint=run / "export" / "bert_model.ckpt")
+  assert (other / "test_results.tsv").read_bytes() == before
 
 
-def test_padding_everywhere_gives_the_same_predictions(classify):
+def test_mistakes_are_shown_the_worst_first(classify):
+  dev = classify.data_dir / "dev.tsv"
+  dev.write_text(dev.read_text() + "the cat sat\tmoving\nthe dog ran\tstill\n")
+  run = classify(do_train=True, do_eval=True)
+  header, *rows = read_table(run / "worst_mistakes.tsv")
+  assert header == ["id", "place", "loss", "label", "prediction", "text_a",
+                    "text_b"]
+  assert {(row[0], *row[3:]) for row in rows} == {
+      ("36", "moving", "still", "the cat sat", ""),
+      ("37", "still", "moving", "the dog ran", "")}
+  assert float(rows[0][2]) >= float(rows[1][2])
+  assert rows[0][1].startswith(f"{dev}, line 3")
+
+
+def test_several_labels_for_a_text(classify):
+  rows = [f"the {color} {noun}\t{color},{noun}\n"
+          for color in ("red", "blue") for noun in ("cat", "dog")]
+  for split in ("train", "dev", "test"):
+    (classify.data_dir / f"{split}.tsv").write_text(
+        "text\tlabel\n" + "".join(rows * 4) + "the hill\t\n" * 4)
+  run = classify(do_train=True, do_eval=True, do_predict=True,
+                 problem_type="multi_label", num_train_epochs=40)
+  assert read_results(run)["eval_exact_match"] == 1.0
+  predictions = read_table(run / "test_predictions.tsv")
+  assert predictions[0] == ["id", "prediction", "blue", "cat", "dog", "red"]
+  assert [row[1] for row in predictions[1:5]] == [
+      "cat,red", "dog,red", "blue,cat", "blue,dog"]
+  assert predictions[-1][1] == ""
+  assert read_table(run / "confusion_matrix.tsv")[1] == [
+      "blue", "8", "0", "0", "12"]
+
+
+def test_regression(classify):
+  words = ["bad", "lazy", "quick", "good"]
+  rows = [f"a {word} {noun}\t{value}\n" for noun in ("cat", "dog", "bird")
+          for value, word in enumerate(words)]
+  for split in ("train", "dev", "test"):
+    (classify.data_dir / f"{split}.tsv").write_text(
+        "text\tlabel\n" + "".join(rows * 3))
+  run = classify(do_train=True, do_eval=True, do_predict=True,
+                 problem_type="regression", num_train_epochs=30)
+  results = read_results(run)
+  assert results["eval_spearman"] > 0.9 and results["eval_mse"] < 0.3
+  np.testing.assert_allclose(results["eval_loss"], results["eval_mse"])
+  predictions = read_table(run / "test_predictions.tsv")
+  assert predictions[0] == ["id", "prediction"]
+  assert np.loadtxt(run / "test_results.tsv").shape == (36,)
+  assert not (run / "confusion_matrix.tsv").exists()
+
+
+def test_rare_labels_count_more_by_their_weight(classify):
+  train = classify.data_dir / "train.tsv"
+  # The text says nothing: what is learnt is how frequent the labels are.
+  train.write_text("text\tlabel\n" + "the cat\tfrequent\n" * 36
+                   + "the cat\trare\n" * 12)
+  (classify.data_dir / "test.tsv").write_text("text\nthe cat\n")
+  def probability_of_rare(output, **flags):
+    run = classify(output, do_train=True, do_predict=True, num_train_epochs=60,
+                   train_batch_size=48, learning_rate=0.003, **flags)
+    return np.loadtxt(run / "test_results.tsv")[1]
+  np.testing.assert_allclose(
+      [probability_of_rare("a"),
+       probability_of_rare("b", class_weights="balanced"),
+       probability_of_rare("c", class_weights="rare=9")],
+      [1 / 4, 1 / 2, 3 / 4], atol=0.06)
+
+
+def test_long_texts_are_read_in_windows(classify):
+  # What decides stands where the beginning cannot see it.
+  rows = [" ".join(["the"] * before + [word] + ["hill"] * (19 - before)) + "\t"
+          + label for before in range(12, 19) for word, label in [
+              ("sat", "still"), ("ran", "moving")]]
+  for split in ("train", "dev"):
+    (classify.data_dir / f"{split}.tsv").write_text(
+        "text\tlabel\n" + "\n".join(rows * 2) + "\n")
+  def accuracy(long_text):
+    run = classify(long_text, do_train=True, do_eval=True, long_text=long_text,
+                   max_seq_length=12, num_train_epochs=40,
+                   learning_rate=0.002)
+    return read_results(run)["eval_accuracy"]
+  assert accuracy("truncate") == 0.5
+  assert accuracy("sliding_window") == 1.0
+
+
+def test_evaluation_does_not_depend_on_the_size_of_batches(classify):
   run = classify(do_train=True, do_predict=True, num_train_epochs=1)
   before = np.loadtxt(run / "test_results.tsv")
-  classify(do_predict=True, pad_to_max_length=True)
-  np.testing.assert_allclose(np.loadtxt(run / "test_results.tsv"), before,
-                             atol=1e-5)
+  for flags in (dict(pad_to_max_length=True), dict(predict_batch_size=5)):
+    classify(do_predict=True, **flags)
+    np.testing.assert_allclose(np.loadtxt(run / "test_results.tsv"), before,
+                               atol=1e-5)
+
+
+def test_a_model_of_glue_writes_all_its_files(classify, tmp_path):
+  header = "\t".join(f"c{i}" for i in range(8)) + "\tsentence1\tsentence2"
+  row = "\t".join("01234567") + "\tthe cat sat\ta cat"
+  data_dir = tmp_path / "MNLI"
+  data_dir.mkdir()
+  for file, label in [
+      ("train", "\tgold"), ("dev_matched", "\tgold"),
+      ("dev_mismatched", "\tgold"), ("test_matched", ""),
+      ("test_mismatched", "")]:
+    names = ("neutral", "entailment", "contradiction") if label else ("",)
+    (data_dir / f"{file}.tsv").write_text(
+        f"{header}{label}\n" + "".join(
+            f"{row}{label and chr(9)}{name}\n" for name in names))
+  (data_dir / "diagnostic.tsv").write_text(
+      "index\tsentence1\tsentence2\n0\ta cat\ta dog\n1\ta dog\ta cat\n")
+  run = classify(task_name="MNLI", data_dir=data_dir, do_train=True,
+                 do_eval=True, do_predict=True, num_train_epochs=2)
+  assert {"eval_accuracy", "eval_mismatched_accuracy"} <= set(read_results(run))
+  assert sorted(path.name for path in (run / "submission").iterdir()) == [
+      "AX.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"]
+  table = read_table(run / "submission" / "AX.tsv")
+  assert [row[0] for row in table] == ["index", "0", "1"]
+  assert {row[1] for row in table[1:]} <= {
+      "neutral", "entailment", "contradiction"}
 
 
 @pytest.mark.parametrize("flags, message", [
     (dict(), "Nothing to do"),
-    (dict(do_eval=True), "label_list.json does not exist.*Train first"),
+    (dict(do_eval=True), "no classifier.json of a trained classifier"),
     (dict(do_train=True, max_seq_length=41), "max_seq_length=41 must be"),
-    (dict(do_train=True, data_dir="/nowhere"), "train.tsv does not exist"),
+    (dict(do_train=True, data_dir="/nowhere"), "train.tsv or .*does not exist"),
     (dict(do_train=True, text_a_column="words"), "no column 'words'"),
     (dict(do_train=True, train_batch_size=1000, num_train_epochs=1),
      "make no single step"),
-    (dict(do_train=True, init_checkpoint="/nowhere/m"), "no /nowhere/m.index")])
+    (dict(do_train=True, init_checkpoint="/nowhere/m"), "no /nowhere/m.index"),
+    (dict(do_train=True, problem_type="regression"),
+     "line 2: the label 'still' is not a finite number"),
+    (dict(do_train=True, class_weights="still"), "not of the form label=weight"),
+    (dict(do_train=True, class_weights="no=2"), "class weight for 'no'"),
+    (dict(do_train=True, task_name="rte", id_column="x"),
+     "--id_column=x belongs to --task_name=custom"),
+    (dict(do_train=True, language="de"), "language=.*belongs to .*xnli"),
+    (dict(do_train=True, hard_label_weight=0.5),
+     "hard_label_weight=0.5 belongs to --teacher_model_dir"),
+    (dict(do_train=True, task_file="x.json", problem_type="regression"),
+     "--problem_type and --task_file=x.json say the same"),
+    (dict(do_train=True, teacher_model_dir="/nowhere"),
+     "--teacher_model_dir=/nowhere holds no classifier.json")])
 def test_classifier_refuses(classify, tmp_path, flags, message):
   with pytest.raises(ValueError, match=message):
     classify(**flags)
@@ -666,12 +816,175 @@ def test_classifier_refuses_a_vocabulary_larger_than_the_model(
     classify(do_train=True)
 
 
-def test_classifier_refuses_other_labels_than_it_was_trained_for(classify):
-  classify(do_train=True, num_train_epochs=1)
+def test_classifier_refuses_labels_that_do_not_fit_the_weights(
+    classify, init_checkpoint, tmp_path):
+  run = classify(do_train=True, num_train_epochs=1)
   with open(classify.data_dir / "train.tsv", "a") as writer:
     writer.write("a third kind\tthird\n")
-  with pytest.raises(ValueError, match="holds a classifier for the labels"):
+  with pytest.raises(ValueError, match="holds a classifier for single_label "
+                     "with the labels moving, still, but"):
     classify(do_train=True)
+  path = run / "classifier.json"
+  settings = json.loads(path.read_text())
+  path.write_text(json.dumps({**settings, "labels": ["a", "b", "c"]}))
+  with pytest.raises(ValueError, match="--output_dir=.* is a classifier of 2 "
+                     "labels, but there are 3: a, b, c"):
+    classify(do_predict=True)
+  path.write_text('{"labels": ["a"')
+  with pytest.raises(ValueError, match="classifier.json is damaged"):
+    classify(do_predict=True)
+  # Pre-trained weights alone would predict at random.
+  path.write_text(json.dumps(settings))
+  for file in run.glob("model.ckpt*"):
+    file.unlink()
+  (run / "checkpoint").unlink()
+  with pytest.raises(ValueError, match="has no classifier, only what one is "
+                     "trained from"):
+    classify(do_predict=True)
+
+
+# --- Distillation ------------------------------------------------------------
+
+
+def test_a_student_learns_what_the_teacher_says(classify, config_file,
+                                                monkeypatch):
+  teacher = classify("teacher", do_train=True, do_predict=True)
+  says = read_table(teacher / "test_predictions.tsv")
+  # The labels of the student's own data are wrong, and it has further texts.
+  train = classify.data_dir / "train.tsv"
+  rows = [line.split("\t") for line in train.read_text().splitlines()[1:]]
+  swap = {"still": "moving", "moving": "still"}
+  train.write_text("text\tlabel\n" + "".join(
+      f"{text}\t{swap[label]}\n" for text, label in rows if "cat" in text))
+  (classify.data_dir / "more.tsv").write_text("text\n" + "".join(
+      f"{text}\n" for text, _ in rows if "cat" not in text))
+  small = pathlib.Path(config_file).with_name("small.json")
+  small.write_text(conftest.tiny_config(num_hidden_layers=1).to_json_string())
+  student_flags = dict(
+      do_train=True, do_predict=True, bert_config_file=small, learning_rate=0.003,
+      init_checkpoint="", num_train_epochs=30, teacher_model_dir=teacher,
+      transfer_file="more.tsv")
+  student = classify("student", **student_flags)
+  assert ([row[:2] for row in read_table(student / "test_predictions.tsv")]
+          == [row[:2] for row in says])
+  [kept] = (teacher / "distillation").iterdir()
+  # What it said is read again by another student.
+  monkeypatch.setattr(distillation, "_ask", None)
+  classify("other", **{**student_flags, "num_train_epochs": 1})
+  # With hard labels alone the student believes them.
+  misled = classify("misled", **student_flags, hard_label_weight=1.0,
+                    distillation_temperature=2.0)
+  right = {row[0]: row[1] for row in says[1:]}
+  assert all(row[1] == swap[right[row[0]]] for row in
+             read_table(misled / "test_predictions.tsv")[1:13])
+  # Other texts are asked about again.
+  (classify.data_dir / "more.tsv").write_text("text\na red bird\n")
+  with pytest.raises(TypeError):
+    classify("third", **student_flags)
+  assert [kept] == list((teacher / "distillation").iterdir())
+
+
+def test_a_teacher_of_another_task_is_refused(classify):
+  teacher = classify("teacher", do_train=True, num_train_epochs=1)
+  train = classify.data_dir / "train.tsv"
+  train.write_text(train.read_text().replace("still", "calm"))
+  with pytest.raises(ValueError, match="predicts moving, still; the student is "
+                     "to predict calm, moving"):
+    classify("student", do_train=True, teacher_model_dir=teacher)
+
+
+# --- GLUE --------------------------------------------------------------------
+
+
+@pytest.fixture
+def glue_runs(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  for folder, header, row in [
+      ("RTE", "index\tsentence1\tsentence2{}", "0\tthe cat\ta cat{}"),
+      ("MRPC", "{}\t1\t2\tsentence1\tsentence2", "{}\t1\t2\tthe cat\ta cat")]:
+    (tmp_path / "glue" / folder).mkdir(parents=True)
+    labels = {"RTE": ["\tentailment", "\tnot_entailment"],
+              "MRPC": ["0", "1"]}[folder]
+    for split in ("train", "dev"):
+      (tmp_path / "glue" / folder / f"{split}.tsv").write_text(
+          header.format("\tlabel") + "\n" + "".join(
+              row.format(label) + "\n" for label in labels))
+  def run(output="results", **flags):
+    run_program(run_glue, **{**dict(
+        data_dir=tmp_path / "glue", bert_config_file=config_file,
+        vocab_file=vocab_file, init_checkpoint=init_checkpoint,
+        output_dir=tmp_path / output, max_seq_length=16, batch_sizes="2",
+        learning_rates="0.001", seeds="1", num_train_epochs=4), **flags})
+    return tmp_path / output
+  return run
+
+
+def test_the_grid_finds_the_best_and_goes_on(glue_runs, monkeypatch):
+  calls = []
+
+  def fake(arguments, log_file):
+    """Scores by the rate, with the seed as noise."""
+    del log_file
+    flags = dict(argument[2:].partition("=")[::2] for argument in arguments)
+    calls.append(flags)
+    if len(calls) == 5:
+      raise KeyboardInterrupt
+    folder = pathlib.Path(flags["output_dir"])
+    (folder / "export").mkdir(parents=True)
+    score = {"0.001": 0.5, "0.002": 0.7}[flags["learning_rate"]] + 0.01 * int(
+        flags["seed"])
+    metrics = {"rte": ["accuracy"], "mrpc": ["accuracy", "f1"]}
+    (folder / "eval_results.txt").write_text("".join(
+        f"eval_{metric} = {score + 0.1 * (metric == 'f1')}\n"
+        for metric in metrics[flags["task_name"]]))
+
+  monkeypatch.setattr(run_glue, "_run_classifier", fake)
+  flags = dict(batch_sizes="2,4", learning_rates="0.001,0.002", seeds="1,2,3")
+  with pytest.raises(KeyboardInterrupt):
+    glue_runs(**flags)
+  results = glue_runs(**flags)
+  # Two tasks, four points and two further seeds; one was begun twice.
+  assert len(calls) == 13
+  summary = json.loads((results / "results.json").read_text())
+  assert summary["num_tasks"] == 2
+  # F1 is 0.1 above the accuracy: the mean of MRPC is 0.77, that of RTE 0.72.
+  assert summary["score"] == pytest.approx((0.77 + 0.72) / 2)
+  assert summary["columns"]["RTE"]["accuracy"] == pytest.approx(
+      {"mean": 0.72, "deviation": 0.01})
+  best = summary["tasks"]["rte"]
+  assert (best["learning_rate"], best["best_seed"]) == (0.002, 3)
+  [row] = [line for line in (results / "results.md").read_text().splitlines()
+           if "82.0" in line]
+  assert "| 82.0 ± 1.0 / 72.0 ± 1.0 |" in row and "| 72.0 ± 1.0 |" in row
+  assert (results / "results.png").read_bytes().startswith(b"\x89PNG")
+  # Of all runs of a task the weights of the best are left.
+  kept = sorted(path.parent.name for path in results.glob("*/*/export"))
+  assert kept == ["batch2_rate0.002_seed3"] * 2
+  with pytest.raises(ValueError, match="holds a run with other settings: "
+                     "--num_train_epochs=4 --num_train_epochs=5"):
+    glue_runs(**flags, num_train_epochs=5)
+
+
+@pytest.mark.large
+def test_glue_with_real_runs(glue_runs, tmp_path):
+  (tmp_path / "glue" / "RTE" / "test.tsv").write_text(
+      "index\tsentence1\tsentence2\n0\tthe cat\ta cat\n")
+  results = glue_runs(tasks="rte", learning_rates="0.001,0.002")
+  assert "| RTE | 2 |" in (results / "results.md").read_text()
+  assert len(read_table(results / "submission" / "RTE.tsv")) == 2
+  with pytest.raises(ValueError, match="multiple of 4.*The rest is in"):
+    glue_runs("other", tasks="rte",
+              classifier_flags="--gradient_accumulation_steps=4")
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(tasks="rte,sst"), "there is no 'sst'"),
+    (dict(tasks="sst-2"), "glue has no folder SST-2"),
+    (dict(batch_sizes="8,x"), "--batch_sizes=8,x is not a list of numbers"),
+    (dict(init_checkpoint=""), "--init_checkpoint is needed")])
+def test_glue_refuses(glue_runs, tmp_path, flags, message):
+  with pytest.raises(ValueError, match=message):
+    glue_runs(**flags)
+  assert not (tmp_path / "results").exists()
 
 
 # --- Features and conversion -------------------------------------------------

@@ -1,0 +1,188 @@
+"""One epoch of fine-tuning beside PyTorch transformers.
+
+    python benchmarks/fine_tuning.py --data_dir=glue/MRPC \\
+        --bert_config_file=$BERT/bert_config.json --vocab_file=$BERT/vocab.txt
+
+Ours, in batches of near lengths, ours padded to --max_seq_length, and
+transformers with its dynamic padding (random batches, each padded to its
+longest sequence), in float32 and in bfloat16. Each is a process of its own that
+does a part of the epoch when it is its turn; the sums count. The first steps,
+which compile, do not count, but what new lengths take to compile does. Weights
+are random, tokens are made before the start. Needs the packages of
+requirements-benchmark.txt; --peer_python names another interpreter that has
+PyTorch and transformers.
+"""
+
+import json
+import os
+import sys
+import tempfile
+
+from absl import app
+from absl import flags
+
+import turns
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("data_dir", None, "Folder of MRPC.")
+flags.DEFINE_string("bert_config_file", None, "The model.")
+flags.DEFINE_string("vocab_file", None, "Its vocabulary.")
+flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a sequence.")
+flags.DEFINE_integer("batch_size", 32, "Examples of a step.")
+flags.DEFINE_integer("turns", 5, "Parts of the epoch.")
+flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
+flags.DEFINE_string("role", None, "Set by this program for its children.")
+
+
+def read_mrpc(data_dir):
+  """Returns texts and labels of the training examples."""
+  with open(os.path.join(data_dir, "train.tsv"), encoding="utf-8") as reader:
+    rows = [line.rstrip("\n").split("\t") for line in reader][1:]
+  return ([row[3] for row in rows], [row[4] for row in rows],
+          [int(row[0]) for row in rows])
+
+
+def run_ours(settings) -> None:
+  """Takes turns with the training of `run_classifier.py`."""
+  sys.path.insert(0, ROOT)
+  # pylint: disable=g-import-not-at-top
+  import tensorflow as tf
+  import classifier as classifier_lib
+  import estimator as estimator_lib
+  import modeling
+  import optimization
+  import tokenization
+  from tasks import glue
+
+  config = modeling.BertConfig.from_json_file(settings["bert_config_file"])
+  examples = glue.MRPC.read_examples(settings["data_dir"], "train")
+  classifier = classifier_lib.Classifier(
+      "single_label", ("0", "1"), True, settings["max_seq_length"], "truncate")
+  dtype = tf.as_dtype(settings["precision"])
+
+  def model_fn(params):
+    model = modeling.BertForSequenceClassification(
+        config, 2, dtype, params["seed"])
+    return estimator_lib.EstimatorSpec(
+        model, classifier_lib.loss_fn_builder(
+            lambda features, seed: model(
+                features["input_ids"], features["input_mask"],
+                features["segment_ids"], seed), classifier),
+        optimizer=optimization.create_optimizer(5e-5, 10 ** 6, 0))
+
+  trainer = estimator_lib.TPUEstimator(
+      model_fn, estimator_lib.RunConfig(
+          eval_every_steps=settings["steps"], compute_dtype=dtype),
+      train_batch_size=settings["batch_size"])
+  my_turns = turns.answer_turns({})
+  with tempfile.TemporaryDirectory() as folder:
+    records = classifier_lib.write_records(
+        os.path.join(folder, "x.tf_record"), classifier,
+        tokenization.FullTokenizer(settings["vocab_file"]), examples,
+        glue.MRPC.targets(examples, classifier.labels))
+    next(my_turns)
+
+    def end_of_turn():
+      next(my_turns)
+      return {"loss": 0.0}
+
+    trainer.train(
+        classifier_lib.input_fn_builder(
+            records, classifier, is_training=True,
+            static_shapes=settings["pads"]),
+        10 ** 9, evaluate_fn=end_of_turn)
+
+
+def run_peer(settings) -> None:
+  """Takes turns with PyTorch transformers."""
+  # pylint: disable=g-import-not-at-top
+  import torch
+  import transformers
+
+  with open(settings["bert_config_file"], encoding="utf-8") as reader:
+    sizes = json.load(reader)
+  activations = {"gelu": "gelu_new", "gelu_erf": "gelu"}
+  config = transformers.BertConfig(**{
+      **sizes, "num_labels": 2, "hidden_act": activations.get(
+          sizes["hidden_act"], sizes["hidden_act"])})
+  model = transformers.BertForSequenceClassification(config)
+  model.train()
+  optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
+  tokenizer = transformers.BertTokenizerFast(settings["vocab_file"])
+  texts_a, texts_b, labels = read_mrpc(settings["data_dir"])
+  encoded = tokenizer(texts_a, texts_b, truncation=True,
+                      max_length=settings["max_seq_length"])
+  rows = [{**{name: values[i] for name, values in encoded.items()},
+           "labels": label} for i, label in enumerate(labels)]
+  loader = torch.utils.data.DataLoader(
+      rows, batch_size=settings["batch_size"], shuffle=True,
+      collate_fn=transformers.DataCollatorWithPadding(tokenizer))
+  dtype = getattr(torch, settings["precision"])
+  my_turns = turns.answer_turns({})
+  next(my_turns)
+  count = 0
+  while True:
+    for batch in loader:
+      optimizer.zero_grad(set_to_none=True)
+      with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = model(**batch).loss
+      loss.backward()
+      torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+      optimizer.step()
+      loss.item()
+      count += 1
+      if count % settings["steps"] == 0:
+        next(my_turns)
+
+
+CONTESTANTS = {
+    "transformers float32": ("peer", "float32", False),
+    "transformers bfloat16": ("peer", "bfloat16", False),
+    "ours float32": ("ours", "float32", False),
+    "ours bfloat16": ("ours", "bfloat16", False),
+    "ours bfloat16, padded": ("ours", "bfloat16", True),
+}
+
+
+def main(_):
+  if FLAGS.role:
+    role, settings = json.loads(FLAGS.role)
+    {"ours": run_ours, "peer": run_peer}[role](settings)
+    return
+  num_steps = -(-len(read_mrpc(FLAGS.data_dir)[0]) // FLAGS.batch_size)
+  steps = -(-num_steps // FLAGS.turns)
+  contestants = {}
+  for name, (role, precision, pads) in CONTESTANTS.items():
+    contestants[name] = turns.Contestant(
+        __file__, role, FLAGS.peer_python if role == "peer" else sys.executable,
+        {"data_dir": FLAGS.data_dir, "bert_config_file": FLAGS.bert_config_file,
+         "vocab_file": FLAGS.vocab_file, "batch_size": FLAGS.batch_size,
+         "max_seq_length": FLAGS.max_seq_length, "precision": precision,
+         "pads": pads, "steps": steps}, num_warmups=1)
+  for _ in range(FLAGS.turns):
+    for contestant in contestants.values():
+      contestant.take_turn()
+  print(f"{steps * FLAGS.turns} steps of {FLAGS.batch_size}, in "
+        f"{FLAGS.turns} turns")
+  seconds = {name: sum(contestant.seconds)
+             for name, contestant in contestants.items()}
+  for name in seconds:
+    print(f"  {name:>22}: {seconds[name]:6.1f} s")
+  for ours, peer in [
+      ("ours float32", "transformers float32"),
+      ("ours bfloat16", "transformers float32"),
+      ("ours bfloat16", "transformers bfloat16"),
+      ("ours bfloat16", "ours bfloat16, padded")]:
+    ratios = sorted(b / a for a, b in zip(contestants[ours].seconds,
+                                          contestants[peer].seconds))
+    print(f"  {ours} beside {peer}: {seconds[peer] / seconds[ours]:.2f} times "
+          f"as fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f})")
+  for contestant in contestants.values():
+    contestant.leave()
+
+
+if __name__ == "__main__":
+  app.run(main)

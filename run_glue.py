@@ -1,0 +1,457 @@
+"""Fine-tunes on the tasks of GLUE as published, and writes the table of scores.
+
+    python run_glue.py --data_dir=glue --bert_config_file=$BERT/bert_config.json \\
+        --vocab_file=$BERT/vocab.txt --init_checkpoint=$BERT/bert_model.ckpt \\
+        --output_dir=/tmp/glue
+
+For each task: a run of `run_classifier.py` with every batch size and learning
+rate of the grid (that of Turc et al., 2019), and with the best of them one for
+each further seed. The best is the one of the highest score on dev. Run the same
+command again after an interruption, or with further tasks, and it goes on.
+"""
+
+import json
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from typing import NamedTuple, Optional, Sequence
+
+from absl import flags
+from absl import logging
+import tensorflow as tf
+
+import common_flags
+import input_pipeline
+from tasks import classification
+from tasks import glue
+
+FLAGS = flags.FLAGS
+
+# The folders of the tasks, in the order of the published table.
+FOLDERS = {"cola": "CoLA", "sst-2": "SST-2", "mrpc": "MRPC", "sts-b": "STS-B",
+           "qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI", "rte": "RTE",
+           "wnli": "WNLI"}
+_BATCH_SIZES = (8, 16, 32, 64, 128)
+_LEARNING_RATES = (3e-4, 1e-4, 5e-5, 3e-5)
+_QUICK_BATCH_SIZES = (16, 32)
+_QUICK_LEARNING_RATES = (1e-4, 5e-5)
+# What a run that is done does without.
+_LEFTOVERS = ("model.ckpt-*", "checkpoint", "*.tf_record", "best/*", "eval/*",
+              "events.*")
+
+
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  common_flags.define_model_flags()
+  common_flags.define_vocab_flags()
+  flags.DEFINE_string("data_dir", None, "Folder with the folders of the tasks: "
+                      "CoLA, SST-2, ...", required=True)
+  flags.DEFINE_string("output_dir", None, "Folder for runs and results.",
+                      required=True)
+  flags.DEFINE_list("tasks", None, "Tasks to train on; all that --data_dir has,"
+                    " if not given.")
+  flags.DEFINE_bool("quick", False, f"A short grid: batch sizes "
+                    f"{_numbers(_QUICK_BATCH_SIZES)} and rates "
+                    f"{_numbers(_QUICK_LEARNING_RATES)}.")
+  flags.DEFINE_list("batch_sizes", None, "Of the grid; "
+                    f"{_numbers(_BATCH_SIZES)} if not given.")
+  flags.DEFINE_list("learning_rates", None, "Of the grid; "
+                    f"{_numbers(_LEARNING_RATES)} if not given.")
+  flags.DEFINE_list("seeds", "1,2,3", "The grid is run with the first; its best "
+                    "with all.")
+  flags.DEFINE_float("num_train_epochs", 4.0, "How often to go over the "
+                     "training examples.", lower_bound=0.0)
+  flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a sequence.")
+  flags.DEFINE_bool("do_predict", True, "Whether to predict the test files with "
+                    "the best run, for the server of GLUE.")
+  flags.DEFINE_string("classifier_flags", "", "Further flags for "
+                      "run_classifier.py, such as '--bias_correction'.")
+
+
+def _numbers(values) -> str:
+  return ",".join(f"{value:g}" for value in values)
+
+
+class Run(NamedTuple):
+  """One run of the grid."""
+
+  task: classification.ClassificationTask
+  batch_size: int
+  learning_rate: float
+  seed: int
+
+  @property
+  def folder(self) -> str:
+    return os.path.join(
+        FLAGS.output_dir, FOLDERS[self.task.name],
+        f"batch{self.batch_size}_rate{self.learning_rate:g}_seed{self.seed}")
+
+  @property
+  def name(self) -> str:
+    return (f"{FOLDERS[self.task.name]}, batch size {self.batch_size}, rate "
+            f"{self.learning_rate:g}, seed {self.seed}")
+
+  def command(self) -> list[str]:
+    """Returns the arguments of `run_classifier.py`."""
+    return [*_common_arguments(self.task), "--do_train", "--do_eval",
+            f"--init_checkpoint={FLAGS.init_checkpoint}",
+            f"--train_batch_size={self.batch_size}",
+            f"--learning_rate={self.learning_rate:g}", f"--seed={self.seed}",
+            f"--num_train_epochs={FLAGS.num_train_epochs:g}",
+            "--eval_batch_size=32", f"--output_dir={self.folder}",
+            *shlex.split(FLAGS.classifier_flags)]
+
+
+class Result(NamedTuple):
+  """What came of a run: its entries of `eval_results.txt`, and seconds."""
+
+  run: Run
+  scores: dict[str, float]
+  seconds: float
+
+  @property
+  def score(self) -> float:
+    """The score that decides which run is best."""
+    return statistics.mean(self.scores[f"eval_{metric}"]
+                           for metric in self.run.task.main_metrics)
+
+
+def _common_arguments(task) -> list[str]:
+  return [f"--task_name={task.name}",
+          f"--data_dir={os.path.join(FLAGS.data_dir, FOLDERS[task.name])}",
+          *(f"--{name}={FLAGS[name].value}" for name in (
+              "bert_config_file", "vocab_file", "do_lower_case", "precision",
+              "max_seq_length"))]
+
+
+# --- Runs --------------------------------------------------------------------
+
+
+def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
+  """Runs the program; what it says goes to a file.
+
+  Raises:
+    ValueError: it failed.
+  """
+  program = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                         "run_classifier.py")
+  with open(log_file, "a", encoding="utf-8") as log:
+    process = subprocess.Popen([sys.executable, program, *arguments],
+                               stdout=log, stderr=subprocess.STDOUT)
+    try:
+      code = process.wait()
+    except BaseException:
+      process.terminate()  # it saves what it has
+      process.wait()
+      raise
+  if code in common_flags.EXIT_CODES.values():
+    logging.info("Stopped. The same command goes on from there.")
+    sys.exit(code)
+  if code:
+    with open(log_file, encoding="utf-8") as log:
+      last_line = log.read().strip().rpartition("\n")[2]
+    raise ValueError(f"{last_line} (The rest is in {log_file}.)")
+
+
+def do_run(run: Run) -> Result:
+  """Makes a run, or reads what came of it if it was made before.
+
+  Raises:
+    ValueError: it failed, or was made with other settings.
+  """
+  result_file = os.path.join(run.folder, "result.json")
+  command = run.command()
+  if tf.io.gfile.exists(result_file):
+    with tf.io.gfile.GFile(result_file) as reader:
+      saved = json.loads(reader.read())
+    if saved["command"] != command:
+      differing = sorted(set(saved["command"]) ^ set(command))
+      raise ValueError(f"{run.folder} holds a run with other settings: "
+                       f"{' '.join(differing)}. Choose another --output_dir.")
+    return Result(run, saved["scores"], saved["seconds"])
+  tf.io.gfile.makedirs(run.folder)
+  started = time.monotonic()
+  _run_classifier(command, os.path.join(run.folder, "log.txt"))
+  seconds = time.monotonic() - started
+  with tf.io.gfile.GFile(os.path.join(run.folder, "eval_results.txt")) as reader:
+    scores = {name: float(value) for name, value in (
+        line.split(" = ") for line in reader.read().splitlines())}
+  input_pipeline.write_text(result_file, json.dumps(
+      {"command": command, "scores": scores, "seconds": seconds},
+      indent=2) + "\n")
+  for pattern in _LEFTOVERS:
+    for path in tf.io.gfile.glob(os.path.join(run.folder, pattern)):
+      tf.io.gfile.remove(path)
+  return Result(run, scores, seconds)
+
+
+def _forget_weights(run: Run) -> None:
+  export_dir = os.path.join(run.folder, "export")
+  if tf.io.gfile.exists(export_dir):
+    tf.io.gfile.rmtree(export_dir)
+
+
+def do_task(task, grid: Sequence[tuple[int, float]],
+            seeds: Sequence[int]) -> dict[str, object]:
+  """Makes the runs of a task; only the weights of the best run are kept.
+
+  Args:
+    task: one of `glue.TASKS`.
+    grid: batch sizes and learning rates.
+    seeds: the first for the grid, all for the best of it.
+
+  Returns:
+    `grid`, the results of the first seed; `seeds`, those of the best setting;
+    `best`, the best of all.
+  """
+  best: Optional[Result] = None
+
+  def results_of(runs):
+    nonlocal best
+    for number, run in enumerate(runs, 1):
+      result = do_run(run)
+      logging.info("  %d/%d  %s: %s  (%.0f s)", number, len(runs), run.name,
+                   ", ".join(f"{metric} {result.scores['eval_' + metric]:.4f}"
+                             for metric in task.main_metrics), result.seconds)
+      if best and result.score <= best.score:
+        _forget_weights(run)
+      else:
+        if best:
+          _forget_weights(best.run)
+        best = result
+      yield result
+
+  logging.info("***** %s: grid of %d *****", FOLDERS[task.name], len(grid))
+  of_grid = list(results_of([Run(task, *point, seeds[0]) for point in grid]))
+  chosen = max(of_grid, key=lambda result: result.score)
+  more = list(results_of([chosen.run._replace(seed=seed)
+                          for seed in seeds[1:]]))
+  return {"grid": of_grid, "seeds": [chosen, *more], "best": best}
+
+
+def _predict(result: Result) -> None:
+  """Predicts the test files of a task with the weights of its best run."""
+  task, export_dir = result.run.task, os.path.join(result.run.folder, "export")
+  data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
+  output_dir = os.path.join(FLAGS.output_dir, FOLDERS[task.name], "best")
+  if not any(tf.io.gfile.exists(os.path.join(data_dir, columns.file))
+             for columns in task.splits["test"]):
+    logging.info("  There is no test file in %s.", data_dir)
+    return
+  done_file = os.path.join(output_dir, "predicted.json")
+  if tf.io.gfile.exists(done_file):
+    with tf.io.gfile.GFile(done_file) as reader:
+      if json.loads(reader.read()) == result.run.folder:
+        return
+  tf.io.gfile.makedirs(output_dir)
+  _run_classifier(
+      [*_common_arguments(task), "--do_predict", "--predict_batch_size=32",
+       f"--init_checkpoint={os.path.join(export_dir, 'bert_model.ckpt')}",
+       f"--output_dir={output_dir}"], os.path.join(output_dir, "log.txt"))
+  for path in tf.io.gfile.glob(os.path.join(output_dir, "submission", "*")):
+    target = os.path.join(FLAGS.output_dir, "submission",
+                          os.path.basename(path))
+    tf.io.gfile.makedirs(os.path.dirname(target))
+    tf.io.gfile.copy(path, target, overwrite=True)
+  input_pipeline.write_text(done_file, json.dumps(result.run.folder) + "\n")
+
+
+# --- The table ---------------------------------------------------------------
+
+
+# Columns of the published table: heading, task, entries of the results.
+_COLUMNS = [
+    ("CoLA", "cola", ("eval_matthews",)),
+    ("SST-2", "sst-2", ("eval_accuracy",)),
+    ("MRPC", "mrpc", ("eval_f1", "eval_accuracy")),
+    ("STS-B", "sts-b", ("eval_pearson", "eval_spearman")),
+    ("QQP", "qqp", ("eval_f1", "eval_accuracy")),
+    ("MNLI-m", "mnli", ("eval_accuracy",)),
+    ("MNLI-mm", "mnli", ("eval_mismatched_accuracy",)),
+    ("QNLI", "qnli", ("eval_accuracy",)),
+    ("RTE", "rte", ("eval_accuracy",)),
+    ("WNLI", "wnli", ("eval_accuracy",)),
+    ("AX", "mnli", ("eval_ax_matthews",)),
+]
+
+
+def summarize(results: dict[str, dict]) -> dict[str, object]:
+  """Returns the contents of `results.json`.
+
+  Args:
+    results: task name -> what `do_task` returned.
+  """
+  columns = {}
+  for heading, task, entries in _COLUMNS:
+    of_seeds = [result.scores for result in results[task]["seeds"]
+                ] if task in results else []
+    if of_seeds and entries[0] in of_seeds[0]:
+      columns[heading] = {
+          entry.removeprefix("eval_"): {
+              "mean": statistics.mean(scores[entry] for scores in of_seeds),
+              "deviation": statistics.stdev(
+                  scores[entry] for scores in of_seeds)
+                           if len(of_seeds) > 1 else None}
+          for entry in entries}
+  # As the server averages: over tasks, each the mean of its scores. AX does
+  # not count.
+  of_tasks = {}
+  for heading, task, _ in _COLUMNS:
+    if heading in columns and heading != "AX":
+      of_tasks.setdefault(task, []).extend(
+          score["mean"] for score in columns[heading].values())
+  return {
+      "score": statistics.mean(map(statistics.mean, of_tasks.values())),
+      "num_tasks": len(of_tasks),
+      "columns": columns,
+      "tasks": {task: {
+          "batch_size": result["best"].run.batch_size,
+          "learning_rate": result["best"].run.learning_rate,
+          "best_seed": result["best"].run.seed,
+          "seeds": [r.run.seed for r in result["seeds"]],
+          "seconds": sum(r.seconds for r in {
+              r.run.folder: r for r in result["grid"] + result["seeds"]
+          }.values()),
+          "grid": [{"batch_size": r.run.batch_size,
+                    "learning_rate": r.run.learning_rate, "score": r.score}
+                   for r in result["grid"]]}
+                for task, result in results.items()}}
+
+
+def to_markdown(summary, model_name: str) -> str:
+  """Returns the table in the published layout, and one of the settings."""
+  def percent(score):
+    deviation = "" if score["deviation"] is None else (
+        f" ± {100 * score['deviation']:.1f}")
+    return f"{100 * score['mean']:.1f}{deviation}"
+
+  headings = [heading for heading, _, _ in _COLUMNS]
+  cells = [" / ".join(map(percent, summary["columns"][heading].values()))
+           if heading in summary["columns"] else "-" for heading in headings]
+  lines = [
+      f"Scores on dev, in percent; of {summary['num_tasks']} tasks. MRPC and "
+      "QQP: F1 / accuracy; STS-B: Pearson / Spearman; CoLA, AX: Matthews.", "",
+      "| " + " | ".join(["Model", "Score", *headings]) + " |",
+      "|---" * (len(headings) + 2) + "|",
+      "| " + " | ".join([model_name, f"{100 * summary['score']:.1f}", *cells])
+      + " |", "",
+      "| Task | batch size | rate | seeds | best seed | runs of the grid "
+      "| seconds |", "|---" * 7 + "|"]
+  for task, facts in summary["tasks"].items():
+    lines.append("| " + " | ".join(map(str, (
+        FOLDERS[task], facts["batch_size"], f"{facts['learning_rate']:g}",
+        ", ".join(map(str, facts["seeds"])), facts["best_seed"],
+        ", ".join(f"{point['batch_size']} x {point['learning_rate']:g}: "
+                  f"{100 * point['score']:.1f}" for point in facts["grid"]),
+        f"{facts['seconds']:.0f}"))) + " |")
+  return "\n".join(lines) + "\n"
+
+
+def draw(summary, path: str) -> None:
+  """Writes a picture of the table: means, deviations, and the grid."""
+  # Slow to import, and only needed here.
+  from matplotlib import figure  # pylint: disable=g-import-not-at-top
+  columns = summary["columns"]
+  picture = figure.Figure(figsize=(1.5 + 0.9 * len(columns), 3.5),
+                          layout="constrained")
+  axis = picture.subplots()
+  for place, (heading, scores) in enumerate(columns.items()):
+    width = 0.8 / len(scores)
+    for i, (name, score) in enumerate(scores.items()):
+      x = place + (i - (len(scores) - 1) / 2) * width
+      axis.bar(x, 100 * score["mean"], 0.9 * width, color=f"C{i}",
+               yerr=100 * (score["deviation"] or 0.0), capsize=3)
+      axis.annotate(f"{100 * score['mean']:.1f}", (x, 1), ha="center",
+                    fontsize=7, color="white")
+    task = next(task for name, task, _ in _COLUMNS if name == heading)
+    grid = summary["tasks"][task]["grid"]
+    axis.plot([place] * len(grid), [100 * point["score"] for point in grid],
+              "_", color="black", label="grid" if not place else None)
+  axis.set(xticks=range(len(columns)), xticklabels=list(columns),
+           ylabel="score on dev, percent")
+  axis.legend(loc="lower right")
+  with input_pipeline.whole_file(path) as temporary:
+    with tf.io.gfile.GFile(temporary, "wb") as writer:
+      picture.savefig(writer, format="png", dpi=120)
+
+
+def write_results(results) -> None:
+  """Writes `results.json`, `results.md` and `results.png`."""
+  summary = summarize(results)
+  checkpoint_dir = os.path.dirname(os.path.abspath(FLAGS.init_checkpoint))
+  table = to_markdown(summary, os.path.basename(checkpoint_dir))
+  for name, text in [("results.json", json.dumps(summary, indent=2) + "\n"),
+                     ("results.md", table)]:
+    input_pipeline.write_text(os.path.join(FLAGS.output_dir, name), text)
+  draw(summary, os.path.join(FLAGS.output_dir, "results.png"))
+  common_flags.log_lines("Results so far", table.splitlines())
+
+
+# --- Flags -------------------------------------------------------------------
+
+
+def _values(name: str, kind, quick, default) -> list:
+  """Returns the numbers of a flag that lists some."""
+  texts = FLAGS[name].value
+  if texts is None:
+    return list(quick if FLAGS.quick else default)
+  try:
+    values = [kind(text) for text in texts]
+  except ValueError:
+    values = []
+  if not values or min(values) <= 0:
+    raise ValueError(f"--{name}={','.join(texts)} is not a list of numbers "
+                     "above 0, separated by commas.")
+  return values
+
+
+def _tasks() -> list[classification.ClassificationTask]:
+  """Returns the tasks of the flag, or all there are data for."""
+  wanted = [name.lower() for name in FLAGS.tasks or ()]
+  unknown = sorted(set(wanted) - set(FOLDERS))
+  if unknown:
+    raise ValueError(f"--tasks: there is no {unknown[0]!r}. There are: "
+                     f"{', '.join(FOLDERS)}.")
+  found = [name for name, folder in FOLDERS.items()
+           if tf.io.gfile.isdir(os.path.join(FLAGS.data_dir, folder))]
+  missing = [name for name in wanted if name not in found]
+  if missing or not found:
+    folders = [FOLDERS[name] for name in missing or FOLDERS]
+    raise ValueError(f"--data_dir={FLAGS.data_dir} has no folder "
+                     f"{' or '.join(folders)}.")
+  return [glue.TASKS[name] for name in found if not wanted or name in wanted]
+
+
+def main(_):
+  if not FLAGS.init_checkpoint:
+    raise ValueError("--init_checkpoint is needed: it names the weights that "
+                     "are fine-tuned.")
+  # A run is given the time to save what it has.
+  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(
+      common_flags.EXIT_CODES[number]))
+  tasks = _tasks()
+  for task in tasks:  # what is wrong with files is told before hours of work
+    data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
+    for split in ("train", *task.existing_splits(data_dir, "dev")):
+      task.read_examples(data_dir, split)
+  grid = [(batch_size, rate)
+          for batch_size in _values("batch_sizes", int, _QUICK_BATCH_SIZES,
+                                    _BATCH_SIZES)
+          for rate in _values("learning_rates", float, _QUICK_LEARNING_RATES,
+                              _LEARNING_RATES)]
+  seeds = _values("seeds", int, (), ())
+  results = {}
+  for task in tasks:
+    results[task.name] = do_task(task, grid, seeds)
+    if FLAGS.do_predict:
+      _predict(results[task.name]["best"])
+    write_results(results)
+
+
+if __name__ == "__main__":
+  define_flags()
+  common_flags.run(main)

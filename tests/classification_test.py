@@ -1,0 +1,152 @@
+"""Tests of tasks/classification.py: files of one's own."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks import classification
+
+TASK = classification.custom_task(text_a="words", label="kind")
+
+
+def read(tmp_path, content, task=TASK, file="train.tsv"):
+  (tmp_path / file).write_text(content, encoding="utf-8")
+  return task.read_examples(str(tmp_path), file.partition(".")[0])
+
+
+@pytest.mark.parametrize("file, content", [
+    ("train.tsv", 'n\tkind\twords\nx\tpos\ta "good", dog\n\ny\tneg\tbad\n'),
+    ("train.csv", 'n,kind,words\nx,pos,"a ""good"", dog"\n\ny,neg,bad\n'),
+    ("train.jsonl", '{"words": "a \\"good\\", dog", "kind": "pos"}\n\n\n'
+     '{"kind": "neg", "words": "bad"}\n')])
+def test_three_formats_say_the_same(tmp_path, file, content):
+  examples = read(tmp_path, content, file=file)
+  assert [(e.id, e.text_a, e.text_b, e.label) for e in examples] == [
+      ("0", 'a "good", dog', None, "pos"), ("1", "bad", None, "neg")]
+  assert examples[1].place.endswith(f"{file}, line 4")
+  labels = TASK.find_labels(examples)
+  assert labels == ("neg", "pos")
+  assert TASK.targets(examples, labels).tolist() == [1, 0]
+
+
+def test_csv_fields_may_hold_line_feeds(tmp_path):
+  examples = read(tmp_path, 'words,kind\n"one\ntwo",a\nthree,b\n',
+                  file="train.csv")
+  assert [e.text_a for e in examples] == ["one\ntwo", "three"]
+  assert [e.place[-1] for e in examples] == ["2", "4"]
+
+
+def test_several_labels(tmp_path):
+  task = classification.custom_task(problem_type="multi_label")
+  content = "text\tlabel\na\tx, y\nb\t\nc\ty\nd\ty\n"
+  examples = read(tmp_path, content, task)
+  assert [e.label for e in examples] == [("x", "y"), (), ("y",), ("y",)]
+  labels = task.find_labels(examples)
+  targets = task.targets(examples, labels)
+  assert targets.tolist() == [[1, 1], [0, 0], [0, 1], [0, 1]]
+  lists = read(tmp_path, "".join(json.dumps(
+      {"text": e.text_a, "label": list(e.label)}) + "\n" for e in examples),
+               task, "dev.jsonl")
+  assert [e.label for e in lists] == [e.label for e in examples]
+  # How many examples without a label there are for each that has it.
+  weights = classification.custom_task(
+      problem_type="multi_label", class_weights="balanced").label_weights(
+          targets, labels)
+  np.testing.assert_allclose(weights, [3.0, 1 / 3])
+
+
+def test_class_weights(tmp_path):
+  examples = read(tmp_path, "words\tkind\n" + "a\tx\n" * 6 + "b\ty\n" * 2)
+  labels = TASK.find_labels(examples)
+  targets = TASK.targets(examples, labels)
+  def weights(class_weights):
+    return classification.custom_task(class_weights=class_weights
+                                      ).label_weights(targets, labels)
+  assert weights(None) is None
+  np.testing.assert_allclose(weights({"y": 5}), [1.0, 5.0])
+  balanced = weights("balanced")
+  np.testing.assert_allclose(balanced, [8 / 12, 2.0])
+  # Both labels weigh the same, and all together as much as before.
+  np.testing.assert_allclose(balanced * [6, 2], [4.0, 4.0])
+  with pytest.raises(ValueError, match="class weight for 'z'.*labels: x, y"):
+    weights({"z": 2})
+
+
+def test_a_json_file_describes_the_data(tmp_path):
+  path = tmp_path / "task.json"
+  path.write_text(json.dumps({
+      "text_a": "q", "text_b": "a", "label": "score", "id": "key",
+      "problem_type": "regression", "train": "2024.csv"}))
+  task = classification.read_task_file(str(path))
+  (tmp_path / "2024.csv").write_text("key,q,a,score\nk7,who,he,2.5\n")
+  [example] = task.read_examples(str(tmp_path), "train")
+  assert (example.id, example.text_a, example.text_b, example.label) == (
+      "k7", "who", "he", 2.5)
+  assert task.find_labels([example]) == ()
+  assert task.targets([example], ()).tolist() == [2.5]
+  for content, message in [
+      ('{"txt": 1}', 'has ."txt".; a task file .* some of: text_a, text_b'),
+      ("[1]", "a task file is an object"), ("{", "is not JSON"),
+      ('{"problem_type": "other"}', "'other' is none of single_label")]:
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+      classification.read_task_file(str(path))
+  with pytest.raises(ValueError, match="nowhere.json does not exist"):
+    classification.read_task_file(str(tmp_path / "nowhere.json"))
+
+
+@pytest.mark.parametrize("file, content, message", [
+    ("train.tsv", None, "train.tsv or .*train.csv or .*train.jsonl does not "
+     "exist"),
+    ("train.tsv", "words\tkind\n", "train.tsv holds no examples"),
+    ("train.tsv", "", "line 1: no column 'words'"),
+    ("train.tsv", "text\tkind\na\tb\n", "line 1: no column 'words'. It names: "
+     "text, kind"),
+    ("train.tsv", "words\tkind\na\t1\nb\n", "line 3: 1 columns, but column 2 is "
+     "needed: 'b'"),
+    ("train.tsv", "words\tkind\na\t1\n \t1\n", "line 3: column 'words' has "
+     '" ", not a text. Fill it in'),
+    ("train.tsv", "words\tkind\na\t0\nb\t7\n", "line 3: the label '7' is not "
+     "one of: 0, 1"),
+    ("train.csv", 'words,kind\na,0\n"b,1\n', "train.csv, line 3: unexpected "
+     "end of data"),
+    ("train.jsonl", '{"words": "a", "kind": 0}\n{"words": 3}\n',
+     "line 2: column 'words' has 3, not a text"),
+    ("train.jsonl", '{"words": "a"}\n', "line 1: there is no 'kind'. The object "
+     "has: words"),
+    ("train.jsonl", '{"words": "a", "kind": ["x"]}\n', "line 1: the label is "
+     r'\["x"\], not one word.*multi_label'),
+    ("train.jsonl", "[]\n", "line 1: not a JSON object"),
+    ("train.jsonl", "{\n", "line 1: not JSON"),
+])
+def test_bad_files(tmp_path, file, content, message):
+  with pytest.raises(ValueError, match=message):
+    if content is None:
+      TASK.read_examples(str(tmp_path), "train")
+    TASK.targets(read(tmp_path, content, file=file), ("0", "1"))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "", "good"])
+def test_targets_that_are_no_numbers(tmp_path, number):
+  task = classification.custom_task(problem_type="regression")
+  with pytest.raises(ValueError, match=f"line 3: the label '{number}' is not a "
+                     "finite number"):
+    read(tmp_path, f"text\tlabel\na\t0.5\nb\t{number}\n", task)
+
+
+def test_ids_that_are_not_unique(tmp_path):
+  task = classification.custom_task(id="key")
+  with pytest.raises(ValueError, match="line 4: the id 'k1' is that of line 2"):
+    read(tmp_path, "key\ttext\tlabel\nk1\ta\tx\nk2\tb\tx\nk1\tc\ty\n", task)
+
+
+def test_labels_that_are_all_the_same(tmp_path):
+  with pytest.raises(ValueError, match="have the label 'x' only"):
+    TASK.find_labels(read(tmp_path, "words\tkind\na\tx\nb\tx\n"))
+
+
+def test_other_files_need_a_known_ending(tmp_path):
+  task = classification.custom_task(train="train.xlsx")
+  with pytest.raises(ValueError, match="end in one of .tsv, .txt, .csv, .jsonl"):
+    read(tmp_path, "x", task, "train.xlsx")
