@@ -69,17 +69,21 @@ def define_vocab_flags() -> None:
                     "True for uncased models, False for cased ones.")
 
 
-def define_training_flags(learning_rate: float, best_metric: str) -> None:
-  """Flags of programs that train and evaluate."""
+def define_training_flags(learning_rate: float, best_metric: str,
+                          evaluation_flag: str = "do_eval") -> None:
+  """Flags of programs that train.
+
+  Args:
+    learning_rate: default of the flag.
+    best_metric: likewise.
+    evaluation_flag: the flag that makes the program evaluate.
+  """
   flags.DEFINE_string("output_dir", None, "Folder for checkpoints, logs and "
                       "results. A run that finds a checkpoint there goes on.",
                       required=True)
   flags.DEFINE_bool("do_train", False, "Whether to train.")
-  flags.DEFINE_bool("do_eval", False, "Whether to evaluate.")
   flags.DEFINE_integer("train_batch_size", 32, "Examples per step.",
                        lower_bound=1)
-  flags.DEFINE_integer("eval_batch_size", 8, "Examples per batch of the "
-                       "evaluation.", lower_bound=1)
   flags.DEFINE_integer("gradient_accumulation_steps", 1, "Work through a batch "
                        "in so many parts, one after the other: the same result "
                        "with the memory of one part.", lower_bound=1)
@@ -107,9 +111,9 @@ def define_training_flags(learning_rate: float, best_metric: str) -> None:
   flags.DEFINE_integer("keep_checkpoint_max", 5, "How many checkpoints to keep;"
                        " 0 for all.", lower_bound=0)
   flags.DEFINE_integer("eval_every_steps", 0, "Steps between evaluations while "
-                       "training, with --do_eval; the best weights are kept in "
-                       "best/, and are what is evaluated and exported at the "
-                       "end. 0 for none.", lower_bound=0)
+                       f"training, with --{evaluation_flag}; the best weights "
+                       "are kept in best/, and are what is evaluated and "
+                       "exported at the end. 0 for none.", lower_bound=0)
   flags.DEFINE_string("best_metric", best_metric, "Score of --eval_every_steps "
                       "that decides which weights are best: lower is better "
                       "if it ends in `loss`, else higher.")
@@ -124,6 +128,64 @@ def define_training_flags(learning_rate: float, best_metric: str) -> None:
   flags.DEFINE_integer("seed", 12345, "Of initial weights, order and dropout.")
   flags.DEFINE_bool("deterministic", False, "Use only operations that give the "
                     "same result each time, where a GPU has faster ones.")
+
+
+def define_evaluation_flags() -> None:
+  """Flags of programs that evaluate apart from predicting."""
+  flags.DEFINE_bool("do_eval", False, "Whether to evaluate.")
+  flags.DEFINE_integer("eval_batch_size", 8, "Examples per batch of the "
+                       "evaluation.", lower_bound=1)
+
+
+def define_task_flags(max_seq_length: int) -> None:
+  """Flags of programs that fine-tune, train and predict.
+
+  Args:
+    max_seq_length: default of the flag.
+  """
+  flags.DEFINE_integer("max_seq_length", max_seq_length, "Most tokens of a "
+                       "sequence.")
+  flags.DEFINE_bool("pad_to_max_length", False, "Pad every batch to "
+                    "--max_seq_length, as is always done on a TPU and for the "
+                    "training under --xla. Slower.")
+  flags.DEFINE_bool("do_predict", False, "Whether to predict.")
+  flags.DEFINE_integer("predict_batch_size", 8, "Sequences per batch of the "
+                       "prediction.", lower_bound=1)
+  flags.DEFINE_float("num_train_epochs", 3.0, "How often to go over the "
+                     "training examples.", lower_bound=0.0)
+  flags.DEFINE_float("warmup_proportion", 0.1, "Share of the steps in which "
+                     "the learning rate rises.", lower_bound=0.0,
+                     upper_bound=1.0)
+
+
+def num_task_steps(num_sequences: int) -> int:
+  """Returns how many steps the epochs of the flags have.
+
+  Raises:
+    ValueError: there are none.
+  """
+  result = int(num_sequences / FLAGS.train_batch_size * FLAGS.num_train_epochs)
+  if not result:
+    raise ValueError(
+        f"{num_sequences} examples, --num_train_epochs={FLAGS.num_train_epochs}"
+        f" and --train_batch_size={FLAGS.train_batch_size} make no single step."
+        " Train for more epochs or with smaller batches.")
+  return result
+
+
+def task_optimizer(config: modeling.BertConfig, num_train_steps: int
+                  ) -> Optional[optimization.AdamWeightDecayOptimizer]:
+  """Returns the optimizer of a fine-tuning, or None if there are no steps."""
+  if not num_train_steps:
+    return None
+  return create_optimizer(config, num_train_steps,
+                          int(num_train_steps * FLAGS.warmup_proportion))
+
+
+def static_shapes(is_training: bool) -> bool:
+  """Whether all batches are to have one shape."""
+  return FLAGS.use_tpu or FLAGS.pad_to_max_length or (
+      is_training and FLAGS.xla)
 
 
 def define_tpu_flags() -> None:
@@ -141,20 +203,23 @@ def define_tpu_flags() -> None:
                        "checked when it is found.", lower_bound=1)
 
 
-def run_config() -> estimator.RunConfig:
+def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
   """Returns what the flags say of where and how a run happens.
 
   The first thing that a program calls: several machines have to find each
   other before TensorFlow does anything else.
+
+  Args:
+    evaluation_flag: as for `define_training_flags`.
 
   Raises:
     ValueError: flags that do not go together.
   """
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
-  if FLAGS.eval_every_steps and not FLAGS.do_eval:
+  if FLAGS.eval_every_steps and not FLAGS[evaluation_flag].value:
     raise ValueError(f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
-                     "while training: pass --do_eval as well.")
+                     f"while training: pass --{evaluation_flag} as well.")
   if FLAGS.early_stopping_patience and not FLAGS.eval_every_steps:
     raise ValueError(
         f"--early_stopping_patience={FLAGS.early_stopping_patience} counts "

@@ -84,11 +84,11 @@ def pack_long(ids_a: Sequence[int], ids_b: Optional[Sequence[int]],
   """Packs a sequence or a pair that may be too long for the encoder.
 
   Args:
-    ids_a: see `pack`, as the next four.
-    ids_b:
-    max_seq_length:
-    cls_id:
-    sep_id:
+    ids_a: as for `pack`, like the four that follow.
+    ids_b: of the second sequence, or None.
+    max_seq_length: the most ids of a window.
+    cls_id: id of `[CLS]`.
+    sep_id: id of `[SEP]`.
     long_text: what becomes of what does not fit: `truncate` keeps the
       beginning; `head_tail` a quarter of the room from the beginning and the
       rest from the end, which Sun et al. (2019) found best; `sliding_window`

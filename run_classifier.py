@@ -45,28 +45,18 @@ def define_flags() -> None:
   common_flags.define_vocab_flags()
   common_flags.define_training_flags(
       learning_rate=5e-5, best_metric="eval_loss")
+  common_flags.define_evaluation_flags()
+  common_flags.define_task_flags(max_seq_length=128)
   common_flags.define_tpu_flags()
   flags.DEFINE_enum("task_name", None, [*glue.TASKS, "xnli", "custom"],
                     "What to learn.", required=True, case_sensitive=False)
   flags.DEFINE_string("data_dir", None, "Folder with the files of the task.",
                       required=True)
-  flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a sequence.")
   flags.DEFINE_enum("long_text", input_pipeline.TRUNCATE, [
       input_pipeline.TRUNCATE, input_pipeline.HEAD_TAIL,
       input_pipeline.SLIDING_WINDOW], "What becomes of longer texts: cut off; "
                     "their beginning and their end; or all of them, in windows "
                     "that overlap by half, whose logits are averaged.")
-  flags.DEFINE_bool("pad_to_max_length", False, "Pad every batch to "
-                    "--max_seq_length, as is always done on a TPU and for the "
-                    "training under --xla. Slower.")
-  flags.DEFINE_bool("do_predict", False, "Whether to predict the test file.")
-  flags.DEFINE_integer("predict_batch_size", 8, "Examples per batch of the "
-                       "prediction.", lower_bound=1)
-  flags.DEFINE_float("num_train_epochs", 3.0, "How often to go over the "
-                     "training examples.", lower_bound=0.0)
-  flags.DEFINE_float("warmup_proportion", 0.1, "Share of the steps in which "
-                     "the learning rate rises.", lower_bound=0.0,
-                     upper_bound=1.0)
   flags.DEFINE_string("class_weights", None, "Weights of labels in the loss, "
                       "such as `spam=5,ham=1`, or `balanced` for weights such "
                       "that all labels count the same.")
@@ -82,12 +72,12 @@ def _define_custom_flags() -> None:
   """Flags of --task_name=custom."""
   flags.DEFINE_string("task_file", None, "--task_name=custom: JSON file that "
                       "describes the data, in place of the next flags.")
-  flags.DEFINE_string("text_a_column", "text", "--task_name=custom: name of the "
-                      "column with the text.")
+  flags.DEFINE_string("text_a_column", "text", "--task_name=custom: name of "
+                      "the column with the text.")
   flags.DEFINE_string("text_b_column", None, "--task_name=custom: name of the "
                       "column with the second text, if there is one.")
-  flags.DEFINE_string("label_column", "label", "--task_name=custom: name of the "
-                      "column with the label.")
+  flags.DEFINE_string("label_column", "label", "--task_name=custom: name of "
+                      "the column with the label.")
   flags.DEFINE_string("id_column", None, "--task_name=custom: name of the "
                       "column with ids for the predictions, if there is one.")
   flags.DEFINE_enum("problem_type", classification.SINGLE_LABEL,
@@ -109,8 +99,8 @@ def _define_teacher_flags() -> None:
                       "label: columns as in the test file, in --data_dir.")
   flags.DEFINE_float("distillation_temperature", 1.0, "What the logits of "
                      "teacher and student are divided by.", lower_bound=1e-3)
-  flags.DEFINE_float("hard_label_weight", 0.0, "Share of the loss that is about "
-                     "the labels, with a teacher.", lower_bound=0.0,
+  flags.DEFINE_float("hard_label_weight", 0.0, "Share of the loss that is "
+                     "about the labels, with a teacher.", lower_bound=0.0,
                      upper_bound=1.0)
 
 
@@ -133,8 +123,8 @@ def task_of_flags() -> classification.ClassificationTask:
   elif FLAGS.task_file:
     given = [name for name in _CUSTOM_FLAGS[1:] if FLAGS[name].present]
     if given:
-      raise ValueError(f"--{given[0]} and --task_file={FLAGS.task_file} say the "
-                       "same thing: pass one of the two.")
+      raise ValueError(f"--{given[0]} and --task_file={FLAGS.task_file} say "
+                       "the same thing: pass one of the two.")
     task = classification.read_task_file(FLAGS.task_file)
   else:
     task = classification.custom_task(
@@ -158,8 +148,8 @@ def _class_weights():
     except ValueError:
       weights[label] = -1.0
     if not label or not 0.0 <= weights[label] < np.inf:
-      raise ValueError(f"--class_weights={FLAGS.class_weights}: {part!r} is not "
-                       "of the form label=weight. Weights look like "
+      raise ValueError(f"--class_weights={FLAGS.class_weights}: {part!r} is "
+                       "not of the form label=weight. Weights look like "
                        "spam=5,ham=1; or say balanced.")
   return weights
 
@@ -186,10 +176,7 @@ def model_fn_builder(config, classifier, label_weights, num_train_steps):
         loss_fn=classifier_lib.loss_fn_builder(
             logits_fn, classifier, label_weights, _distillation()),
         predict_fn=classifier_lib.predict_fn_builder(logits_fn),
-        optimizer=common_flags.create_optimizer(
-            config, num_train_steps,
-            int(num_train_steps * FLAGS.warmup_proportion))
-        if num_train_steps else None,
+        optimizer=common_flags.task_optimizer(config, num_train_steps),
         init_checkpoint=FLAGS.init_checkpoint,
         **common_flags.costs(config, num_outputs=1))
 
@@ -257,7 +244,7 @@ def main(_):
     estimator.train(
         classifier_lib.input_fn_builder(
             training.records, classifier, is_training=True,
-            static_shapes=_static_shapes() or FLAGS.xla,
+            static_shapes=common_flags.static_shapes(is_training=True),
             has_teacher=bool(FLAGS.teacher_model_dir)),
         max_steps=training.num_steps,
         evaluate_fn=lambda: _evaluate(task, classifier, estimator, dev)
@@ -353,7 +340,7 @@ def _record_file(split: str) -> str:
 def _prepare_training(task, classifier, tokenizer, examples,
                       targets) -> Training:
   """Writes the records to train with; asks the teacher, if there is one."""
-  _num_train_steps(len(examples))  # too few are found before work is done
+  common_flags.num_task_steps(len(examples))  # too few are found at once
   label_weights = task.label_weights(targets, classifier.labels)
   weights = np.ones(len(examples))
   if label_weights is not None and targets.ndim == 1:
@@ -375,18 +362,7 @@ def _prepare_training(task, classifier, tokenizer, examples,
       _record_file("train"), classifier, tokenizer, examples, targets, weights,
       teacher_logits)
   return Training(records, label_weights,
-                  _num_train_steps(len(records.example_numbers)))
-
-
-def _num_train_steps(num_records: int) -> int:
-  num_train_steps = int(
-      num_records / FLAGS.train_batch_size * FLAGS.num_train_epochs)
-  if not num_train_steps:
-    raise ValueError(
-        f"{num_records} examples, --num_train_epochs={FLAGS.num_train_epochs} "
-        f"and --train_batch_size={FLAGS.train_batch_size} make no single step. "
-        "Train for more epochs or with smaller batches.")
-  return num_train_steps
+                  common_flags.num_task_steps(len(records.example_numbers)))
 
 
 def _log_training(examples, training: Training) -> None:
@@ -397,10 +373,6 @@ def _log_training(examples, training: Training) -> None:
       f"Num steps = {training.num_steps}"])
 
 
-def _static_shapes() -> bool:
-  return FLAGS.use_tpu or FLAGS.pad_to_max_length
-
-
 def _evaluate(task, classifier, estimator, dev: Mapping[str, Split],
               writes_mistakes: bool = False) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
@@ -409,7 +381,7 @@ def _evaluate(task, classifier, estimator, dev: Mapping[str, Split],
     suffix = name.removeprefix("dev")
     logits = classifier_lib.predict_logits(
         estimator, split.records, classifier, FLAGS.eval_batch_size,
-        _static_shapes())
+        common_flags.static_shapes(is_training=False))
     decisions = classifier.decide(logits)
     losses = classifier.losses(split.targets, logits)
     prefix = f"eval{suffix}_"
@@ -436,7 +408,7 @@ def _predict(task, classifier, estimator, test: Mapping[str, Split]) -> None:
     suffix = name.removeprefix("test")
     logits = classifier_lib.predict_logits(
         estimator, split.records, classifier, FLAGS.predict_batch_size,
-        _static_shapes())
+        common_flags.static_shapes(is_training=False))
     decisions = classifier.decide(logits)
     predictions = [classifier.name(decision) for decision in decisions]
     classification_results.write_predictions(

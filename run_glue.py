@@ -61,13 +61,13 @@ def define_flags() -> None:
                     f"{_numbers(_BATCH_SIZES)} if not given.")
   flags.DEFINE_list("learning_rates", None, "Of the grid; "
                     f"{_numbers(_LEARNING_RATES)} if not given.")
-  flags.DEFINE_list("seeds", "1,2,3", "The grid is run with the first; its best "
-                    "with all.")
+  flags.DEFINE_list("seeds", "1,2,3", "The grid is run with the first; its "
+                    "best with all.")
   flags.DEFINE_float("num_train_epochs", 4.0, "How often to go over the "
                      "training examples.", lower_bound=0.0)
   flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a sequence.")
-  flags.DEFINE_bool("do_predict", True, "Whether to predict the test files with "
-                    "the best run, for the server of GLUE.")
+  flags.DEFINE_bool("do_predict", True, "Whether to predict the test files "
+                    "with the best run, for the server of GLUE.")
   flags.DEFINE_string("classifier_flags", "", "Further flags for "
                       "run_classifier.py, such as '--bias_correction'.")
 
@@ -177,7 +177,8 @@ def do_run(run: Run) -> Result:
   started = time.monotonic()
   _run_classifier(command, os.path.join(run.folder, "log.txt"))
   seconds = time.monotonic() - started
-  with tf.io.gfile.GFile(os.path.join(run.folder, "eval_results.txt")) as reader:
+  scores_file = os.path.join(run.folder, "eval_results.txt")
+  with tf.io.gfile.GFile(scores_file) as reader:
     scores = {name: float(value) for name, value in (
         line.split(" = ") for line in reader.read().splitlines())}
   input_pipeline.write_text(result_file, json.dumps(

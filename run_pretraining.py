@@ -34,6 +34,7 @@ def define_flags() -> None:
   common_flags.define_model_flags()
   common_flags.define_training_flags(
       learning_rate=5e-5, best_metric="loss")
+  common_flags.define_evaluation_flags()
   common_flags.define_tpu_flags()
   flags.DEFINE_string("input_file", None, "TFRecord files or globs, separated "
                       "by commas.", required=True)

@@ -339,6 +339,18 @@ class FullTokenizer:
         map(self._stretch_ids.__getitem__,
             self.basic_tokenizer.split_at_spaces(text))))
 
+  def encode_each(self, words: Iterable[str]) -> list[Sequence[int]]:
+    """Returns what `encode` returns for each of texts, which are mostly words.
+
+    Faster for those without white space; what is returned must not be changed.
+    """
+    if self.basic_tokenizer.never_split:
+      return [self.encode(word) for word in words]
+    # What is printable and no space cannot be split further, see
+    # `split_at_spaces`.
+    return [self._stretch_ids[word] if word.isprintable() and " " not in word
+            else self.encode(word) for word in words]
+
   def encode_with_offsets(
       self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Returns ids, and for each the stretch of `text` that it stands for.

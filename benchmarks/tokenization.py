@@ -13,7 +13,6 @@ import itertools
 import os
 import sys
 import time
-import unicodedata
 
 # Before tokenizers is imported: its thread pool reads these.
 os.environ["RAYON_NUM_THREADS"] = "1"
@@ -26,6 +25,7 @@ from absl import flags
 import tokenizers
 
 import input_pipeline
+import plain_tokenizer
 import tokenization
 
 FLAGS = flags.FLAGS
@@ -35,110 +35,8 @@ flags.DEFINE_string("text_file", None, "Text to tokenize, line by line.",
 flags.DEFINE_string("vocab_file", None, "An uncased vocabulary.",
                     required=True)
 flags.DEFINE_integer("repetitions", 3, "How often each tokenizer has a turn.")
-flags.DEFINE_integer("plain_megabytes", 3, "How much of the text the plain code "
-                     "is timed on; it is slow.")
-
-
-class PlainTokenizer:
-  """WordPiece as the method is described: step by step, a character at a time.
-
-  One function for each question that is asked of a character, a pass over the
-  text for each step, and no memory of words.
-  """
-
-  def __init__(self, vocab: dict[str, int]):
-    self._vocab = vocab
-
-  def encode(self, text: str) -> list[int]:
-    words = []
-    for token in self._space_chinese(self._clean(text)).split():
-      token = self._strip_accents(token.lower())
-      words.extend(self._split_punctuation(token))
-    return [self._vocab[piece] for word in " ".join(words).split()
-            for piece in self._pieces(word)]
-
-  def _clean(self, text):
-    output = []
-    for char in text:
-      if ord(char) in (0, 0xFFFD) or _is_control(char):
-        continue
-      output.append(" " if _is_space(char) else char)
-    return "".join(output)
-
-  def _space_chinese(self, text):
-    output = []
-    for char in text:
-      if _is_chinese(ord(char)):
-        output += [" ", char, " "]
-      else:
-        output.append(char)
-    return "".join(output)
-
-  def _strip_accents(self, token):
-    output = []
-    for char in unicodedata.normalize("NFD", token):
-      if unicodedata.category(char) != "Mn":
-        output.append(char)
-    return "".join(output)
-
-  def _split_punctuation(self, token):
-    words = []
-    starts_word = True
-    for char in token:
-      if _is_punctuation(char):
-        words.append([char])
-        starts_word = True
-      else:
-        if starts_word:
-          words.append([])
-          starts_word = False
-        words[-1].append(char)
-    return ["".join(word) for word in words]
-
-  def _pieces(self, word):
-    chars = list(word)
-    if len(chars) > 200:
-      return ["[UNK]"]
-    pieces, start = [], 0
-    while start < len(chars):
-      end, found = len(chars), None
-      while start < end:
-        piece = "".join(chars[start:end])
-        if start > 0:
-          piece = "##" + piece
-        if piece in self._vocab:
-          found = piece
-          break
-        end -= 1
-      if found is None:
-        return ["[UNK]"]
-      pieces.append(found)
-      start = end
-    return pieces
-
-
-def _is_space(char):
-  return char in " \t\n\r" or unicodedata.category(char) == "Zs"
-
-
-def _is_control(char):
-  if char in "\t\n\r":
-    return False
-  return unicodedata.category(char) in ("Cc", "Cf")
-
-
-def _is_punctuation(char):
-  codepoint = ord(char)
-  if (33 <= codepoint <= 47 or 58 <= codepoint <= 64
-      or 91 <= codepoint <= 96 or 123 <= codepoint <= 126):
-    return True
-  return unicodedata.category(char).startswith("P")
-
-
-def _is_chinese(codepoint):
-  return (0x4E00 <= codepoint <= 0x9FFF or 0x3400 <= codepoint <= 0x4DBF
-          or 0xF900 <= codepoint <= 0xFAFF or 0x20000 <= codepoint <= 0x2A6DF
-          or 0x2A700 <= codepoint <= 0x2CEAF or 0x2F800 <= codepoint <= 0x2FA1F)
+flags.DEFINE_integer("plain_megabytes", 3, "How much of the text the plain "
+                     "code is timed on; it is slow.")
 
 
 def _hugging_face_tokenizer(vocab):
@@ -163,7 +61,7 @@ def main(_):
   num_few = round(len(lines) * min(1.0, FLAGS.plain_megabytes * 1e6 / size))
   few = lines[:num_few]
   vocab = tokenization.load_vocab(FLAGS.vocab_file)
-  plain = PlainTokenizer(vocab)
+  plain = plain_tokenizer.PlainTokenizer(vocab)
   theirs = _hugging_face_tokenizer(vocab)
 
   def ours():

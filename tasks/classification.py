@@ -4,7 +4,6 @@ What differs between tasks is data: which file, which column, which labels. The
 published ones stand in `glue.py` and `xnli.py`; `custom_task` is one's own.
 """
 
-import collections
 import csv
 import dataclasses
 import inspect
@@ -418,7 +417,7 @@ _MAIN_METRICS = {SINGLE_LABEL: ("accuracy",), MULTI_LABEL: ("micro_f1",),
 
 
 def custom_task(text_a: str = "text", text_b: Optional[str] = None,
-                label: str = "label", id: Optional[str] = None,  # pylint: disable=redefined-builtin
+                label: str = "label", id: Optional[str] = None,
                 problem_type: str = SINGLE_LABEL,
                 labels: Optional[Sequence[str]] = None,
                 label_separator: str = ",",
