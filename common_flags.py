@@ -61,12 +61,12 @@ def text_parser() -> corpus.Parser:
   return corpus.Parser(FLAGS.errors, FLAGS.split_sentences, FLAGS.text_field)
 
 
-def define_vocab_flags() -> None:
-  """Flags of the tokenizer."""
+def define_vocab_flags(do_lower_case: bool = True) -> None:
+  """Flags of the tokenizer; `do_lower_case` is the default of the flag."""
   flags.DEFINE_string("vocab_file", None, "The vocab.txt of the model.",
                       required=True)
-  flags.DEFINE_bool("do_lower_case", True, "Whether to lower-case the text: "
-                    "True for uncased models, False for cased ones.")
+  flags.DEFINE_bool("do_lower_case", do_lower_case, "Whether to lower-case the "
+                    "text: True for uncased models, False for cased ones.")
 
 
 def define_training_flags(learning_rate: float, best_metric: str,
@@ -358,11 +358,14 @@ def costs(config: modeling.BertConfig, num_outputs: Optional[int] = None,
     num_predictions: likewise.
   """
   def work_fn(features):
-    shape = tf.cast(tf.shape(features["input_ids"]), tf.float32)
+    # Of several sequences an example, each counts.
+    ids = features["input_ids"]
+    size, seq_length = (tf.cast(x, tf.float32)
+                        for x in (tf.size(ids), tf.shape(ids)[-1]))
     return estimator.Work(
         tf.cast(tf.reduce_sum(features["input_mask"]), tf.float32),
-        modeling.training_flops(config, shape[0], shape[1], num_outputs,
-                                num_predictions))
+        modeling.training_flops(config, size / seq_length, seq_length,
+                                num_outputs, num_predictions))
 
   def activation_bytes(num_examples):
     return modeling.activation_bytes(

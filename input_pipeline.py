@@ -135,6 +135,49 @@ def _windows(ids, length: int) -> list:
                                                   last]]
 
 
+class Windows(NamedTuple):
+  """Stretches of a text that is longer than a sequence, which overlap.
+
+  Attributes:
+    starts: the first token of each, int [n].
+    lengths: how many tokens each has, int [n].
+    is_max_context: whether a token has more context there than in any other
+      window, bool [n, longest]; False beyond the length.
+  """
+
+  starts: np.ndarray
+  lengths: np.ndarray
+  is_max_context: np.ndarray
+
+  @classmethod
+  def cut(cls, num_tokens: int, room: int, stride: int) -> "Windows":
+    """Cuts windows of at most `room` tokens, each `stride` after the last.
+
+    A text without tokens has none.
+    """
+    if 0 < num_tokens <= room:
+      return cls(np.zeros(1, int), np.array([num_tokens]),
+                 np.ones([1, num_tokens], bool))
+    stride = min(stride, room)
+    num_windows = 1 + max(0, -(-(num_tokens - room) // stride))
+    if not num_tokens:
+      num_windows = 0
+    starts = np.arange(num_windows) * stride
+    lengths = np.minimum(room, num_tokens - starts)
+    # The context of a token is the smaller one of left and right; among equal
+    # ones the longer window counts, and then the first.
+    left = np.arange(num_tokens) - starts[:, np.newaxis]       # [n, tokens]
+    right = lengths[:, np.newaxis] - 1 - left
+    context = np.minimum(left, right) + 0.01 * lengths[:, np.newaxis]
+    context[(left < 0) | (right < 0)] = -np.inf
+    best = np.argmax(context, axis=0) if num_windows else np.zeros(0, int)
+    places = starts[:, np.newaxis] + np.arange(min(room, num_tokens))
+    is_max_context = (best[np.minimum(places, num_tokens - 1)]
+                      == np.arange(num_windows)[:, np.newaxis]) & (
+                          places < num_tokens)
+    return cls(starts, lengths, is_max_context)
+
+
 # --- Files -------------------------------------------------------------------
 
 
@@ -376,6 +419,11 @@ def create_task_record(packed: Packed, **features: Sequence[float]) -> bytes:
                     "segment_ids": packed.segment_ids, **features})
 
 
+def token_feature(dtype: tf.DType) -> tf.io.RaggedFeature:
+  """Returns the feature of records that have a value for each token."""
+  return tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
+
+
 def bucket_lengths(max_seq_length: int) -> list[int]:
   """Returns the lengths that batches are padded to, the last being the most.
 
@@ -388,9 +436,10 @@ def bucket_lengths(max_seq_length: int) -> list[int]:
 
 
 def task_dataset(file: str, max_seq_length: int, batch_size: int,
-                 features: Mapping[str, tf.io.FixedLenFeature],
+                 features: Mapping[str, object],
                  num_training_records: int = 0, seed: int = 0,
-                 static_shapes: bool = False) -> tf.data.Dataset:
+                 static_shapes: bool = False,
+                 num_sequences: int = 1) -> tf.data.Dataset:
   """Batches of the records of a task, as `create_task_record` makes them.
 
   Training batches are drawn from near lengths: some thousand records, drawn at
@@ -402,7 +451,8 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
     file: the TFRecord file.
     max_seq_length: no sequence is longer.
     batch_size: examples per batch.
-    features: what records hold beside the ids.
+    features: what records hold beside the ids: a `tf.io.FixedLenFeature`, or
+      where there is a value for each token a `tf.io.RaggedFeature`.
     num_training_records: how many records the file has, to shuffle them and
       repeat them without end; 0 not to train with them.
     seed: of the order; it differs from epoch to epoch.
@@ -410,16 +460,20 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
       `max_seq_length`, and a short last batch filled up with examples whose
       `is_real_example` is 0. Records are not sorted then. If not, batches are
       padded to the next of `bucket_lengths`.
+    num_sequences: how many sequences a record has, one after the other, whose
+      lengths are in its feature `sequence_lengths`.
 
   Returns:
     A Dataset of dictionaries: int32 `input_ids`, `input_mask` and
-    `segment_ids` [batch_size, length], `features` [batch_size, ...], float32
-    `is_real_example` [batch_size], and if not in training `record_number`,
+    `segment_ids` [batch_size, length], or if there are several sequences
+    [batch_size, num_sequences, length]; `features` [batch_size, ...]; float32
+    `is_real_example` [batch_size]; and if not in training `record_number`,
     int64 [batch_size].
   """
-  spec = {"input_ids": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
-          "segment_ids": tf.io.RaggedFeature(
-              tf.int64, row_splits_dtype=tf.int64), **features}
+  spec = {"input_ids": token_feature(tf.int64),
+          "segment_ids": token_feature(tf.int64), **features}
+  if num_sequences > 1:
+    spec["sequence_lengths"] = tf.io.FixedLenFeature([num_sequences], tf.int64)
   dataset = tf.data.TFRecordDataset(file)
   window = _RECORDS_PER_WINDOW
   if num_training_records:
@@ -428,12 +482,18 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
     window = batch_size * max(1, min(window, num_training_records)
                               // batch_size)
 
+  def longest(parsed):
+    """Returns the length of the longest sequence of each record."""
+    if num_sequences > 1:
+      return tf.reduce_max(parsed["sequence_lengths"], axis=1)
+    return parsed["input_ids"].row_lengths()
+
   def parse(number, records):
     """Returns the features of a window, and where its batches begin."""
     parsed = tf.io.parse_example(records, spec)
     size = tf.size(records)
     if not static_shapes:
-      order = tf.argsort(parsed["input_ids"].row_lengths(), stable=True)
+      order = tf.argsort(longest(parsed), stable=True)
       parsed = {name: tf.gather(value, order)
                 for name, value in parsed.items()}
     starts = tf.range(0, size, batch_size)
@@ -452,17 +512,30 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
                        for name, value in parsed.items()})
 
   def to_dense(batch):
-    ids, segment_ids = batch.pop("input_ids"), batch.pop("segment_ids")
-    return {
-        "input_ids": tf.cast(ids.to_tensor(), tf.int32),
-        "input_mask": tf.cast(tf.ones_like(ids).to_tensor(), tf.int32),
-        "segment_ids": tf.cast(segment_ids.to_tensor(), tf.int32),
-        "is_real_example": tf.ones(tf.shape(ids.row_lengths())), **batch}
+    lengths = batch.pop("sequence_lengths", None)
+    batch["input_mask"] = tf.ones_like(batch["input_ids"])
+    dense = {"is_real_example": tf.ones(
+        tf.shape(batch["input_ids"].row_lengths()))}
+    for name, value in batch.items():
+      if isinstance(value, tf.RaggedTensor):
+        if lengths is not None:
+          value = tf.RaggedTensor.from_row_lengths(
+              value.values, tf.reshape(lengths, [-1]))
+        value = value.to_tensor()
+        if lengths is not None:
+          value = tf.reshape(value, [-1, num_sequences, tf.shape(value)[1]])
+        if value.dtype == tf.int64:
+          value = tf.cast(value, tf.int32)
+      dense[name] = value
+    return dense
 
   dataset = dataset.batch(window).enumerate().map(
       parse, num_parallel_calls=_AUTOTUNE).flat_map(batches)
-  return _padded(dataset.map(to_dense, num_parallel_calls=_AUTOTUNE),
-                 max_seq_length, batch_size, static_shapes)
+  return _padded(
+      dataset.map(to_dense, num_parallel_calls=_AUTOTUNE), max_seq_length,
+      batch_size, static_shapes,
+      [name for name, feature in spec.items()
+       if isinstance(feature, tf.io.RaggedFeature)] + ["input_mask"])
 
 
 def packed_dataset(sequences: Callable[[], Iterable[Packed]],
@@ -487,31 +560,39 @@ def packed_dataset(sequences: Callable[[], Iterable[Packed]],
       "input_mask": tf.ones_like(packed.input_ids),
       "segment_ids": packed.segment_ids, "is_real_example": tf.ones([])})
   return _padded(dataset.padded_batch(batch_size), max_seq_length, batch_size,
-                 static_shapes)
+                 static_shapes, ["input_ids", "input_mask", "segment_ids"])
 
 
-def _padded(dataset, max_seq_length: int, batch_size: int,
-            static_shapes: bool) -> tf.data.Dataset:
-  """Pads batches on; arguments as for `task_dataset`."""
+def _padded(dataset, max_seq_length: int, batch_size: int, static_shapes: bool,
+            names: Sequence[str]) -> tf.data.Dataset:
+  """Pads batches on.
+
+  Args:
+    dataset: of batches, as long as their longest sequence.
+    max_seq_length: see `task_dataset`, like the next two.
+    batch_size: examples per batch.
+    static_shapes: give every batch one shape.
+    names: of the features that have a value for each token, in the last
+      dimension.
+  """
   lengths = tf.constant([max_seq_length] if static_shapes
                         else bucket_lengths(max_seq_length))
 
   def pad(features):
     """Pads to one of `lengths`, and if shapes are static all rows."""
-    num_rows, longest = tf.unstack(tf.shape(features["input_ids"]))
-    length = lengths[tf.searchsorted(lengths, longest[tf.newaxis])[0]]
-    missing_rows = batch_size - num_rows if static_shapes else 0
+    shape = tf.shape(features["input_ids"])
+    length = lengths[tf.searchsorted(lengths, shape[-1:])[0]]
+    missing_rows = batch_size - shape[0] if static_shapes else 0
     padded = {}
     for name, value in features.items():
-      is_sequence = name in ("input_ids", "input_mask", "segment_ids")
-      paddings = [[0, missing_rows]] + (
-          [[0, length - longest]] if is_sequence
-          else [[0, 0]] * (value.shape.rank - 1))
+      paddings = [[0, missing_rows]] + [[0, 0]] * (value.shape.rank - 1)
+      if name in names:
+        paddings[-1] = [0, length - shape[-1]]
       padded[name] = tf.pad(value, paddings)
       if static_shapes:
-        padded[name] = tf.ensure_shape(
-            padded[name], [batch_size, max_seq_length] if is_sequence
-            else [batch_size, *value.shape[1:]])
+        inner = value.shape[1:-1] + [max_seq_length] if (
+            name in names) else value.shape[1:]
+        padded[name] = tf.ensure_shape(padded[name], [batch_size, *inner])
     return padded
 
   return dataset.map(pad, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)

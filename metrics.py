@@ -4,7 +4,10 @@ Where a score is not defined it is 0: F1 without positives, a correlation with
 what is constant.
 """
 
+import collections
 import math
+import operator
+from typing import Sequence
 
 import numpy as np
 
@@ -104,6 +107,64 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray,
   """How often each label (row) was predicted as each (column), int64."""
   return np.bincount(labels * num_labels + predictions,
                      minlength=num_labels ** 2).reshape(num_labels, num_labels)
+
+
+# --- Entities ----------------------------------------------------------------
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+  """Returns the entities of a sentence: type, first word, word after the last.
+
+  As the official `conlleval` reads tags of IOB1, IOB2 and BIOES, whatever
+  precedes what: an entity begins with B- or S-, and with any other tag that
+  does not continue one of its type; it ends with E- or S-, and before a tag
+  that does not continue it.
+  """
+  result = set()
+  kind, first, is_open = "", 0, False
+  for place, tag in enumerate((*tags, "O")):
+    prefix, _, this_kind = tag.partition("-")
+    continues = is_open and prefix in ("I", "E") and this_kind == kind
+    if is_open and not continues:
+      result.add((kind, first, place))
+      is_open = False
+    if tag != "O" and not continues:
+      kind, first, is_open = this_kind, place, True
+    if is_open and prefix in ("E", "S"):
+      result.add((kind, first, place + 1))
+      is_open = False
+  return result
+
+
+def entity_scores(labels: Sequence[Sequence[str]],
+                  predictions: Sequence[Sequence[str]]) -> dict[str, float]:
+  """Precision, recall and F1 of entities that are right as a whole.
+
+  Args:
+    labels: the tags of each sentence.
+    predictions: likewise.
+
+  Returns:
+    `precision`, `recall`, `f1` of all, and with the prefix `<type>_` of each
+    type; `accuracy` of tags.
+  """
+  counts = collections.defaultdict(lambda: np.zeros(3))
+  right = total = 0
+  for sentence, predicted in zip(labels, predictions, strict=True):
+    wanted, found = entities(sentence), entities(predicted)
+    for column, some in enumerate((wanted & found, found, wanted)):
+      for kind, _, _ in some:
+        counts[f"{kind}_"][column] += 1
+        counts[""][column] += 1
+    right += sum(map(operator.eq, sentence, predicted))
+    total += len(sentence)
+  results = {"accuracy": right / total}
+  for prefix, (both, found, wanted) in {"": counts[""], **counts}.items():
+    results[f"{prefix}precision"] = float(both / found) if found else 0.0
+    results[f"{prefix}recall"] = float(both / wanted) if wanted else 0.0
+    results[f"{prefix}f1"] = float(2 * both / (found + wanted)) if (
+        found + wanted) else 0.0
+  return results
 
 
 # --- Probabilities and losses ------------------------------------------------

@@ -178,10 +178,11 @@ class Paragraph:
     self._starts = [start for start, _ in self.spans]
     self._windows = {}
 
-  def windows(self, room: int, stride: int) -> "Windows":
+  def windows(self, room: int, stride: int) -> input_pipeline.Windows:
     """Returns its windows of at most `room` tokens, each `stride` further."""
     if (room, stride) not in self._windows:
-      self._windows[room, stride] = Windows.cut(len(self.ids), room, stride)
+      self._windows[room, stride] = input_pipeline.Windows.cut(
+          len(self.ids), room, stride)
     return self._windows[room, stride]
 
   def word_at(self, place: int) -> int:
@@ -244,46 +245,6 @@ class Paragraph:
       ends.append([begin + place for place in
                    offsets[token - self.first_tokens[word]]])
     return " ".join(self.text[ends[0][0]:ends[1][1]].split())
-
-
-class Windows(NamedTuple):
-  """Stretches of the tokens of a paragraph.
-
-  Attributes:
-    starts: the first token of each, int [n].
-    lengths: how many tokens each has, int [n].
-    is_max_context: whether a token has more context there than in any other
-      window, bool [n, longest]; False beyond the length.
-  """
-
-  starts: np.ndarray
-  lengths: np.ndarray
-  is_max_context: np.ndarray
-
-  @classmethod
-  def cut(cls, num_tokens: int, room: int, stride: int) -> "Windows":
-    """Cuts windows of at most `room` tokens, each `stride` after the last."""
-    if 0 < num_tokens <= room:
-      return cls(np.zeros(1, int), np.array([num_tokens]),
-                 np.ones([1, num_tokens], bool))
-    stride = min(stride, room)
-    num_windows = 1 + max(0, -(-(num_tokens - room) // stride))
-    if not num_tokens:
-      num_windows = 0
-    starts = np.arange(num_windows) * stride
-    lengths = np.minimum(room, num_tokens - starts)
-    # The context of a token is the smaller one of left and right; among equal
-    # ones the longer window counts, and then the first.
-    left = np.arange(num_tokens) - starts[:, np.newaxis]       # [n, tokens]
-    right = lengths[:, np.newaxis] - 1 - left
-    context = np.minimum(left, right) + 0.01 * lengths[:, np.newaxis]
-    context[(left < 0) | (right < 0)] = -np.inf
-    best = np.argmax(context, axis=0) if num_windows else np.zeros(0, int)
-    places = starts[:, np.newaxis] + np.arange(min(room, num_tokens))
-    is_max_context = (best[np.minimum(places, num_tokens - 1)]
-                      == np.arange(num_windows)[:, np.newaxis]) & (
-                          places < num_tokens)
-    return cls(starts, lengths, is_max_context)
 
 
 # --- Windows of questions ----------------------------------------------------
@@ -364,7 +325,8 @@ class Reader:
     """Returns the place of the paragraph in the sequences of a question."""
     return len(self._query_ids(question)) + 2
 
-  def windows_of(self, question: Question) -> tuple[Paragraph, Windows]:
+  def windows_of(self, question: Question
+                ) -> tuple[Paragraph, input_pipeline.Windows]:
     """Returns the paragraph of a question, and its windows."""
     paragraph = self.paragraph(question.paragraph)
     room = (self.settings.max_seq_length - len(self._query_ids(question)) - 3)
@@ -554,8 +516,8 @@ def predict(reader: Reader, logits: Mapping[tuple[int, int], tuple],
     yield question, prediction
 
 
-def _candidates(start_logits, end_logits, windows: Windows, window: int,
-                offset: int, settings: AnswerSettings) -> tuple:
+def _candidates(start_logits, end_logits, windows: input_pipeline.Windows,
+                window: int, offset: int, settings: AnswerSettings) -> tuple:
   """Returns the candidates of a window: arrays of tokens and logits."""
   starts, ends = (np.argsort(-x, kind="stable")[:settings.n_best_size] - offset
                   for x in (start_logits, end_logits))

@@ -17,9 +17,9 @@ def xnli_task(languages: Sequence[str],
   Training reads `multinli/multinli.train.<language>.tsv`, the translations of
   MultiNLI that come with XNLI: in the language of the evaluation this is what
   the paper calls translate-train; in English, zero-shot transfer.
-  `xnli.dev.tsv` and `xnli.test.tsv` hold all languages, a row each; `dev-<language>.tsv` and
-  `test-<language>.tsv`, of premise, hypothesis and label without header, are
-  read in their place where they are.
+  `xnli.dev.tsv` and `xnli.test.tsv` hold all languages, a row each;
+  `dev-<language>.tsv` and `test-<language>.tsv`, of premise, hypothesis and
+  label without header, are read in their place where they are.
 
   Args:
     languages: of dev and test; the first are `dev` and `test`, the others

@@ -36,8 +36,10 @@ import modeling
 import plot_training
 import run_classifier
 import run_glue
+import run_ner
 import run_pretraining
 import run_squad
+import run_swag
 import shards
 import tokenization
 
@@ -1096,6 +1098,144 @@ def test_questions_refused(answer, tmp_path, monkeypatch, flags, message):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match=message):
     answer(**flags)
+  assert not list(tmp_path.glob("run/*"))
+
+
+# --- Words and choices -------------------------------------------------------
+
+
+@pytest.fixture
+def tag(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  data_dir = tmp_path / "tags"
+  data_dir.mkdir()
+  rows = []
+  for noun, kind in [("cat", "pet"), ("dog", "pet"), ("bird", "wild")]:
+    for color in ("red", "blue"):
+      rows += [f"the O\n{color} B-{kind}\n{noun} I-{kind}\nsat O\n",
+               f"it O\nsat O\non O\nthe O\n{noun} B-{kind}\n"]
+  for split in ("train", "dev", "test"):
+    (data_dir / f"{split}.txt").write_text("\n".join(rows))
+
+  def run(output="run", **flags):
+    run_program(run_ner, **{**dict(
+        data_dir=data_dir, bert_config_file=config_file, vocab_file=vocab_file,
+        init_checkpoint=init_checkpoint, output_dir=tmp_path / output,
+        do_lower_case=True, max_seq_length=16, train_batch_size=4,
+        num_train_epochs=25, learning_rate=0.002), **flags})
+    return tmp_path / output
+  run.data_dir = data_dir
+  return run
+
+
+def test_words_are_tagged(tag):
+  run = tag(do_train=True, do_eval=True, do_predict=True, eval_every_steps=20)
+  results = read_results(run)
+  assert results["eval_f1"] == results["eval_pet_recall"] == 1.0
+  assert results["eval_accuracy"] == 1.0
+  test_file = (tag.data_dir / "test.txt").read_text().splitlines()
+  predictions = (run / "test_predictions.txt").read_text().splitlines()
+  for line, predicted in zip(test_file, predictions):
+    fields = predicted.split()
+    assert fields[:2] == line.split() and (not line or fields[1] == fields[2])
+  first = json.loads((run / "test_predictions.jsonl").read_text().split("\n")[0])
+  assert first["entities"] == [
+      {"type": "pet", "start": 4, "end": 11, "text": "red cat"}]
+  # Without tags, in windows, and with the weights that were exported.
+  (tag.data_dir / "test.txt").write_text("\n".join(
+      line.split(" ")[0] for line in test_file) + "\n")
+  other = tag("other", do_predict=True, document_context=True,
+              init_checkpoint=run / "export" / "bert_model.ckpt")
+  lines = (other / "test_predictions.txt").read_text().splitlines()
+  words = [line for line in test_file if line]
+  assert [line.split()[0] for line in lines if line] == [
+      line.split()[0] for line in words]
+  tags = [line.split()[1] for line in lines if line]
+  assert np.mean([a == b.split()[1] for a, b in zip(tags, words)]) > 0.8
+  assert not (other / "test_scores.txt").exists()
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(), "Nothing to do"),
+    (dict(do_train=True, do_lower_case=False), "has no capitals, so most"),
+    (dict(do_train=True, train_file="no.txt"), "no.txt does not exist"),
+    (dict(do_train=True, tag_column=3), "no tag in column 3"),
+    (dict(do_predict=True), "no classifier.json of a trained tagger")])
+def test_tagging_refuses(tag, tmp_path, flags, message):
+  with pytest.raises(ValueError, match=message):
+    tag(**flags)
+  assert not list(tmp_path.glob("run/*"))
+
+
+def test_tags_that_were_not_trained_are_refused(tag):
+  tag(do_train=True, num_train_epochs=1)
+  dev = tag.data_dir / "dev.txt"
+  dev.write_text(dev.read_text().replace("B-wild", "B-tame", 1))
+  with pytest.raises(ValueError, match="dev.txt, line .*: the tag 'B-tame' is "
+                     "none of those trained with: B-pet"):
+    tag(do_eval=True)
+
+
+@pytest.fixture
+def choose(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  def run(output="run", **flags):
+    run_program(run_swag, **{**dict(
+        data_dir=tmp_path, bert_config_file=config_file, vocab_file=vocab_file,
+        init_checkpoint=init_checkpoint, output_dir=tmp_path / output,
+        max_seq_length=16, train_batch_size=4, num_train_epochs=20,
+        learning_rate=0.001), **flags})
+    return tmp_path / output
+  return run
+
+
+def test_choices_follow_what_was_learnt_in_any_order(choose, tmp_path):
+  rng = random.Random(1)
+  header = ("video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,"
+            "ending1,ending2,ending3,label\n")
+  rows = []
+  for _ in range(80):
+    # What is good follows.
+    endings = [f"{word} {rng.choice(['cat', 'dog', 'bird'])}"
+               for word in ("good", "bad", "lazy", "quick")]
+    rng.shuffle(endings)
+    label = [i for i, text in enumerate(endings) if "good" in text][0]
+    rows.append(("the dog ran", "it was a", endings, label))
+  def write(name, rows):
+    (tmp_path / name).write_text(header + "".join(
+        f"v,1,s,{context},{start},gold,{','.join(endings)},{label}\n"
+        for context, start, endings, label in rows))
+  write("train.csv", rows[:60])
+  write("val.csv", rows[60:])
+  write("test.csv", rows[60:])
+  run = choose(do_train=True, do_eval=True, do_predict=True)
+  assert read_results(run)["eval_accuracy"] >= 0.95
+  before = np.loadtxt(run / "test_results.tsv")
+  order = [2, 0, 3, 1]
+  write("test.csv", [(context, start, [endings[i] for i in order],
+                      order.index(label))
+                     for context, start, endings, label in rows[60:]])
+  for flags in (dict(), dict(pad_to_max_length=True, predict_batch_size=3)):
+    choose(do_predict=True, **flags)
+    np.testing.assert_allclose(np.loadtxt(run / "test_results.tsv"),
+                               before[:, order], atol=1e-5)
+  # Two choices, in JSON.
+  (tmp_path / "two.jsonl").write_text("".join(json.dumps(
+      {"context": "the dog ran", "choices": choices}) + "\n" for choices in [
+          ["it was a good cat", "it was a bad cat"],
+          ["it was a lazy dog", "it was a good bird"]]))
+  choose(do_predict=True, test_file="two.jsonl")
+  predictions = read_table(run / "test_predictions.tsv")
+  assert [row[1] for row in predictions[1:]] == ["0", "1"]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(), "Nothing to do"),
+    (dict(do_train=True), "train.csv does not exist"),
+    (dict(do_predict=True, test_file="test.jsonl"), "has no classifier")])
+def test_choosing_refuses(choose, tmp_path, flags, message):
+  (tmp_path / "test.jsonl").write_text(
+      '{"context": "the dog", "choices": ["ran", "sat"]}\n')
+  with pytest.raises(ValueError, match=message):
+    choose(**flags)
   assert not list(tmp_path.glob("run/*"))
 
 

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+import input_pipeline
 import tokenization
 from tasks import squad
 from tasks import squad_evaluation
@@ -97,7 +98,7 @@ def test_files_that_are_refused(tmp_path, content, message):
 def test_windows_cover_every_token_and_one_has_most_context():
   for num_tokens in range(40):
     for room, stride in [(1, 1), (7, 3), (7, 7), (7, 20), (12, 5)]:
-      windows = squad.Windows.cut(num_tokens, room, stride)
+      windows = input_pipeline.Windows.cut(num_tokens, room, stride)
       owners = np.zeros(num_tokens, int)
       for start, length, is_max in zip(*windows):
         assert not is_max[length:].any()

@@ -1,0 +1,224 @@
+"""Fine-tunes BERT to choose what follows (paper, section 4.4).
+
+    python run_swag.py --do_train --do_eval --data_dir=swag \\
+        --bert_config_file=$BERT/bert_config.json --vocab_file=$BERT/vocab.txt \\
+        --init_checkpoint=$BERT/bert_model.ckpt --train_batch_size=16 \\
+        --learning_rate=2e-5 --num_train_epochs=3 --output_dir=/tmp/swag
+
+--data_dir holds train.csv, val.csv and test.csv of SWAG, or files named by
+flags: .csv in its layout, or .jsonl with a context and any number of choices.
+"""
+
+import os
+from typing import NamedTuple
+
+from absl import flags
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+import checkpoint
+import classifier as classifier_lib
+import common_flags
+import estimator as estimator_lib
+import input_pipeline
+import losses
+import metrics
+import modeling
+from tasks import classification_results
+from tasks import swag
+
+FLAGS = flags.FLAGS
+
+_MULTIPLE_CHOICE = "multiple_choice"
+_SPEC = {"label_ids": tf.io.FixedLenFeature([], tf.int64)}
+
+
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  common_flags.define_model_flags()
+  common_flags.define_vocab_flags()
+  common_flags.define_training_flags(
+      learning_rate=2e-5, best_metric="eval_loss")
+  common_flags.define_evaluation_flags()
+  common_flags.define_task_flags(max_seq_length=128)
+  common_flags.define_tpu_flags()
+  flags.DEFINE_string("data_dir", None, "Folder with the files.", required=True)
+  for split, file in [("train", "train.csv"), ("dev", "val.csv"),
+                      ("test", "test.csv")]:
+    flags.DEFINE_string(f"{split}_file", file,
+                        f"The {split} file in --data_dir.")
+
+
+class Split(NamedTuple):
+  """The examples of a file, and their records."""
+
+  examples: list[swag.Example]
+  record_file: str
+
+
+def model_fn_builder(config, num_choices, num_train_steps):
+  """Returns the `model_fn`; `num_train_steps` is 0 if there is no training."""
+  def model_fn(params):
+    model = modeling.BertForMultipleChoice(
+        config, **common_flags.model_options(params))
+
+    def logits_fn(features, dropout_seed=None):
+      return model(features["input_ids"], features["input_mask"],
+                   features["segment_ids"], dropout_seed)
+
+    def loss_fn(features, dropout_seed):
+      return estimator_lib.Losses({"loss": losses.classification_loss(
+          logits_fn(features, dropout_seed), features["label_ids"],
+          features["is_real_example"])})
+
+    costs = common_flags.costs(config, num_outputs=1)
+    return estimator_lib.EstimatorSpec(
+        model=model, loss_fn=loss_fn,
+        predict_fn=classifier_lib.predict_fn_builder(
+            lambda features, dropout_seed: logits_fn(features)),
+        optimizer=common_flags.task_optimizer(config, num_train_steps),
+        init_checkpoint=FLAGS.init_checkpoint, work_fn=costs["work_fn"],
+        activation_bytes=lambda num_examples: costs["activation_bytes"](
+            num_choices * num_examples))
+
+  return model_fn
+
+
+def input_fn_builder(split: Split, is_training: bool, batch_size=None):
+  """Returns the `input_fn`; `batch_size` is the estimator's, if not given."""
+  def input_fn(params):
+    return input_pipeline.task_dataset(
+        split.record_file, FLAGS.max_seq_length,
+        batch_size or params["batch_size"], _SPEC,
+        len(split.examples) if is_training else 0, params["seed"],
+        common_flags.static_shapes(is_training),
+        num_sequences=len(split.examples[0].choices))
+
+  return input_fn
+
+
+def main(_):
+  run_config = common_flags.run_config()
+  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  common_flags.check_max_seq_length(config)
+  wanted = {"train": FLAGS.do_train, "dev": FLAGS.do_eval,
+            "test": FLAGS.do_predict}
+  if not any(wanted.values()):
+    raise ValueError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
+                     "or several of them.")
+  tokenizer = common_flags.tokenizer(config)
+  examples = {name: swag.read_examples(
+      os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value),
+      has_labels=name != "test") for name in wanted if wanted[name]}
+  num_train_steps = common_flags.num_task_steps(
+      len(examples["train"])) if FLAGS.do_train else 0
+  _check_weights()
+  splits = {name: _write_records(name, examples[name], tokenizer)
+            for name in examples}
+  estimator = estimator_lib.TPUEstimator(
+      model_fn=model_fn_builder(
+          config, max(len(some[0].choices) for some in examples.values()),
+          num_train_steps),
+      config=run_config, train_batch_size=FLAGS.train_batch_size)
+
+  if FLAGS.do_train:
+    common_flags.log_lines("Running training", [
+        f"Num examples = {len(examples['train'])}",
+        f"Batch size = {FLAGS.train_batch_size}",
+        f"Num steps = {num_train_steps}"])
+    estimator.train(
+        input_fn_builder(splits["train"], is_training=True),
+        max_steps=num_train_steps,
+        evaluate_fn=lambda: _evaluate(estimator, splits["dev"])
+        if FLAGS.do_eval else None)
+    common_flags.export_model(estimator, config)
+
+  if FLAGS.do_eval:
+    common_flags.write_results(
+        os.path.join(FLAGS.output_dir, "eval_results.txt"),
+        _evaluate(estimator, splits["dev"]))
+
+  if FLAGS.do_predict:
+    _predict(estimator, splits["test"])
+
+
+def _check_weights() -> None:
+  """Raises a ValueError if there are no weights, or not of such a model."""
+  newest = checkpoint.latest(FLAGS.output_dir)
+  model = classifier_lib.Classifier(
+      _MULTIPLE_CHOICE, (), FLAGS.do_lower_case, FLAGS.max_seq_length,
+      input_pipeline.TRUNCATE)
+  if newest:
+    model.check_weights(newest, "--output_dir")
+  elif FLAGS.init_checkpoint and not FLAGS.do_train:
+    model.check_weights(FLAGS.init_checkpoint, "--init_checkpoint")
+  elif FLAGS.init_checkpoint:
+    checkpoint.open_checkpoint(FLAGS.init_checkpoint)
+
+
+def _write_records(name: str, examples, tokenizer) -> Split:
+  """Writes the records of a file."""
+  cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+  path = os.path.join(FLAGS.output_dir, {
+      "train": "train", "dev": "eval", "test": "predict"}[name] + ".tf_record")
+
+  def records():
+    for example in examples:
+      context = tokenizer.encode(example.context)
+      packed = [input_pipeline.pack(context, tokenizer.encode(choice),
+                                    FLAGS.max_seq_length, cls_id, sep_id)
+                for choice in example.choices]
+      yield input_pipeline.create_task_record(
+          input_pipeline.Packed(*(sum(parts, []) for parts in zip(*packed))),
+          sequence_lengths=[len(one.input_ids) for one in packed],
+          label_ids=[example.label or 0])
+
+  input_pipeline.write_records(path, records())
+  return Split(examples, path)
+
+
+def _predict_logits(estimator, split: Split, batch_size: int) -> np.ndarray:
+  """Returns float [num_examples, num_choices], in order."""
+  logits = np.zeros([len(split.examples), len(split.examples[0].choices)])
+  for row in estimator.predict(input_fn_builder(
+      split, is_training=False, batch_size=batch_size)):
+    logits[row["record_number"]] = row["logits"]
+  return logits
+
+
+def _scores(split: Split, logits: np.ndarray) -> dict[str, float]:
+  labels = np.array([example.label for example in split.examples])
+  return {**metrics.accuracy(labels, np.argmax(logits, axis=1)),
+          "loss": float(np.mean(metrics.cross_entropy(labels, logits)))}
+
+
+def _evaluate(estimator, split: Split) -> dict[str, float]:
+  """Returns the contents of `eval_results.txt`."""
+  logits = _predict_logits(estimator, split, FLAGS.eval_batch_size)
+  results = {f"eval_{name}": score
+             for name, score in _scores(split, logits).items()}
+  results["global_step"] = estimator.global_step
+  estimator.write_eval_summary(results)
+  return results
+
+
+def _predict(estimator, split: Split) -> None:
+  """Writes predictions, and scores if there are labels."""
+  logits = _predict_logits(estimator, split, FLAGS.predict_batch_size)
+  choices = [str(i) for i in range(logits.shape[1])]
+  classification_results.write_predictions(
+      FLAGS.output_dir, "", split.examples, choices,
+      [choices[i] for i in np.argmax(logits, axis=1)],
+      np.exp(metrics.log_softmax(logits)))
+  logging.info("Predictions of %d examples are in %s.", len(split.examples),
+               os.path.join(FLAGS.output_dir, "test_predictions.tsv"))
+  if all(example.label is not None for example in split.examples):
+    common_flags.write_results(
+        os.path.join(FLAGS.output_dir, "test_scores.txt"),
+        _scores(split, logits))
+
+
+if __name__ == "__main__":
+  define_flags()
+  common_flags.run(main)
