@@ -90,6 +90,23 @@ class Classifier:
           f"it the {_FILE} that it was trained with, in the same folder, or "
           "train anew, in another --output_dir.")
 
+  def check_start(self, model_dir: str, init_checkpoint: Optional[str],
+                  is_training: bool) -> None:
+    """Raises a ValueError if the weights to start from do not fit.
+
+    Args:
+      model_dir: folder of the run, whose own weights come first.
+      init_checkpoint: what else to start from, or None.
+      is_training: whether a new head may be trained.
+    """
+    newest = checkpoint.latest(model_dir)
+    if newest:
+      self.check_weights(newest, "--output_dir")
+    elif init_checkpoint and not is_training:
+      self.check_weights(init_checkpoint, "--init_checkpoint")
+    elif init_checkpoint:
+      checkpoint.open_checkpoint(init_checkpoint)
+
   def no_targets(self, num_examples: int) -> np.ndarray:
     """Returns zeros in the form of `ClassificationTask.targets`."""
     if self.problem_type == classification.MULTI_LABEL:

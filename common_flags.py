@@ -158,6 +158,36 @@ def define_task_flags(max_seq_length: int) -> None:
                      upper_bound=1.0)
 
 
+def wanted_splits() -> list[str]:
+  """Returns which of `train`, `dev` and `test` there is something to do with.
+
+  Raises:
+    ValueError: none.
+  """
+  wanted = [split for split, flag in [
+      ("train", "do_train"), ("dev", "do_eval"), ("test", "do_predict")]
+            if FLAGS[flag].value]
+  if not wanted:
+    raise ValueError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
+                     "or several of them.")
+  return wanted
+
+
+def record_file(split: str) -> str:
+  """Returns the path of the records of a split, under their published names."""
+  kind, *rest = split.split("_", 1)
+  names = {"train": "train", "dev": "eval", "test": "predict"}
+  return os.path.join(FLAGS.output_dir,
+                      "_".join([names[kind], *rest]) + ".tf_record")
+
+
+def log_training(num_examples: int, num_sequences: int, num_steps: int) -> None:
+  """Logs what a training is about to do."""
+  log_lines("Running training", [
+      f"Num examples = {num_examples}", f"Num sequences = {num_sequences}",
+      f"Batch size = {FLAGS.train_batch_size}", f"Num steps = {num_steps}"])
+
+
 def num_task_steps(num_sequences: int) -> int:
   """Returns how many steps the epochs of the flags have.
 

@@ -12,6 +12,7 @@ programs write and read it.
 
 import contextlib
 import functools
+import json
 import os
 import uuid
 import zlib
@@ -226,6 +227,25 @@ def read_lines(file: str) -> Iterator[str]:
       if number == 1:
         text = text.removeprefix("\ufeff")
       yield text.rstrip("\r\n")
+
+
+def read_json_lines(file: str) -> Iterator[tuple[int, dict]]:
+  """Yields the number and the object of each line that is not blank.
+
+  Raises:
+    ValueError: a line holds something else; the message names it.
+  """
+  for number, line in enumerate(read_lines(file), 1):
+    if not line.strip():
+      continue
+    try:
+      fields = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{file}, line {number}: not JSON: {error}.") from error
+    if not isinstance(fields, dict):
+      raise ValueError(f"{file}, line {number}: not a JSON object, but "
+                       f"{line[:60]}.")
+    yield number, fields
 
 
 def decode_line(line: bytes, file: str, number: int) -> str:

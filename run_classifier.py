@@ -18,7 +18,6 @@ from absl import flags
 from absl import logging
 import numpy as np
 
-import checkpoint
 import classifier as classifier_lib
 import common_flags
 import distillation
@@ -216,7 +215,8 @@ def main(_):
   classifier = _classifier(task, examples)
   targets = {name: task.targets(examples[name], classifier.labels)
              for name in examples}
-  _check_weights(classifier)
+  classifier.check_start(FLAGS.output_dir, FLAGS.init_checkpoint,
+                         FLAGS.do_train)
 
   training = Training(None, None, 0)
   if FLAGS.do_train:
@@ -229,10 +229,10 @@ def main(_):
       train_batch_size=FLAGS.train_batch_size)
 
   def splits(kind):
-    return {name: Split(examples[name], targets[name],
-                        classifier_lib.write_records(
-                            _record_file(name), classifier, tokenizer,
-                            examples[name], targets[name]))
+    return {name: Split(
+        examples[name], targets[name], classifier_lib.write_records(
+            common_flags.record_file(name), classifier, tokenizer,
+            examples[name], targets[name]))
             for name in examples if name.partition("_")[0] == kind}
 
   if FLAGS.do_eval:
@@ -240,7 +240,9 @@ def main(_):
 
   if FLAGS.do_train:
     classifier.write(FLAGS.output_dir)
-    _log_training(examples["train"], training)
+    common_flags.log_training(
+        len(examples["train"]), len(training.records.example_numbers),
+        training.num_steps)
     estimator.train(
         classifier_lib.input_fn_builder(
             training.records, classifier, is_training=True,
@@ -264,9 +266,6 @@ def main(_):
 def _check_flags(config) -> None:
   """Raises a ValueError for flags that do not go together."""
   common_flags.check_max_seq_length(config)
-  if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict):
-    raise ValueError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
-                     "or several of them.")
   if FLAGS.long_text == input_pipeline.SLIDING_WINDOW and (
       FLAGS.max_seq_length < 8):
     raise ValueError(f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
@@ -275,13 +274,9 @@ def _check_flags(config) -> None:
 
 def _read_examples(task) -> dict[str, list[classification.Example]]:
   """Returns the examples of each split that is wanted."""
-  names = []
-  if FLAGS.do_train:
-    names.append("train")
-  for is_wanted, kind in [(FLAGS.do_eval, "dev"), (FLAGS.do_predict, "test")]:
-    if is_wanted:
-      names.extend(task.existing_splits(FLAGS.data_dir, kind))
-  return {name: task.read_examples(FLAGS.data_dir, name) for name in names}
+  return {name: task.read_examples(FLAGS.data_dir, name)
+          for kind in common_flags.wanted_splits()
+          for name in task.existing_splits(FLAGS.data_dir, kind)}
 
 
 def _classifier(task, examples) -> classifier_lib.Classifier:
@@ -318,25 +313,6 @@ def _classifier(task, examples) -> classifier_lib.Classifier:
   return classifier
 
 
-def _check_weights(classifier) -> None:
-  """Raises a ValueError if the weights there are do not fit the labels."""
-  newest = checkpoint.latest(FLAGS.output_dir)
-  if newest:
-    classifier.check_weights(newest, "--output_dir")
-  elif FLAGS.init_checkpoint and not FLAGS.do_train:
-    classifier.check_weights(FLAGS.init_checkpoint, "--init_checkpoint")
-  elif FLAGS.init_checkpoint:
-    checkpoint.open_checkpoint(FLAGS.init_checkpoint)
-
-
-def _record_file(split: str) -> str:
-  """Returns the path of records, under their published names."""
-  kind, *rest = split.split("_", 1)
-  names = {"train": "train", "dev": "eval", "test": "predict"}
-  return os.path.join(FLAGS.output_dir,
-                      "_".join([names[kind], *rest]) + ".tf_record")
-
-
 def _prepare_training(task, classifier, tokenizer, examples,
                       targets) -> Training:
   """Writes the records to train with; asks the teacher, if there is one."""
@@ -359,18 +335,10 @@ def _prepare_training(task, classifier, tokenizer, examples,
             FLAGS.teacher_model_dir, "distillation"),
         common_flags.compute_dtype())
   records = classifier_lib.write_records(
-      _record_file("train"), classifier, tokenizer, examples, targets, weights,
-      teacher_logits)
+      common_flags.record_file("train"), classifier, tokenizer, examples,
+      targets, weights, teacher_logits)
   return Training(records, label_weights,
                   common_flags.num_task_steps(len(records.example_numbers)))
-
-
-def _log_training(examples, training: Training) -> None:
-  common_flags.log_lines("Running training", [
-      f"Num examples = {len(examples)}",
-      f"Num sequences = {len(training.records.example_numbers)}",
-      f"Batch size = {FLAGS.train_batch_size}",
-      f"Num steps = {training.num_steps}"])
 
 
 def _evaluate(task, classifier, estimator, dev: Mapping[str, Split],

@@ -16,7 +16,6 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-import checkpoint
 import classifier as classifier_lib
 import common_flags
 import estimator as estimator_lib
@@ -114,13 +113,9 @@ def main(_):
   run_config = common_flags.run_config()
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   common_flags.check_max_seq_length(config)
-  wanted = {"train": FLAGS.do_train, "dev": FLAGS.do_eval,
-            "test": FLAGS.do_predict}
-  if not any(wanted.values()):
-    raise ValueError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
-                     "or several of them.")
+  wanted = common_flags.wanted_splits()
   tokenizer = _tokenizer(config)
-  sentences = {name: _read(name) for name in wanted if wanted[name]}
+  sentences = {name: _read(name) for name in wanted}
   tagger = _tagger(sentences)
   for name in sentences:
     _check_tags(name, sentences[name], tagger.labels)
@@ -135,11 +130,8 @@ def main(_):
 
   if FLAGS.do_train:
     tagger.write(FLAGS.output_dir)
-    common_flags.log_lines("Running training", [
-        f"Num sentences = {len(sentences['train'])}",
-        f"Num sequences = {len(splits['train'].places)}",
-        f"Batch size = {FLAGS.train_batch_size}",
-        f"Num steps = {num_train_steps}"])
+    common_flags.log_training(
+        len(sentences["train"]), len(splits["train"].places), num_train_steps)
     estimator.train(
         input_fn_builder(splits["train"], is_training=True),
         max_steps=num_train_steps,
@@ -198,7 +190,6 @@ def _tagger(sentences) -> classifier_lib.Classifier:
   if known and known.problem_type != _TAGGING:
     raise ValueError(f"--output_dir={FLAGS.output_dir} holds a classifier for "
                      f"{known.problem_type}. Choose another one.")
-  newest = checkpoint.latest(FLAGS.output_dir)
   if FLAGS.do_train:
     tags = sorted({tag for sentence in sentences["train"]
                    for tag in sentence.tags})
@@ -217,12 +208,7 @@ def _tagger(sentences) -> classifier_lib.Classifier:
       raise ValueError(f"{FLAGS.output_dir} holds no classifier.json of a "
                        "trained tagger. Train first, or point --output_dir to "
                        "one.")
-  if newest:
-    tagger.check_weights(newest, "--output_dir")
-  elif FLAGS.init_checkpoint and not FLAGS.do_train:
-    tagger.check_weights(FLAGS.init_checkpoint, "--init_checkpoint")
-  elif FLAGS.init_checkpoint:
-    checkpoint.open_checkpoint(FLAGS.init_checkpoint)
+  tagger.check_start(FLAGS.output_dir, FLAGS.init_checkpoint, FLAGS.do_train)
   return tagger
 
 
@@ -250,9 +236,7 @@ def _write_records(name: str, sentences, tokenizer, tagger) -> Split:
   labels = [ids[tag] for sentence in sentences
             for tag in sentence.tags or (tagger.labels[0],) * len(
                 sentence.words)]
-  path = os.path.join(FLAGS.output_dir, {
-      "train": "train", "dev": "eval", "test": "predict"}[name] + ".tf_record")
-  split = Split(sentences, path, [])
+  split = Split(sentences, common_flags.record_file(name), [])
 
   def records():
     for feature in ner.features_of(sentences, tokenizer, FLAGS.max_seq_length,
@@ -264,7 +248,7 @@ def _write_records(name: str, sentences, tokenizer, tagger) -> Split:
                      for place in feature.places],
           label_weights=[float(place >= 0) for place in feature.places])
 
-  input_pipeline.write_records(path, records())
+  input_pipeline.write_records(split.record_file, records())
   return split
 
 

@@ -133,21 +133,20 @@ def main(_):
   if FLAGS.do_predict:
     predict_reader = reader(_read_dataset(FLAGS.predict_file))
   if FLAGS.do_train:
-    train_file, num_records = _write_training_records(
-        reader(_read_dataset(FLAGS.train_file)))
+    train_reader = reader(_read_dataset(FLAGS.train_file))
+    train_file, num_records = _write_training_records(train_reader)
     num_train_steps = common_flags.num_task_steps(num_records)
   estimator = estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(config, num_train_steps), config=run_config,
       train_batch_size=FLAGS.train_batch_size,
       predict_batch_size=FLAGS.predict_batch_size)
   if FLAGS.do_predict:
-    windows = write_windows(predict_reader, "eval.tf_record")
+    windows = write_windows(
+        predict_reader, common_flags.record_file("dev"))
 
   if FLAGS.do_train:
-    common_flags.log_lines("Running training", [
-        f"Num windows = {num_records}",
-        f"Batch size = {FLAGS.train_batch_size}",
-        f"Num steps = {num_train_steps}"])
+    common_flags.log_training(len(train_reader.dataset.questions), num_records,
+                              num_train_steps)
     estimator.train(
         input_fn_builder(train_file, num_records), max_steps=num_train_steps,
         evaluate_fn=lambda: _evaluate(estimator, predict_reader, windows)
@@ -219,9 +218,9 @@ class Windows(NamedTuple):
   lengths: list[int]
 
 
-def write_windows(reader: squad.Reader, name: str) -> Windows:
+def write_windows(reader: squad.Reader, path: str) -> Windows:
   """Writes the windows of all questions."""
-  result = Windows(os.path.join(FLAGS.output_dir, name), [], [])
+  result = Windows(path, [], [])
 
   def records() -> Iterator[bytes]:
     for feature in reader.features():
@@ -235,7 +234,7 @@ def write_windows(reader: squad.Reader, name: str) -> Windows:
 
 def _write_training_records(reader: squad.Reader) -> tuple[str, int]:
   """Writes the windows to train with; returns their file and number."""
-  path = os.path.join(FLAGS.output_dir, "train.tf_record")
+  path = common_flags.record_file("train")
   count = input_pipeline.write_records(path, (
       input_pipeline.create_task_record(
           feature.packed, start_positions=[start], end_positions=[end])
@@ -342,7 +341,8 @@ def _answer_questions(estimator, make_reader) -> None:
   for question in filter(None, map(str.strip, questions)):
     reader = make_reader(squad.Dataset(
         FLAGS.context_file, [text], [squad.Question("0", question, 0)]))
-    windows = write_windows(reader, "question.tf_record")
+    windows = write_windows(
+        reader, os.path.join(FLAGS.output_dir, "question.tf_record"))
     prediction = predict_answers(estimator, reader, windows)["0"]
     print(f"\n{question}")
     for candidate, span in list(zip(prediction.n_best,

@@ -17,7 +17,6 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-import checkpoint
 import classifier as classifier_lib
 import common_flags
 import estimator as estimator_lib
@@ -102,18 +101,17 @@ def main(_):
   run_config = common_flags.run_config()
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   common_flags.check_max_seq_length(config)
-  wanted = {"train": FLAGS.do_train, "dev": FLAGS.do_eval,
-            "test": FLAGS.do_predict}
-  if not any(wanted.values()):
-    raise ValueError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
-                     "or several of them.")
+  wanted = common_flags.wanted_splits()
   tokenizer = common_flags.tokenizer(config)
   examples = {name: swag.read_examples(
       os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value),
-      has_labels=name != "test") for name in wanted if wanted[name]}
+      has_labels=name != "test") for name in wanted}
   num_train_steps = common_flags.num_task_steps(
       len(examples["train"])) if FLAGS.do_train else 0
-  _check_weights()
+  classifier_lib.Classifier(
+      _MULTIPLE_CHOICE, (), FLAGS.do_lower_case, FLAGS.max_seq_length,
+      input_pipeline.TRUNCATE).check_start(
+          FLAGS.output_dir, FLAGS.init_checkpoint, FLAGS.do_train)
   splits = {name: _write_records(name, examples[name], tokenizer)
             for name in examples}
   estimator = estimator_lib.TPUEstimator(
@@ -123,10 +121,9 @@ def main(_):
       config=run_config, train_batch_size=FLAGS.train_batch_size)
 
   if FLAGS.do_train:
-    common_flags.log_lines("Running training", [
-        f"Num examples = {len(examples['train'])}",
-        f"Batch size = {FLAGS.train_batch_size}",
-        f"Num steps = {num_train_steps}"])
+    common_flags.log_training(
+        len(examples["train"]), sum(len(example.choices) for example
+                                    in examples["train"]), num_train_steps)
     estimator.train(
         input_fn_builder(splits["train"], is_training=True),
         max_steps=num_train_steps,
@@ -143,25 +140,10 @@ def main(_):
     _predict(estimator, splits["test"])
 
 
-def _check_weights() -> None:
-  """Raises a ValueError if there are no weights, or not of such a model."""
-  newest = checkpoint.latest(FLAGS.output_dir)
-  model = classifier_lib.Classifier(
-      _MULTIPLE_CHOICE, (), FLAGS.do_lower_case, FLAGS.max_seq_length,
-      input_pipeline.TRUNCATE)
-  if newest:
-    model.check_weights(newest, "--output_dir")
-  elif FLAGS.init_checkpoint and not FLAGS.do_train:
-    model.check_weights(FLAGS.init_checkpoint, "--init_checkpoint")
-  elif FLAGS.init_checkpoint:
-    checkpoint.open_checkpoint(FLAGS.init_checkpoint)
-
-
 def _write_records(name: str, examples, tokenizer) -> Split:
   """Writes the records of a file."""
   cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-  path = os.path.join(FLAGS.output_dir, {
-      "train": "train", "dev": "eval", "test": "predict"}[name] + ".tf_record")
+  path = common_flags.record_file(name)
 
   def records():
     for example in examples:

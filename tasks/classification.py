@@ -119,8 +119,7 @@ class ClassificationTask:
   # --- Reading ---------------------------------------------------------------
 
   def existing_splits(self, data_dir: str, kind: str) -> list[str]:
-    """Returns `kind` (`dev` or `test`), and its further files that are there.
-    """
+    """Returns a kind of split, and its further files that are there."""
     return [kind] + [
         split for split in self.splits if split.startswith(f"{kind}_")
         and any(tf.io.gfile.exists(os.path.join(data_dir, columns.file))
@@ -358,7 +357,8 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
     raise ValueError(f"{path}: files of examples end in one of "
                      f"{', '.join(_FORMATS)}, which tells how to read them.")
   if ending == ".jsonl":
-    yield from _read_json_lines(path)
+    for number, fields in input_pipeline.read_json_lines(path):
+      yield number, _Row(fields, {})
     return
   rows = _read_csv(path) if ending == ".csv" else (
       (number, line.split("\t")) for number, line in
@@ -391,20 +391,6 @@ def _read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
     raise ValueError(f"{path}, line {number}: {error}. Fields that hold commas,"
                      ' quotation marks or line feeds stand in "...", with "" '
                      "for a quotation mark.") from error
-
-
-def _read_json_lines(path: str) -> Iterator[tuple[int, _Row]]:
-  for number, line in enumerate(input_pipeline.read_lines(path), 1):
-    if not line.strip():
-      continue
-    try:
-      fields = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}, line {number}: not JSON: {error}.") from error
-    if not isinstance(fields, dict):
-      raise ValueError(f"{path}, line {number}: not a JSON object, but "
-                       f"{line[:_TEXT_SHOWN]}.")
-    yield number, _Row(fields, {})
 
 
 # --- One's own data ----------------------------------------------------------

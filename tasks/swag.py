@@ -51,7 +51,7 @@ def read_examples(path: str, has_labels: bool = True) -> list[Example]:
   """
   if not tf.io.gfile.exists(path):
     raise ValueError(f"{path} does not exist.")
-  readers = {".csv": _read_csv, ".jsonl": _read_json_lines}
+  readers = {".csv": _read_csv, ".jsonl": input_pipeline.read_json_lines}
   ending = os.path.splitext(path)[1]
   if ending not in readers:
     raise ValueError(f"{path}: files of choices end in {' or '.join(readers)}, "
@@ -117,16 +117,3 @@ def _read_csv(path: str) -> Iterator[tuple[int, dict]]:
         "context": row[_CONTEXT], "label": row.get(_LABEL),
         "choices": [ending and f"{beginning} {ending}".strip()
                     for ending in map(row.get, _ENDINGS)]}
-
-
-def _read_json_lines(path: str) -> Iterator[tuple[int, dict]]:
-  for number, line in enumerate(input_pipeline.read_lines(path), 1):
-    if not line.strip():
-      continue
-    try:
-      fields = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}, line {number}: not JSON: {error}.") from error
-    if not isinstance(fields, dict):
-      raise ValueError(f"{path}, line {number}: not a JSON object.")
-    yield number, fields

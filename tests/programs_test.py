@@ -686,7 +686,7 @@ def test_several_labels_for_a_text(classify):
     (classify.data_dir / f"{split}.tsv").write_text(
         "text\tlabel\n" + "".join(rows * 4) + "the hill\t\n" * 4)
   run = classify(do_train=True, do_eval=True, do_predict=True,
-                 problem_type="multi_label", num_train_epochs=40)
+                 problem_type="multi_label", num_train_epochs=120)
   assert read_results(run)["eval_exact_match"] == 1.0
   predictions = read_table(run / "test_predictions.tsv")
   assert predictions[0] == ["id", "prediction", "blue", "cat", "dog", "red"]
@@ -866,8 +866,8 @@ def test_a_student_learns_what_the_teacher_says(classify, config_file,
   small = pathlib.Path(config_file).with_name("small.json")
   small.write_text(conftest.tiny_config(num_hidden_layers=1).to_json_string())
   student_flags = dict(
-      do_train=True, do_predict=True, bert_config_file=small, learning_rate=0.003,
-      init_checkpoint="", num_train_epochs=30, teacher_model_dir=teacher,
+      do_train=True, do_predict=True, bert_config_file=small,
+      init_checkpoint="", num_train_epochs=60, teacher_model_dir=teacher,
       transfer_file="more.tsv")
   student = classify("student", **student_flags)
   assert ([row[:2] for row in read_table(student / "test_predictions.tsv")]
@@ -1018,7 +1018,7 @@ def answer(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
         bert_config_file=config_file, vocab_file=vocab_file,
         init_checkpoint=init_checkpoint, output_dir=tmp_path / output,
         max_seq_length=24, max_query_length=8, doc_stride=4,
-        train_batch_size=6, num_train_epochs=60, learning_rate=0.002), **flags})
+        train_batch_size=6, num_train_epochs=100, learning_rate=0.001), **flags})
     return tmp_path / output
   run.write = write
   return run
@@ -1069,7 +1069,7 @@ def test_questions_without_answer(answer):
   file = answer.write("v2.json", version_2=True)
   run = answer(do_train=True, do_predict=True, train_file=file,
                predict_file=file, version_2_with_negative=True,
-               num_train_epochs=150)
+               num_train_epochs=200)
   results = read_results(run)
   assert results["NoAns_exact"] == 100 and results["best_f1"] > 90
   assert results["best_f1"] >= results["f1"] and "best_f1_thresh" in results
@@ -1121,7 +1121,7 @@ def tag(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
         data_dir=data_dir, bert_config_file=config_file, vocab_file=vocab_file,
         init_checkpoint=init_checkpoint, output_dir=tmp_path / output,
         do_lower_case=True, max_seq_length=16, train_batch_size=4,
-        num_train_epochs=25, learning_rate=0.002), **flags})
+        num_train_epochs=40, learning_rate=0.001), **flags})
     return tmp_path / output
   run.data_dir = data_dir
   return run
