@@ -2,20 +2,22 @@
 
 A checkpoint is what BERT's always were: a name-based TensorFlow file in which
 every tensor stands under the name of its variable. Training checkpoints hold
-`<name>/adam_m`, `<name>/adam_v` and `global_step` as well. Files in the
-safetensors format with the names of PyTorch transformers are read as if they
-held the released names.
+`<name>/adam_m`, `<name>/adam_v` and `global_step` as well. Files of PyTorch
+transformers, in the safetensors format or PyTorch's own, are read as if they held
+the released names, and the former are written, too.
 """
 
 from concurrent import futures
 import json
 import os
 import re
-from typing import Mapping, Optional, Sequence
+from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
+
+import pytorch_checkpoint
 
 # What a training checkpoint holds beside weights.
 _TRAINING_ONLY = re.compile(r"(^|/)(adam_m|adam_v|global_step)$")
@@ -46,7 +48,7 @@ class _TensorFlowReader:
 
 
 # PyTorch transformers' names, after dots became slashes, to released names.
-_RENAMES = (
+_RENAMES_IN = (
     (r"^(embeddings|encoder|pooler)/", r"bert/\1/"),
     (r"/layer/(\d+)/", r"/layer_\1/"),
     (r"_embeddings/weight$", "_embeddings"),
@@ -61,37 +63,66 @@ _RENAMES = (
     (r"^qa_outputs/bias$", "cls/squad/output_bias"),
     (r"/weight$", "/kernel"),
 )
+# And back. What `output_weights` is called depends on nothing but the name: all
+# of their heads with one layer have a `classifier`.
+_RENAMES_OUT = (
+    (r"^cls/predictions/output_bias$", "cls/predictions/bias"),
+    (r"^cls/seq_relationship/output_", "cls/seq_relationship/"),
+    (r"^cls/squad/output_", "qa_outputs/"),
+    (r"^output_", "classifier/"),
+    (r"(classifier|qa_outputs|seq_relationship)/weights$", r"\1/weight"),
+    (r"/layer_(\d+)/", r"/layer/\1/"),
+    (r"_embeddings$", "_embeddings/weight"),
+    (r"/(gamma|kernel)$", "/weight"),
+    (r"/beta$", "/bias"),
+)
 # Copies of other tensors, and constants.
 _REDUNDANT = re.compile(
     r"^cls\.predictions\.decoder\.|\.?embeddings\.(position|token_type)_ids$")
 
 
-class _SafetensorsReader:
-  """A safetensors file with the names of PyTorch transformers."""
+class _TransformersReader:
+  """A file with the names of PyTorch transformers."""
 
-  def __init__(self, path: str):
-    try:
-      import safetensors  # pylint: disable=g-import-not-at-top
-      self._file = safetensors.safe_open(path, framework="numpy")
-    except Exception as error:
-      raise ValueError(f"{path} cannot be read as safetensors: {error}. Is "
-                       "the file whole?") from error
+  def __init__(self, names: Sequence[str],
+               shape_of: Callable[[str], Sequence[int]],
+               tensor_of: Callable[[str], np.ndarray]):
     self._names = {}
+    self._tensor_of = tensor_of
     self.shapes = {}
-    for theirs in self._file.keys():
+    for theirs in names:
       if _REDUNDANT.search(theirs):
         continue
-      name = theirs.replace(".", "/")
-      for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-      shape = tuple(self._file.get_slice(theirs).get_shape())
+      name = _renamed(theirs.replace(".", "/"), _RENAMES_IN)
+      shape = tuple(shape_of(theirs))
       self._names[name] = theirs
       # Their dense layers multiply from the other side.
       self.shapes[name] = shape[::-1] if name.endswith("/kernel") else shape
 
+  @classmethod
+  def open(cls, path: str) -> "_TransformersReader":
+    if path.endswith(".bin"):
+      tensors = pytorch_checkpoint.read(path)
+      return cls(list(tensors), lambda name: tensors[name].shape,
+                 tensors.__getitem__)
+    try:
+      import safetensors  # pylint: disable=g-import-not-at-top
+      file = safetensors.safe_open(path, framework="numpy")
+    except Exception as error:
+      raise ValueError(f"{path} cannot be read as safetensors: {error}. Is "
+                       "the file whole?") from error
+    return cls(list(file.keys()), lambda name: file.get_slice(name).get_shape(),
+               file.get_tensor)
+
   def get_tensor(self, name: str) -> np.ndarray:
-    tensor = self._file.get_tensor(self._names[name])
+    tensor = self._tensor_of(self._names[name])
     return tensor.T if name.endswith("/kernel") else tensor
+
+
+def _renamed(name: str, renames) -> str:
+  for pattern, replacement in renames:
+    name = re.sub(pattern, replacement, name)
+  return name
 
 
 def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
@@ -99,7 +130,8 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
 
   Args:
     path: the prefix of a TensorFlow checkpoint (`.../bert_model.ckpt`), a
-      folder whose newest checkpoint is meant, or a `.safetensors` file.
+      folder whose newest checkpoint is meant, or a file of PyTorch
+      transformers (`.safetensors`, `pytorch_model.bin`).
     flag: what the user gave the path with, for error messages.
 
   Returns:
@@ -109,10 +141,10 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
     ValueError: there is no checkpoint, or it cannot be read.
   """
   path = path.removesuffix(".index")
-  if path.endswith(".safetensors"):
+  if path.endswith((".safetensors", ".bin")):
     if not os.path.exists(path):
       raise ValueError(f"{flag}={path} does not exist.")
-    return _SafetensorsReader(path)
+    return _TransformersReader.open(path)
   prefix = path
   if tf.io.gfile.isdir(path):
     prefix = tf.train.latest_checkpoint(path)
@@ -129,6 +161,11 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
   except (tf.errors.OpError, RuntimeError, ValueError) as error:
     raise ValueError(f"{flag}={path} cannot be read: {error}. Are its files "
                      "whole?") from error
+
+
+def without_training_state(names: Iterable[str]) -> list[str]:
+  """Returns the names of weights, sorted, without those of an optimizer."""
+  return sorted(name for name in names if not _TRAINING_ONLY.search(name))
 
 
 def restore(variables: Mapping[str, tf.Variable], path: str,
@@ -159,11 +196,11 @@ def restore(variables: Mapping[str, tf.Variable], path: str,
   if new:
     logging.info("  not in the checkpoint, newly initialized: %s",
                  ", ".join(sorted(new)))
-  unused = [name for name in reader.shapes
-            if name not in variables and not _TRAINING_ONLY.search(name)]
+  unused = [name for name in without_training_state(reader.shapes)
+            if name not in variables]
   if unused:
     logging.info("  in the checkpoint, not in the model: %s",
-                 ", ".join(sorted(unused)))
+                 ", ".join(unused))
 
 
 def restore_all(variables: Mapping[str, tf.Variable], path: str,
@@ -391,6 +428,42 @@ def latest(model_dir: str) -> Optional[str]:
 # form, the released checkpoints' the approximation.
 _ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu",
                 "gelu_pytorch_tanh": "gelu"}
+_ACTIVATIONS_OUT = {"gelu_erf": "gelu", "gelu": "gelu_new"}
+
+
+def write_transformers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes a safetensors file that PyTorch transformers loads.
+
+  A model without heads gets the names of a bare encoder, `embeddings...`, any
+  other the prefix `bert.`.
+
+  Args:
+    path: of the file, on this machine.
+    tensors: released name -> array.
+  """
+  from safetensors import numpy as safetensors  # pylint: disable=g-import-not-at-top
+  is_bare = all(name.startswith(_ENCODER_PREFIX) for name in tensors)
+  renamed = {}
+  for name, tensor in tensors.items():
+    theirs = _renamed(name.removeprefix(_ENCODER_PREFIX) if is_bare else name,
+                      _RENAMES_OUT)
+    renamed[theirs.replace("/", ".")] = np.ascontiguousarray(
+        tensor.T if name.endswith("/kernel") else tensor)
+  if "cls/predictions/output_bias" in tensors:
+    # The same tensors under the names of the layer that they are.
+    renamed["cls.predictions.decoder.weight"] = renamed[
+        "bert.embeddings.word_embeddings.weight"].copy()
+    renamed["cls.predictions.decoder.bias"] = renamed[
+        "cls.predictions.bias"].copy()
+  # Their loader asks for this.
+  safetensors.save_file(renamed, path, metadata={"format": "pt"})
+
+
+def to_transformers_config(config: Mapping[str, object]) -> dict:
+  """Returns the fields of a `bert_config.json` as transformers names them."""
+  return {**config, "model_type": "bert", "layer_norm_eps": 1e-12,
+          "hidden_act": _ACTIVATIONS_OUT.get(config["hidden_act"],
+                                             config["hidden_act"])}
 
 
 def read_transformers_config(json_file: str) -> dict:

@@ -1,12 +1,14 @@
-"""Turns a model of PyTorch transformers into a released-style folder.
+"""Turns a model of PyTorch transformers into a released-style folder, and back.
 
     python convert_checkpoint.py --input_dir=all-MiniLM-L6-v2 \\
         --output_dir=models/minilm
 
-The input folder holds model.safetensors, config.json and vocab.txt; the output
-folder gets bert_model.ckpt, bert_config.json and vocab.txt.
+From config.json, vocab.txt and model.safetensors (or pytorch_model.bin) the output
+folder gets bert_config.json, vocab.txt and bert_model.ckpt; from these, the
+former. Heads come along. What there is tells the direction.
 """
 
+import json
 import os
 
 from absl import flags
@@ -14,6 +16,7 @@ from absl import logging
 import tensorflow as tf
 
 import checkpoint
+import classifier as classifier_lib
 import common_flags
 import input_pipeline
 import modeling
@@ -21,38 +24,109 @@ import tokenization
 
 FLAGS = flags.FLAGS
 
+_THEIR_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# Their classes of models that we have, by what our `classifier.json` says.
+_ARCHITECTURES = {"tagging": "BertForTokenClassification",
+                  "multiple_choice": "BertForMultipleChoice"}
+_PROBLEM_TYPES = {"single_label": "single_label_classification",
+                  "multi_label": "multi_label_classification",
+                  "regression": "regression"}
+
 
 def define_flags() -> None:
   """Defines the flags of this program."""
-  flags.DEFINE_string("input_dir", None, "Folder with model.safetensors, "
-                      "config.json and vocab.txt.", required=True)
+  flags.DEFINE_string("input_dir", None, "Folder of the model.", required=True)
   flags.DEFINE_string("output_dir", None, "Folder to write the model to.",
                       required=True)
+  flags.DEFINE_string("checkpoint", "bert_model.ckpt", "Name of the checkpoint "
+                      "in a released-style --input_dir.")
 
 
-def main(_):
-  source = {name: os.path.join(FLAGS.input_dir, name)
-            for name in ("model.safetensors", "config.json", "vocab.txt")}
-  for path in source.values():
-    if not tf.io.gfile.exists(path):
-      raise ValueError(f"{path} does not exist. --input_dir must be a folder "
-                       "with model.safetensors, config.json and vocab.txt.")
+def _path(name: str) -> str:
+  """Returns the path of a file of the input, which has to be there."""
+  path = os.path.join(FLAGS.input_dir, name)
+  if not tf.io.gfile.exists(path):
+    raise ValueError(
+        f"{path} does not exist. --input_dir holds either config.json, vocab.txt"
+        f" and {' or '.join(_THEIR_WEIGHTS)}, or bert_config.json, vocab.txt and"
+        f" {FLAGS.checkpoint}.index.")
+  return path
+
+
+def _copy_vocabulary() -> None:
+  path = _path("vocab.txt")
+  tokenization.load_vocab(path)  # checks it
+  with tf.io.gfile.GFile(path) as reader:
+    input_pipeline.write_text(
+        os.path.join(FLAGS.output_dir, "vocab.txt"), reader.read())
+
+
+def from_transformers(weights_name: str) -> modeling.BertConfig:
+  """Writes a released-style folder; returns the config."""
   config = modeling.BertConfig.from_dict(
-      checkpoint.read_transformers_config(source["config.json"]))
-  tokenization.load_vocab(source["vocab.txt"])
-  encoder = checkpoint.variables_by_name(modeling.BertModel(config))
+      checkpoint.read_transformers_config(_path("config.json")))
+  source = _path(weights_name)
   # Restoring into the encoder checks names and shapes against the config.
-  checkpoint.restore(encoder, source["model.safetensors"], "--input_dir")
-  reader = checkpoint.open_checkpoint(source["model.safetensors"])
+  checkpoint.restore(checkpoint.variables_by_name(modeling.BertModel(config)),
+                     source, "--input_dir")
+  reader = checkpoint.open_checkpoint(source)
+  _copy_vocabulary()
   checkpoint.write(
       os.path.join(FLAGS.output_dir, "bert_model.ckpt"),
       {name: reader.get_tensor(name) for name in reader.shapes})
   input_pipeline.write_text(
       os.path.join(FLAGS.output_dir, "bert_config.json"),
       config.to_json_string())
-  with tf.io.gfile.GFile(source["vocab.txt"]) as reader:
-    input_pipeline.write_text(
-        os.path.join(FLAGS.output_dir, "vocab.txt"), reader.read())
+  return config
+
+
+def to_transformers() -> modeling.BertConfig:
+  """Writes a folder that PyTorch transformers loads; returns the config."""
+  config = modeling.BertConfig.from_json_file(_path("bert_config.json"))
+  _path(FLAGS.checkpoint + ".index")
+  prefix = os.path.join(FLAGS.input_dir, FLAGS.checkpoint)
+  checkpoint.restore(checkpoint.variables_by_name(modeling.BertModel(config)),
+                     prefix, "--input_dir")
+  reader = checkpoint.open_checkpoint(prefix, "--input_dir")
+  names = checkpoint.without_training_state(reader.shapes)
+  _copy_vocabulary()
+  with input_pipeline.whole_file(
+      os.path.join(FLAGS.output_dir, "model.safetensors")) as temporary:
+    checkpoint.write_transformers(
+        temporary, {name: reader.get_tensor(name) for name in names})
+  input_pipeline.write_text(
+      os.path.join(FLAGS.output_dir, "config.json"),
+      json.dumps({**checkpoint.to_transformers_config(config.to_dict()),
+                  **_head(names)}, indent=2, sort_keys=True) + "\n")
+  return config
+
+
+def _head(names) -> dict[str, object]:
+  """Returns what a config of theirs says of the head."""
+  classifier = classifier_lib.Classifier.read(FLAGS.input_dir)
+  if "cls/squad/output_weights" in names:
+    return {"architectures": ["BertForQuestionAnswering"]}
+  if "cls/predictions/output_bias" in names:
+    return {"architectures": [
+        "BertForPreTraining" if "cls/seq_relationship/output_bias" in names
+        else "BertForMaskedLM"]}
+  if "output_weights" not in names:
+    return {"architectures": ["BertModel"]}
+  if not classifier:
+    return {"architectures": ["BertForSequenceClassification"]}
+  head = {"architectures": [_ARCHITECTURES.get(
+      classifier.problem_type, "BertForSequenceClassification")]}
+  if classifier.problem_type in _PROBLEM_TYPES:
+    head["problem_type"] = _PROBLEM_TYPES[classifier.problem_type]
+  labels = classifier.labels or ("LABEL_0",)
+  return {**head, "id2label": dict(enumerate(labels)),
+          "label2id": {label: i for i, label in enumerate(labels)}}
+
+
+def main(_):
+  found = [name for name in _THEIR_WEIGHTS if tf.io.gfile.exists(
+      os.path.join(FLAGS.input_dir, name))]
+  config = from_transformers(found[0]) if found else to_transformers()
   logging.info("%s holds the model, with hidden_act=%s.", FLAGS.output_dir,
                config.hidden_act)
 

@@ -108,10 +108,11 @@ def main(_):
       has_labels=name != "test") for name in wanted}
   num_train_steps = common_flags.num_task_steps(
       len(examples["train"])) if FLAGS.do_train else 0
-  classifier_lib.Classifier(
+  classifier = classifier_lib.Classifier(
       _MULTIPLE_CHOICE, (), FLAGS.do_lower_case, FLAGS.max_seq_length,
-      input_pipeline.TRUNCATE).check_start(
-          FLAGS.output_dir, FLAGS.init_checkpoint, FLAGS.do_train)
+      input_pipeline.TRUNCATE)
+  classifier.check_start(FLAGS.output_dir, FLAGS.init_checkpoint,
+                         FLAGS.do_train)
   splits = {name: _write_records(name, examples[name], tokenizer)
             for name in examples}
   estimator = estimator_lib.TPUEstimator(
@@ -130,6 +131,7 @@ def main(_):
         evaluate_fn=lambda: _evaluate(estimator, splits["dev"])
         if FLAGS.do_eval else None)
     common_flags.export_model(estimator, config)
+    classifier.write(os.path.join(FLAGS.output_dir, "export"))
 
   if FLAGS.do_eval:
     common_flags.write_results(

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 import checkpoint
 import checkpoint_test
+import classifier as classifier_lib
 import convert_checkpoint
 import corpus
 import create_pretraining_data
@@ -1295,6 +1296,11 @@ def test_features_of_the_reference(golden_dir, run_program, tmp_path):
         np.testing.assert_allclose(layer["values"], golden["values"], atol=1e-4)
 
 
+def read_all(path):
+  reader = checkpoint.open_checkpoint(str(path))
+  return {name: reader.get_tensor(name) for name in reader.shapes}
+
+
 def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
   config = conftest.tiny_config(hidden_act="gelu_erf")
   variables = checkpoint.variables_by_name(modeling.BertModel(config, seed=3))
@@ -1308,13 +1314,69 @@ def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
   run_program(convert_checkpoint, input_dir=source, output_dir=tmp_path / "out")
   assert modeling.BertConfig.from_json_file(
       str(tmp_path / "out" / "bert_config.json")) == config
-  reader = checkpoint.open_checkpoint(str(tmp_path / "out" / "bert_model.ckpt"))
-  assert set(reader.shapes) == set(variables)
+  tensors = read_all(tmp_path / "out" / "bert_model.ckpt")
+  assert set(tensors) == set(variables)
   for name, variable in variables.items():
-    np.testing.assert_array_equal(reader.get_tensor(name), variable)
-  with pytest.raises(ValueError, match="model.safetensors does not exist"):
+    np.testing.assert_array_equal(tensors[name], variable)
+  # And back, to the very file.
+  run_program(convert_checkpoint, input_dir=tmp_path / "out",
+              output_dir=tmp_path / "back")
+  before, after = (safetensors.load_file(str(folder / "model.safetensors"))
+                   for folder in (source, tmp_path / "back"))
+  assert before.keys() == after.keys()
+  for name in before:
+    np.testing.assert_array_equal(before[name], after[name])
+  fields = json.loads((tmp_path / "back" / "config.json").read_text())
+  assert fields["hidden_act"] == "gelu" and fields["model_type"] == "bert"
+  assert fields["architectures"] == ["BertModel"]
+  with pytest.raises(ValueError, match="bert_config.json does not exist.*holds "
+                     "either config.json"):
     run_program(convert_checkpoint, input_dir=tmp_path / "nowhere",
                 output_dir=tmp_path / "out2")
+
+
+@pytest.mark.parametrize("model, settings, architecture, head", [
+    (modeling.BertForPreTraining, None, "BertForPreTraining",
+     {"cls.predictions.bias", "cls.predictions.decoder.weight",
+      "cls.predictions.transform.LayerNorm.weight",
+      "cls.seq_relationship.weight"}),
+    (modeling.BertForQuestionAnswering, None, "BertForQuestionAnswering",
+     {"qa_outputs.weight", "qa_outputs.bias"}),
+    (lambda config: modeling.BertForSequenceClassification(config, 3),
+     ("single_label", ["x", "y", "z"]), "BertForSequenceClassification",
+     {"classifier.weight", "classifier.bias"}),
+    (lambda config: modeling.BertForTokenClassification(config, 3),
+     ("tagging", ["O", "B-x", "I-x"]), "BertForTokenClassification",
+     {"classifier.weight", "classifier.bias"}),
+    (modeling.BertForMultipleChoice, ("multiple_choice", []),
+     "BertForMultipleChoice", {"classifier.weight", "classifier.bias"})])
+def test_conversion_of_heads(run_program, vocab_file, tmp_path, model, settings,
+                             architecture, head):
+  config = conftest.tiny_config()
+  source = tmp_path / "source"
+  variables = checkpoint.variables_by_name(model(config))
+  checkpoint.write(str(source / "bert_model.ckpt"), {
+      **variables, "global_step": np.int64(3),
+      "output_bias/adam_m": np.zeros(3, np.float32)})
+  (source / "bert_config.json").write_text(config.to_json_string())
+  (source / "vocab.txt").write_text(pathlib.Path(vocab_file).read_text())
+  if settings:
+    classifier_lib.Classifier(settings[0], tuple(settings[1]), True, 8,
+                              "truncate").write(str(source))
+  theirs, back = tmp_path / "theirs", tmp_path / "back"
+  run_program(convert_checkpoint, input_dir=source, output_dir=theirs)
+  fields = json.loads((theirs / "config.json").read_text())
+  assert fields["architectures"] == [architecture]
+  assert fields["hidden_act"] == "gelu_new"
+  names = set(safetensors.load_file(str(theirs / "model.safetensors")))
+  assert head <= names
+  assert all(name.startswith(("bert.", "cls.", "classifier.", "qa_outputs."))
+             for name in names)
+  run_program(convert_checkpoint, input_dir=theirs, output_dir=back)
+  tensors = read_all(back / "bert_model.ckpt")
+  assert set(tensors) == set(variables)
+  for name, variable in variables.items():
+    np.testing.assert_array_equal(tensors[name], variable)
 
 
 # --- Pictures ----------------------------------------------------------------
