@@ -3,8 +3,8 @@
 A checkpoint is what BERT's always were: a name-based TensorFlow file in which
 every tensor stands under the name of its variable. Training checkpoints hold
 `<name>/adam_m`, `<name>/adam_v` and `global_step` as well. Files of PyTorch
-transformers, in the safetensors format or PyTorch's own, are read as if they held
-the released names, and the former are written, too.
+transformers, in the safetensors format or PyTorch's own, are read as if they
+held the released names, and the former are written, too.
 """
 
 from concurrent import futures
@@ -441,7 +441,8 @@ def write_transformers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     path: of the file, on this machine.
     tensors: released name -> array.
   """
-  from safetensors import numpy as safetensors  # pylint: disable=g-import-not-at-top
+  # pylint: disable-next=g-import-not-at-top
+  from safetensors import numpy as safetensors
   is_bare = all(name.startswith(_ENCODER_PREFIX) for name in tensors)
   renamed = {}
   for name, tensor in tensors.items():

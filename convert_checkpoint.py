@@ -3,9 +3,9 @@
     python convert_checkpoint.py --input_dir=all-MiniLM-L6-v2 \\
         --output_dir=models/minilm
 
-From config.json, vocab.txt and model.safetensors (or pytorch_model.bin) the output
-folder gets bert_config.json, vocab.txt and bert_model.ckpt; from these, the
-former. Heads come along. What there is tells the direction.
+From config.json, vocab.txt and model.safetensors (or pytorch_model.bin) the
+output folder gets bert_config.json, vocab.txt and bert_model.ckpt; from these,
+the former. Heads come along. What there is tells the direction.
 """
 
 import json
@@ -47,9 +47,9 @@ def _path(name: str) -> str:
   path = os.path.join(FLAGS.input_dir, name)
   if not tf.io.gfile.exists(path):
     raise ValueError(
-        f"{path} does not exist. --input_dir holds either config.json, vocab.txt"
-        f" and {' or '.join(_THEIR_WEIGHTS)}, or bert_config.json, vocab.txt and"
-        f" {FLAGS.checkpoint}.index.")
+        f"{path} does not exist. --input_dir holds either config.json, "
+        f"vocab.txt and {' or '.join(_THEIR_WEIGHTS)}, or bert_config.json, "
+        f"vocab.txt and {FLAGS.checkpoint}.index.")
   return path
 
 

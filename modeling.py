@@ -791,7 +791,8 @@ class BertForPreTraining(tf.Module):
     """
     starts = sequence_starts
     if starts is None:
-      starts = tf.zeros_like(masked_lm_positions[:, :1])
+      starts = tf.zeros([tf.shape(masked_lm_positions)[0], 1],
+                        masked_lm_positions.dtype)
     positions = tf.concat(                                        # [B, M+P]
         [tf.cast(starts, masked_lm_positions.dtype), masked_lm_positions],
         axis=1)

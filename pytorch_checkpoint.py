@@ -2,8 +2,8 @@
 
 Such a file is a pickle, which can name any function of any module to be called.
 Here only what tensors are made of is understood, and nothing is called but code
-of this file; whatever else is in the file is refused. Both formats of PyTorch are
-read: the one of today, a zip archive, and the one before version 1.6.
+of this file; whatever else is in the file is refused. Both formats of PyTorch
+are read: the one of today, a zip archive, and the one before version 1.6.
 """
 
 import collections
@@ -116,9 +116,9 @@ def read(path: str) -> dict[str, np.ndarray]:
           AttributeError, IndexError, struct.error,
           zipfile.BadZipFile) as error:
     raise ValueError(
-        f"{path} cannot be read as tensors of PyTorch: {error}. Is it whole, and"
-        " a state dict? Files that hold more than tensors are not opened, for "
-        "they could run anything.") from error
+        f"{path} cannot be read as tensors of PyTorch: {error}. Is it whole, "
+        "and a state dict? Files that hold more than tensors are not opened, "
+        "for they could run anything.") from error
 
 
 def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
