@@ -27,14 +27,30 @@ FLAGS = flags.FLAGS
 EXIT_CODES = {signal.SIGTERM: os.EX_TEMPFAIL, signal.SIGINT: 130}
 
 
+# Where models are put that are called by their name.
+MODELS_DIR = "models"
+# What --model stands for, and the files in its folder.
+_MODEL_FILES = {"bert_config_file": "bert_config.json",
+                "vocab_file": "vocab.txt", "init_checkpoint": "bert_model.ckpt"}
+
+
+def _define_model_name() -> None:
+  if "model" not in FLAGS:
+    flags.DEFINE_string(
+        "model", None, "Folder of a model, or its name if download_model.py "
+        f"put it into {MODELS_DIR}/: in place of --bert_config_file, --vocab_file "
+        "and --init_checkpoint, each of which may still be given.")
+
+
 def define_model_flags() -> None:
-  """Flags that name a model and where its work goes."""
+  """Flags that name a model."""
+  _define_model_name()
   flags.DEFINE_string(
-      "bert_config_file", None, "The bert_config.json of the model.",
-      required=True)
+      "bert_config_file", None, "The bert_config.json of the model.")
   flags.DEFINE_string(
       "init_checkpoint", None, "Weights to start from: the prefix of a "
-      "checkpoint (such as bert_model.ckpt), or a .safetensors file.")
+      "checkpoint (such as bert_model.ckpt), or a file of PyTorch transformers "
+      "(.safetensors, .bin).")
   flags.DEFINE_enum(
       "precision", "float32", ["float32", "bfloat16", "float16"],
       "Type of the activations. Weights are float32 in any case. bfloat16 is "
@@ -63,8 +79,8 @@ def text_parser() -> corpus.Parser:
 
 def define_vocab_flags(do_lower_case: bool = True) -> None:
   """Flags of the tokenizer; `do_lower_case` is the default of the flag."""
-  flags.DEFINE_string("vocab_file", None, "The vocab.txt of the model.",
-                      required=True)
+  _define_model_name()
+  flags.DEFINE_string("vocab_file", None, "The vocab.txt of the model.")
   flags.DEFINE_bool("do_lower_case", do_lower_case, "Whether to lower-case the "
                     "text: True for uncased models, False for cased ones.")
 
@@ -432,6 +448,41 @@ def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
                        "both, or neither.")
 
 
+def resolve_model(*needed: str) -> None:
+  """Sets the flags that --model stands for, where they are not given.
+
+  Args:
+    *needed: flags that have to have a value then.
+
+  Raises:
+    ValueError: there is no such model, or a flag has no value.
+  """
+  if FLAGS.model:
+    folders = [FLAGS.model, os.path.join(MODELS_DIR, FLAGS.model)]
+    found = [folder for folder in folders if tf.io.gfile.isdir(folder)]
+    if not found:
+      raise ValueError(
+          f"--model={FLAGS.model}: there is neither a folder {folders[0]} nor "
+          f"{folders[1]}. Released models are downloaded by download_model.py.")
+    for name, file in _MODEL_FILES.items():
+      if name in FLAGS and FLAGS[name].value is None:
+        setattr(FLAGS, name, os.path.join(found[0], file))
+  for name in needed:
+    if not FLAGS[name].value:
+      raise ValueError(f"Pass --{name}, or --model, the folder with its "
+                       f"{_MODEL_FILES[name]}.")
+
+
+def model_config() -> modeling.BertConfig:
+  """Returns the config of the flags.
+
+  Raises:
+    ValueError: there is none, or it is damaged.
+  """
+  resolve_model("bert_config_file")
+  return modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+
+
 def compute_dtype() -> tf.DType:
   """Returns the type of the activations."""
   return tf.as_dtype(FLAGS.precision)
@@ -444,6 +495,7 @@ def tokenizer(
   Raises:
     ValueError: the vocabulary does not fit the config or the casing.
   """
+  resolve_model("vocab_file")
   result = tokenization.FullTokenizer(FLAGS.vocab_file, FLAGS.do_lower_case)
   tokenization.validate_case_matches_vocab(
       FLAGS.do_lower_case, result.vocab, FLAGS.vocab_file)

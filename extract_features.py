@@ -106,14 +106,13 @@ def to_json(line_index, prediction, layers, inv_vocab) -> str:
 
 
 def main(_):
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
   layers = _layers(config)
   tokenizer = common_flags.tokenizer(config)
   input_files = input_pipeline.expand_patterns(
       FLAGS.input_file, "--input_file")
-  if not FLAGS.init_checkpoint:
-    raise ValueError("--init_checkpoint is needed: it names the weights.")
+  common_flags.resolve_model("init_checkpoint")
   estimator = estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(config, layers),
       config=estimator_lib.RunConfig(

@@ -152,10 +152,9 @@ def _texts() -> Iterator[str]:
 
 
 def main(_):
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
-  if not FLAGS.init_checkpoint:
-    raise ValueError("--init_checkpoint is needed: it names the weights.")
+  common_flags.resolve_model("init_checkpoint")
   common_flags.tokenizer(config)  # checks the vocabulary
   tokenizer = tokenization.FullTokenizer(
       FLAGS.vocab_file, FLAGS.do_lower_case, never_split=[_MASK])

@@ -207,7 +207,7 @@ class Training(NamedTuple):
 
 def main(_):
   run_config = common_flags.run_config()
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  config = common_flags.model_config()
   _check_flags(config)
   tokenizer = common_flags.tokenizer(config)
   task = task_of_flags()

@@ -428,9 +428,8 @@ def _tasks() -> list[classification.ClassificationTask]:
 
 
 def main(_):
-  if not FLAGS.init_checkpoint:
-    raise ValueError("--init_checkpoint is needed: it names the weights that "
-                     "are fine-tuned.")
+  common_flags.resolve_model("bert_config_file", "vocab_file",
+                             "init_checkpoint")
   # A run is given the time to save what it has.
   signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(
       common_flags.EXIT_CODES[number]))

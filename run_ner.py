@@ -111,7 +111,7 @@ def input_fn_builder(split: Split, is_training: bool, batch_size=None):
 
 def main(_):
   run_config = common_flags.run_config()
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
   wanted = common_flags.wanted_splits()
   tokenizer = _tokenizer(config)

@@ -124,7 +124,7 @@ def input_fn_builder(input_files, record_format, vocab_size, is_training,
 
 def main(_):
   run_config = common_flags.run_config()
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
   if not (FLAGS.do_train or FLAGS.do_eval):
     raise ValueError("Nothing to do: pass --do_train, --do_eval, or both.")

@@ -120,7 +120,7 @@ def input_fn_builder(record_file, num_training_records=0):
 
 def main(_):
   run_config = common_flags.run_config("do_predict")
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  config = common_flags.model_config()
   _check_flags(config)
   tokenizer = common_flags.tokenizer(config)
 

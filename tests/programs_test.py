@@ -850,6 +850,29 @@ def test_classifier_refuses_labels_that_do_not_fit_the_weights(
     classify(do_predict=True)
 
 
+def test_a_model_is_named_by_its_folder(
+    run_program, classify, config_file, vocab_file, init_checkpoint, tmp_path,
+    monkeypatch):
+  # Under the names that such files have, in the folder of the fixtures.
+  expected = classify(do_train=True, do_predict=True, num_train_epochs=1)
+  def run(model, output, **flags):
+    run_program(run_classifier, model=model, task_name="custom",
+                data_dir=classify.data_dir, output_dir=tmp_path / output,
+                max_seq_length=16, train_batch_size=4, num_train_epochs=1,
+                learning_rate=0.001, do_train=True, do_predict=True, **flags)
+    return (tmp_path / output / "test_results.tsv").read_bytes()
+  assert run(tmp_path, "a") == (expected / "test_results.tsv").read_bytes()
+  # By its name, and with other weights.
+  (tmp_path / "models").mkdir()
+  (tmp_path / "models" / "tiny").symlink_to(tmp_path)
+  monkeypatch.chdir(tmp_path)
+  assert run("tiny", "b", init_checkpoint="") != (
+      expected / "test_results.tsv").read_bytes()
+  with pytest.raises(ValueError, match="neither a folder huge nor models/huge. "
+                     "Released models are downloaded by download_model.py"):
+    run("huge", "c")
+
+
 # --- Distillation ------------------------------------------------------------
 
 
@@ -987,7 +1010,7 @@ def test_glue_with_real_runs(glue_runs, tmp_path):
     (dict(tasks="rte,sst"), "there is no 'sst'"),
     (dict(tasks="sst-2"), "glue has no folder SST-2"),
     (dict(batch_sizes="8,x"), "--batch_sizes=8,x is not a list of numbers"),
-    (dict(init_checkpoint=""), "--init_checkpoint is needed")])
+    (dict(init_checkpoint=""), "Pass --init_checkpoint, or --model")])
 def test_glue_refuses(glue_runs, tmp_path, flags, message):
   with pytest.raises(ValueError, match=message):
     glue_runs(**flags)
@@ -1429,7 +1452,7 @@ def test_masks_are_filled_and_texts_scored(
     (dict(text="the cat"), "'the cat' has no .MASK."),
     (dict(text="", score=True), "'' has no tokens"),
     (dict(text="[MASK] " * 20), "has 22 tokens, more than --max_seq_length=16"),
-    (dict(text="[MASK]", init_checkpoint=""), "--init_checkpoint is needed")])
+    (dict(text="[MASK]", init_checkpoint=""), "Pass --init_checkpoint, or --model")])
 def test_masks_refused(masked, flags, message):
   with pytest.raises(ValueError, match=message):
     masked(**flags)
