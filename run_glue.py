@@ -7,7 +7,8 @@
 For each task: a run of `run_classifier.py` with every batch size and learning
 rate of the grid (that of Turc et al., 2019), and with the best of them one for
 each further seed. The best is the one of the highest score on dev. Run the same
-command again after an interruption, or with further tasks, and it goes on.
+command again after an interruption, and it goes on; with other --tasks, more
+columns of the table are filled.
 """
 
 import json
@@ -206,8 +207,10 @@ def do_task(task, grid: Sequence[tuple[int, float]],
     seeds: the first for the grid, all for the best of it.
 
   Returns:
-    `grid`, the results of the first seed; `seeds`, those of the best setting;
-    `best`, the best of all.
+    What is written to `task.json`: `grid`, the score of each setting with the
+    first seed; `seeds`, all scores of the best setting, and its `batch_size`
+    and `learning_rate`; the `folder` and the `best_seed` of the best run; and
+    `seconds`, of all runs.
   """
   best: Optional[Result] = None
 
@@ -231,12 +234,22 @@ def do_task(task, grid: Sequence[tuple[int, float]],
   chosen = max(of_grid, key=lambda result: result.score)
   more = list(results_of([chosen.run._replace(seed=seed)
                           for seed in seeds[1:]]))
-  return {"grid": of_grid, "seeds": [chosen, *more], "best": best}
+  return {
+      "batch_size": chosen.run.batch_size,
+      "learning_rate": chosen.run.learning_rate,
+      "grid": [{"batch_size": result.run.batch_size,
+                "learning_rate": result.run.learning_rate,
+                "score": result.score} for result in of_grid],
+      "seeds": [{"seed": result.run.seed, "scores": result.scores}
+                for result in (chosen, *more)],
+      "best_seed": best.run.seed,
+      "folder": best.run.folder,
+      "seconds": sum(result.seconds for result in of_grid + more)}
 
 
-def _predict(result: Result) -> None:
+def _predict(task, folder: str) -> None:
   """Predicts the test files of a task with the weights of its best run."""
-  task, export_dir = result.run.task, os.path.join(result.run.folder, "export")
+  export_dir = os.path.join(folder, "export")
   data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
   output_dir = os.path.join(FLAGS.output_dir, FOLDERS[task.name], "best")
   if not any(tf.io.gfile.exists(os.path.join(data_dir, columns.file))
@@ -246,7 +259,7 @@ def _predict(result: Result) -> None:
   done_file = os.path.join(output_dir, "predicted.json")
   if tf.io.gfile.exists(done_file):
     with tf.io.gfile.GFile(done_file) as reader:
-      if json.loads(reader.read()) == result.run.folder:
+      if json.loads(reader.read()) == folder:
         return
   tf.io.gfile.makedirs(output_dir)
   _run_classifier(
@@ -258,7 +271,7 @@ def _predict(result: Result) -> None:
                           os.path.basename(path))
     tf.io.gfile.makedirs(os.path.dirname(target))
     tf.io.gfile.copy(path, target, overwrite=True)
-  input_pipeline.write_text(done_file, json.dumps(result.run.folder) + "\n")
+  input_pipeline.write_text(done_file, json.dumps(folder) + "\n")
 
 
 # --- The table ---------------------------------------------------------------
@@ -284,11 +297,11 @@ def summarize(results: dict[str, dict]) -> dict[str, object]:
   """Returns the contents of `results.json`.
 
   Args:
-    results: task name -> what `do_task` returned.
+    results: task name -> its `task.json`.
   """
   columns = {}
   for heading, task, entries in _COLUMNS:
-    of_seeds = [result.scores for result in results[task]["seeds"]
+    of_seeds = [run["scores"] for run in results[task]["seeds"]
                 ] if task in results else []
     if of_seeds and entries[0] in of_seeds[0]:
       columns[heading] = {
@@ -309,18 +322,7 @@ def summarize(results: dict[str, dict]) -> dict[str, object]:
       "score": statistics.mean(map(statistics.mean, of_tasks.values())),
       "num_tasks": len(of_tasks),
       "columns": columns,
-      "tasks": {task: {
-          "batch_size": result["best"].run.batch_size,
-          "learning_rate": result["best"].run.learning_rate,
-          "best_seed": result["best"].run.seed,
-          "seeds": [r.run.seed for r in result["seeds"]],
-          "seconds": sum(r.seconds for r in {
-              r.run.folder: r for r in result["grid"] + result["seeds"]
-          }.values()),
-          "grid": [{"batch_size": r.run.batch_size,
-                    "learning_rate": r.run.learning_rate, "score": r.score}
-                   for r in result["grid"]]}
-                for task, result in results.items()}}
+      "tasks": results}
 
 
 def to_markdown(summary, model_name: str) -> str:
@@ -345,7 +347,8 @@ def to_markdown(summary, model_name: str) -> str:
   for task, facts in summary["tasks"].items():
     lines.append("| " + " | ".join(map(str, (
         FOLDERS[task], facts["batch_size"], f"{facts['learning_rate']:g}",
-        ", ".join(map(str, facts["seeds"])), facts["best_seed"],
+        ", ".join(str(run["seed"]) for run in facts["seeds"]),
+        facts["best_seed"],
         ", ".join(f"{point['batch_size']} x {point['learning_rate']:g}: "
                   f"{100 * point['score']:.1f}" for point in facts["grid"]),
         f"{facts['seconds']:.0f}"))) + " |")
@@ -367,21 +370,28 @@ def draw(summary, path: str) -> None:
       axis.bar(x, 100 * score["mean"], 0.9 * width, color=f"C{i}",
                yerr=100 * (score["deviation"] or 0.0), capsize=3)
       axis.annotate(f"{100 * score['mean']:.1f}", (x, 1), ha="center",
-                    fontsize=7, color="white")
+                    fontsize=7, color="white", rotation=90, va="bottom")
     task = next(task for name, task, _ in _COLUMNS if name == heading)
     grid = summary["tasks"][task]["grid"]
     axis.plot([place] * len(grid), [100 * point["score"] for point in grid],
-              "_", color="black", label="grid" if not place else None)
+              "_", color="black",
+              label=None if place else "settings of the grid")
   axis.set(xticks=range(len(columns)), xticklabels=list(columns),
            ylabel="score on dev, percent")
-  axis.legend(loc="lower right")
+  picture.legend(loc="outside upper right", fontsize=7)
   with input_pipeline.whole_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       picture.savefig(writer, format="png", dpi=120)
 
 
-def write_results(results) -> None:
-  """Writes `results.json`, `results.md` and `results.png`."""
+def write_results() -> None:
+  """Writes `results.json`, `results.md` and `results.png` of all tasks."""
+  results = {}
+  for task, folder in FOLDERS.items():
+    path = _task_file(folder)
+    if tf.io.gfile.exists(path):
+      with tf.io.gfile.GFile(path) as reader:
+        results[task] = json.loads(reader.read())
   summary = summarize(results)
   checkpoint_dir = os.path.dirname(os.path.abspath(FLAGS.init_checkpoint))
   table = to_markdown(summary, os.path.basename(checkpoint_dir))
@@ -390,6 +400,10 @@ def write_results(results) -> None:
     input_pipeline.write_text(os.path.join(FLAGS.output_dir, name), text)
   draw(summary, os.path.join(FLAGS.output_dir, "results.png"))
   common_flags.log_lines("Results so far", table.splitlines())
+
+
+def _task_file(folder: str) -> str:
+  return os.path.join(FLAGS.output_dir, folder, "task.json")
 
 
 # --- Flags -------------------------------------------------------------------
@@ -444,12 +458,13 @@ def main(_):
           for rate in _values("learning_rates", float, _QUICK_LEARNING_RATES,
                               _LEARNING_RATES)]
   seeds = _values("seeds", int, (), ())
-  results = {}
   for task in tasks:
-    results[task.name] = do_task(task, grid, seeds)
+    result = do_task(task, grid, seeds)
+    input_pipeline.write_text(_task_file(FOLDERS[task.name]),
+                              json.dumps(result, indent=2) + "\n")
     if FLAGS.do_predict:
-      _predict(results[task.name]["best"])
-    write_results(results)
+      _predict(task, result["folder"])
+    write_results()
 
 
 if __name__ == "__main__":

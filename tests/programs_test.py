@@ -989,6 +989,11 @@ def test_the_grid_finds_the_best_and_goes_on(glue_runs, monkeypatch):
   # Of all runs of a task the weights of the best are left.
   kept = sorted(path.parent.name for path in results.glob("*/*/export"))
   assert kept == ["batch2_rate0.002_seed3"] * 2
+  # Another task joins the table.
+  glue_runs(**{**flags, "tasks": "rte"})
+  assert len(calls) == 13
+  summary = json.loads((results / "results.json").read_text())
+  assert set(summary["tasks"]) == {"rte", "mrpc"}
   with pytest.raises(ValueError, match="holds a run with other settings: "
                      "--num_train_epochs=4 --num_train_epochs=5"):
     glue_runs(**flags, num_train_epochs=5)
