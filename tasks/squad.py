@@ -26,11 +26,13 @@ import tokenization
 
 # What separates words of a paragraph; other white space is part of them.
 _WORD = re.compile("[^ \t\r\n\u202f]+")
-_FIRST_UNIQUE_ID = 1_000_000_000
+# How many paragraphs to keep cut up, some 50 kB each.
+_PARAGRAPHS_KEPT = 1000
 # A score that every score of an empty answer is below.
 _NO_NULL_SCORE = 1_000_000.0
 # What is answered where nothing can be and something has to be.
 _NO_CANDIDATE = "empty"
+_NOTHING_FOUND = "questions without any candidate"
 
 
 # --- Reading -----------------------------------------------------------------
@@ -313,6 +315,9 @@ class Reader:
 
   def paragraph(self, number: int) -> Paragraph:
     if number not in self._paragraphs:
+      if len(self._paragraphs) >= _PARAGRAPHS_KEPT:
+        # Questions come paragraph by paragraph: old ones are done with.
+        self._paragraphs.clear()
       self._paragraphs[number] = Paragraph(
           self.dataset.paragraphs[number], self._tokenizer)
     return self._paragraphs[number]
@@ -499,6 +504,7 @@ def predict(reader: Reader, logits: Mapping[tuple[int, int], tuple],
       of the best, as it always did, but is no answer.
     settings: how to choose.
   """
+  reader.counts.pop(_NOTHING_FOUND, None)  # of an earlier prediction
   for number, question in enumerate(reader.dataset.questions):
     paragraph, windows = reader.windows_of(question)
     offset = reader.offset(question)
@@ -512,7 +518,7 @@ def predict(reader: Reader, logits: Mapping[tuple[int, int], tuple],
         null = (null_score, float(start_logits[0]), float(end_logits[0]))
     prediction = _choose(paragraph, columns, null, settings)
     if not any(prediction.spans):
-      reader.note(question, "questions without any candidate")
+      reader.note(question, _NOTHING_FOUND)
     yield question, prediction
 
 

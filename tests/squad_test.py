@@ -241,7 +241,7 @@ def test_questions_without_any_candidate_are_counted(tokenizer):
   reader = reader_of(dataset_of(" \n", ("who", ("x", 0))), tokenizer)
   assert predict(reader, {}).text == "empty"
   assert predict(reader, {}, version_2_with_negative=True).text == ""
-  assert reader.counts["questions without any candidate"] == 2
+  assert reader.counts["questions without any candidate"] == 1
   assert reader.counts["questions about empty paragraphs"] == 2
 
 
