@@ -1,4 +1,4 @@
-"""Writes what the encoder makes of each token of a text, as JSON lines.
+"""Writes what the encoder makes of a text: of each token, or of each line.
 
     echo 'Who was Jim Henson ? ||| Jim Henson was a puppeteer' > /tmp/input.txt
     python extract_features.py --input_file=/tmp/input.txt \\
@@ -6,11 +6,12 @@
         --vocab_file=$BERT/vocab.txt --init_checkpoint=$BERT/bert_model.ckpt \\
         --bert_config_file=$BERT/bert_config.json
 
-A line of input is a sentence, or two with ` ||| ` between them.
+A line of input is a sentence, or two with ` ||| ` between them. Input of any
+size is read in stretches; run a command that was killed again, and it goes on.
 """
 
-import json
-from typing import Iterator
+import itertools
+from typing import Iterator, Sequence
 
 from absl import flags
 from absl import logging
@@ -19,10 +20,16 @@ import tensorflow as tf
 
 import common_flags
 import estimator as estimator_lib
+import feature_files
 import input_pipeline
 import modeling
 
 FLAGS = flags.FLAGS
+
+_SEPARATE = "separate"
+# How many numbers a stretch of the input may give, about: a gigabyte.
+_STRETCH_SIZE = 2 ** 28
+_MOST_LINES = 8192
 
 
 def define_flags() -> None:
@@ -31,13 +38,23 @@ def define_flags() -> None:
   common_flags.define_vocab_flags()
   flags.DEFINE_string("input_file", None, "Text files or globs, separated by "
                       "commas.", required=True)
-  flags.DEFINE_string("output_file", None, "JSON lines to write.",
-                      required=True)
+  flags.DEFINE_string("output_file", None, "File to write.", required=True)
+  flags.DEFINE_enum("format", "json", ["json", "npz", "tfrecord", "parquet"],
+                    "Of the file; json is the published one, an object a line.")
   flags.DEFINE_list("layers", "-1,-2,-3,-4", "Layers to write: 0 is the first, "
                     "-1 the last.")
+  flags.DEFINE_enum("combine_layers", _SEPARATE, [_SEPARATE, "sum", "concat"],
+                    "What becomes of several layers.")
+  flags.DEFINE_enum("pooling", "none", ["none", "cls", "mean", "max", "pooled"],
+                    "One vector for a line: that of [CLS], the mean or the "
+                    "maximum over its tokens, or the pooled output of the "
+                    "model, whatever --layers says; or none, and one for each "
+                    "token.")
   flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a line; longer "
                        "ones are cut.")
   flags.DEFINE_integer("batch_size", 32, "Lines per batch.", lower_bound=1)
+  flags.DEFINE_bool("pad_to_max_length", False, "Pad every batch to "
+                    "--max_seq_length, as is always done on a TPU. Slower.")
   common_flags.define_tpu_flags()
   flags.DEFINE_bool("use_one_hot_embeddings", False, "Look words up by a "
                     "product with a one-hot matrix, which some TPUs do faster.")
@@ -58,86 +75,143 @@ def read_packed(input_files, tokenizer, max_seq_length
           cls_id, sep_id)
 
 
+def features_fn_builder(model: modeling.BertModel, layers: Sequence[int],
+                        combine_layers: str, pooling: str):
+  """Returns a function of batches that gives what is to be written.
+
+  Its result is float32, [batch_size, seq_length, num_layers, hidden_size];
+  without seq_length where tokens are pooled, without num_layers where layers
+  are combined.
+  """
+  def features_fn(features):
+    output = model(features["input_ids"], features["input_mask"],
+                   features["segment_ids"])
+    if pooling == "pooled":
+      return tf.cast(output.pooled_output, tf.float32)
+    chosen = [tf.cast(output.all_encoder_layers[layer], tf.float32)
+              for layer in layers]
+    values = {_SEPARATE: lambda: tf.stack(chosen, axis=2),
+              "sum": lambda: tf.add_n(chosen),
+              "concat": lambda: tf.concat(chosen, axis=-1)}[combine_layers]()
+    if pooling == "none":
+      return values
+    if pooling == "cls":
+      return values[:, 0]
+    is_real = tf.cast(features["input_mask"], tf.float32)          # [B, S]
+    is_real = tf.reshape(is_real, tf.concat([
+        tf.shape(is_real), tf.ones([values.shape.rank - 2], tf.int32)], 0))
+    if pooling == "max":
+      return tf.reduce_max(
+          tf.where(is_real > 0.0, values, values.dtype.min), axis=1)
+    return tf.reduce_sum(values * is_real, 1) / tf.reduce_sum(is_real, 1)
+
+  return features_fn
+
+
 def model_fn_builder(config, layers):
-  """Returns a `model_fn` that predicts the given layers."""
+  """Returns the `model_fn`."""
   def model_fn(params):
     model = modeling.BertModel(
         config, common_flags.compute_dtype(), params["seed"],
         use_one_hot_embeddings=FLAGS.use_one_hot_embeddings)
-
-    def predict_fn(features):
-      output = model(features["input_ids"], features["input_mask"],
-                     features["segment_ids"])
-      return {"input_ids": features["input_ids"],
-              "input_mask": features["input_mask"],
-              **{f"layer_{layer}": tf.cast(output.all_encoder_layers[layer],
-                                           tf.float32) for layer in layers}}
-
+    features_fn = features_fn_builder(model, layers, FLAGS.combine_layers,
+                                      FLAGS.pooling)
     return estimator_lib.EstimatorSpec(
-        model=model, predict_fn=predict_fn,
-        init_checkpoint=FLAGS.init_checkpoint)
+        model=model, init_checkpoint=FLAGS.init_checkpoint,
+        predict_fn=lambda features: {"values": features_fn(features)})
 
   return model_fn
 
 
-def input_fn_builder(sequences):
-  """Returns the `input_fn` of an iterable of `Packed`."""
+def stretch_lines(config, layers) -> int:
+  """Returns how many lines make a part of the output."""
+  numbers = config.hidden_size * (
+      1 if FLAGS.combine_layers == "sum" else len(layers) or 1)
+  if FLAGS.pooling == "none":
+    numbers *= FLAGS.max_seq_length
+  return max(FLAGS.batch_size, min(_MOST_LINES, _STRETCH_SIZE // numbers))
+
+
+def compute(estimator, sequences: Sequence[input_pipeline.Packed]
+           ) -> list[np.ndarray]:
+  """Returns the values of each of some sequences.
+
+  Near lengths share a batch, so that little is padded.
+  """
+  order = sorted(range(len(sequences)),
+                 key=lambda i: len(sequences[i].input_ids))
+
   def input_fn(params):
     return input_pipeline.packed_dataset(
-        sequences, FLAGS.max_seq_length, params["batch_size"],
-        static_shapes=FLAGS.use_tpu)
+        lambda: (sequences[i] for i in order), FLAGS.max_seq_length,
+        params["batch_size"],
+        static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length)
 
-  return input_fn
-
-
-def to_json(line_index, prediction, layers, inv_vocab) -> str:
-  """Returns the JSON of one line of input."""
-  length = int(np.sum(prediction["input_mask"]))
-  values = {layer: np.round(
-      prediction[f"layer_{layer}"][:length].astype(np.float64), 6).tolist()
-            for layer in layers}
-  return json.dumps({
-      "linex_index": line_index,  # sic: the misspelling is the format
-      "features": [
-          {"token": inv_vocab[int(prediction["input_ids"][i])],
-           "layers": [{"index": layer, "values": values[layer][i]}
-                      for layer in layers]}
-          for i in range(length)]})
+  values = [None] * len(sequences)
+  for number, row in zip(order, estimator.predict(input_fn)):
+    value = row["values"]
+    if FLAGS.pooling == "none":
+      value = value[:len(sequences[number].input_ids)]
+    values[number] = value.copy()  # not a view that keeps a whole batch
+  return values
 
 
 def main(_):
   config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
-  layers = _layers(config)
+  layers = [] if FLAGS.pooling == "pooled" else _layers(config)
+  for name in ("layers", "combine_layers"):
+    if FLAGS[name].present and FLAGS.pooling == "pooled":
+      raise ValueError(f"--{name}={FLAGS[name].value} does nothing with "
+                       "--pooling=pooled, which is of the last layer.")
   tokenizer = common_flags.tokenizer(config)
   input_files = input_pipeline.expand_patterns(
       FLAGS.input_file, "--input_file")
   common_flags.resolve_model("init_checkpoint")
+  output = feature_files.PartedFile(
+      FLAGS.output_file, _file_format(layers), _settings(input_files))
   estimator = estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(config, layers),
       config=estimator_lib.RunConfig(
           strategy=common_flags.tpu_strategy() if FLAGS.use_tpu else None),
       predict_batch_size=FLAGS.batch_size)
-  failures = []
+  num_lines = stretch_lines(config, layers)
+  line = output.num_parts * num_lines
+  if line:
+    logging.info("The features of %d lines are there; going on.", line)
+  sequences = read_packed(input_files, tokenizer, FLAGS.max_seq_length)
+  for _ in itertools.islice(sequences, line):
+    pass
+  while stretch := list(itertools.islice(sequences, num_lines)):
+    output.write_part([
+        feature_files.Features(
+            line + i,
+            tokenizer.convert_ids_to_tokens(stretch[i].input_ids)
+            if FLAGS.pooling == "none" else None, values)
+        for i, values in enumerate(compute(estimator, stretch))])
+    line += len(stretch)
+    logging.info("  %d lines", line)
+  output.finish()
+  logging.info("Features of %d lines are in %s.", line, FLAGS.output_file)
 
-  def sequences():
-    try:
-      yield from read_packed(input_files, tokenizer, FLAGS.max_seq_length)
-    except ValueError as error:
-      # tf.data would bury it under a traceback of its own.
-      failures.append(error)
 
-  predictions = estimator.predict(input_fn_builder(sequences))
-  count = 0
-  with input_pipeline.whole_file(FLAGS.output_file) as temporary:
-    with tf.io.gfile.GFile(temporary, "w") as writer:
-      for prediction in predictions:
-        writer.write(
-            to_json(count, prediction, layers, tokenizer.inv_vocab) + "\n")
-        count += 1
-    if failures:
-      raise failures[0]
-  logging.info("Features of %d lines are in %s.", count, FLAGS.output_file)
+def _file_format(layers):
+  is_combined = FLAGS.combine_layers != _SEPARATE or FLAGS.pooling == "pooled"
+  return {"json": lambda: feature_files.JsonLines(
+              [] if is_combined else layers),
+          "npz": feature_files.Npz, "tfrecord": feature_files.TfRecords,
+          "parquet": feature_files.Parquet}[FLAGS.format]()
+
+
+def _settings(input_files) -> dict[str, object]:
+  """Returns what the features depend on."""
+  names = ("format", "layers", "combine_layers", "pooling", "max_seq_length",
+           "batch_size", "bert_config_file", "vocab_file", "init_checkpoint",
+           "do_lower_case", "precision")
+  stats = [tf.io.gfile.stat(file) for file in input_files]
+  return {**{name: FLAGS[name].value for name in names},
+          "input_files": [[file, stat.length, stat.mtime_nsec]
+                          for file, stat in zip(input_files, stats)]}
 
 
 def _layers(config) -> list[int]:

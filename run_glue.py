@@ -261,6 +261,10 @@ def _predict(task, folder: str) -> None:
     with tf.io.gfile.GFile(done_file) as reader:
       if json.loads(reader.read()) == folder:
         return
+  if not tf.io.gfile.exists(export_dir):
+    raise ValueError(f"{folder} is the best run of these, but its weights have "
+                     "gone, for a better one there was. Delete the folder, and "
+                     "the same command makes the run again.")
   tf.io.gfile.makedirs(output_dir)
   _run_classifier(
       [*_common_arguments(task), "--do_predict", "--predict_batch_size=32",

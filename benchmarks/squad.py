@@ -4,10 +4,11 @@
         --vocab_file=$BERT/vocab.txt
 
 Both make the windows of all questions, and choose answers for the same random
-logits. The plain code reads each paragraph anew for each of its questions, looks
-at every token of every window, at every start with every end, and tokenizes the
-words of every answer, a character at a time; --our_tokenizer gives it ours. The
-two take turns, what they make is compared, and the median over the turns counts.
+logits. The plain code reads each paragraph anew for each of its questions,
+looks at every token of every window, at every start with every end, and
+tokenizes the words of every answer, a character at a time; --our_tokenizer gives
+it ours. The two take turns, what they make is compared, and the median over the
+turns counts.
 """
 
 import os
@@ -194,8 +195,8 @@ def main(_):
     num_same = sum(ours[number] == texts for number, texts in plain.items())
   medians = {name: statistics.median(values)
              for name, values in seconds.items()}
-  print(f"{len(dataset.questions)} questions, {len(windows)} windows; the n best"
-        f" answers of {num_same} are the same")
+  print(f"{len(dataset.questions)} questions, {len(windows)} windows; the n "
+        f"best answers of {num_same} are the same")
   for what, count, unit in [("windows", len(windows), "windows"),
                             ("answers", len(dataset.questions), "questions")]:
     ours, plain = medians[f"our {what}"], medians[f"plain {what}"]

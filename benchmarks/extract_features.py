@@ -1,0 +1,168 @@
+"""Sentence vectors a second, beside PyTorch transformers.
+
+    python benchmarks/extract_features.py --text_file=books_en.txt \\
+        --bert_config_file=$BERT/bert_config.json --vocab_file=$BERT/vocab.txt \\
+        --init_checkpoint=$BERT/bert_model.ckpt
+
+The mean of the last layer over the tokens of each line: ours, from lines to a
+file of vectors, in batches of near lengths and padded to --max_seq_length;
+transformers in batches of lines sorted by length, with its tokenizer, on weights
+of the same shape, to vectors in memory. Each is a process of its own that does all
+lines when it is its turn; the median over the turns counts, and the first turns,
+which compile, do not. Ours loads its weights in each turn. Needs the packages of
+requirements-benchmark.txt; --peer_python names another interpreter that has
+PyTorch and transformers.
+"""
+
+import json
+import os
+import statistics
+import sys
+
+from absl import app
+from absl import flags
+
+import turns
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("text_file", None, "Text, a sentence a line.")
+flags.DEFINE_string("bert_config_file", None, "The model.")
+flags.DEFINE_string("vocab_file", None, "Its vocabulary.")
+flags.DEFINE_string("init_checkpoint", None, "Its weights.")
+flags.DEFINE_integer("num_lines", 5000, "How many lines to take.")
+flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a line.")
+flags.DEFINE_integer("batch_size", 32, "Lines of a batch.")
+flags.DEFINE_integer("turns", 3, "Turns of each.")
+flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
+flags.DEFINE_string("role", None, "Set by this program for its children.")
+
+
+def read_lines(settings) -> list[str]:
+  lines = []
+  with open(settings["text_file"], encoding="utf-8") as reader:
+    for line in reader:
+      if line.strip():
+        lines.append(line.strip())
+      if len(lines) == settings["num_lines"]:
+        break
+  return lines
+
+
+def run_ours(settings) -> None:
+  """Takes turns with the program itself."""
+  sys.path.insert(0, ROOT)
+  # pylint: disable=g-import-not-at-top
+  import tempfile
+  # This file has the name of the program.
+  import importlib.util
+  spec = importlib.util.spec_from_file_location(
+      "extract_features", os.path.join(ROOT, "extract_features.py"))
+  program = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(program)
+  for name in list(FLAGS):
+    if name in FLAGS and not FLAGS.find_module_defining_flag(name).startswith(
+        "absl"):
+      delattr(FLAGS, name)
+  program.define_flags()
+  my_turns = turns.answer_turns({})
+  with tempfile.TemporaryDirectory() as folder:
+    text_file = os.path.join(folder, "lines.txt")
+    with open(text_file, "w", encoding="utf-8") as writer:
+      writer.write("\n".join(read_lines(settings)) + "\n")
+    flag_values = [f"--{name}={settings[name]}" for name in (
+        "bert_config_file", "vocab_file", "init_checkpoint", "max_seq_length",
+        "batch_size", "precision")]
+    while True:
+      next(my_turns)
+      FLAGS.unparse_flags()
+      FLAGS(["extract_features.py", *flag_values, f"--input_file={text_file}",
+             f"--output_file={os.path.join(folder, 'out.npz')}",
+             "--format=npz", "--pooling=mean", "--layers=-1",
+             "--combine_layers=concat",
+             f"--pad_to_max_length={settings['pads']}"])
+      program.main([])
+
+
+def run_peer(settings) -> None:
+  """Takes turns with PyTorch transformers."""
+  # pylint: disable=g-import-not-at-top
+  import torch
+  import transformers
+
+  with open(settings["bert_config_file"], encoding="utf-8") as reader:
+    sizes = json.load(reader)
+  activations = {"gelu": "gelu_new", "gelu_erf": "gelu"}
+  model = transformers.BertModel(transformers.BertConfig(**{
+      **sizes, "hidden_act": activations.get(
+          sizes["hidden_act"], sizes["hidden_act"])}), add_pooling_layer=False)
+  model.eval()
+  tokenizer = transformers.BertTokenizerFast(settings["vocab_file"])
+  lines = read_lines(settings)
+  dtype = getattr(torch, settings["precision"])
+  my_turns = turns.answer_turns({})
+  next(my_turns)
+  while True:
+    order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
+    vectors = [None] * len(lines)
+    with torch.inference_mode(), torch.autocast(
+        "cpu", dtype, enabled=dtype != torch.float32):
+      for start in range(0, len(order), settings["batch_size"]):
+        chosen = order[start:start + settings["batch_size"]]
+        batch = tokenizer([lines[i] for i in chosen], truncation=True,
+                          max_length=settings["max_seq_length"], padding=True,
+                          return_tensors="pt")
+        hidden = model(**batch).last_hidden_state.float()
+        mask = batch["attention_mask"][..., None].float()
+        means = (hidden * mask).sum(1) / mask.sum(1)
+        for i, vector in zip(chosen, means.numpy()):
+          vectors[i] = vector
+    next(my_turns)
+
+
+CONTESTANTS = {
+    "transformers float32": ("peer", "float32", False),
+    "transformers bfloat16": ("peer", "bfloat16", False),
+    "ours float32": ("ours", "float32", False),
+    "ours bfloat16": ("ours", "bfloat16", False),
+    "ours bfloat16, padded": ("ours", "bfloat16", True),
+}
+
+
+def main(_):
+  if FLAGS.role:
+    role, settings = json.loads(FLAGS.role)
+    {"ours": run_ours, "peer": run_peer}[role](settings)
+    return
+  names = ("text_file", "bert_config_file", "vocab_file", "init_checkpoint",
+           "num_lines", "max_seq_length", "batch_size")
+  settings = {name: FLAGS[name].value for name in names}
+  contestants = {
+      name: turns.Contestant(
+          __file__, role, FLAGS.peer_python if role == "peer"
+          else sys.executable, {**settings, "precision": precision,
+                                "pads": pads}, num_warmups=2)
+      for name, (role, precision, pads) in CONTESTANTS.items()}
+  for _ in range(FLAGS.turns):
+    for contestant in contestants.values():
+      contestant.take_turn()
+  seconds = {name: statistics.median(contestant.seconds)
+             for name, contestant in contestants.items()}
+  for name, value in seconds.items():
+    print(f"  {name:>22}: {FLAGS.num_lines / value:7.1f} lines a second "
+          f"({value:.1f} s)")
+  for ours, peer in [
+      ("ours float32", "transformers float32"),
+      ("ours bfloat16", "transformers float32"),
+      ("ours bfloat16", "transformers bfloat16"),
+      ("ours bfloat16", "ours bfloat16, padded")]:
+    print(f"  {ours} beside {peer}: {seconds[peer] / seconds[ours]:.2f} times "
+          "as fast")
+  for contestant in contestants.values():
+    contestant.leave()
+
+
+if __name__ == "__main__":
+  app.run(main)

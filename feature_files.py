@@ -1,0 +1,267 @@
+"""Files of features: in parts while they are made, then in one piece.
+
+A part holds the features of a number of lines. Parts are whole or not there, so
+that whoever is killed goes on after the last; when all are there they become
+one file, in memory that does not grow with it.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+
+import input_pipeline
+
+_SETTINGS = "settings.json"
+
+
+class Features(NamedTuple):
+  """What is written of a line.
+
+  Attributes:
+    line: number of the line, from 0.
+    tokens: its tokens, or those that stand for it; none if they are pooled.
+    values: float32 [num_tokens, num_layers, hidden_size]; without the first
+      dimension if tokens are pooled, without the second if layers are combined.
+  """
+
+  line: int
+  tokens: Optional[Sequence[str]]
+  values: np.ndarray
+
+
+# --- Formats -----------------------------------------------------------------
+
+
+class JsonLines:
+  """The published format, and others like it.
+
+  An object a line: `linex_index` (the misspelling is the format), and
+  `features`, a list of `token` and `layers`. Pooled lines have `layers` at the
+  top; combined layers are `values`.
+  """
+
+  def __init__(self, layers: Sequence[int]):
+    self._layers = layers  # their numbers; none if they are combined
+
+  def write(self, path: str, features: Sequence[Features]) -> None:
+    with tf.io.gfile.GFile(path, "w") as writer:
+      for line in features:
+        values = np.round(line.values.astype(np.float64), 6).tolist()
+        if line.tokens is None:
+          fields = self._fields(values)
+        else:
+          fields = {"features": [
+              {"token": token, **self._fields(row)}
+              for token, row in zip(line.tokens, values)]}
+        writer.write(json.dumps({"linex_index": line.line, **fields}) + "\n")
+
+  def _fields(self, values) -> dict:
+    if not self._layers:
+      return {"values": values}
+    return {"layers": [{"index": index, "values": row}
+                       for index, row in zip(self._layers, values)]}
+
+  def merge(self, parts: Sequence[str], path: str) -> None:
+    _concatenate(parts, path)
+
+
+class TfRecords:
+  """A `tf.train.Example` a line: `line`, `values`, `shape`, `tokens`."""
+
+  def write(self, path: str, features: Sequence[Features]) -> None:
+    with tf.io.TFRecordWriter(path) as writer:
+      for line in features:
+        example = tf.train.Example()
+        fields = example.features.feature
+        fields["line"].int64_list.value.append(line.line)
+        fields["values"].float_list.value.extend(line.values.ravel())
+        fields["shape"].int64_list.value.extend(line.values.shape)
+        if line.tokens is not None:
+          fields["tokens"].bytes_list.value.extend(
+              token.encode() for token in line.tokens)
+        writer.write(example.SerializeToString())
+
+  def merge(self, parts: Sequence[str], path: str) -> None:
+    _concatenate(parts, path)
+
+
+@contextlib.contextmanager
+def _local_file(path: str) -> Iterator[str]:
+  """Gives the path of a file of this machine, and copies it to `path`.
+
+  For libraries that seek in what they write, which not all file systems can.
+  """
+  if "://" not in path:
+    yield path
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    local = os.path.join(folder, "file")
+    yield local
+    tf.io.gfile.copy(local, path, overwrite=True)
+
+
+def _concatenate(parts: Sequence[str], path: str) -> None:
+  with tf.io.gfile.GFile(path, "wb") as writer:
+    for part in parts:
+      with tf.io.gfile.GFile(part, "rb") as reader:
+        shutil.copyfileobj(reader, writer, 2 ** 20)
+
+
+class Npz:
+  """NumPy arrays: `values` of all lines, one after the other.
+
+  Where tokens are not pooled, `offsets` [num_lines + 1] says where in `values`
+  a line begins, and `tokens` are all tokens.
+  """
+
+  def write(self, path: str, features: Sequence[Features]) -> None:
+    arrays = {"values": np.stack([line.values for line in features])
+                        if features[0].tokens is None else
+                        np.concatenate([line.values for line in features])}
+    if features[0].tokens is not None:
+      arrays["lengths"] = np.array([len(line.tokens) for line in features])
+      arrays["tokens"] = np.array(
+          [token for line in features for token in line.tokens])
+    with _local_file(path) as local, open(local, "wb") as writer:
+      np.savez(writer, **arrays)
+
+  def merge(self, parts: Sequence[str], path: str) -> None:
+    with _local_file(path) as local:
+      with zipfile.ZipFile(local, "w") as archive:
+        for name in _read_npz(parts[0]):
+          if name != "lengths":
+            self._write_array(archive, name, parts)
+            continue
+          lengths = np.concatenate([_read_npz(part)[name] for part in parts])
+          with archive.open("offsets.npy", "w") as target:
+            np.lib.format.write_array(
+                target, np.concatenate([[0], np.cumsum(lengths)]))
+
+  def _write_array(self, archive: zipfile.ZipFile, name: str,
+                   parts: Sequence[str]) -> None:
+    """Writes an array that is the parts one after the other."""
+    arrays = [_read_npz(part)[name][:0] for part in parts]  # types alone
+    dtype = np.result_type(*arrays)
+    size = sum(len(_read_npz(part)[name]) for part in parts)
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as target:
+      np.lib.format.write_array_header_2_0(target, {
+          "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+          "shape": (size, *arrays[0].shape[1:])})
+      for part in parts:
+        target.write(_read_npz(part)[name].astype(dtype).tobytes())
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    content = io.BytesIO(reader.read())
+  return dict(np.load(content, allow_pickle=False))
+
+
+class Parquet:
+  """A row a line: `line`, `values` (as one list), `shape`, `tokens`."""
+
+  def __init__(self):
+    """Looks for the library.
+
+    Raises:
+      ValueError: it is not installed.
+    """
+    try:
+      # pylint: disable-next=g-import-not-at-top
+      import pyarrow
+      import pyarrow.parquet
+    except ImportError as error:
+      raise ValueError("--format=parquet takes the library pyarrow: pip "
+                       "install pyarrow.") from error
+    self._arrow = pyarrow
+
+  def write(self, path: str, features: Sequence[Features]) -> None:
+    columns = {
+        "line": self._arrow.array([line.line for line in features],
+                                  self._arrow.int64()),
+        "values": self._arrow.array([line.values.ravel() for line in features],
+                                    self._arrow.list_(self._arrow.float32())),
+        "shape": self._arrow.array([line.values.shape for line in features],
+                                   self._arrow.list_(self._arrow.int32()))}
+    if features[0].tokens is not None:
+      columns["tokens"] = self._arrow.array(
+          [line.tokens for line in features],
+          self._arrow.list_(self._arrow.string()))
+    with _local_file(path) as local:
+      self._arrow.parquet.write_table(self._arrow.table(columns), local)
+
+  def merge(self, parts: Sequence[str], path: str) -> None:
+    target = None
+    with _local_file(path) as local:
+      for part in parts:
+        with tf.io.gfile.GFile(part, "rb") as reader:
+          content = io.BytesIO(reader.read())
+        table = self._arrow.parquet.read_table(content)
+        target = target or self._arrow.parquet.ParquetWriter(
+            local, table.schema)
+        target.write_table(table)
+      target.close()
+
+
+# --- Parts -------------------------------------------------------------------
+
+
+class PartedFile:
+  """A file that is made in parts, in a folder beside it."""
+
+  def __init__(self, path: str, file_format, settings: Mapping[str, object]):
+    """Finds out what is there.
+
+    Args:
+      path: of the file.
+      file_format: one of the formats.
+      settings: what the file depends on, as JSON.
+
+    Raises:
+      ValueError: it was begun with other settings.
+    """
+    self._path = path
+    self._format = file_format
+    self._folder = path + input_pipeline.PARTS_SUFFIX
+    settings_file = os.path.join(self._folder, _SETTINGS)
+    if tf.io.gfile.exists(settings_file):
+      with tf.io.gfile.GFile(settings_file) as reader:
+        known = json.loads(reader.read())
+      if known != settings:
+        differing = sorted(name for name in {*known, *settings}
+                           if known.get(name) != settings.get(name))
+        raise ValueError(
+            f"{self._folder} holds parts that were made with other settings: "
+            f"{', '.join(differing)}. Delete it to begin anew, or give the "
+            "same ones to go on.")
+    else:
+      input_pipeline.write_text(settings_file,
+                                json.dumps(settings, indent=2) + "\n")
+    self.num_parts = 0
+    while tf.io.gfile.exists(self._part(self.num_parts)):
+      self.num_parts += 1
+
+  def _part(self, number: int) -> str:
+    return os.path.join(self._folder, f"part-{number:06d}")
+
+  def write_part(self, features: Sequence[Features]) -> None:
+    """Writes the next part, whole or not at all."""
+    path = self._part(self.num_parts)
+    with input_pipeline.whole_file(path) as temporary:
+      self._format.write(temporary, features)
+    self.num_parts += 1
+
+  def finish(self) -> None:
+    """Makes the file of its parts, and removes these."""
+    parts = [self._part(number) for number in range(self.num_parts)]
+    with input_pipeline.whole_file(self._path) as temporary:
+      self._format.merge(parts, temporary)
+    tf.io.gfile.rmtree(self._folder)
