@@ -502,18 +502,12 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
     window = batch_size * max(1, min(window, num_training_records)
                               // batch_size)
 
-  def longest(parsed):
-    """Returns the length of the longest sequence of each record."""
-    if num_sequences > 1:
-      return tf.reduce_max(parsed["sequence_lengths"], axis=1)
-    return parsed["input_ids"].row_lengths()
-
   def parse(number, records):
     """Returns the features of a window, and where its batches begin."""
     parsed = tf.io.parse_example(records, spec)
     size = tf.size(records)
     if not static_shapes:
-      order = tf.argsort(longest(parsed), stable=True)
+      order = tf.argsort(_longest_sequences(parsed, num_sequences), stable=True)
       parsed = {name: tf.gather(value, order)
                 for name, value in parsed.items()}
     starts = tf.range(0, size, batch_size)
@@ -531,31 +525,41 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
         lambda start: {name: value[start:start + batch_size]
                        for name, value in parsed.items()})
 
-  def to_dense(batch):
-    lengths = batch.pop("sequence_lengths", None)
-    batch["input_mask"] = tf.ones_like(batch["input_ids"])
-    dense = {"is_real_example": tf.ones(
-        tf.shape(batch["input_ids"].row_lengths()))}
-    for name, value in batch.items():
-      if isinstance(value, tf.RaggedTensor):
-        if lengths is not None:
-          value = tf.RaggedTensor.from_row_lengths(
-              value.values, tf.reshape(lengths, [-1]))
-        value = value.to_tensor()
-        if lengths is not None:
-          value = tf.reshape(value, [-1, num_sequences, tf.shape(value)[1]])
-        if value.dtype == tf.int64:
-          value = tf.cast(value, tf.int32)
-      dense[name] = value
-    return dense
-
   dataset = dataset.batch(window).enumerate().map(
       parse, num_parallel_calls=_AUTOTUNE).flat_map(batches)
   return _padded(
-      dataset.map(to_dense, num_parallel_calls=_AUTOTUNE), max_seq_length,
-      batch_size, static_shapes,
+      dataset.map(functools.partial(_to_dense, num_sequences=num_sequences),
+                  num_parallel_calls=_AUTOTUNE),
+      max_seq_length, batch_size, static_shapes,
       [name for name, feature in spec.items()
        if isinstance(feature, tf.io.RaggedFeature)] + ["input_mask"])
+
+
+def _longest_sequences(parsed, num_sequences: int) -> tf.Tensor:
+  """Returns the length of the longest sequence of each record, int64."""
+  if num_sequences > 1:
+    return tf.reduce_max(parsed["sequence_lengths"], axis=1)
+  return parsed["input_ids"].row_lengths()
+
+
+def _to_dense(batch, num_sequences: int) -> dict[str, tf.Tensor]:
+  """Pads the ragged features of a batch to its longest sequence."""
+  lengths = batch.pop("sequence_lengths", None)
+  batch["input_mask"] = tf.ones_like(batch["input_ids"])
+  dense = {"is_real_example": tf.ones(
+      tf.shape(batch["input_ids"].row_lengths()))}
+  for name, value in batch.items():
+    if isinstance(value, tf.RaggedTensor):
+      if lengths is not None:
+        value = tf.RaggedTensor.from_row_lengths(
+            value.values, tf.reshape(lengths, [-1]))
+      value = value.to_tensor()
+      if lengths is not None:
+        value = tf.reshape(value, [-1, num_sequences, tf.shape(value)[1]])
+      if value.dtype == tf.int64:
+        value = tf.cast(value, tf.int32)
+    dense[name] = value
+  return dense
 
 
 def packed_dataset(sequences: Callable[[], Iterable[Packed]],
