@@ -231,9 +231,10 @@ class PartedFile:
     self._path = path
     self._format = file_format
     self._folder = path + input_pipeline.PARTS_SUFFIX
-    settings_file = os.path.join(self._folder, _SETTINGS)
-    if tf.io.gfile.exists(settings_file):
-      with tf.io.gfile.GFile(settings_file) as reader:
+    self._settings = settings
+    self._settings_file = os.path.join(self._folder, _SETTINGS)
+    if tf.io.gfile.exists(self._settings_file):
+      with tf.io.gfile.GFile(self._settings_file) as reader:
         known = json.loads(reader.read())
       if known != settings:
         differing = sorted(name for name in {*known, *settings}
@@ -242,9 +243,6 @@ class PartedFile:
             f"{self._folder} holds parts that were made with other settings: "
             f"{', '.join(differing)}. Delete it to begin anew, or give the "
             "same ones to go on.")
-    else:
-      input_pipeline.write_text(settings_file,
-                                json.dumps(settings, indent=2) + "\n")
     self.num_parts = 0
     while tf.io.gfile.exists(self._part(self.num_parts)):
       self.num_parts += 1
@@ -254,6 +252,9 @@ class PartedFile:
 
   def write_part(self, features: Sequence[Features]) -> None:
     """Writes the next part, whole or not at all."""
+    if not self.num_parts:
+      input_pipeline.write_text(self._settings_file,
+                                json.dumps(self._settings, indent=2) + "\n")
     path = self._part(self.num_parts)
     with input_pipeline.whole_file(path) as temporary:
       self._format.write(temporary, features)
