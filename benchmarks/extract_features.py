@@ -6,12 +6,12 @@
 
 The mean of the last layer over the tokens of each line: ours, from lines to a
 file of vectors, in batches of near lengths and padded to --max_seq_length;
-transformers in batches of lines sorted by length, with its tokenizer, on weights
-of the same shape, to vectors in memory. Each is a process of its own that does all
-lines when it is its turn; the median over the turns counts, and the first turns,
-which compile, do not. Ours loads its weights in each turn. Needs the packages of
-requirements-benchmark.txt; --peer_python names another interpreter that has
-PyTorch and transformers.
+transformers in batches of lines sorted by length, with its tokenizer, on
+weights of the same shape, to vectors in memory. Each is a process of its own
+that does all lines when it is its turn; the median over the turns counts, and
+the first turns, which compile, do not. Ours loads its weights in each turn.
+Needs the packages of requirements-benchmark.txt; --peer_python names another
+interpreter that has PyTorch and transformers.
 """
 
 import json
@@ -22,6 +22,7 @@ import sys
 from absl import app
 from absl import flags
 
+import peer
 import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -92,12 +93,9 @@ def run_peer(settings) -> None:
   import torch
   import transformers
 
-  with open(settings["bert_config_file"], encoding="utf-8") as reader:
-    sizes = json.load(reader)
-  activations = {"gelu": "gelu_new", "gelu_erf": "gelu"}
-  model = transformers.BertModel(transformers.BertConfig(**{
-      **sizes, "hidden_act": activations.get(
-          sizes["hidden_act"], sizes["hidden_act"])}), add_pooling_layer=False)
+  model = transformers.BertModel(
+      peer.transformers_config(settings["bert_config_file"]),
+      add_pooling_layer=False)
   model.eval()
   tokenizer = transformers.BertTokenizerFast(settings["vocab_file"])
   lines = read_lines(settings)
@@ -153,13 +151,13 @@ def main(_):
   for name, value in seconds.items():
     print(f"  {name:>22}: {FLAGS.num_lines / value:7.1f} lines a second "
           f"({value:.1f} s)")
-  for ours, peer in [
+  for ours, theirs in [
       ("ours float32", "transformers float32"),
       ("ours bfloat16", "transformers float32"),
       ("ours bfloat16", "transformers bfloat16"),
       ("ours bfloat16", "ours bfloat16, padded")]:
-    print(f"  {ours} beside {peer}: {seconds[peer] / seconds[ours]:.2f} times "
-          "as fast")
+    print(f"  {ours} beside {theirs}: {seconds[theirs] / seconds[ours]:.2f} "
+          "times as fast")
   for contestant in contestants.values():
     contestant.leave()
 

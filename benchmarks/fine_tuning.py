@@ -21,6 +21,7 @@ import tempfile
 from absl import app
 from absl import flags
 
+import peer
 import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -102,13 +103,8 @@ def run_peer(settings) -> None:
   import torch
   import transformers
 
-  with open(settings["bert_config_file"], encoding="utf-8") as reader:
-    sizes = json.load(reader)
-  activations = {"gelu": "gelu_new", "gelu_erf": "gelu"}
-  config = transformers.BertConfig(**{
-      **sizes, "num_labels": 2, "hidden_act": activations.get(
-          sizes["hidden_act"], sizes["hidden_act"])})
-  model = transformers.BertForSequenceClassification(config)
+  model = transformers.BertForSequenceClassification(
+      peer.transformers_config(settings["bert_config_file"], num_labels=2))
   model.train()
   optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
   tokenizer = transformers.BertTokenizerFast(settings["vocab_file"])
@@ -171,15 +167,15 @@ def main(_):
              for name, contestant in contestants.items()}
   for name in seconds:
     print(f"  {name:>22}: {seconds[name]:6.1f} s")
-  for ours, peer in [
+  for ours, theirs in [
       ("ours float32", "transformers float32"),
       ("ours bfloat16", "transformers float32"),
       ("ours bfloat16", "transformers bfloat16"),
       ("ours bfloat16", "ours bfloat16, padded")]:
     ratios = sorted(b / a for a, b in zip(contestants[ours].seconds,
-                                          contestants[peer].seconds))
-    print(f"  {ours} beside {peer}: {seconds[peer] / seconds[ours]:.2f} times "
-          f"as fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f})")
+                                          contestants[theirs].seconds))
+    print(f"  {ours} beside {theirs}: {seconds[theirs] / seconds[ours]:.2f} "
+          f"times as fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f})")
   for contestant in contestants.values():
     contestant.leave()
 
