@@ -23,14 +23,18 @@ from tasks import classification
 
 _FILE = "classifier.json"
 
+# Problem types beside those of `classification`.
+TAGGING = "tagging"
+MULTIPLE_CHOICE = "multiple_choice"
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
   """What a classifier predicts, and how it reads text.
 
   Attributes:
-    problem_type: one of `classification.PROBLEM_TYPES`.
-    labels: in the order of their ids; none for regression.
+    problem_type: one of `classification.PROBLEM_TYPES`, or of the above.
+    labels: in the order of their ids; none for regression and choices.
     do_lower_case: whether text is lower-cased.
     max_seq_length: most tokens of a sequence.
     long_text: what becomes of longer texts; see `input_pipeline.pack_long`.

@@ -26,8 +26,8 @@ FLAGS = flags.FLAGS
 
 _THEIR_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Their classes of models that we have, by what our `classifier.json` says.
-_ARCHITECTURES = {"tagging": "BertForTokenClassification",
-                  "multiple_choice": "BertForMultipleChoice"}
+_ARCHITECTURES = {classifier_lib.TAGGING: "BertForTokenClassification",
+                  classifier_lib.MULTIPLE_CHOICE: "BertForMultipleChoice"}
 _PROBLEM_TYPES = {"single_label": "single_label_classification",
                   "multi_label": "multi_label_classification",
                   "regression": "regression"}

@@ -28,6 +28,11 @@ import tensorflow as tf
 LAYER_NORM_EPSILON = 1e-12
 
 
+def _in_float32(function):
+  """Returns `function`, computed in float32, for a Tensor of any type."""
+  return lambda x: tf.cast(function(tf.cast(x, tf.float32)), x.dtype)
+
+
 def _fused_activation(function, derivative):
   """Returns an elementwise function that is computed in one pass, in float32.
 
@@ -41,7 +46,7 @@ def _fused_activation(function, derivative):
   """
   @tf.function(jit_compile=True, reduce_retracing=True)
   def forward(x):
-    return tf.cast(function(tf.cast(x, tf.float32)), x.dtype)
+    return _in_float32(function)(x)
 
   @tf.function(jit_compile=True, reduce_retracing=True)
   def backward(x, upstream):
@@ -92,6 +97,13 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "relu": tf.nn.relu,
     "tanh": tf.tanh,
     "linear": tf.identity,
+}
+
+# The same without XLA, which not every server can run.
+_PORTABLE_ACTIVATIONS = {
+    **ACTIVATIONS,
+    "gelu": _in_float32(functools.partial(tf.nn.gelu, approximate=True)),
+    "gelu_erf": _in_float32(functools.partial(tf.nn.gelu, approximate=False)),
 }
 
 # (num_hidden_layers, hidden_size) of every released English size: the 24 of
@@ -481,7 +493,7 @@ class TransformerLayer(tf.Module):
   """One encoder layer: attention and feed-forward, each post-normalized."""
 
   def __init__(self, path: str, layer: int, config: BertConfig,
-               init: Initializer):
+               init: Initializer, activation):
     super().__init__()
     size = config.hidden_size
     path = f"{path}/layer_{layer}"
@@ -492,7 +504,7 @@ class TransformerLayer(tf.Module):
         f"{path}/attention/output/LayerNorm", size, init)
     self.intermediate = Dense(
         f"{path}/intermediate/dense", size, config.intermediate_size, init,
-        ACTIVATIONS[config.hidden_act])
+        activation)
     self.output = Dense(
         f"{path}/output/dense", config.intermediate_size, size, init)
     self.output_norm = LayerNorm(f"{path}/output/LayerNorm", size, init)
@@ -602,7 +614,8 @@ class BertModel(tf.Module):
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
                seed: int = 0, *, recompute_activations: bool = False,
-               use_one_hot_embeddings: bool = False, scope: str = "bert"):
+               use_one_hot_embeddings: bool = False,
+               is_portable: bool = False, scope: str = "bert"):
     """Creates the variables with random values.
 
     Args:
@@ -614,6 +627,7 @@ class BertModel(tf.Module):
         rest once more for the gradient: a third more work, and far less memory
         (Chen et al., 2016).
       use_one_hot_embeddings: look words up by a product with a one-hot matrix.
+      is_portable: build a graph that runs where XLA is missing, too.
       scope: what variable names start with.
     """
     super().__init__()
@@ -621,10 +635,12 @@ class BertModel(tf.Module):
     self.config = config
     self.compute_dtype = tf.as_dtype(compute_dtype)
     self.recompute_activations = recompute_activations
+    activation = (_PORTABLE_ACTIVATIONS if is_portable
+                  else ACTIVATIONS)[config.hidden_act]
     self.embeddings = Embeddings(
         f"{scope}/embeddings", config, init, use_one_hot_embeddings)
     self.layers = [
-        TransformerLayer(f"{scope}/encoder", layer, config, init)
+        TransformerLayer(f"{scope}/encoder", layer, config, init, activation)
         for layer in range(config.num_hidden_layers)]
     self.pooler = Dense(f"{scope}/pooler/dense", config.hidden_size,
                         config.hidden_size, init, tf.tanh)
@@ -757,14 +773,16 @@ class MaskedLMHead(tf.Module):
 
 
 class BertForPreTraining(tf.Module):
-  """The encoder with both pre-training heads."""
+  """The encoder with both pre-training heads.
+
+  Takes the `options` that `BertModel` takes by name.
+  """
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
-               seed: int = 0, recompute_activations: bool = False):
+               seed: int = 0, **options):
     super().__init__()
     init = Initializer(seed, config.initializer_range)
-    self.bert = BertModel(config, compute_dtype, seed,
-                          recompute_activations=recompute_activations)
+    self.bert = BertModel(config, compute_dtype, seed, **options)
     self.masked_lm = MaskedLMHead(
         config, self.bert.get_embedding_table(), init)
     self.next_sentence = OutputLayer(
@@ -810,18 +828,19 @@ class BertForPreTraining(tf.Module):
 class _EncoderWithOutputLayer(tf.Module):
   """What the fine-tuned models share: an encoder, dropout, one more layer.
 
+  Each takes the `options` that `BertModel` takes by name.
+
   `__call__` of each takes int Tensors `input_ids`, `input_mask` and
   `token_type_ids` [batch_size, seq_length], and `dropout_seed`, int32 [2] or
   None for no dropout.
   """
 
   def __init__(self, config: BertConfig, num_labels: int,
-               compute_dtype=tf.float32, seed: int = 0,
-               recompute_activations: bool = False, path: str = ""):
+               compute_dtype=tf.float32, seed: int = 0, path: str = "",
+               **options):
     super().__init__()
     init = Initializer(seed, config.initializer_range)
-    self.bert = BertModel(config, compute_dtype, seed,
-                          recompute_activations=recompute_activations)
+    self.bert = BertModel(config, compute_dtype, seed, **options)
     self.output = OutputLayer(path, config.hidden_size, num_labels, init)
 
   def _pooled_output(self, input_ids, input_mask, token_type_ids,
@@ -858,9 +877,9 @@ class BertForQuestionAnswering(_EncoderWithOutputLayer):
   """The encoder with a start and an end vector (paper, section 4.2)."""
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
-               seed: int = 0, recompute_activations: bool = False):
-    super().__init__(config, 2, compute_dtype, seed, recompute_activations,
-                     path="cls/squad/")
+               seed: int = 0, **options):
+    super().__init__(config, 2, compute_dtype, seed, path="cls/squad/",
+                     **options)
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns start and end logits, float32 [batch_size, seq_length] each."""
@@ -883,8 +902,8 @@ class BertForMultipleChoice(_EncoderWithOutputLayer):
   """The encoder with one vector that scores each choice (section 4.4)."""
 
   def __init__(self, config: BertConfig, compute_dtype=tf.float32,
-               seed: int = 0, recompute_activations: bool = False):
-    super().__init__(config, 1, compute_dtype, seed, recompute_activations)
+               seed: int = 0, **options):
+    super().__init__(config, 1, compute_dtype, seed, **options)
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns logits, float32 [batch_size, num_choices].

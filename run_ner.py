@@ -27,7 +27,6 @@ from tasks import ner
 
 FLAGS = flags.FLAGS
 
-_TAGGING = "tagging"
 _SPEC = {"label_ids": input_pipeline.token_feature(tf.int64),
          "label_weights": input_pipeline.token_feature(tf.float32)}
 
@@ -187,15 +186,15 @@ def _tagger(sentences) -> classifier_lib.Classifier:
     ValueError: there is nothing to predict with, or the tags have changed.
   """
   known = classifier_lib.Classifier.read(FLAGS.output_dir)
-  if known and known.problem_type != _TAGGING:
+  if known and known.problem_type != classifier_lib.TAGGING:
     raise ValueError(f"--output_dir={FLAGS.output_dir} holds a classifier for "
                      f"{known.problem_type}. Choose another one.")
   if FLAGS.do_train:
     tags = sorted({tag for sentence in sentences["train"]
                    for tag in sentence.tags})
     tagger = classifier_lib.Classifier(
-        _TAGGING, tuple(tags), FLAGS.do_lower_case, FLAGS.max_seq_length,
-        input_pipeline.SLIDING_WINDOW)
+        classifier_lib.TAGGING, tuple(tags), FLAGS.do_lower_case,
+        FLAGS.max_seq_length, input_pipeline.SLIDING_WINDOW)
     if known and known.labels != tagger.labels:
       raise ValueError(
           f"--output_dir={FLAGS.output_dir} holds a tagger for "

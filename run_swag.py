@@ -29,7 +29,6 @@ from tasks import swag
 
 FLAGS = flags.FLAGS
 
-_MULTIPLE_CHOICE = "multiple_choice"
 _SPEC = {"label_ids": tf.io.FixedLenFeature([], tf.int64)}
 
 
@@ -109,8 +108,8 @@ def main(_):
   num_train_steps = common_flags.num_task_steps(
       len(examples["train"])) if FLAGS.do_train else 0
   classifier = classifier_lib.Classifier(
-      _MULTIPLE_CHOICE, (), FLAGS.do_lower_case, FLAGS.max_seq_length,
-      input_pipeline.TRUNCATE)
+      classifier_lib.MULTIPLE_CHOICE, (), FLAGS.do_lower_case,
+      FLAGS.max_seq_length, input_pipeline.TRUNCATE)
   classifier.check_start(FLAGS.output_dir, FLAGS.init_checkpoint,
                          FLAGS.do_train)
   splits = {name: _write_records(name, examples[name], tokenizer)

@@ -111,7 +111,7 @@ class BasicTokenizer:
     self.never_split = frozenset(never_split)
     self._never_split_pattern = re.compile("({})".format("|".join(
         map(re.escape, sorted(never_split, key=len, reverse=True)))))
-    self._table = _Table(self._normalize_char)
+    self._table = _Table(self.normalize_char)
 
   def tokenize(self, text: str) -> list[str]:
     """Returns the words and punctuation marks of `text`."""
@@ -205,8 +205,11 @@ class BasicTokenizer:
         words[-1].append(char)
     return [word for word in words if word]
 
-  def _normalize_char(self, char: str) -> str:
-    """What the basic step makes of one character out of context."""
+  def normalize_char(self, char: str) -> str:
+    """What the basic step makes of one character, out of context.
+
+    Where a word ends there is a space.
+    """
     cleaned = _clean(char)
     if _is_cjk(char):
       cleaned = f" {cleaned} "

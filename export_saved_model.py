@@ -1,0 +1,213 @@
+"""Exports a trained model as a SavedModel that serves ids and raw text.
+
+    python export_saved_model.py --model=/tmp/mrpc/export --export_dir=served/mrpc
+
+What a program of this repository has trained is recognized by its head: a
+classifier, a tagger, a finder of answers, a chooser among answers, or else an
+encoder, which gives features. --export_dir gets a folder with the number of the
+version, as TensorFlow Serving looks for it; the model needs nothing else.
+"""
+
+import os
+from typing import Optional
+import uuid
+
+from absl import flags
+from absl import logging
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+import checkpoint
+import classifier as classifier_lib
+import common_flags
+import input_pipeline
+import modeling
+import serving
+from tasks import classification
+
+FLAGS = flags.FLAGS
+
+_SPAN = "span"
+_ENCODER = "encoder"
+# Heads that are described by a classifier.json.
+_CLASSIFIERS = (*classification.PROBLEM_TYPES, classifier_lib.TAGGING,
+                classifier_lib.MULTIPLE_CHOICE)
+_WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
+
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  common_flags.define_model_flags()
+  common_flags.define_vocab_flags()
+  flags.DEFINE_string("export_dir", None, "Folder of the versions of the "
+                      "model.", required=True)
+  flags.DEFINE_integer("version", None, "Number of this version; one more than "
+                       "the highest there, if not given.", lower_bound=1)
+  flags.DEFINE_enum("head", None, [_ENCODER, _SPAN, *_CLASSIFIERS], "What the "
+                    "model does; found in its files, if not given.")
+  flags.DEFINE_list("labels", [], "Labels in the order of their ids, for "
+                    "weights without a classifier.json beside them.")
+  flags.DEFINE_integer("max_seq_length", None, "Most tokens of a sequence that "
+                       "is made of raw text. If not given, what the model was "
+                       "trained with, 384 for span, or what it can read.")
+  settings = serving.SpanSettings()
+  flags.DEFINE_integer("doc_stride", settings.doc_stride, "With a span head, "
+                       "how many tokens a window of a long text begins after "
+                       "the one before.", lower_bound=1)
+  flags.DEFINE_integer("max_query_length", settings.max_query_length, "Most "
+                       "tokens of a question; longer ones are cut.",
+                       lower_bound=1)
+  flags.DEFINE_integer("max_answer_length", settings.max_answer_length,
+                       "Most tokens of an answer.", lower_bound=1)
+
+
+def main(_):
+  config = common_flags.model_config()
+  common_flags.resolve_model("vocab_file", "init_checkpoint")
+  version_dir = _version_dir()
+  head, classifier = _head(config)
+  if classifier and not FLAGS["do_lower_case"].present:
+    FLAGS.do_lower_case = classifier.do_lower_case
+  tokenizer = common_flags.tokenizer(config)
+  _set_max_seq_length(config, head, classifier)
+  reader = serving.Reader(FLAGS.vocab_file, tokenizer, FLAGS.max_seq_length)
+  served = _served(config, head, classifier, reader)
+  save(served, version_dir)
+  logging.info("%s holds the %s, with the signatures %s.", version_dir, head,
+               ", ".join(served.requests()))
+
+
+def _version_dir() -> str:
+  """Returns the folder to write, which does not exist yet."""
+  names = (tf.io.gfile.listdir(FLAGS.export_dir)
+           if tf.io.gfile.isdir(FLAGS.export_dir) else [])
+  versions = [int(name.strip("/")) for name in names
+              if name.strip("/").isdigit()]
+  version = FLAGS.version or max(versions, default=0) + 1
+  if version in versions:
+    raise ValueError(f"--version={version} is in {FLAGS.export_dir} already. "
+                     "Give another number, or none for the next.")
+  return os.path.join(FLAGS.export_dir, str(version))
+
+
+def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
+  """Returns the head, and what it predicts if it is that of a classifier.
+
+  Raises:
+    ValueError: the weights have no such head, or it is not known what it says.
+  """
+  path = FLAGS.init_checkpoint
+  shapes = checkpoint.open_checkpoint(path).shapes
+  classifier = classifier_lib.Classifier.read(os.path.dirname(path))
+  head = FLAGS.head
+  if not head:
+    head = _ENCODER
+    if "cls/squad/output_weights" in shapes:
+      head = _SPAN
+    elif "output_weights" in shapes and not classifier:
+      raise ValueError(
+          f"--init_checkpoint={path} has a classifier, but no classifier.json "
+          "is beside it. Say what it is with --head, and with --labels what it "
+          f"predicts; or pass --head={_ENCODER} for the encoder alone.")
+    elif "output_weights" in shapes:
+      head = classifier.problem_type
+  if head not in _CLASSIFIERS:
+    common_flags.check_belongs(["labels"], False, "a head with labels")
+    return head, None
+  if not classifier:
+    classifier = classifier_lib.Classifier(
+        head, tuple(FLAGS.labels), FLAGS.do_lower_case,
+        config.max_position_embeddings, input_pipeline.TRUNCATE)
+  elif FLAGS.labels:
+    raise ValueError(f"--labels={','.join(FLAGS.labels)}: the classifier.json "
+                     f"beside {path} has them already. Leave one out.")
+  classifier.check_weights(path, "--init_checkpoint")
+  return head, classifier
+
+
+def _set_max_seq_length(config, head: str, classifier) -> None:
+  """Sets the flag where it is not given, and checks it."""
+  if FLAGS.max_seq_length is None:
+    wanted = config.max_position_embeddings
+    if classifier:
+      wanted = classifier.max_seq_length
+    elif head == _SPAN:
+      wanted = min(wanted, 384)
+    FLAGS.max_seq_length = wanted
+  common_flags.check_max_seq_length(config)
+  if head == _SPAN and FLAGS.max_query_length > FLAGS.max_seq_length - 4:
+    raise ValueError(
+        f"--max_query_length={FLAGS.max_query_length} leaves no room for a text"
+        f" in --max_seq_length={FLAGS.max_seq_length}. Lower it.")
+
+
+def _served(config, head: str, classifier, reader: serving.Reader) -> tf.Module:
+  """Returns the model with its signatures, weights loaded."""
+  options = {"compute_dtype": common_flags.compute_dtype(), "is_portable": True}
+  if head == _ENCODER:
+    model = modeling.BertModel(config, **options)
+  elif head == _SPAN:
+    model = modeling.BertForQuestionAnswering(config, **options)
+  elif head == classifier_lib.TAGGING:
+    model = modeling.BertForTokenClassification(
+        config, classifier.num_outputs, **options)
+  elif head == classifier_lib.MULTIPLE_CHOICE:
+    model = modeling.BertForMultipleChoice(config, **options)
+  else:
+    model = modeling.BertForSequenceClassification(
+        config, classifier.num_outputs, **options)
+  checkpoint.restore_all(checkpoint.variables_by_name(model),
+                         FLAGS.init_checkpoint, "--init_checkpoint")
+  if head == _ENCODER:
+    return serving.Encoder(model, reader)
+  if head == _SPAN:
+    return serving.SpanFinder(model, reader, serving.SpanSettings(
+        FLAGS.doc_stride, FLAGS.max_query_length,
+        max_answer_length=FLAGS.max_answer_length))
+  if head == classifier_lib.TAGGING:
+    return serving.Tagger(model, reader, classifier.labels)
+  if head == classifier_lib.MULTIPLE_CHOICE:
+    return serving.Chooser(model, reader)
+  return serving.Classifier(model, reader, classifier)
+
+
+def save(served: tf.Module, folder: str) -> None:
+  """Writes a SavedModel, whole or not at all, and requests to warm up with.
+
+  Args:
+    served: a model of `serving`.
+    folder: to write; its name is the number of the version.
+  """
+  parent, version = os.path.split(folder)
+  # A name that is no number is no version, to whoever looks meanwhile.
+  temporary = os.path.join(parent, f"tmp-{version}-{uuid.uuid4().hex[:8]}")
+  try:
+    tf.saved_model.save(served, temporary, signatures=served.signatures())
+    warmup_file = os.path.join(temporary, _WARMUP_FILE)
+    tf.io.gfile.makedirs(os.path.dirname(warmup_file))
+    model_name = os.path.basename(os.path.abspath(parent))
+    with tf.io.TFRecordWriter(warmup_file) as writer:
+      for signature, inputs in served.requests().items():
+        writer.write(_warmup_record(model_name, signature, inputs))
+    tf.io.gfile.rename(temporary, folder)
+  finally:
+    if tf.io.gfile.isdir(temporary):
+      tf.io.gfile.rmtree(temporary)
+
+
+def _warmup_record(model_name: str, signature: str, inputs) -> bytes:
+  """Returns a request as TensorFlow Serving reads it from a file."""
+  request = predict_pb2.PredictRequest()
+  request.model_spec.name = model_name
+  request.model_spec.signature_name = signature
+  for name, value in inputs.items():
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+  log = prediction_log_pb2.PredictionLog()
+  log.predict_log.request.CopyFrom(request)
+  return log.SerializeToString()
+
+
+if __name__ == "__main__":
+  define_flags()
+  common_flags.run(main)
