@@ -485,7 +485,7 @@ def model_config() -> modeling.BertConfig:
 
 def compute_dtype() -> tf.DType:
   """Returns the type of the activations."""
-  return tf.as_dtype(FLAGS.precision)
+  return tf.as_dtype(FLAGS.precision if "precision" in FLAGS else "float32")
 
 
 def tokenizer(

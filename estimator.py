@@ -474,7 +474,9 @@ class TPUEstimator:
       gradients = tape.gradient(scaled_loss, variables)
       unused.update(i for i, gradient in enumerate(gradients)
                     if gradient is None)
-      return parts, [tf.zeros(variable.shape) if gradient is None else gradient
+      # Models that are not ours may have sparse gradients.
+      return parts, [tf.zeros(variable.shape) if gradient is None
+                     else tf.convert_to_tensor(gradient)
                      for variable, gradient in zip(variables, gradients)]
 
     accumulate = functools.partial(

@@ -12,11 +12,12 @@
 
 import dataclasses
 import os
-from typing import Mapping, NamedTuple, Optional
+from typing import Callable, Mapping, NamedTuple, Optional
 
 from absl import flags
 from absl import logging
 import numpy as np
+import tensorflow as tf
 
 import classifier as classifier_lib
 import common_flags
@@ -24,6 +25,7 @@ import distillation
 import estimator as estimator_lib
 import input_pipeline
 import modeling
+import tokenization
 from tasks import classification
 from tasks import classification_results
 from tasks import glue
@@ -42,6 +44,11 @@ def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()
   common_flags.define_vocab_flags()
+  define_classifier_flags()
+
+
+def define_classifier_flags() -> None:
+  """Defines the flags that do not depend on the kind of the encoder."""
   common_flags.define_training_flags(
       learning_rate=5e-5, best_metric="eval_loss")
   common_flags.define_evaluation_flags()
@@ -153,18 +160,20 @@ def _class_weights():
   return weights
 
 
-def model_fn_builder(config, classifier, label_weights, num_train_steps):
+def model_fn_builder(create_model, config, init_checkpoint, classifier,
+                     label_weights, num_train_steps):
   """Returns the `model_fn` of a classifier.
 
   Args:
-    config: BertConfig.
+    create_model: see `run`, likewise `config` and `init_checkpoint`.
+    config: BertConfig, or None.
+    init_checkpoint: weights to start from, or None.
     classifier: what is predicted.
     label_weights: of the loss of several labels, or None.
     num_train_steps: 0 if there is no training.
   """
   def model_fn(params):
-    model = modeling.BertForSequenceClassification(
-        config, classifier.num_outputs, **common_flags.model_options(params))
+    model = create_model(classifier.num_outputs, params)
 
     def logits_fn(features, dropout_seed):
       return model(features["input_ids"], features["input_mask"],
@@ -176,8 +185,8 @@ def model_fn_builder(config, classifier, label_weights, num_train_steps):
             logits_fn, classifier, label_weights, _distillation()),
         predict_fn=classifier_lib.predict_fn_builder(logits_fn),
         optimizer=common_flags.task_optimizer(config, num_train_steps),
-        init_checkpoint=FLAGS.init_checkpoint,
-        **common_flags.costs(config, num_outputs=1))
+        init_checkpoint=init_checkpoint,
+        **(common_flags.costs(config, num_outputs=1) if config else {}))
 
   return model_fn
 
@@ -208,15 +217,38 @@ class Training(NamedTuple):
 def main(_):
   run_config = common_flags.run_config()
   config = common_flags.model_config()
-  _check_flags(config)
-  tokenizer = common_flags.tokenizer(config)
+  common_flags.check_max_seq_length(config)
+
+  def create_model(num_outputs, params):
+    return modeling.BertForSequenceClassification(
+        config, num_outputs, **common_flags.model_options(params))
+
+  run(run_config, common_flags.tokenizer(config), create_model, config,
+      FLAGS.init_checkpoint)
+
+
+def run(run_config: estimator_lib.RunConfig,
+        tokenizer: tokenization.FullTokenizer,
+        create_model: Callable[[int, Mapping[str, object]], tf.Module],
+        config: Optional[modeling.BertConfig] = None,
+        init_checkpoint: Optional[str] = None) -> None:
+  """Trains, evaluates and predicts, as the flags say.
+
+  Args:
+    run_config: where and how.
+    tokenizer: of the encoder.
+    create_model: (num_outputs, params) -> a model that is called like
+      `modeling.BertForSequenceClassification`.
+    config: of the encoder, if it is ours; then the model is exported.
+    init_checkpoint: weights to start from, or None.
+  """
+  _check_flags()
   task = task_of_flags()
   examples = _read_examples(task)
-  classifier = _classifier(task, examples)
+  classifier = _classifier(task, examples, init_checkpoint)
   targets = {name: task.targets(examples[name], classifier.labels)
              for name in examples}
-  classifier.check_start(FLAGS.output_dir, FLAGS.init_checkpoint,
-                         FLAGS.do_train)
+  classifier.check_start(FLAGS.output_dir, init_checkpoint, FLAGS.do_train)
 
   training = Training(None, None, 0)
   if FLAGS.do_train:
@@ -224,7 +256,8 @@ def main(_):
                                  examples["train"], targets["train"])
   estimator = estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(
-          config, classifier, training.label_weights, training.num_steps),
+          create_model, config, init_checkpoint, classifier,
+          training.label_weights, training.num_steps),
       config=run_config,
       train_batch_size=FLAGS.train_batch_size)
 
@@ -251,8 +284,9 @@ def main(_):
         max_steps=training.num_steps,
         evaluate_fn=lambda: _evaluate(task, classifier, estimator, dev)
         if FLAGS.do_eval else None)
-    common_flags.export_model(estimator, config)
-    classifier.write(os.path.join(FLAGS.output_dir, "export"))
+    if config:
+      common_flags.export_model(estimator, config)
+      classifier.write(os.path.join(FLAGS.output_dir, "export"))
 
   if FLAGS.do_eval:
     common_flags.write_results(
@@ -263,9 +297,8 @@ def main(_):
     _predict(task, classifier, estimator, splits("test"))
 
 
-def _check_flags(config) -> None:
+def _check_flags() -> None:
   """Raises a ValueError for flags that do not go together."""
-  common_flags.check_max_seq_length(config)
   if FLAGS.long_text == input_pipeline.SLIDING_WINDOW and (
       FLAGS.max_seq_length < 8):
     raise ValueError(f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
@@ -279,7 +312,7 @@ def _read_examples(task) -> dict[str, list[classification.Example]]:
           for name in task.existing_splits(FLAGS.data_dir, kind)}
 
 
-def _classifier(task, examples) -> classifier_lib.Classifier:
+def _classifier(task, examples, init_checkpoint) -> classifier_lib.Classifier:
   """Returns what is predicted; what was trained earlier, if something was.
 
   Raises:
@@ -287,9 +320,8 @@ def _classifier(task, examples) -> classifier_lib.Classifier:
   """
   known = classifier_lib.Classifier.read(FLAGS.output_dir)
   if not FLAGS.do_train:
-    if not known and FLAGS.init_checkpoint:
-      known = classifier_lib.Classifier.read(
-          os.path.dirname(FLAGS.init_checkpoint))
+    if not known and init_checkpoint:
+      known = classifier_lib.Classifier.read(os.path.dirname(init_checkpoint))
     if known and known.problem_type == task.problem_type:
       return dataclasses.replace(
           known, max_seq_length=FLAGS.max_seq_length,

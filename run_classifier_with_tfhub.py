@@ -1,0 +1,93 @@
+"""Fine-tunes an encoder from TF Hub to classify sentences and pairs.
+
+    python run_classifier_with_tfhub.py --task_name=MRPC --do_train --do_eval \\
+        --data_dir=glue/MRPC --bert_hub_module_handle=served/bert/1 \\
+        --max_seq_length=128 --train_batch_size=32 --learning_rate=2e-5 \\
+        --num_train_epochs=3.0 --output_dir=/tmp/mrpc
+
+What `run_classifier.py` does, with --bert_hub_module_handle in place of a model
+of ours: the folder of a SavedModel, or an address to download one from. It is
+an encoder of TF Hub's interface for TensorFlow 2 (export_saved_model.py writes
+such), or one of the modules of BERT that were published for TensorFlow 1. What
+is trained is saved in checkpoints, and predicts with the same handle; there is
+no folder `export`.
+"""
+
+import contextlib
+
+from absl import flags
+
+import common_flags
+import hub_encoder
+import run_classifier
+import tokenization
+
+FLAGS = flags.FLAGS
+
+_HANDLE = "--bert_hub_module_handle"
+
+
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  flags.DEFINE_string("bert_hub_module_handle", None, "The encoder: a folder, "
+                      "or an address.", required=True)
+  flags.DEFINE_string("vocab_file", None, "Its vocabulary, where it comes "
+                      "without one.")
+  flags.DEFINE_bool("do_lower_case", True, "Whether to lower-case the text, "
+                    "where the encoder does not say.")
+  run_classifier.define_classifier_flags()
+
+
+def main(_):
+  run_config = common_flags.run_config()
+  _check_flags()
+  strategy = run_config.strategy
+  with strategy.scope() if strategy else contextlib.nullcontext():
+    encoder = hub_encoder.load(FLAGS.bert_hub_module_handle, _HANDLE)
+    hidden_size = encoder.check(FLAGS.max_seq_length)
+  tokenizer = _tokenizer(encoder)
+
+  def create_model(num_outputs, params):
+    return hub_encoder.HubClassifier(
+        encoder, hidden_size, num_outputs, params["seed"])
+
+  run_classifier.run(run_config, tokenizer, create_model)
+
+
+def _check_flags() -> None:
+  """Raises a ValueError for what takes an encoder of ours."""
+  for name in ("layerwise_lr_decay", "recompute_activations"):
+    if FLAGS[name].value != FLAGS[name].default:
+      raise ValueError(f"--{name}={FLAGS[name].value} takes a model whose "
+                       "layers are known: use run_classifier.py.")
+
+
+def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
+  """Returns the tokenizer of the encoder.
+
+  Raises:
+    ValueError: it has no vocabulary, or another one than the flags say.
+  """
+  if encoder.vocab_file and FLAGS.vocab_file:
+    raise ValueError(f"--vocab_file={FLAGS.vocab_file}: the encoder has a "
+                     f"vocabulary, {encoder.vocab_file}. Leave the flag out.")
+  vocab_file = encoder.vocab_file or FLAGS.vocab_file
+  if not vocab_file:
+    raise ValueError(f"{_HANDLE}={FLAGS.bert_hub_module_handle} comes without "
+                     "a vocabulary. Pass --vocab_file, and --nodo_lower_case "
+                     "if it is cased.")
+  if encoder.do_lower_case is not None:
+    if FLAGS["do_lower_case"].present and (
+        FLAGS.do_lower_case != encoder.do_lower_case):
+      raise ValueError(f"--do_lower_case={FLAGS.do_lower_case}: the encoder "
+                       f"says {encoder.do_lower_case}. Leave the flag out.")
+    FLAGS.do_lower_case = encoder.do_lower_case
+  tokenizer = tokenization.FullTokenizer(vocab_file, FLAGS.do_lower_case)
+  tokenization.validate_case_matches_vocab(
+      FLAGS.do_lower_case, tokenizer.vocab, vocab_file)
+  return tokenizer
+
+
+if __name__ == "__main__":
+  define_flags()
+  common_flags.run(main)
