@@ -674,10 +674,11 @@ class TPUEstimator:
         dataset, self._spec.predict_fn):
       predictions = {name: np.concatenate(parts)
                      for name, parts in predictions.items()}
-      is_real = features.get("is_real_example")
-      for i in range(len(next(iter(predictions.values())))):
-        if is_real is None or is_real[i]:
-          yield {name: value[i] for name, value in predictions.items()}
+      rows = range(len(next(iter(predictions.values()))))
+      if "is_real_example" in features:
+        rows = np.flatnonzero(features["is_real_example"].numpy())
+      for i in rows:
+        yield {name: value[i] for name, value in predictions.items()}
 
   def _run_batches(self, dataset, function):
     """Yields each batch, and `function` of it: for each local device a value.

@@ -52,7 +52,9 @@ def define_flags() -> None:
                     "token.")
   flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a line; longer "
                        "ones are cut.")
-  flags.DEFINE_integer("batch_size", 32, "Lines per batch.", lower_bound=1)
+  flags.DEFINE_integer("batch_size", 32, "Lines per batch, if they have "
+                       "--max_seq_length tokens; more of shorter ones.",
+                       lower_bound=1)
   flags.DEFINE_bool("pad_to_max_length", False, "Pad every batch to "
                     "--max_seq_length, as is always done on a TPU. Slower.")
   common_flags.define_tpu_flags()
@@ -159,7 +161,7 @@ def compute(estimator, sequences: Sequence[input_pipeline.Packed]
 def main(_):
   config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
-  layers = [] if FLAGS.pooling == "pooled" else _layers(config)
+  layers = [] if FLAGS.pooling == "pooled" else layers_of_flag(config)
   for name in ("layers", "combine_layers"):
     if FLAGS[name].present and FLAGS.pooling == "pooled":
       raise ValueError(f"--{name}={FLAGS[name].value} does nothing with "
@@ -168,21 +170,31 @@ def main(_):
   input_files = input_pipeline.expand_patterns(
       FLAGS.input_file, "--input_file")
   common_flags.resolve_model("init_checkpoint")
-  output = feature_files.PartedFile(
-      FLAGS.output_file, _file_format(layers), _settings(input_files))
-  estimator = estimator_lib.TPUEstimator(
+  output = open_output(layers, input_files)
+  estimator = create_estimator(config, layers)
+  extract(estimator, tokenizer, input_files, output,
+          stretch_lines(config, layers))
+
+
+def create_estimator(config, layers) -> estimator_lib.TPUEstimator:
+  """Returns an estimator that predicts the features of layers."""
+  return estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(config, layers),
       config=estimator_lib.RunConfig(
           strategy=common_flags.tpu_strategy() if FLAGS.use_tpu else None),
       predict_batch_size=FLAGS.batch_size)
-  num_lines = stretch_lines(config, layers)
-  line = output.num_parts * num_lines
+
+
+def extract(estimator, tokenizer, input_files,
+            output: feature_files.PartedFile, lines_per_part: int) -> None:
+  """Writes the features of all lines that `output` does not have yet."""
+  line = output.num_parts * lines_per_part
   if line:
     logging.info("The features of %d lines are there; going on.", line)
   sequences = read_packed(input_files, tokenizer, FLAGS.max_seq_length)
   for _ in itertools.islice(sequences, line):
     pass
-  while stretch := list(itertools.islice(sequences, num_lines)):
+  while stretch := list(itertools.islice(sequences, lines_per_part)):
     output.write_part([
         feature_files.Features(
             line + i,
@@ -193,6 +205,12 @@ def main(_):
     logging.info("  %d lines", line)
   output.finish()
   logging.info("Features of %d lines are in %s.", line, FLAGS.output_file)
+
+
+def open_output(layers, input_files) -> feature_files.PartedFile:
+  """Returns the output file, of which there may be parts already."""
+  return feature_files.PartedFile(
+      FLAGS.output_file, _file_format(layers), _settings(input_files))
 
 
 def _file_format(layers):
@@ -214,7 +232,7 @@ def _settings(input_files) -> dict[str, object]:
                           for file, stat in zip(input_files, stats)]}
 
 
-def _layers(config) -> list[int]:
+def layers_of_flag(config) -> list[int]:
   """Returns the layers of the flag.
 
   Raises:

@@ -12,6 +12,7 @@ programs write and read it.
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import uuid
@@ -567,24 +568,56 @@ def packed_dataset(sequences: Callable[[], Iterable[Packed]],
                    static_shapes: bool = False) -> tf.data.Dataset:
   """Batches of sequences that are made on the way, in order.
 
+  Short sequences make batches of more rows, with about as many tokens in all,
+  so that each is worth its computation.
+
   Args:
-    sequences: gives an iterator over them.
+    sequences: gives an iterator over them, best sorted by length.
     max_seq_length: no sequence is longer.
-    batch_size: sequences per batch.
-    static_shapes: see `task_dataset`.
+    batch_size: sequences per batch of the longest ones.
+    static_shapes: give every batch one shape, as for `task_dataset`.
 
   Returns:
     A Dataset like that of `task_dataset`, without `label_ids`.
   """
-  ids = tf.TensorSpec([None], tf.int32)
-  dataset = tf.data.Dataset.from_generator(
-      sequences, output_signature=Packed(ids, ids))
-  dataset = dataset.map(lambda packed: {
-      "input_ids": packed.input_ids,
-      "input_mask": tf.ones_like(packed.input_ids),
-      "segment_ids": packed.segment_ids, "is_real_example": tf.ones([])})
-  return _padded(dataset.padded_batch(batch_size), max_seq_length, batch_size,
-                 static_shapes, ["input_ids", "input_mask", "segment_ids"])
+  names = ("input_ids", "input_mask", "segment_ids")
+
+  def batches():
+    pending, length = [], 0
+    for packed in sequences():
+      pending.append(packed)
+      length = max(length, len(packed.input_ids))
+      if static_shapes:
+        length = max_seq_length
+      # The number of rows follows from the length: few shapes, of which each
+      # is compiled once.
+      num_rows = batch_size * max_seq_length // length
+      if len(pending) >= num_rows:
+        yield _batch(pending[:num_rows], num_rows, length)
+        pending = pending[num_rows:]
+        length = max((len(rest.input_ids) for rest in pending), default=0)
+    if pending:
+      yield _batch(pending, batch_size if static_shapes else len(pending),
+                   max_seq_length if static_shapes else length)
+
+  def _batch(rows, num_rows, length):
+    lengths = np.zeros([num_rows, 1], int)
+    lengths[:len(rows), 0] = [len(packed.input_ids) for packed in rows]
+    is_token = np.arange(length) < lengths
+    batch = {"input_mask": is_token.astype(np.int32),
+             "is_real_example": (lengths[:, 0] > 0).astype(np.float32)}
+    for name in ("input_ids", "segment_ids"):
+      batch[name] = np.zeros([num_rows, length], np.int32)
+      batch[name][is_token] = np.fromiter(
+          itertools.chain.from_iterable(
+              getattr(packed, name) for packed in rows), np.int32)
+    return batch
+
+  shape = [batch_size, max_seq_length] if static_shapes else [None, None]
+  return tf.data.Dataset.from_generator(batches, output_signature={
+      **{name: tf.TensorSpec(shape, tf.int32) for name in names},
+      "is_real_example": tf.TensorSpec(shape[:1], tf.float32)}).prefetch(
+          _AUTOTUNE)
 
 
 def _padded(dataset, max_seq_length: int, batch_size: int, static_shapes: bool,

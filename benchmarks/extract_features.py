@@ -8,8 +8,8 @@ The mean of the last layer over the tokens of each line: ours, from lines to a
 file of vectors, in batches of near lengths and padded to --max_seq_length;
 transformers in batches of lines sorted by length, with its tokenizer, on
 weights of the same shape, to vectors in memory. Each is a process of its own
-that does all lines when it is its turn; the median over the turns counts, and
-the first turns, which compile, do not. Ours loads its weights in each turn.
+that has loaded its weights and does all lines when it is its turn; the median
+over the turns counts, and the first turns, which compile, do not.
 Needs the packages of requirements-benchmark.txt; --peer_python names another
 interpreter that has PyTorch and transformers.
 """
@@ -76,15 +76,21 @@ def run_ours(settings) -> None:
     flag_values = [f"--{name}={settings[name]}" for name in (
         "bert_config_file", "vocab_file", "init_checkpoint", "max_seq_length",
         "batch_size", "precision")]
+    FLAGS(["extract_features.py", *flag_values, f"--input_file={text_file}",
+           f"--output_file={os.path.join(folder, 'out.npz')}", "--format=npz",
+           "--pooling=mean", "--layers=-1", "--combine_layers=concat",
+           f"--pad_to_max_length={settings['pads']}"])
+    # What the program does, with the estimator made once.
+    config = program.common_flags.model_config()
+    tokenizer = program.common_flags.tokenizer(config)
+    layers = program.layers_of_flag(config)
+    estimator = program.create_estimator(config, layers)
     while True:
       next(my_turns)
-      FLAGS.unparse_flags()
-      FLAGS(["extract_features.py", *flag_values, f"--input_file={text_file}",
-             f"--output_file={os.path.join(folder, 'out.npz')}",
-             "--format=npz", "--pooling=mean", "--layers=-1",
-             "--combine_layers=concat",
-             f"--pad_to_max_length={settings['pads']}"])
-      program.main([])
+      program.extract(
+          estimator, tokenizer, [text_file],
+          program.open_output(layers, [text_file]),
+          program.stretch_lines(config, layers))
 
 
 def run_peer(settings) -> None:
