@@ -15,6 +15,7 @@ from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
 import zipfile
 
 import numpy as np
+import orjson
 import tensorflow as tf
 
 import input_pipeline
@@ -52,16 +53,18 @@ class JsonLines:
     self._layers = layers  # their numbers; none if they are combined
 
   def write(self, path: str, features: Sequence[Features]) -> None:
-    with tf.io.gfile.GFile(path, "w") as writer:
+    with tf.io.gfile.GFile(path, "wb") as writer:
       for line in features:
-        values = np.round(line.values.astype(np.float64), 6).tolist()
+        values = np.round(line.values.astype(np.float64), 6)
         if line.tokens is None:
           fields = self._fields(values)
         else:
           fields = {"features": [
               {"token": token, **self._fields(row)}
               for token, row in zip(line.tokens, values)]}
-        writer.write(json.dumps({"linex_index": line.line, **fields}) + "\n")
+        writer.write(orjson.dumps(
+            {"linex_index": line.line, **fields},
+            option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
 
   def _fields(self, values) -> dict:
     if not self._layers:
