@@ -159,8 +159,8 @@ class _TensorFlow2Encoder(HubEncoder):
     self.encoder_variables = list(
         getattr(self._encoder, "trainable_variables", ()))
     if not callable(self._encoder) or not self.encoder_variables:
-      raise ValueError(f"{name} is no encoder that can be trained: it cannot be "
-                       "called, or has no trainable_variables.")
+      raise ValueError(f"{name} is no encoder that can be trained: it cannot "
+                       "be called, or has no trainable_variables.")
     if hasattr(self._encoder, "vocab_file"):
       self.vocab_file = os.fsdecode(
           self._encoder.vocab_file.asset_path.numpy())
@@ -180,13 +180,13 @@ class _TensorFlow1Encoder(HubEncoder):
     super().__init__()
     self._use = self._training = None
     for graph in meta_graphs:
-      if _TOKENS in graph.signature_def:
+      if "pooled_output" in graph.signature_def[_TOKENS].outputs:
         is_training = _TRAIN_TAG in graph.meta_info_def.tags
         setattr(self, "_training" if is_training else "_use", graph)
     if not self._use:
       raise ValueError(
-          f"{name} has no signature {_TOKENS!r}, as modules of BERT have, but "
-          f"{', '.join(sorted(meta_graphs[0].signature_def)) or 'none'}.")
+          f"{name} has no signature {_TOKENS!r} with a pooled_output, as "
+          "modules of BERT have.")
     self._training = self._training or self._use
     reader = checkpoint.open_checkpoint(
         os.path.join(folder, "variables", "variables"), name.partition("=")[0])
@@ -225,7 +225,8 @@ class _TensorFlow1Encoder(HubEncoder):
     signature = graph.signature_def[_TOKENS]
     inputs = dict(input_ids=input_ids, input_mask=input_mask,
                   segment_ids=token_type_ids)
-    values = {info.name: inputs[name] for name, info in signature.inputs.items()}
+    values = {info.name: inputs[name]
+              for name, info in signature.inputs.items()}
     output = signature.outputs["pooled_output"].name
     for node in _nodes_of(graph, output).node:
       if node.op in _VARIABLE_OPS:

@@ -19,6 +19,7 @@ import input_pipeline
 import modeling
 import tokenization
 from tasks import classification
+from tasks import ner
 
 # The signatures: of ids, of texts, of pairs of texts.
 IDS = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -27,8 +28,6 @@ TEXT_PAIR = "text_pair"
 
 # The score of an answer that cannot be one. Infinity is no number in JSON.
 _IMPOSSIBLE = -1e9
-# A word of more pieces is cut, as in `tasks.ner`.
-_MAX_PIECES = 32
 
 _IDS = tf.TensorSpec([None, None], tf.int32)
 _TEXTS = tf.TensorSpec([None], tf.string)
@@ -240,18 +239,18 @@ class _Served(tf.Module):
 
   def of_ids(self, input_ids, input_mask, segment_ids):
     """Answers ids, int32 [n, s] each."""
-    return self._answers(self._of(_features(
+    return self._answers(self._compute(_features(
         input_ids, input_mask, segment_ids)))
 
   def of_text(self, text):
     """Answers texts, string [n]."""
-    return self._answers(self._of(self.reader.read(text)))
+    return self._answers(self._compute(self.reader.read(text)))
 
   def of_pair(self, text_a, text_b):
     """Answers pairs of texts, string [n] each."""
-    return self._answers(self._of(self.reader.read(text_a, text_b)))
+    return self._answers(self._compute(self.reader.read(text_a, text_b)))
 
-  def _of(self, features):
+  def _compute(self, features):
     """Returns what the model makes of ids, after checking their length."""
     encoder = getattr(self.model, "bert", self.model)
     most = encoder.config.max_position_embeddings
@@ -323,12 +322,12 @@ class Encoder(_Served):
   def of_text(self, text):
     """As `of_ids`, with the features: a caller does not know the tokens."""
     features = self.reader.read(text)
-    return {**self._answers(self._of(features)), **features}
+    return {**self._answers(self._compute(features)), **features}
 
   def of_pair(self, text_a, text_b):
     """As `of_text`."""
     features = self.reader.read(text_a, text_b)
-    return {**self._answers(self._of(features)), **features}
+    return {**self._answers(self._compute(features)), **features}
 
   def _answers(self, output):
     return {"pooled_output": tf.cast(output.pooled_output, tf.float32),
@@ -361,7 +360,7 @@ class Classifier(_Served):
     lengths = self.reader.lengths(ids_a, ids_b)
     if self._long_text != input_pipeline.SLIDING_WINDOW:
       has_tail = self._long_text == input_pipeline.HEAD_TAIL
-      return self._answers(self._of(self.reader.pack(*(
+      return self._answers(self._compute(self.reader.pack(*(
           _keep(ids, length, has_tail)
           for ids, length in zip((ids_a, ids_b), lengths)))))
     # The longer one is read in windows that overlap by half.
@@ -373,7 +372,7 @@ class Classifier(_Served):
         tf.maximum(room // 2, 1), reaches_end=True)
     texts = windows.texts
     is_a = tf.gather(is_a, texts)
-    logits = self._of(self.reader.pack(
+    logits = self._compute(self.reader.pack(
         _stretches(ids_a, texts, tf.where(is_a, windows.starts, 0), tf.where(
             is_a, windows.lengths, tf.gather(length_a, texts))),
         _stretches(ids_b, texts, tf.where(~is_a, windows.starts, 0), tf.where(
@@ -418,7 +417,7 @@ class Chooser(_Served):
     shape = tf.shape(choices)
     features = self.reader.read(tf.repeat(context, shape[1]),
                                 tf.reshape(choices, [-1]))
-    return self._answers(self._of({
+    return self._answers(self._compute({
         name: tf.reshape(ids, [shape[0], shape[1], -1])
         for name, ids in features.items()}))
 
@@ -458,7 +457,7 @@ class Tagger(_Served):
     tokens = self.reader.tokenizer(text)
     words = _Words.of(tokens)
     # A word of many pieces is cut, for its tag is that of the first.
-    kept = tokens.ids.with_flat_values(words.ranks < _MAX_PIECES)
+    kept = tokens.ids.with_flat_values(words.ranks < ner.MAX_PIECES)
     ids = tf.ragged.boolean_mask(tokens.ids, kept)
     word_or_none = tf.ragged.boolean_mask(tokens.ids.with_flat_values(
         tf.where(words.ranks == 0, words.numbers, -1)), kept)
@@ -466,7 +465,7 @@ class Tagger(_Served):
                    tf.int64)
     windows = _Windows.cut(ids.row_lengths(), room, tf.maximum(room // 2, 1))
     ids = windows.of(ids)
-    probabilities = tf.nn.softmax(self._of(
+    probabilities = tf.nn.softmax(self._compute(
         self.reader.pack(ids, ids[:, :0])))[:, 1:-1]              # [w, s, tags]
 
     word_or_none = windows.of(word_or_none).to_tensor(-1)         # [w, s]
@@ -478,7 +477,7 @@ class Tagger(_Served):
     probabilities = tf.scatter_nd(
         tf.gather_nd(word_or_none, counts)[:, tf.newaxis],
         tf.gather_nd(probabilities, counts),
-        tf.stack([num_words, len(self._tags)]))                   # [words, tags]
+        tf.stack([num_words, len(self._tags)]))                # [words, tags]
 
     def by_text(values):
       return tf.RaggedTensor.from_value_rowids(
@@ -532,7 +531,7 @@ class _Words(NamedTuple):
 
 
 class SpanSettings(NamedTuple):
-  """How answers are looked for; see `squad.WindowSettings`, `AnswerSettings`."""
+  """How answers are looked for; see the settings of `tasks.squad`."""
 
   doc_stride: int = 128
   max_query_length: int = 64
@@ -571,7 +570,7 @@ class SpanFinder(_Served):
         tokens.ids.row_lengths(), room,
         tf.minimum(room, tf.cast(settings.doc_stride, tf.int64)))
     query = tf.gather(query, windows.texts)
-    start_logits, end_logits = self._of(self.reader.pack(
+    start_logits, end_logits = self._compute(self.reader.pack(
         query, windows.of(tokens.ids)))                           # [w, s] each
     scores, first, last = self._best(
         start_logits, end_logits, windows, query.row_lengths() + 2)

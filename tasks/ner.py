@@ -23,7 +23,7 @@ import tokenization
 # Begins a document in CoNLL's files.
 _DOCUMENT = "-DOCSTART-"
 # A word of more pieces is cut: its tag is that of the first.
-_MAX_PIECES = 32
+MAX_PIECES = 32
 _OUTSIDE = "O"
 
 
@@ -214,7 +214,7 @@ def features_of(sentences: Sequence[Sentence],
   for words in _texts(sentences, document_context):
     ids, places = [], []
     for number, pieces in enumerate(tokenizer.encode_each(words), first_word):
-      pieces = pieces[:_MAX_PIECES] or [unk_id]
+      pieces = pieces[:MAX_PIECES] or [unk_id]
       ids.extend(pieces)
       places.extend([number, *[-1] * (len(pieces) - 1)])
     first_word += len(words)

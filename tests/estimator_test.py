@@ -371,7 +371,8 @@ def bert_estimator(model_dir, dropout=0.0, recompute=False, **config):
     model = modeling.BertForPreTraining(
         conftest.tiny_config(hidden_dropout_prob=dropout,
                              attention_probs_dropout_prob=dropout),
-        run_config.compute_dtype, params["seed"], recompute)
+        run_config.compute_dtype, params["seed"],
+        recompute_activations=recompute)
     return estimator_lib.EstimatorSpec(
         model, run_pretraining.loss_fn_builder(model),
         optimizer=optimization.create_optimizer(1e-3, 100, 5))
