@@ -126,15 +126,6 @@ def run_peer(settings) -> None:
     next(my_turns)
 
 
-CONTESTANTS = {
-    "transformers float32": ("peer", "float32", False),
-    "transformers bfloat16": ("peer", "bfloat16", False),
-    "ours float32": ("ours", "float32", False),
-    "ours bfloat16": ("ours", "bfloat16", False),
-    "ours bfloat16, padded": ("ours", "bfloat16", True),
-}
-
-
 def main(_):
   if FLAGS.role:
     role, settings = json.loads(FLAGS.role)
@@ -143,29 +134,13 @@ def main(_):
   names = ("text_file", "bert_config_file", "vocab_file", "init_checkpoint",
            "num_lines", "max_seq_length", "batch_size")
   settings = {name: FLAGS[name].value for name in names}
-  contestants = {
-      name: turns.Contestant(
-          __file__, role, FLAGS.peer_python if role == "peer"
-          else sys.executable, {**settings, "precision": precision,
-                                "pads": pads}, num_warmups=2)
-      for name, (role, precision, pads) in CONTESTANTS.items()}
-  for _ in range(FLAGS.turns):
-    for contestant in contestants.values():
-      contestant.take_turn()
-  seconds = {name: statistics.median(contestant.seconds)
-             for name, contestant in contestants.items()}
-  for name, value in seconds.items():
+  seconds = peer.take_turns(__file__, FLAGS.peer_python, settings,
+                            num_warmups=2, num_turns=FLAGS.turns)
+  medians = {name: statistics.median(some) for name, some in seconds.items()}
+  for name, value in medians.items():
     print(f"  {name:>22}: {FLAGS.num_lines / value:7.1f} lines a second "
           f"({value:.1f} s)")
-  for ours, theirs in [
-      ("ours float32", "transformers float32"),
-      ("ours bfloat16", "transformers float32"),
-      ("ours bfloat16", "transformers bfloat16"),
-      ("ours bfloat16", "ours bfloat16, padded")]:
-    print(f"  {ours} beside {theirs}: {seconds[theirs] / seconds[ours]:.2f} "
-          "times as fast")
-  for contestant in contestants.values():
-    contestant.leave()
+  peer.print_ratios(medians, seconds)
 
 
 if __name__ == "__main__":

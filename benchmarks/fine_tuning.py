@@ -134,15 +134,6 @@ def run_peer(settings) -> None:
         next(my_turns)
 
 
-CONTESTANTS = {
-    "transformers float32": ("peer", "float32", False),
-    "transformers bfloat16": ("peer", "bfloat16", False),
-    "ours float32": ("ours", "float32", False),
-    "ours bfloat16": ("ours", "bfloat16", False),
-    "ours bfloat16, padded": ("ours", "bfloat16", True),
-}
-
-
 def main(_):
   if FLAGS.role:
     role, settings = json.loads(FLAGS.role)
@@ -150,34 +141,18 @@ def main(_):
     return
   num_steps = -(-len(read_mrpc(FLAGS.data_dir)[0]) // FLAGS.batch_size)
   steps = -(-num_steps // FLAGS.turns)
-  contestants = {}
-  for name, (role, precision, pads) in CONTESTANTS.items():
-    contestants[name] = turns.Contestant(
-        __file__, role, FLAGS.peer_python if role == "peer" else sys.executable,
-        {"data_dir": FLAGS.data_dir, "bert_config_file": FLAGS.bert_config_file,
-         "vocab_file": FLAGS.vocab_file, "batch_size": FLAGS.batch_size,
-         "max_seq_length": FLAGS.max_seq_length, "precision": precision,
-         "pads": pads, "steps": steps}, num_warmups=1)
-  for _ in range(FLAGS.turns):
-    for contestant in contestants.values():
-      contestant.take_turn()
+  names = ("data_dir", "bert_config_file", "vocab_file", "batch_size",
+           "max_seq_length")
+  seconds = peer.take_turns(
+      __file__, FLAGS.peer_python,
+      {**{name: FLAGS[name].value for name in names}, "steps": steps},
+      num_warmups=1, num_turns=FLAGS.turns)
   print(f"{steps * FLAGS.turns} steps of {FLAGS.batch_size}, in "
         f"{FLAGS.turns} turns")
-  seconds = {name: sum(contestant.seconds)
-             for name, contestant in contestants.items()}
-  for name in seconds:
-    print(f"  {name:>22}: {seconds[name]:6.1f} s")
-  for ours, theirs in [
-      ("ours float32", "transformers float32"),
-      ("ours bfloat16", "transformers float32"),
-      ("ours bfloat16", "transformers bfloat16"),
-      ("ours bfloat16", "ours bfloat16, padded")]:
-    ratios = sorted(b / a for a, b in zip(contestants[ours].seconds,
-                                          contestants[theirs].seconds))
-    print(f"  {ours} beside {theirs}: {seconds[theirs] / seconds[ours]:.2f} "
-          f"times as fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f})")
-  for contestant in contestants.values():
-    contestant.leave()
+  totals = {name: sum(some) for name, some in seconds.items()}
+  for name, value in totals.items():
+    print(f"  {name:>22}: {value:6.1f} s")
+  peer.print_ratios(totals, seconds)
 
 
 if __name__ == "__main__":
