@@ -17,7 +17,7 @@ import shutil
 import stat
 import sys
 import time
-from typing import Iterator, Optional
+from typing import Iterator, Mapping, Optional
 import urllib.error
 import urllib.request
 import zipfile
@@ -194,11 +194,17 @@ def _verified(url: str, part: str, headers) -> dict[str, object]:
 # --- Unpacking ---------------------------------------------------------------
 
 
-def unpack(archive_path: str, folder: str) -> None:
+def unpack(archive_path: str, folder: str,
+           record: Mapping[str, object]) -> None:
   """Unpacks a model; the folder appears when it is whole.
 
   Files come from the archive's top or from the one folder in it. Only plain
   files with plain names are taken.
+
+  Args:
+    archive_path: of the archive.
+    folder: to write.
+    record: of the download, to be put there as well.
 
   Raises:
     ValueError: the archive is damaged, is no model, or wants to write
@@ -218,6 +224,8 @@ def unpack(archive_path: str, folder: str) -> None:
     if missing:
       raise ValueError(f"{archive_path} is no model: it has no {missing[0]}.")
     modeling.BertConfig.from_json_file(os.path.join(temporary, _CONFIG))
+    input_pipeline.write_text(os.path.join(temporary, _RECORD),
+                              json.dumps(record, indent=2) + "\n")
     os.rename(temporary, folder)
   except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError,
           OSError) as error:
@@ -252,8 +260,7 @@ def _members(archive: zipfile.ZipFile, path: str
 
 def main(_):
   folder = os.path.join(FLAGS.output_dir, FLAGS.name)
-  record_file = os.path.join(folder, _RECORD)
-  if os.path.exists(record_file):
+  if os.path.exists(os.path.join(folder, _RECORD)):
     logging.info("%s is there already.", folder)
     return
   if os.path.exists(folder):
@@ -265,8 +272,7 @@ def main(_):
   logging.info("Downloading %s", url)
   record = download(url, archive)
   try:
-    unpack(archive, folder)
-    input_pipeline.write_text(record_file, json.dumps(record, indent=2) + "\n")
+    unpack(archive, folder, record)
   finally:
     os.remove(archive)
   logging.info("%s holds the model (%d bytes, sha256 %s).", folder,

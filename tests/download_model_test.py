@@ -5,6 +5,7 @@ import hashlib
 from http import server
 import io
 import json
+import os
 import stat
 import threading
 import zipfile
@@ -187,6 +188,17 @@ def test_archives_that_grow_beyond_any_model(web, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="larger than any model"):
     web.run()
   assert not list(tmp_path.glob("models/*"))
+
+
+def test_a_folder_that_appears_is_known_as_downloaded(web, monkeypatch):
+  rename = os.rename
+  def rename_and_die(source, target):
+    rename(source, target)
+    raise KeyboardInterrupt
+  monkeypatch.setattr(os, "rename", rename_and_die)
+  with pytest.raises(KeyboardInterrupt):
+    web.run()
+  web.run()  # nothing is left to do, and nothing in the way
 
 
 def test_what_is_no_archive(web, tmp_path):
