@@ -15,6 +15,7 @@ Dropout in these graphs draws from generators of its own: two runs differ.
 import os
 from typing import Mapping, Optional
 
+from google.protobuf import message
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
@@ -117,13 +118,16 @@ def load(handle: str, flag: str) -> HubEncoder:
   if not tf.io.gfile.exists(path):
     raise ValueError(f"{flag}={handle}: there is no {path}. Name the folder "
                      "of a SavedModel; of several versions, one of them.")
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    content = saved_model_pb2.SavedModel.FromString(reader.read())
-  if content.meta_graphs[0].HasField("object_graph_def"):
-    encoder = _TensorFlow2Encoder(folder, f"{flag}={handle}")
-  else:
-    encoder = _TensorFlow1Encoder(folder, content.meta_graphs,
-                                  f"{flag}={handle}")
+  try:
+    with tf.io.gfile.GFile(path, "rb") as reader:
+      graphs = saved_model_pb2.SavedModel.FromString(reader.read()).meta_graphs
+    if graphs[0].HasField("object_graph_def"):
+      encoder = _TensorFlow2Encoder(folder, f"{flag}={handle}")
+    else:
+      encoder = _TensorFlow1Encoder(folder, graphs, f"{flag}={handle}")
+  except (message.DecodeError, IndexError, OSError, tf.errors.OpError) as error:
+    raise ValueError(f"{flag}={handle} cannot be read: {error}. Are its files "
+                     "whole?") from error
   names = [variable.name for variable in encoder.encoder_variables]
   if len(set(names)) < len(names):
     raise ValueError(f"{flag}={handle}: several variables have the same name, "
@@ -214,8 +218,9 @@ class _TensorFlow1Encoder(HubEncoder):
     name = info.outputs["vocab_file"].name
     if name in files:
       self.vocab_file = os.path.join(folder, "assets", files[name])
+    name = info.outputs["do_lower_case"].name
     self.do_lower_case = bool(tf.function(lambda: _compute(
-        self._use, info.outputs["do_lower_case"].name, {}))().numpy())
+        _nodes_of(self._use, name), name, {}))().numpy())
 
   # A tape does not see what is imported into a graph, but the call of a
   # function, whose graph it then looks at.
@@ -228,13 +233,14 @@ class _TensorFlow1Encoder(HubEncoder):
     values = {info.name: inputs[name]
               for name, info in signature.inputs.items()}
     output = signature.outputs["pooled_output"].name
-    for node in _nodes_of(graph, output).node:
+    nodes = _nodes_of(graph, output)
+    for node in nodes.node:
       if node.op in _VARIABLE_OPS:
         variable = self._variables[node.name]
         value = tf.convert_to_tensor(variable)  # tells the tape that it is used
         values[f"{node.name}:0"] = (
             variable.handle if node.op == "VarHandleOp" else value)
-    return _compute(graph, output, values)
+    return _compute(nodes, output, values)
 
 
 def _nodes_of(graph: meta_graph_pb2.MetaGraphDef, name: str
@@ -244,16 +250,15 @@ def _nodes_of(graph: meta_graph_pb2.MetaGraphDef, name: str
       graph.graph_def, [name.partition(":")[0]])
 
 
-def _compute(graph: meta_graph_pb2.MetaGraphDef, name: str,
+def _compute(nodes: tf.compat.v1.GraphDef, name: str,
              values: Mapping[str, tf.Tensor]) -> tf.Tensor:
   """Computes a tensor of a graph, inside of a `tf.function`.
 
   Args:
-    graph: the graph.
+    nodes: what leads to it; is changed.
     name: of the tensor.
     values: of other tensors, by their names.
   """
-  nodes = _nodes_of(graph, name)
   kept = [node for node in nodes.node if f"{node.name}:0" not in values]
   del nodes.node[:]
   nodes.node.extend(kept)

@@ -145,3 +145,13 @@ def test_what_is_no_encoder_is_refused(tmp_path):
   tf.saved_model.save(module, str(tmp_path / "module"))
   with pytest.raises(ValueError, match="no encoder that can be trained"):
     hub_encoder.load(str(tmp_path / "module"), "--handle")
+
+
+@pytest.mark.parametrize("file", ["saved_model.pb",
+                                  "variables/variables.index"])
+def test_a_broken_module_is_refused(folder, file):
+  path = os.path.join(folder, file)
+  with open(path, "r+b") as writer:
+    writer.truncate(os.path.getsize(path) // 2)
+  with pytest.raises(ValueError, match="--handle=.* cannot be read.*whole"):
+    hub_encoder.load(folder, "--handle")
