@@ -33,6 +33,7 @@ _ENCODER = "encoder"
 # Heads that are described by a classifier.json.
 _CLASSIFIERS = (*classification.PROBLEM_TYPES, classifier_lib.TAGGING,
                 classifier_lib.MULTIPLE_CHOICE)
+_SPAN_FLAGS = ("doc_stride", "max_query_length", "max_answer_length")
 _WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
@@ -112,6 +113,7 @@ def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
           f"predicts; or pass --head={_ENCODER} for the encoder alone.")
     elif "output_weights" in shapes:
       head = classifier.problem_type
+  common_flags.check_belongs(_SPAN_FLAGS, head == _SPAN, "a span head")
   if head not in _CLASSIFIERS:
     common_flags.check_belongs(["labels"], False, "a head with labels")
     return head, None
@@ -146,30 +148,27 @@ def _served(config, head: str, classifier, reader: serving.Reader) -> tf.Module:
   """Returns the model with its signatures, weights loaded."""
   options = {"compute_dtype": common_flags.compute_dtype(), "is_portable": True}
   if head == _ENCODER:
-    model = modeling.BertModel(config, **options)
+    served = serving.Encoder(modeling.BertModel(config, **options), reader)
   elif head == _SPAN:
-    model = modeling.BertForQuestionAnswering(config, **options)
+    served = serving.SpanFinder(
+        modeling.BertForQuestionAnswering(config, **options), reader,
+        serving.SpanSettings(FLAGS.doc_stride, FLAGS.max_query_length,
+                             max_answer_length=FLAGS.max_answer_length))
   elif head == classifier_lib.TAGGING:
-    model = modeling.BertForTokenClassification(
-        config, classifier.num_outputs, **options)
+    served = serving.Tagger(
+        modeling.BertForTokenClassification(
+            config, classifier.num_outputs, **options),
+        reader, classifier.labels)
   elif head == classifier_lib.MULTIPLE_CHOICE:
-    model = modeling.BertForMultipleChoice(config, **options)
+    served = serving.Chooser(
+        modeling.BertForMultipleChoice(config, **options), reader)
   else:
-    model = modeling.BertForSequenceClassification(
-        config, classifier.num_outputs, **options)
-  checkpoint.restore_all(checkpoint.variables_by_name(model),
+    served = serving.Classifier(
+        modeling.BertForSequenceClassification(
+            config, classifier.num_outputs, **options), reader, classifier)
+  checkpoint.restore_all(checkpoint.variables_by_name(served.model),
                          FLAGS.init_checkpoint, "--init_checkpoint")
-  if head == _ENCODER:
-    return serving.Encoder(model, reader)
-  if head == _SPAN:
-    return serving.SpanFinder(model, reader, serving.SpanSettings(
-        FLAGS.doc_stride, FLAGS.max_query_length,
-        max_answer_length=FLAGS.max_answer_length))
-  if head == classifier_lib.TAGGING:
-    return serving.Tagger(model, reader, classifier.labels)
-  if head == classifier_lib.MULTIPLE_CHOICE:
-    return serving.Chooser(model, reader)
-  return serving.Classifier(model, reader, classifier)
+  return served
 
 
 def save(served: tf.Module, folder: str) -> None:

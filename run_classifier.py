@@ -272,18 +272,9 @@ def run(run_config: estimator_lib.RunConfig,
     dev = splits("dev")
 
   if FLAGS.do_train:
-    classifier.write(FLAGS.output_dir)
-    common_flags.log_training(
-        len(examples["train"]), len(training.records.example_numbers),
-        training.num_steps)
-    estimator.train(
-        classifier_lib.input_fn_builder(
-            training.records, classifier, is_training=True,
-            static_shapes=common_flags.static_shapes(is_training=True),
-            has_teacher=bool(FLAGS.teacher_model_dir)),
-        max_steps=training.num_steps,
-        evaluate_fn=lambda: _evaluate(task, classifier, estimator, dev)
-        if FLAGS.do_eval else None)
+    _train(classifier, estimator, training, len(examples["train"]),
+           lambda: _evaluate(task, classifier, estimator, dev)
+           if FLAGS.do_eval else None)
     if config:
       common_flags.export_model(estimator, config)
       classifier.write(os.path.join(FLAGS.output_dir, "export"))
@@ -371,6 +362,20 @@ def _prepare_training(task, classifier, tokenizer, examples,
       targets, weights, teacher_logits)
   return Training(records, label_weights,
                   common_flags.num_task_steps(len(records.example_numbers)))
+
+
+def _train(classifier, estimator, training: Training, num_examples: int,
+           evaluate_fn) -> None:
+  """Trains; `evaluate_fn` is as for `TPUEstimator.train`."""
+  classifier.write(FLAGS.output_dir)
+  common_flags.log_training(num_examples, len(training.records.example_numbers),
+                            training.num_steps)
+  estimator.train(
+      classifier_lib.input_fn_builder(
+          training.records, classifier, is_training=True,
+          static_shapes=common_flags.static_shapes(is_training=True),
+          has_teacher=bool(FLAGS.teacher_model_dir)),
+      max_steps=training.num_steps, evaluate_fn=evaluate_fn)
 
 
 def _evaluate(task, classifier, estimator, dev: Mapping[str, Split],

@@ -244,10 +244,10 @@ class _Served(tf.Module):
 
   def of_text(self, text):
     """Answers texts, string [n]."""
-    return self._answers(self._compute(self.reader.read(text)))
+    return self.of_pair(text, None)
 
   def of_pair(self, text_a, text_b):
-    """Answers pairs of texts, string [n] each."""
+    """Answers pairs of texts, string [n] each; `text_b` is None for none."""
     return self._answers(self._compute(self.reader.read(text_a, text_b)))
 
   def _compute(self, features):
@@ -319,13 +319,8 @@ class Encoder(_Served):
             "encoder_outputs": [tf.cast(x, tf.float32)
                                 for x in output.all_encoder_layers]}
 
-  def of_text(self, text):
-    """As `of_ids`, with the features: a caller does not know the tokens."""
-    features = self.reader.read(text)
-    return {**self._answers(self._compute(features)), **features}
-
   def of_pair(self, text_a, text_b):
-    """As `of_text`."""
+    """As `of_ids`, with the features: a caller does not know the tokens."""
     features = self.reader.read(text_a, text_b)
     return {**self._answers(self._compute(features)), **features}
 
@@ -350,12 +345,8 @@ class Classifier(_Served):
     self._labels = list(classifier.labels)
     self._long_text = classifier.long_text
 
-  def of_text(self, text):
-    """Answers texts, string [n], whatever their length."""
-    return self.of_pair(text, None)
-
   def of_pair(self, text_a, text_b):
-    """As `of_text`, for pairs, string [n] each."""
+    """Answers pairs of texts, string [n] each, whatever their length."""
     ids_a, ids_b = self.reader.ids(text_a, text_b)
     lengths = self.reader.lengths(ids_a, ids_b)
     if self._long_text != input_pipeline.SLIDING_WINDOW:

@@ -1875,6 +1875,7 @@ def test_versions_are_numbered_and_have_requests_to_warm_up_with(
     (dict(head="span"), "--max_query_length=64 leaves no room for a text in"),
     (dict(head="span", max_query_length=8), "lacks 2 of the .*such as cls/squad/output_bias"),
     (dict(labels="a,b"), "--labels=.* belongs to a head with labels"),
+    (dict(doc_stride=64), "--doc_stride=64 belongs to a span head"),
     (dict(max_seq_length=41), "--max_seq_length=41 must be from 3 to 40"),
     (dict(init_checkpoint=""), "Pass --init_checkpoint, or --model")])
 def test_serving_refuses(serve, init_checkpoint, tmp_path, flags, message):
