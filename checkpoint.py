@@ -17,6 +17,8 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from data import file_io
+from errors import UserError
 import pytorch_checkpoint
 
 # What a training checkpoint holds beside weights.
@@ -109,8 +111,8 @@ class _TransformersReader:
       import safetensors  # pylint: disable=g-import-not-at-top
       file = safetensors.safe_open(path, framework="numpy")
     except Exception as error:
-      raise ValueError(f"{path} cannot be read as safetensors: {error}. Is "
-                       "the file whole?") from error
+      raise UserError(f"{path} cannot be read as safetensors: {error}. Is "
+                      "the file whole?") from error
     return cls(list(file.keys()), lambda name: file.get_slice(name).get_shape(),
                file.get_tensor)
 
@@ -138,29 +140,29 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
     An object with `shapes`, name -> tuple of ints, and `get_tensor(name)`.
 
   Raises:
-    ValueError: there is no checkpoint, or it cannot be read.
+    UserError: there is no checkpoint, or it cannot be read.
   """
   path = path.removesuffix(".index")
   if path.endswith((".safetensors", ".bin")):
     if not os.path.exists(path):
-      raise ValueError(f"{flag}={path} does not exist.")
+      raise UserError(f"{flag}={path} does not exist.")
     return _TransformersReader.open(path)
   prefix = path
   if tf.io.gfile.isdir(path):
     prefix = tf.train.latest_checkpoint(path)
     if prefix is None:
-      raise ValueError(
+      raise UserError(
           f"{flag}={path} is a folder without a `checkpoint` file. Name the "
           "checkpoint in it, such as bert_model.ckpt.")
   if not tf.io.gfile.exists(prefix + ".index"):
-    raise ValueError(
+    raise UserError(
         f"{flag}={path}: there is no {prefix}.index. Give the part of the "
         "file names before `.index` and `.data-00000-of-00001`.")
   try:
     return _TensorFlowReader(prefix)
   except (tf.errors.OpError, RuntimeError, ValueError) as error:
-    raise ValueError(f"{flag}={path} cannot be read: {error}. Are its files "
-                     "whole?") from error
+    raise UserError(f"{flag}={path} cannot be read: {error}. Are its files "
+                    "whole?") from error
 
 
 def without_training_state(names: Iterable[str]) -> list[str]:
@@ -181,7 +183,7 @@ def restore(variables: Mapping[str, tf.Variable], path: str,
     flag: what the user gave the path with, for error messages.
 
   Raises:
-    ValueError: the encoder is incomplete or of another shape.
+    UserError: the encoder is incomplete or of another shape.
   """
   reader = open_checkpoint(path, flag)
   encoder = [name for name in variables if name.startswith(_ENCODER_PREFIX)]
@@ -208,7 +210,7 @@ def restore_all(variables: Mapping[str, tf.Variable], path: str,
   """Like `restore`, but every variable has to be found.
 
   Raises:
-    ValueError: a variable is missing or has another shape.
+    UserError: a variable is missing or has another shape.
   """
   reader = open_checkpoint(path, flag)
   _check(list(variables), variables, reader, path, flag)
@@ -216,10 +218,10 @@ def restore_all(variables: Mapping[str, tf.Variable], path: str,
 
 
 def _check(names, variables, reader, path, flag):
-  """Raises a ValueError unless `reader` has `names` in the right shapes."""
+  """Raises a UserError unless `reader` has `names` in the right shapes."""
   missing = sorted(name for name in names if name not in reader.shapes)
   if missing:
-    raise ValueError(
+    raise UserError(
         f"{flag}={path} lacks {len(missing)} of the {len(names)} variables "
         f"that are needed, such as {_some(missing)}. It holds "
         f"{_some(sorted(reader.shapes))}. Does it belong to another model or "
@@ -231,7 +233,7 @@ def _check(names, variables, reader, path, flag):
         f"{name} is {list(reader.shapes[name])} in the checkpoint and "
         f"{variables[name].shape.as_list()} in the model"
         for name in differing[:_NAMES_SHOWN])
-    raise ValueError(
+    raise UserError(
         f"{flag}={path} does not fit the model: {len(differing)} variables "
         f"have other shapes. {shown}. Use the --bert_config_file that belongs "
         "to the checkpoint, or another checkpoint.")
@@ -247,8 +249,8 @@ def _assign(names, variables, reader, path, flag):
     try:
       tensor = reader.get_tensor(name)
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
-      raise ValueError(f"{flag}={path}: {name} cannot be read: {error}. Is "
-                       "the file whole?") from error
+      raise UserError(f"{flag}={path}: {name} cannot be read: {error}. Is "
+                      "the file whole?") from error
     variables[name].assign(tensor.astype(variables[name].dtype.as_numpy_dtype))
 
 
@@ -297,28 +299,28 @@ def save(model_dir: str, step: int, tensors: Mapping[str, object],
     The path of the checkpoint.
 
   Raises:
-    ValueError: the files cannot be written.
+    UserError: the files cannot be written.
   """
   prefix = os.path.join(model_dir, f"model.ckpt-{step}")
   try:
     listed = _listed(model_dir)
     if prefix not in listed or not tf.io.gfile.exists(prefix + ".index"):
       write(prefix, tensors)
-    write_text(prefix + ".json", json.dumps(state, indent=2) + "\n")
+    file_io.write_text(prefix + ".json", json.dumps(state, indent=2) + "\n")
     kept = [path for path in listed if path != prefix] + [prefix]
     expired = kept[:-keep_checkpoint_max] if keep_checkpoint_max else []
     kept = kept[len(expired):]
     # A text protocol buffer. Names without folders let a run
     # be moved. From here on the checkpoint exists.
     names = [json.dumps(os.path.basename(path)) for path in kept]
-    write_text(os.path.join(model_dir, "checkpoint"), "\n".join([
+    file_io.write_text(os.path.join(model_dir, "checkpoint"), "\n".join([
         f"model_checkpoint_path: {names[-1]}",
         *(f"all_model_checkpoint_paths: {name}" for name in names)]) + "\n")
     for path in expired:
       for file in tf.io.gfile.glob(path + ".*"):
         tf.io.gfile.remove(file)
   except (OSError, tf.errors.OpError) as error:
-    raise ValueError(
+    raise UserError(
         f"The checkpoint {prefix} cannot be written: "
         f"{getattr(error, 'message', error)}. Make room or give access, and "
         "run the same command again: it goes on from "
@@ -343,7 +345,7 @@ class BackgroundWriter:
     """Takes the values of now and starts to write them, as `save` does.
 
     Raises:
-      ValueError: the checkpoint before this one could not be written.
+      UserError: the checkpoint before this one could not be written.
     """
     self.wait()
     # On a CPU this copies nothing: an update finds the old value in use, and
@@ -358,7 +360,7 @@ class BackgroundWriter:
     """Returns when everything is written.
 
     Raises:
-      ValueError: it could not be written.
+      UserError: it could not be written.
     """
     if self._pending:
       pending, self._pending = self._pending, None
@@ -378,13 +380,6 @@ class BackgroundWriter:
       self._thread.shutdown()
 
 
-def write_text(path: str, text: str) -> None:
-  """Writes a small file, whole or not at all."""
-  with tf.io.gfile.GFile(path + ".tmp", "w") as writer:
-    writer.write(text)
-  tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
-
-
 def _listed(model_dir: str) -> list[str]:
   """Returns the checkpoints of a run, the newest last."""
   state = tf.train.get_checkpoint_state(model_dir)
@@ -395,7 +390,7 @@ def read_state(prefix: str) -> dict:
   """Returns what `save` was given as `state`; empty if there is none.
 
   Raises:
-    ValueError: the file is damaged.
+    UserError: the file is damaged.
   """
   path = prefix + ".json"
   if not tf.io.gfile.exists(path):
@@ -405,7 +400,7 @@ def read_state(prefix: str) -> dict:
   try:
     return json.loads(text)
   except json.JSONDecodeError as error:
-    raise ValueError(
+    raise UserError(
         f"{path} is damaged: {error}. The weights beside it are not. Delete "
         "it, and the run goes on from them; its place in the data is then "
         "found by counting.") from error
@@ -471,19 +466,19 @@ def read_transformers_config(json_file: str) -> dict:
   """Returns a `config.json` of PyTorch transformers as a dict for `BertConfig`.
 
   Raises:
-    ValueError: the file is not the config of a BERT model that we can run.
+    UserError: the file is not the config of a BERT model that we can run.
   """
   with tf.io.gfile.GFile(json_file) as reader:
     config = json.load(reader)
   if config.get("model_type", "bert") != "bert":
-    raise ValueError(f"{json_file} describes a model of type "
-                     f"{config['model_type']!r}, not 'bert'.")
+    raise UserError(f"{json_file} describes a model of type "
+                    f"{config['model_type']!r}, not 'bert'.")
   if config.get("position_embedding_type", "absolute") != "absolute":
-    raise ValueError(f"{json_file}: position_embedding_type="
-                     f"{config['position_embedding_type']!r} is not BERT's.")
+    raise UserError(f"{json_file}: position_embedding_type="
+                    f"{config['position_embedding_type']!r} is not BERT's.")
   if config.get("layer_norm_eps", 1e-12) != 1e-12:
-    raise ValueError(f"{json_file}: layer_norm_eps={config['layer_norm_eps']} "
-                     "is not BERT's, which is 1e-12.")
+    raise UserError(f"{json_file}: layer_norm_eps={config['layer_norm_eps']} "
+                    "is not BERT's, which is 1e-12.")
   config["hidden_act"] = _ACTIVATIONS.get(
       config["hidden_act"], config["hidden_act"])
   return config

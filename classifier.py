@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from data import file_io
+from errors import UserError
 import estimator as estimator_lib
 import input_pipeline
 import losses
@@ -52,7 +54,7 @@ class Classifier:
 
   def write(self, folder: str) -> None:
     """Writes `classifier.json`."""
-    input_pipeline.write_text(
+    file_io.write_text(
         os.path.join(folder, _FILE),
         json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
@@ -61,7 +63,7 @@ class Classifier:
     """Returns the classifier of a folder, or None if there is none.
 
     Raises:
-      ValueError: the file is damaged.
+      UserError: the file is damaged.
     """
     path = os.path.join(folder, _FILE)
     if not tf.io.gfile.exists(path):
@@ -72,12 +74,12 @@ class Classifier:
       fields = json.loads(text)
       return cls(**{**fields, "labels": tuple(fields["labels"])})
     except (ValueError, TypeError, KeyError) as error:
-      raise ValueError(f"{path} is damaged ({error}). Write it anew: it holds "
-                       f"{', '.join(f.name for f in dataclasses.fields(cls))}."
+      raise UserError(f"{path} is damaged ({error}). Write it anew: it holds "
+                      f"{', '.join(f.name for f in dataclasses.fields(cls))}."
                       ) from error
 
   def check_weights(self, path: str, flag: str) -> None:
-    """Raises a ValueError unless a checkpoint is of such a classifier.
+    """Raises a UserError unless a checkpoint is of such a classifier.
 
     Args:
       path: see `checkpoint.open_checkpoint`.
@@ -85,10 +87,10 @@ class Classifier:
     """
     shape = checkpoint.open_checkpoint(path, flag).shapes.get("output_bias")
     if shape is None:
-      raise ValueError(f"{flag}={path} has no classifier, only what one is "
-                       "trained from. Pass --do_train.")
+      raise UserError(f"{flag}={path} has no classifier, only what one is "
+                      "trained from. Pass --do_train.")
     if shape != (self.num_outputs,):
-      raise ValueError(
+      raise UserError(
           f"{flag}={path} is a classifier of {shape[0]} labels, but there are "
           f"{self.num_outputs}: {', '.join(self.labels) or 'a number'}. Give "
           f"it the {_FILE} that it was trained with, in the same folder, or "
@@ -96,7 +98,7 @@ class Classifier:
 
   def check_start(self, model_dir: str, init_checkpoint: Optional[str],
                   is_training: bool) -> None:
-    """Raises a ValueError if the weights to start from do not fit.
+    """Raises a UserError if the weights to start from do not fit.
 
     Args:
       model_dir: folder of the run, whose own weights come first.

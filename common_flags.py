@@ -1,31 +1,23 @@
-"""Flags that several programs share, and how a program starts and fails."""
+"""Flags that several programs share, and what follows from them."""
 
 import json
 import os
-import re
-import signal
 import sys
-import traceback
 from typing import Iterable, Mapping, Optional
 
-from absl import app
 from absl import flags
 from absl import logging
 import tensorflow as tf
 
 import corpus
+from data import file_io
+from errors import UserError
 import estimator
-import input_pipeline
 import modeling
 import optimization
 import tokenization
 
 FLAGS = flags.FLAGS
-
-# Of a training that a signal ended, after saving. EX_TEMPFAIL asks whoever
-# started the program to try again; 130 is what shells give Ctrl-C.
-EXIT_CODES = {signal.SIGTERM: os.EX_TEMPFAIL, signal.SIGINT: 130}
-
 
 # Where models are put that are called by their name.
 MODELS_DIR = "models"
@@ -178,14 +170,14 @@ def wanted_splits() -> list[str]:
   """Returns which of `train`, `dev` and `test` there is something to do with.
 
   Raises:
-    ValueError: none.
+    UserError: none.
   """
   wanted = [split for split, flag in [
       ("train", "do_train"), ("dev", "do_eval"), ("test", "do_predict")]
             if FLAGS[flag].value]
   if not wanted:
-    raise ValueError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
-                     "or several of them.")
+    raise UserError("Nothing to do: pass --do_train, --do_eval, --do_predict, "
+                    "or several of them.")
   return wanted
 
 
@@ -208,11 +200,11 @@ def num_task_steps(num_sequences: int) -> int:
   """Returns how many steps the epochs of the flags have.
 
   Raises:
-    ValueError: there are none.
+    UserError: there are none.
   """
   result = int(num_sequences / FLAGS.train_batch_size * FLAGS.num_train_epochs)
   if not result:
-    raise ValueError(
+    raise UserError(
         f"{num_sequences} examples, --num_train_epochs={FLAGS.num_train_epochs}"
         f" and --train_batch_size={FLAGS.train_batch_size} make no single step."
         " Train for more epochs or with smaller batches.")
@@ -259,15 +251,15 @@ def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
     evaluation_flag: as for `define_training_flags`.
 
   Raises:
-    ValueError: flags that do not go together.
+    UserError: flags that do not go together.
   """
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
   if FLAGS.eval_every_steps and not FLAGS[evaluation_flag].value:
-    raise ValueError(f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
-                     f"while training: pass --{evaluation_flag} as well.")
+    raise UserError(f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
+                    f"while training: pass --{evaluation_flag} as well.")
   if FLAGS.early_stopping_patience and not FLAGS.eval_every_steps:
-    raise ValueError(
+    raise UserError(
         f"--early_stopping_patience={FLAGS.early_stopping_patience} counts "
         "evaluations: pass --eval_every_steps as well.")
   return estimator.RunConfig(
@@ -308,7 +300,7 @@ def _strategy() -> Optional[tf.distribute.Strategy]:
   try:
     cluster = json.loads(variable).get("cluster", {})
   except (ValueError, AttributeError) as error:
-    raise ValueError(
+    raise UserError(
         f"The environment variable TF_CONFIG={variable} is no JSON object. It "
         'looks like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
         '"task": {"type": "worker", "index": 0}}.') from error
@@ -325,7 +317,7 @@ def is_remote_tpu() -> bool:
 
 
 def _check_tpu_paths() -> None:
-  """Raises a ValueError if the machine of the TPU could not read the files."""
+  """Raises a UserError if the machine of the TPU could not read the files."""
   if not is_remote_tpu():
     return
   for name in ("input_file", "eval_input_file", "output_dir",
@@ -333,7 +325,7 @@ def _check_tpu_paths() -> None:
     paths = FLAGS[name].value if name in FLAGS else None
     for path in filter(None, (paths or "").split(",")):
       if "://" not in path:
-        raise ValueError(
+        raise UserError(
             f"--{name}={path} is a path of this machine, which a Cloud TPU "
             "cannot read: its own machine reads and writes the files. Put "
             "them into a bucket and give a path that starts with gs://, or "
@@ -344,7 +336,7 @@ def tpu_strategy() -> tf.distribute.Strategy:
   """Connects to the TPU of the flags.
 
   Raises:
-    ValueError: there is none, or it has another number of cores.
+    UserError: there is none, or it has another number of cores.
   """
   address = FLAGS.tpu_name or FLAGS.master
   try:
@@ -353,12 +345,12 @@ def tpu_strategy() -> tf.distribute.Strategy:
     tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
   except (ValueError, RuntimeError, tf.errors.OpError) as error:
-    raise ValueError(
+    raise UserError(
         f"There is no TPU at --tpu_name={address}: "
         f"{str(error).splitlines()[0]}") from error
   strategy = tf.distribute.TPUStrategy(resolver)
   if strategy.num_replicas_in_sync != FLAGS.num_tpu_cores:
-    raise ValueError(
+    raise UserError(
         f"The TPU has {strategy.num_replicas_in_sync} cores, not "
         f"--num_tpu_cores={FLAGS.num_tpu_cores}.")
   return strategy
@@ -370,7 +362,7 @@ def create_optimizer(
   """Returns the optimizer of the flags.
 
   Raises:
-    ValueError: flags that do not go together.
+    UserError: flags that do not go together.
   """
   check_belongs(["lr_decay_power"], FLAGS.lr_decay == "poly",
                 "--lr_decay=poly")
@@ -431,11 +423,11 @@ def export_model(trained: estimator.TPUEstimator,
     with tf.io.gfile.GFile(FLAGS.vocab_file) as reader:
       files["vocab.txt"] = reader.read()
   for name, text in files.items():
-    input_pipeline.write_text(os.path.join(folder, name), text)
+    file_io.write_text(os.path.join(folder, name), text)
 
 
 def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
-  """Raises a ValueError if flags are given that would do nothing.
+  """Raises a UserError if flags are given that would do nothing.
 
   Args:
     names: of the flags.
@@ -444,8 +436,8 @@ def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
   """
   for name in names:
     if FLAGS[name].present and not is_allowed:
-      raise ValueError(f"--{name}={FLAGS[name].value} belongs to {to}: pass "
-                       "both, or neither.")
+      raise UserError(f"--{name}={FLAGS[name].value} belongs to {to}: pass "
+                      "both, or neither.")
 
 
 def resolve_model(*needed: str) -> None:
@@ -455,13 +447,13 @@ def resolve_model(*needed: str) -> None:
     *needed: flags that have to have a value then.
 
   Raises:
-    ValueError: there is no such model, or a flag has no value.
+    UserError: there is no such model, or a flag has no value.
   """
   if FLAGS.model:
     folders = [FLAGS.model, os.path.join(MODELS_DIR, FLAGS.model)]
     found = [folder for folder in folders if tf.io.gfile.isdir(folder)]
     if not found:
-      raise ValueError(
+      raise UserError(
           f"--model={FLAGS.model}: there is neither a folder {folders[0]} nor "
           f"{folders[1]}. Released models are downloaded by download_model.py.")
     for name, file in _MODEL_FILES.items():
@@ -469,15 +461,15 @@ def resolve_model(*needed: str) -> None:
         setattr(FLAGS, name, os.path.join(found[0], file))
   for name in needed:
     if not FLAGS[name].value:
-      raise ValueError(f"Pass --{name}, or --model, the folder with its "
-                       f"{_MODEL_FILES[name]}.")
+      raise UserError(f"Pass --{name}, or --model, the folder with its "
+                      f"{_MODEL_FILES[name]}.")
 
 
 def model_config() -> modeling.BertConfig:
   """Returns the config of the flags.
 
   Raises:
-    ValueError: there is none, or it is damaged.
+    UserError: there is none, or it is damaged.
   """
   resolve_model("bert_config_file")
   return modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
@@ -493,7 +485,7 @@ def tokenizer(
   """Returns the tokenizer of the flags, checked against the model if given.
 
   Raises:
-    ValueError: the vocabulary does not fit the config or the casing.
+    UserError: the vocabulary does not fit the config or the casing.
   """
   resolve_model("vocab_file")
   result = tokenization.FullTokenizer(FLAGS.vocab_file, FLAGS.do_lower_case)
@@ -505,18 +497,18 @@ def tokenizer(
 
 
 def check_vocab_size(num_tokens: int, config: modeling.BertConfig) -> None:
-  """Raises a ValueError if the model has fewer words than the vocabulary."""
+  """Raises a UserError if the model has fewer words than the vocabulary."""
   if num_tokens > config.vocab_size:
-    raise ValueError(
+    raise UserError(
         f"--vocab_file={FLAGS.vocab_file} has {num_tokens} tokens, but "
         f"vocab_size={config.vocab_size} in {FLAGS.bert_config_file}. Use the "
         "two files of one model.")
 
 
 def check_max_seq_length(config: modeling.BertConfig) -> None:
-  """Raises a ValueError if sequences would not fit the model."""
+  """Raises a UserError if sequences would not fit the model."""
   if not 3 <= FLAGS.max_seq_length <= config.max_position_embeddings:
-    raise ValueError(
+    raise UserError(
         f"--max_seq_length={FLAGS.max_seq_length} must be from 3 to "
         f"{config.max_position_embeddings}, which is max_position_embeddings "
         f"in {FLAGS.bert_config_file}.")
@@ -526,7 +518,7 @@ def write_results(path: str, results: Mapping[str, float]) -> None:
   """Logs results and writes them as `name = value`, sorted by name."""
   lines = [f"{name} = {value}" for name, value in sorted(results.items())]
   log_lines("Results", lines)
-  input_pipeline.write_text(path, "\n".join(lines) + "\n")
+  file_io.write_text(path, "\n".join(lines) + "\n")
 
 
 def log_lines(title: str, lines: Iterable[str]) -> None:
@@ -534,56 +526,3 @@ def log_lines(title: str, lines: Iterable[str]) -> None:
   logging.info("***** %s *****", title)
   for line in lines:
     logging.info("  %s", line)
-
-
-def run(main, passes_on_flags: str = "") -> None:
-  """Runs a program; what its user did wrong is told without a traceback.
-
-  Args:
-    main: takes what is left of the command line, its first entry the program.
-    passes_on_flags: a flag that makes flags which are not known be left, and
-      not an error, where it is given.
-  """
-  logging.set_verbosity(logging.INFO)
-
-  def parse_flags(argv):
-    if passes_on_flags and any(
-        re.match(f"--?{passes_on_flags}(=|$)", argument) for argument in argv):
-      return FLAGS(argv, known_only=True)
-    return app.parse_flags_with_usage(argv)
-
-  def guarded_main(argv):
-    if len(argv) > 1 and not (passes_on_flags and FLAGS[passes_on_flags].value):
-      raise app.UsageError(f"What does {argv[1]!r} belong to? Flags look like "
-                           "--name=value.")
-    try:
-      main(argv)
-    except estimator.Interrupted as error:
-      logging.info("%s", error)
-      sys.exit(EXIT_CODES[error.signal_number])
-    except KeyboardInterrupt:
-      sys.stderr.write(f"{os.path.basename(sys.argv[0])}: stopped.\n")
-      sys.exit(EXIT_CODES[signal.SIGINT])
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
-      message = _message_for_user(error)
-      if message is None:
-        raise
-      logging.debug("%s", traceback.format_exc())
-      sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {message}\n")
-      sys.exit(1)
-
-  app.run(guarded_main, flags_parser=parse_flags)
-
-
-def _message_for_user(error: Exception):
-  """Returns the message of an error that one of our checks raised, or None."""
-  if isinstance(error, tf.errors.InvalidArgumentError):
-    # A check of ours inside a tf.data pipeline; its parts are in brackets.
-    asserted = re.search(r"assertion failed: (.*)", str(error))
-    return asserted and " ".join(
-        re.findall(r"\[(.*?)\](?= \[|$)", asserted.group(1)))
-  innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-  here = os.path.dirname(os.path.abspath(__file__))
-  is_ours = os.path.abspath(innermost).startswith(here + os.sep) and (
-      "site-packages" not in innermost)
-  return str(error) if is_ours else None

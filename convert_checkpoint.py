@@ -8,6 +8,8 @@ output folder gets bert_config.json, vocab.txt and bert_model.ckpt; from these,
 the former. Heads come along. What there is tells the direction.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import json
 import os
 
@@ -17,8 +19,8 @@ import tensorflow as tf
 
 import checkpoint
 import classifier as classifier_lib
-import common_flags
-import input_pipeline
+from data import file_io
+from errors import UserError
 import modeling
 import tokenization
 
@@ -46,7 +48,7 @@ def _path(name: str) -> str:
   """Returns the path of a file of the input, which has to be there."""
   path = os.path.join(FLAGS.input_dir, name)
   if not tf.io.gfile.exists(path):
-    raise ValueError(
+    raise UserError(
         f"{path} does not exist. --input_dir holds either config.json, "
         f"vocab.txt and {' or '.join(_THEIR_WEIGHTS)}, or bert_config.json, "
         f"vocab.txt and {FLAGS.checkpoint}.index.")
@@ -57,7 +59,7 @@ def _copy_vocabulary() -> None:
   path = _path("vocab.txt")
   tokenization.load_vocab(path)  # checks it
   with tf.io.gfile.GFile(path) as reader:
-    input_pipeline.write_text(
+    file_io.write_text(
         os.path.join(FLAGS.output_dir, "vocab.txt"), reader.read())
 
 
@@ -74,7 +76,7 @@ def from_transformers(weights_name: str) -> modeling.BertConfig:
   checkpoint.write(
       os.path.join(FLAGS.output_dir, "bert_model.ckpt"),
       {name: reader.get_tensor(name) for name in reader.shapes})
-  input_pipeline.write_text(
+  file_io.write_text(
       os.path.join(FLAGS.output_dir, "bert_config.json"),
       config.to_json_string())
   return config
@@ -90,11 +92,11 @@ def to_transformers() -> modeling.BertConfig:
   reader = checkpoint.open_checkpoint(prefix, "--input_dir")
   names = checkpoint.without_training_state(reader.shapes)
   _copy_vocabulary()
-  with input_pipeline.whole_file(
+  with file_io.whole_file(
       os.path.join(FLAGS.output_dir, "model.safetensors")) as temporary:
     checkpoint.write_transformers(
         temporary, {name: reader.get_tensor(name) for name in names})
-  input_pipeline.write_text(
+  file_io.write_text(
       os.path.join(FLAGS.output_dir, "config.json"),
       json.dumps({**checkpoint.to_transformers_config(config.to_dict()),
                   **_head(names)}, indent=2, sort_keys=True) + "\n")
@@ -133,4 +135,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -24,7 +24,8 @@ import zlib
 import tensorflow as tf
 import zstandard
 
-import input_pipeline
+from data import file_io
+from errors import UserError
 
 _CHUNK_BYTES = 2 ** 20
 # A stretch without a blank line is cut at a sentence after so many bytes, and
@@ -137,7 +138,7 @@ def read_blocks(unit: Sequence[str], number: int, size: int
     size: bytes.
 
   Raises:
-    ValueError: a compressed file is damaged, or a line far too long.
+    UserError: a compressed file is damaged, or a line far too long.
   """
   index = 0
   block, waiting = [], None
@@ -179,7 +180,7 @@ def _read_stretches(file: str) -> Iterator[Stretch]:
       elif not end and len(rest) >= _LONGEST_STRETCH_BYTES:
         end = rest.rfind(b"\n") + 1
         if not end and len(rest) >= _LONGEST_LINE_BYTES:
-          raise ValueError(
+          raise UserError(
               f"{file}, line {line} is longer than "
               f"{_LONGEST_LINE_BYTES >> 20} MiB. Is it text, with a sentence "
               "on each line?")
@@ -204,7 +205,7 @@ def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
   """Yields what a file holds, decompressed if need be.
 
   Raises:
-    ValueError: a compressed file is damaged or cut off.
+    UserError: a compressed file is damaged or cut off.
   """
   magic = raw.read(4)
   raw.seek(0)
@@ -218,8 +219,8 @@ def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
   try:
     yield from chunks
   except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-    raise ValueError(f"{file} is compressed, and damaged or cut off: {error}. "
-                     "Was it copied whole?") from error
+    raise UserError(f"{file} is compressed, and damaged or cut off: {error}. "
+                    "Was it copied whole?") from error
 
 
 def _read_zstandard(raw: tf.io.gfile.GFile) -> Iterator[bytes]:
@@ -268,7 +269,7 @@ class Parser:
         `REASONS_TO_SKIP`.
 
     Raises:
-      ValueError: such a line, if `errors` is strict; file and line are named.
+      UserError: such a line, if `errors` is strict; file and line are named.
     """
     for document in self._documents(block, counts):
       if self.split_sentences:
@@ -302,7 +303,7 @@ class Parser:
     if b"\0" in content and self.errors == "strict":
       number = stretch.first_line + content.count(b"\n", 0,
                                                   content.index(b"\0"))
-      raise ValueError(
+      raise UserError(
           f"{stretch.file}, line {number}: there is a byte of value 0, so this "
           "is no UTF-8 text, but a binary file or UTF-16. Convert it first, "
           "leave it out, or pass --errors=replace.")
@@ -312,7 +313,7 @@ class Parser:
       lines = content.split(b"\n")
       if self.errors == "strict":
         number = content.count(b"\n", 0, error.start)
-        input_pipeline.decode_line(
+        file_io.decode_line(
             lines[number], stretch.file, stretch.first_line + number)
       text = content.decode("utf-8", "replace")
       counts["not_utf8"] += sum(
@@ -341,7 +342,7 @@ class Parser:
           problem = (f"no text in the field {self.text_field!r}; there are: "
                      f"{', '.join(map(repr, json_object)) or 'none'}")
       if self.errors == "strict":
-        raise ValueError(
+        raise UserError(
             f"{stretch.file}, line {number}: {problem}. Mend it, or pass "
             "--errors=replace to leave such lines out; --text_field names the "
             "field.")

@@ -11,6 +11,8 @@ workers, or for any `--runner` of Apache Beam. A run that was killed goes on
 where it was.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import collections
 import dataclasses
 import functools
@@ -25,7 +27,8 @@ import tensorflow as tf
 
 import common_flags
 import corpus
-import input_pipeline
+from data import file_io
+from errors import UserError
 import pretraining_instances
 import shards
 import workers
@@ -83,15 +86,15 @@ def settings_of_flags() -> pretraining_instances.Settings:
   """Returns what the flags say of the records.
 
   Raises:
-    ValueError: flags that do not go together.
+    UserError: flags that do not go together.
   """
   for name in ("word_segmenter", "word_separator"):
     if FLAGS[name].value and not FLAGS.do_whole_word_mask:
-      raise ValueError(f"--{name}={FLAGS[name].value} is for whole words: pass "
-                       "--do_whole_word_mask as well.")
+      raise UserError(f"--{name}={FLAGS[name].value} is for whole words: pass "
+                      "--do_whole_word_mask as well.")
   if FLAGS.word_segmenter and FLAGS.word_separator:
-    raise ValueError("--word_segmenter finds words and --word_separator says "
-                     "where they are: pass one of the two.")
+    raise UserError("--word_segmenter finds words and --word_separator says "
+                    "where they are: pass one of the two.")
   common_flags.check_belongs(["max_pairs_per_record"], FLAGS.pack_sequences,
                              "--pack_sequences")
   short_seq_prob = FLAGS.short_seq_prob
@@ -163,7 +166,7 @@ def shard_worker(output: shards.ShardedOutput, indices):
 
 
 def main(argv):
-  input_files = input_pipeline.expand_patterns(
+  input_files = file_io.expand_patterns(
       FLAGS.input_file, "--input_file")
   common_flags.tokenizer()  # checks the vocabulary
   settings, parser = settings_of_flags(), common_flags.text_parser()
@@ -212,7 +215,7 @@ def run_beam(job: Job, input_files, arguments) -> collections.Counter:
   try:
     import pretraining_beam  # pylint: disable=g-import-not-at-top
   except ImportError as error:
-    raise ValueError(
+    raise UserError(
         f"--runner={FLAGS.runner} takes Apache Beam: pip install -r "
         "requirements-beam.txt.") from error
   # Processes that a runner starts on this machine find our modules by this.
@@ -344,4 +347,4 @@ def create_report(counts, settings: pretraining_instances.Settings) -> dict:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main, passes_on_flags="runner")
+  launch.run(main, passes_on_flags="runner")

@@ -10,6 +10,8 @@ tokenizers. The folder then holds `vocab.txt` and a `bert_config.json` that
 fits.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import collections
 import dataclasses
 import functools
@@ -24,7 +26,8 @@ import tokenizers
 
 import common_flags
 import corpus
-import input_pipeline
+from data import file_io
+from errors import UserError
 import modeling
 import tokenization
 import workers
@@ -72,17 +75,17 @@ def fixed_tokens() -> list[str]:
   """Returns the tokens that are not learnt, in the order of released models.
 
   Raises:
-    ValueError: a token is there twice, or there is no room for others.
+    UserError: a token is there twice, or there is no room for others.
   """
   tokens = ["[PAD]", *(f"[unused{i}]" for i in range(FLAGS.num_unused_tokens)),
             "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FLAGS.special_tokens]
   for token, count in collections.Counter(tokens).items():
     if count > 1 or not token.strip() or token.split() != [token]:
-      raise ValueError(f"--special_tokens={','.join(FLAGS.special_tokens)}: "
-                       f"{token!r} is empty, holds a space, or is a token "
-                       "already.")
+      raise UserError(f"--special_tokens={','.join(FLAGS.special_tokens)}: "
+                      f"{token!r} is empty, holds a space, or is a token "
+                      "already.")
   if len(tokens) >= FLAGS.vocab_size:
-    raise ValueError(
+    raise UserError(
         f"--vocab_size={FLAGS.vocab_size} leaves no room for words beside "
         f"{len(tokens)} special and unused tokens. Raise it, or lower "
         "--num_unused_tokens.")
@@ -93,11 +96,11 @@ def config_of_flags():
   """Returns the config that the vocabulary is for; None if none is asked for.
 
   Raises:
-    ValueError: two are asked for, or the file cannot be used.
+    UserError: two are asked for, or the file cannot be used.
   """
   if FLAGS.model_size and FLAGS.bert_config_file:
-    raise ValueError("--model_size and --bert_config_file both name a config: "
-                     "pass one of the two.")
+    raise UserError("--model_size and --bert_config_file both name a config: "
+                    "pass one of the two.")
   if FLAGS.model_size:
     return modeling.BertConfig.from_size(FLAGS.model_size)
   if FLAGS.bert_config_file:
@@ -168,14 +171,14 @@ def learn_pieces(words: Mapping[str, int], characters: set[str], size: int,
   """Returns at most `size` pieces, the characters first.
 
   Raises:
-    ValueError: there is not even room for the characters.
+    UserError: there is not even room for the characters.
   """
   words = {word: number for word, number in words.items()
            if len(word) <= _LONGEST_WORD and characters.issuperset(word)}
   alphabet = {word[0] for word in words} | {
       f"##{character}" for word in words for character in word[1:]}
   if len(alphabet) > size:
-    raise ValueError(
+    raise UserError(
         f"The text has {len(characters)} different characters, which take "
         f"{len(alphabet)} of the {size} tokens that are not special or unused. "
         "Raise --vocab_size, or lower --character_coverage.")
@@ -228,18 +231,18 @@ def create_report(vocab: Mapping[str, int], words: Mapping[str, int],
 
 
 def main(_):
-  input_files = input_pipeline.expand_patterns(
+  input_files = file_io.expand_patterns(
       FLAGS.input_file, "--input_file")
   tokens = fixed_tokens()
   config = config_of_flags()
   vocab_file = os.path.join(FLAGS.output_dir, "vocab.txt")
   if tf.io.gfile.exists(vocab_file) and not FLAGS.overwrite:
-    raise ValueError(f"{vocab_file} exists already. Name another --output_dir, "
-                     "or pass --overwrite.")
+    raise UserError(f"{vocab_file} exists already. Name another --output_dir, "
+                    "or pass --overwrite.")
   logging.info("*** Counting words ***")
   words, counts = count_words(input_files, common_flags.text_parser())
   if not words:
-    raise ValueError(f"--input_file={FLAGS.input_file} holds no text.")
+    raise UserError(f"--input_file={FLAGS.input_file} holds no text.")
   logging.info("*** Learning pieces from %d different words ***", len(words))
   characters = covered_characters(words, FLAGS.character_coverage)
   tokens += learn_pieces(words, characters, FLAGS.vocab_size - len(tokens),
@@ -249,7 +252,7 @@ def main(_):
                     "--vocab_size=%d.", len(tokens), FLAGS.vocab_size)
   report = create_report({token: i for i, token in enumerate(tokens)}, words,
                          counts, characters)
-  files = {"vocab" + input_pipeline.REPORT_SUFFIX:
+  files = {"vocab" + file_io.REPORT_SUFFIX:
                json.dumps(report, indent=2) + "\n"}
   if config:
     files["bert_config.json"] = dataclasses.replace(
@@ -257,11 +260,11 @@ def main(_):
   # The last: it says that all is there.
   files["vocab.txt"] = "\n".join(tokens) + "\n"
   for name, text in files.items():
-    input_pipeline.write_text(os.path.join(FLAGS.output_dir, name), text)
+    file_io.write_text(os.path.join(FLAGS.output_dir, name), text)
   common_flags.log_lines("Report", (
       f"{name} = {value}" for name, value in report.items()))
 
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

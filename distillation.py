@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 import classifier as classifier_lib
+from data import file_io
+from errors import UserError
 import estimator as estimator_lib
-import input_pipeline
 import modeling
 import tokenization
 from tasks import classification
@@ -39,19 +40,19 @@ def teacher_logits(teacher_dir: str,
     float32 [n, num_outputs], in the order of the student's labels.
 
   Raises:
-    ValueError: the folder holds no classifier, or one of other labels.
+    UserError: the folder holds no classifier, or one of other labels.
   """
   export_dir = os.path.join(teacher_dir, "export")
   folder = export_dir if tf.io.gfile.isdir(export_dir) else teacher_dir
   teacher = classifier_lib.Classifier.read(folder)
   prefix = os.path.join(folder, "bert_model.ckpt")
   if teacher is None:
-    raise ValueError(
+    raise UserError(
         f"--teacher_model_dir={teacher_dir} holds no classifier.json. It takes "
         "the --output_dir of a classifier that was trained, or its export/.")
   if (teacher.problem_type, sorted(teacher.labels)) != (
       student.problem_type, sorted(student.labels)):
-    raise ValueError(
+    raise UserError(
         f"The teacher in {folder} predicts {_description(teacher)}; the student"
         f" is to predict {_description(student)}. Use a teacher of this task.")
   teacher.check_weights(prefix, "--teacher_model_dir")
@@ -64,7 +65,7 @@ def teacher_logits(teacher_dir: str,
       return np.load(reader, allow_pickle=False)[:, columns]
   logging.info("***** The teacher labels %d examples *****", len(examples))
   logits = _ask(teacher, folder, prefix, examples, path, compute_dtype)
-  with input_pipeline.whole_file(path) as temporary:
+  with file_io.whole_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       np.save(writer, logits)
   return logits[:, columns]

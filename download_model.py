@@ -9,6 +9,8 @@ environment variable BERT_MODEL_MIRROR, names another server with the same
 paths. Programs take the model by its name, as --model.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import base64
 import hashlib
 import json
@@ -26,7 +28,8 @@ from absl import flags
 from absl import logging
 
 import common_flags
-import input_pipeline
+from data import file_io
+from errors import UserError
 import modeling
 
 FLAGS = flags.FLAGS
@@ -99,7 +102,7 @@ def download(url: str, path: str) -> dict[str, object]:
     `url`, `bytes` and `sha256`.
 
   Raises:
-    ValueError: the server has no such file, or something else than it says.
+    UserError: the server has no such file, or something else than it says.
   """
   part = path + ".part"
   os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -108,11 +111,11 @@ def download(url: str, path: str) -> dict[str, object]:
       headers = _fetch(url, part)
       break
     except urllib.error.HTTPError as error:
-      raise ValueError(f"{url}: the server says {error.code} {error.reason}. "
-                       "Is the --mirror right?") from error
+      raise UserError(f"{url}: the server says {error.code} {error.reason}. "
+                      "Is the --mirror right?") from error
     except OSError as error:  # of the connection, or a file
       if attempt == _TRIES - 1 or os.path.isdir(part):
-        raise ValueError(
+        raise UserError(
             f"{url} could not be downloaded: {error}. Run the same command "
             "again: it goes on from what is there.") from error
       logging.info("  %s; trying again.", error)
@@ -146,13 +149,13 @@ def _fetch(url: str, part: str) -> dict[str, str]:
     if not goes_on:
       length = response.headers.get("Content-Length")
       if not length or not 0 < int(length) <= _MOST_BYTES:
-        raise ValueError(f"{url}: the server says that it has {length} bytes, "
-                         "which no model has.")
+        raise UserError(f"{url}: the server says that it has {length} bytes, "
+                        "which no model has.")
       known = {"size": length, "etag": response.headers.get("ETag", ""),
                "hash": response.headers.get("x-goog-hash", "")}
       with open(part, "wb"):  # what there was is of another file
         pass
-      input_pipeline.write_text(part + ".json", json.dumps(known))
+      file_io.write_text(part + ".json", json.dumps(known))
       size = 0
     progress = _Progress(int(known["size"]))
     with open(part, "ab") as writer:
@@ -172,7 +175,7 @@ def _verified(url: str, part: str, headers) -> dict[str, object]:
   """Returns the record of a whole file.
 
   Raises:
-    ValueError: it is not what the server said it would be; it is removed.
+    UserError: it is not what the server said it would be; it is removed.
   """
   sha256, md5 = hashlib.sha256(), hashlib.md5()
   with open(part, "rb") as reader:
@@ -185,9 +188,9 @@ def _verified(url: str, part: str, headers) -> dict[str, object]:
   is_wrong = wanted and wanted[0] != base64.b64encode(md5.digest()).decode()
   if is_wrong or size != int(headers["size"]):
     os.remove(part)
-    raise ValueError(f"{url}: what came is not what the server has (by its "
-                     f"{'hash' if is_wrong else 'size'}), and is removed. Run "
-                     "the same command again.")
+    raise UserError(f"{url}: what came is not what the server has (by its "
+                    f"{'hash' if is_wrong else 'size'}), and is removed. Run "
+                    "the same command again.")
   return {"url": url, "bytes": size, "sha256": sha256.hexdigest()}
 
 
@@ -207,7 +210,7 @@ def unpack(archive_path: str, folder: str,
     record: of the download, to be put there as well.
 
   Raises:
-    ValueError: the archive is damaged, is no model, or wants to write
+    UserError: the archive is damaged, is no model, or wants to write
       elsewhere.
   """
   temporary = folder + ".tmp"
@@ -222,14 +225,14 @@ def unpack(archive_path: str, folder: str,
     missing = [name for name in _NEEDED
                if not os.path.exists(os.path.join(temporary, name))]
     if missing:
-      raise ValueError(f"{archive_path} is no model: it has no {missing[0]}.")
+      raise UserError(f"{archive_path} is no model: it has no {missing[0]}.")
     modeling.BertConfig.from_json_file(os.path.join(temporary, _CONFIG))
-    input_pipeline.write_text(os.path.join(temporary, _RECORD),
+    file_io.write_text(os.path.join(temporary, _RECORD),
                               json.dumps(record, indent=2) + "\n")
     os.rename(temporary, folder)
   except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError,
           OSError) as error:
-    raise ValueError(f"{archive_path} cannot be unpacked: {error}.") from error
+    raise UserError(f"{archive_path} cannot be unpacked: {error}.") from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -246,15 +249,15 @@ def _members(archive: zipfile.ZipFile, path: str
     if (len(folders) > 1 or folders in ([""], ["."], [".."])
         or name in ("", ".", "..") or "\\" in member.filename
         or ":" in member.filename or kind not in (0, stat.S_IFREG)):
-      raise ValueError(f"{path} holds {member.filename!r}, which is no plain "
-                       "file of a model. It is not unpacked.")
+      raise UserError(f"{path} holds {member.filename!r}, which is no plain "
+                      "file of a model. It is not unpacked.")
     if name in seen:
-      raise ValueError(f"{path} holds {name!r} twice. It is not unpacked.")
+      raise UserError(f"{path} holds {name!r} twice. It is not unpacked.")
     seen.add(name)
     total += member.file_size
     if total > _MOST_BYTES:
-      raise ValueError(f"{path} would be larger than any model. It is not "
-                       "unpacked.")
+      raise UserError(f"{path} would be larger than any model. It is not "
+                      "unpacked.")
     yield member, name
 
 
@@ -264,8 +267,8 @@ def main(_):
     logging.info("%s is there already.", folder)
     return
   if os.path.exists(folder):
-    raise ValueError(f"{folder} exists, but was not put there by this program: "
-                     f"it has no {_RECORD}. Choose another --output_dir.")
+    raise UserError(f"{folder} exists, but was not put there by this program: "
+                    f"it has no {_RECORD}. Choose another --output_dir.")
   server = FLAGS.mirror or os.environ.get(_MIRROR_VARIABLE) or _SERVER
   url = server.rstrip("/") + "/" + MODELS[FLAGS.name]
   archive = folder + ".zip"
@@ -282,4 +285,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

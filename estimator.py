@@ -26,6 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from errors import Interrupted
+from errors import UserError
 import interruption
 import training_log
 
@@ -165,14 +167,6 @@ def peak_flops(strategy: tf.distribute.Strategy,
   return 2.0 * size ** 3 * num_products * len(results) / min(seconds)
 
 
-class Interrupted(Exception):
-  """A signal ended the training; everything up to its last step is saved."""
-
-  def __init__(self, signal_number: int, message: str):
-    super().__init__(message)
-    self.signal_number = signal_number
-
-
 class TPUEstimator:
   """Trains, evaluates and predicts with one model.
 
@@ -197,7 +191,7 @@ class TPUEstimator:
         and `seed` added.
 
     Raises:
-      ValueError: `model_dir` cannot be written, a checkpoint does not fit, or
+      UserError: `model_dir` cannot be written, a checkpoint does not fit, or
         the batch cannot be dealt out to the devices.
     """
     self._config = config
@@ -235,7 +229,7 @@ class TPUEstimator:
     replicas = self._strategy.num_replicas_in_sync
     parts = self._config.gradient_accumulation_steps
     if self._train_batch_size % (replicas * parts):
-      raise ValueError(
+      raise UserError(
           f"--train_batch_size={self._train_batch_size} cannot be dealt out "
           f"evenly to {replicas} devices in "
           f"--gradient_accumulation_steps={parts} parts each. Use a multiple "
@@ -265,7 +259,7 @@ class TPUEstimator:
         `best_metric` of the config among them.
 
     Raises:
-      ValueError: the loss is not finite, the data end too early, memory runs
+      UserError: the loss is not finite, the data end too early, memory runs
         out, or a checkpoint cannot be written.
       Interrupted: SIGTERM or SIGINT came; the last step made is saved.
     """
@@ -531,7 +525,7 @@ class TPUEstimator:
 
   def _check_finite(self, step: int, report: training_log.Report,
                     writer: checkpoint.BackgroundWriter) -> None:
-    """Counts the steps that changed nothing, or raises a ValueError."""
+    """Counts the steps that changed nothing, or raises a UserError."""
     is_bad = ~np.isfinite(report.loss) | ~np.isfinite(report.gradient_norm)
     self._state.skipped_steps += int(is_bad.sum())
     if self._config.skip_nonfinite_steps:
@@ -545,7 +539,7 @@ class TPUEstimator:
         report.loss[first]) else (
             "norm of the gradients is", report.gradient_norm[first])
     newest = self._newest_checkpoint(writer)
-    raise ValueError(
+    raise UserError(
         f"The {what[0]} {what[1]} at step {step + 1 + first}. "
         + (f"The last good checkpoint is {newest}." if newest
            else "No checkpoint had been saved.")
@@ -555,11 +549,11 @@ class TPUEstimator:
   @contextlib.contextmanager
   def _errors_explained(self, step: int,
                         writer: checkpoint.BackgroundWriter):
-    """Says in a ValueError what a user can do about an error in a step."""
+    """Says in a UserError what a user can do about an error in a step."""
     try:
       yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-      raise ValueError(
+      raise UserError(
           f"Memory ran out in the steps after step {step}, with "
           f"--train_batch_size={self._train_batch_size}. What helps, the "
           "cheapest first: a larger --gradient_accumulation_steps (same "
@@ -569,14 +563,14 @@ class TPUEstimator:
     except tf.errors.OpError as error:
       if isinstance(error, tf.errors.OutOfRangeError) or (
           "infinite number of elements" in str(error)):
-        raise ValueError(
+        raise UserError(
             f"The training data ended after step {step}; the input_fn must "
             "repeat them.") from error
       if self._num_workers > 1 and isinstance(error, (
           tf.errors.UnavailableError, tf.errors.AbortedError,
           tf.errors.CancelledError, tf.errors.InternalError,
           tf.errors.DeadlineExceededError)):
-        raise ValueError(
+        raise UserError(
             "Another machine of TF_CONFIG was lost, or the way to it. Start "
             "all of them again: they go on from "
             f"{self._newest_checkpoint(writer) or 'the start'}. TensorFlow "
@@ -587,8 +581,8 @@ class TPUEstimator:
     """Keeps the weights of the best evaluation apart."""
     name, best = self._config.best_metric, self._state.best
     if name not in results:
-      raise ValueError(f"There is no score {name!r} to find the best weights "
-                       f"by. There are: {', '.join(sorted(results))}.")
+      raise UserError(f"There is no score {name!r} to find the best weights "
+                      f"by. There are: {', '.join(sorted(results))}.")
     step = self.global_step
     value = self._from_chief(results[name])
     sign = -1.0 if name.endswith("loss") else 1.0
@@ -651,7 +645,7 @@ class TPUEstimator:
         sums[name] = sums.get(name, np.zeros(2)) + np.sum(
             pairs, axis=1, dtype=np.float64)
     if not sums:
-      raise ValueError("There is nothing to evaluate: the data are empty.")
+      raise UserError("There is nothing to evaluate: the data are empty.")
     results = {name: float(total / weight) if weight else math.nan
                for name, (total, weight) in sums.items()}
     results["loss"] = sum(results[name] for name in loss_names)
@@ -822,7 +816,7 @@ class TPUEstimator:
 
   def _require_weights(self) -> None:
     if not self._has_weights:
-      raise ValueError(
+      raise UserError(
           f"There is no checkpoint in --output_dir={self._config.model_dir}, "
           "and no --init_checkpoint. Train first, or name one.")
 
@@ -852,7 +846,7 @@ class TPUEstimator:
   def _agree_on_step(self, step: int) -> None:
     chief_step = int(self._from_chief(step))
     if chief_step != step:
-      raise ValueError(
+      raise UserError(
           f"The first machine is at step {chief_step}, this one at {step}: "
           f"--output_dir={self._config.model_dir} has to be one folder that "
           "all machines see.")
@@ -973,5 +967,5 @@ def _make_writable(folder: str) -> None:
       writer.write("")
     tf.io.gfile.remove(probe)
   except (OSError, tf.errors.OpError) as error:
-    raise ValueError(f"--output_dir={folder} cannot be written: "
-                     f"{getattr(error, 'message', error)}.") from error
+    raise UserError(f"--output_dir={folder} cannot be written: "
+                    f"{getattr(error, 'message', error)}.") from error

@@ -8,6 +8,8 @@ encoder, which gives features. --export_dir gets a folder with the number of the
 version, as TensorFlow Serving looks for it; the model needs nothing else.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import os
 from typing import Optional
 import uuid
@@ -21,6 +23,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 import checkpoint
 import classifier as classifier_lib
 import common_flags
+from errors import UserError
 import input_pipeline
 import modeling
 import serving
@@ -87,8 +90,8 @@ def _version_dir() -> str:
               if name.strip("/").isdigit()]
   version = FLAGS.version or max(versions, default=0) + 1
   if version in versions:
-    raise ValueError(f"--version={version} is in {FLAGS.export_dir} already. "
-                     "Give another number, or none for the next.")
+    raise UserError(f"--version={version} is in {FLAGS.export_dir} already. "
+                    "Give another number, or none for the next.")
   return os.path.join(FLAGS.export_dir, str(version))
 
 
@@ -96,7 +99,7 @@ def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
   """Returns the head, and what it predicts if it is that of a classifier.
 
   Raises:
-    ValueError: the weights have no such head, or it is not known what it says.
+    UserError: the weights have no such head, or it is not known what it says.
   """
   path = FLAGS.init_checkpoint
   shapes = checkpoint.open_checkpoint(path).shapes
@@ -107,7 +110,7 @@ def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
     if "cls/squad/output_weights" in shapes:
       head = _SPAN
     elif "output_weights" in shapes and not classifier:
-      raise ValueError(
+      raise UserError(
           f"--init_checkpoint={path} has a classifier, but no classifier.json "
           "is beside it. Say what it is with --head, and with --labels what it "
           f"predicts; or pass --head={_ENCODER} for the encoder alone.")
@@ -122,8 +125,8 @@ def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
         head, tuple(FLAGS.labels), FLAGS.do_lower_case,
         config.max_position_embeddings, input_pipeline.TRUNCATE)
   elif FLAGS.labels:
-    raise ValueError(f"--labels={','.join(FLAGS.labels)}: the classifier.json "
-                     f"beside {path} has them already. Leave one out.")
+    raise UserError(f"--labels={','.join(FLAGS.labels)}: the classifier.json "
+                    f"beside {path} has them already. Leave one out.")
   classifier.check_weights(path, "--init_checkpoint")
   return head, classifier
 
@@ -139,7 +142,7 @@ def _set_max_seq_length(config, head: str, classifier) -> None:
     FLAGS.max_seq_length = wanted
   common_flags.check_max_seq_length(config)
   if head == _SPAN and FLAGS.max_query_length > FLAGS.max_seq_length - 4:
-    raise ValueError(
+    raise UserError(
         f"--max_query_length={FLAGS.max_query_length} leaves no room for a text"
         f" in --max_seq_length={FLAGS.max_seq_length}. Lower it.")
 
@@ -209,4 +212,4 @@ def _warmup_record(model_name: str, signature: str, inputs) -> bytes:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -10,6 +10,8 @@ A line of input is a sentence, or two with ` ||| ` between them. Input of any
 size is read in stretches; run a command that was killed again, and it goes on.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import itertools
 from typing import Iterator, Sequence
 
@@ -19,6 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 import common_flags
+from data import file_io
+from errors import UserError
 import estimator as estimator_lib
 import feature_files
 import input_pipeline
@@ -67,7 +71,7 @@ def read_packed(input_files, tokenizer, max_seq_length
   """Yields the ids of each line; `a ||| b` is a pair."""
   cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
   for file in input_files:
-    for line in input_pipeline.read_lines(file):
+    for line in file_io.read_lines(file):
       # At the last separator, should there be several.
       text_a, _, text_b = line.strip().rpartition(" ||| ")
       if not text_a:
@@ -164,10 +168,10 @@ def main(_):
   layers = [] if FLAGS.pooling == "pooled" else layers_of_flag(config)
   for name in ("layers", "combine_layers"):
     if FLAGS[name].present and FLAGS.pooling == "pooled":
-      raise ValueError(f"--{name}={FLAGS[name].value} does nothing with "
-                       "--pooling=pooled, which is of the last layer.")
+      raise UserError(f"--{name}={FLAGS[name].value} does nothing with "
+                      "--pooling=pooled, which is of the last layer.")
   tokenizer = common_flags.tokenizer(config)
-  input_files = input_pipeline.expand_patterns(
+  input_files = file_io.expand_patterns(
       FLAGS.input_file, "--input_file")
   common_flags.resolve_model("init_checkpoint")
   output = open_output(layers, input_files)
@@ -236,13 +240,13 @@ def layers_of_flag(config) -> list[int]:
   """Returns the layers of the flag.
 
   Raises:
-    ValueError: one is not a number, or the model has no such layer.
+    UserError: one is not a number, or the model has no such layer.
   """
   num_layers = config.num_hidden_layers
   for layer in FLAGS.layers:
     if not layer.strip().lstrip("-").isdigit() or not (
         -num_layers <= int(layer) < num_layers):
-      raise ValueError(
+      raise UserError(
           f"--layers has {layer!r}, but the model has {num_layers} layers: "
           f"give numbers from {-num_layers} to {num_layers - 1}, separated by "
           "commas.")
@@ -251,4 +255,4 @@ def layers_of_flag(config) -> list[int]:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -18,7 +18,8 @@ import numpy as np
 import orjson
 import tensorflow as tf
 
-import input_pipeline
+from data import file_io
+from errors import UserError
 
 _SETTINGS = "settings.json"
 
@@ -175,15 +176,15 @@ class Parquet:
     """Looks for the library.
 
     Raises:
-      ValueError: it is not installed.
+      UserError: it is not installed.
     """
     try:
       # pylint: disable-next=g-import-not-at-top
       import pyarrow
       import pyarrow.parquet
     except ImportError as error:
-      raise ValueError("--format=parquet takes the library pyarrow: pip "
-                       "install pyarrow.") from error
+      raise UserError("--format=parquet takes the library pyarrow: pip "
+                      "install pyarrow.") from error
     self._arrow = pyarrow
 
   def write(self, path: str, features: Sequence[Features]) -> None:
@@ -229,11 +230,11 @@ class PartedFile:
       settings: what the file depends on, as JSON.
 
     Raises:
-      ValueError: it was begun with other settings.
+      UserError: it was begun with other settings.
     """
     self._path = path
     self._format = file_format
-    self._folder = path + input_pipeline.PARTS_SUFFIX
+    self._folder = path + file_io.PARTS_SUFFIX
     self._settings = settings
     self._settings_file = os.path.join(self._folder, _SETTINGS)
     if tf.io.gfile.exists(self._settings_file):
@@ -242,7 +243,7 @@ class PartedFile:
       if known != settings:
         differing = sorted(name for name in {*known, *settings}
                            if known.get(name) != settings.get(name))
-        raise ValueError(
+        raise UserError(
             f"{self._folder} holds parts that were made with other settings: "
             f"{', '.join(differing)}. Delete it to begin anew, or give the "
             "same ones to go on.")
@@ -256,16 +257,16 @@ class PartedFile:
   def write_part(self, features: Sequence[Features]) -> None:
     """Writes the next part, whole or not at all."""
     if not self.num_parts:
-      input_pipeline.write_text(self._settings_file,
+      file_io.write_text(self._settings_file,
                                 json.dumps(self._settings, indent=2) + "\n")
     path = self._part(self.num_parts)
-    with input_pipeline.whole_file(path) as temporary:
+    with file_io.whole_file(path) as temporary:
       self._format.write(temporary, features)
     self.num_parts += 1
 
   def finish(self) -> None:
     """Makes the file of its parts, and removes these."""
     parts = [self._part(number) for number in range(self.num_parts)]
-    with input_pipeline.whole_file(self._path) as temporary:
+    with file_io.whole_file(self._path) as temporary:
       self._format.merge(parts, temporary)
     tf.io.gfile.rmtree(self._folder)

@@ -21,6 +21,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 import checkpoint
+from errors import UserError
 import modeling
 
 _TOKENS, _TOKENIZATION_INFO = "tokens", "tokenization_info"
@@ -57,7 +58,7 @@ class HubEncoder(tf.Module):
     """Returns hidden_size; to be called inside the strategy's scope.
 
     Raises:
-      ValueError: sequences of `seq_length` cannot be encoded.
+      UserError: sequences of `seq_length` cannot be encoded.
     """
     def encode():
       ids = tf.zeros([1, seq_length], tf.int32)
@@ -68,7 +69,7 @@ class HubEncoder(tf.Module):
       outputs = strategy.experimental_local_results(strategy.run(encode))
       return outputs[0].shape[-1]
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-      raise ValueError(
+      raise UserError(
           f"The encoder cannot read {seq_length} tokens: "
           f"{getattr(error, 'message', error)}. Is --max_seq_length too large, "
           "or is it not an encoder of texts?") from error
@@ -109,15 +110,15 @@ def load(handle: str, flag: str) -> HubEncoder:
     flag: what the user gave it with.
 
   Raises:
-    ValueError: there is none, or it cannot be trained.
+    UserError: there is none, or it cannot be trained.
   """
   folder = handle
   if not tf.io.gfile.isdir(folder):
     folder = _download(handle, flag)
   path = os.path.join(folder, "saved_model.pb")
   if not tf.io.gfile.exists(path):
-    raise ValueError(f"{flag}={handle}: there is no {path}. Name the folder "
-                     "of a SavedModel; of several versions, one of them.")
+    raise UserError(f"{flag}={handle}: there is no {path}. Name the folder "
+                    "of a SavedModel; of several versions, one of them.")
   try:
     with tf.io.gfile.GFile(path, "rb") as reader:
       graphs = saved_model_pb2.SavedModel.FromString(reader.read()).meta_graphs
@@ -126,31 +127,31 @@ def load(handle: str, flag: str) -> HubEncoder:
     else:
       encoder = _TensorFlow1Encoder(folder, graphs, f"{flag}={handle}")
   except (message.DecodeError, IndexError, OSError, tf.errors.OpError) as error:
-    raise ValueError(f"{flag}={handle} cannot be read: {error}. Are its files "
-                     "whole?") from error
+    raise UserError(f"{flag}={handle} cannot be read: {error}. Are its files "
+                    "whole?") from error
   names = [variable.name for variable in encoder.encoder_variables]
   if len(set(names)) < len(names):
-    raise ValueError(f"{flag}={handle}: several variables have the same name, "
-                     "by which checkpoints would tell them apart.")
+    raise UserError(f"{flag}={handle}: several variables have the same name, "
+                    "by which checkpoints would tell them apart.")
   return encoder
 
 
 def _download(handle: str, flag: str) -> str:
   """Returns the folder with what is at an address."""
   if "://" not in handle:
-    raise ValueError(f"{flag}={handle}: there is no such folder, and an address"
-                     " looks like https://...")
+    raise UserError(f"{flag}={handle}: there is no such folder, and an address"
+                    " looks like https://...")
   try:
     import tensorflow_hub as hub  # pylint: disable=g-import-not-at-top
   except ImportError as error:
-    raise ValueError(
+    raise UserError(
         f"{flag}={handle} is an address: `pip install -r requirements-hub.txt`"
         " downloads from there, or download it yourself and name the folder."
     ) from error
   try:
     return hub.resolve(handle)
   except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-    raise ValueError(f"{flag}={handle} cannot be downloaded: {error}."
+    raise UserError(f"{flag}={handle} cannot be downloaded: {error}."
                     ) from error
 
 
@@ -163,8 +164,8 @@ class _TensorFlow2Encoder(HubEncoder):
     self.encoder_variables = list(
         getattr(self._encoder, "trainable_variables", ()))
     if not callable(self._encoder) or not self.encoder_variables:
-      raise ValueError(f"{name} is no encoder that can be trained: it cannot "
-                       "be called, or has no trainable_variables.")
+      raise UserError(f"{name} is no encoder that can be trained: it cannot "
+                      "be called, or has no trainable_variables.")
     if hasattr(self._encoder, "vocab_file"):
       self.vocab_file = os.fsdecode(
           self._encoder.vocab_file.asset_path.numpy())
@@ -188,7 +189,7 @@ class _TensorFlow1Encoder(HubEncoder):
         is_training = _TRAIN_TAG in graph.meta_info_def.tags
         setattr(self, "_training" if is_training else "_use", graph)
     if not self._use:
-      raise ValueError(
+      raise UserError(
           f"{name} has no signature {_TOKENS!r} with a pooled_output, as "
           "modules of BERT have.")
     self._training = self._training or self._use

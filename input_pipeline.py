@@ -10,19 +10,19 @@ are padded to a fixed length: that format is older than this code, and other
 programs write and read it.
 """
 
-import contextlib
 import functools
 import itertools
-import json
 import os
-import uuid
 import zlib
-from typing import Callable, Iterable, Iterator, Mapping, NamedTuple, Optional
+from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 from typing import Sequence
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
+
+from data import file_io
+from errors import UserError
 
 # How many records a shuffle may hold in memory.
 _SHUFFLE_BUFFER = 100_000
@@ -31,12 +31,6 @@ _RECORDS_PER_WINDOW = 4096
 # How many files of pre-training records are mixed with each other.
 _FILES_PER_GROUP = 4
 _AUTOTUNE = tf.data.AUTOTUNE
-
-# Of what lies beside records: the report of their making, and, as long as they
-# are being made, the folder of their parts.
-REPORT_SUFFIX = ".report.json"
-PARTS_SUFFIX = ".parts"
-
 
 # What becomes of texts that are too long; see `pack_long`.
 TRUNCATE = "truncate"
@@ -180,136 +174,7 @@ class Windows(NamedTuple):
     return cls(starts, lengths, is_max_context)
 
 
-# --- Files -------------------------------------------------------------------
-
-
-def expand_patterns(patterns: str, flag: str) -> list[str]:
-  """Returns the files of a comma-separated list of names and globs.
-
-  Args:
-    patterns: the list.
-    flag: where it comes from, for error messages.
-
-  Raises:
-    ValueError: a name or glob matches no file, or a file is empty.
-  """
-  files = []
-  for pattern in filter(None, (p.strip() for p in patterns.split(","))):
-    # What lies beside records is not meant by `records*`.
-    found = [file for file in sorted(tf.io.gfile.glob(pattern))
-             if file == pattern
-             or not file.endswith((REPORT_SUFFIX, PARTS_SUFFIX))]
-    if not found:
-      raise ValueError(f"{flag}: {pattern} matches no file.")
-    files.extend(found)
-  if not files:
-    raise ValueError(f"{flag} names no file.")
-  for file in files:
-    if tf.io.gfile.isdir(file):
-      raise ValueError(f"{flag}: {file} is a folder. Name files in it, such "
-                       f"as {os.path.join(file, '*')}.")
-    if not tf.io.gfile.stat(file).length:
-      raise ValueError(f"{flag}: {file} is empty.")
-  return files
-
-
-def read_lines(file: str) -> Iterator[str]:
-  """Yields the lines of a UTF-8 text file, without their ends.
-
-  A byte order mark is dropped, and only a line feed ends a line: text may hold
-  other characters that Python would split at.
-
-  Raises:
-    ValueError: a line is not UTF-8; the message gives file, line and bytes.
-  """
-  with tf.io.gfile.GFile(file, "rb") as reader:
-    for number, line in enumerate(reader, 1):
-      text = decode_line(line, file, number)
-      if number == 1:
-        text = text.removeprefix("\ufeff")
-      yield text.rstrip("\r\n")
-
-
-def read_json_lines(file: str) -> Iterator[tuple[int, dict]]:
-  """Yields the number and the object of each line that is not blank.
-
-  Raises:
-    ValueError: a line holds something else; the message names it.
-  """
-  for number, line in enumerate(read_lines(file), 1):
-    if not line.strip():
-      continue
-    try:
-      fields = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{file}, line {number}: not JSON: {error}.") from error
-    if not isinstance(fields, dict):
-      raise ValueError(f"{file}, line {number}: not a JSON object, but "
-                       f"{line[:60]}.")
-    yield number, fields
-
-
-def decode_line(line: bytes, file: str, number: int) -> str:
-  """Returns the text of a line of a file.
-
-  Raises:
-    ValueError: it is not UTF-8; the message gives file, line and bytes.
-  """
-  try:
-    return line.decode("utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(
-        f"{file}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at "
-        f"column {error.start + 1}). Convert it first, for example with "
-        "`iconv -f latin1 -t utf-8`.") from error
-
-
-@contextlib.contextmanager
-def whole_file(path: str, temporary_dir: Optional[str] = None
-              ) -> Iterator[str]:
-  """Gives a temporary path, and renames it to `path` if nothing went wrong.
-
-  Args:
-    path: of the file.
-    temporary_dir: a folder of the same file system; that of `path` if None.
-
-  Raises:
-    ValueError: the file cannot be written.
-  """
-  temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-  if temporary_dir is not None:
-    temporary = os.path.join(temporary_dir, os.path.basename(temporary))
-  file_errors = (OSError, tf.errors.OpError)
-
-  def failure(error):
-    return ValueError(f"{path} cannot be written: "
-                      f"{getattr(error, 'message', error)}.")
-
-  try:
-    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-  except file_errors as error:
-    raise failure(error) from error
-  try:
-    yield temporary
-    tf.io.gfile.rename(temporary, path, overwrite=True)
-  except file_errors as error:
-    if os.path.basename(path) not in str(error):
-      raise  # not the file, but what was to be written in it
-    raise failure(error) from error
-  finally:
-    with contextlib.suppress(*file_errors):
-      tf.io.gfile.remove(temporary)
-
-
-def write_text(path: str, text: str) -> None:
-  """Writes a text file, whole or not at all.
-
-  Raises:
-    ValueError: the file cannot be written.
-  """
-  with whole_file(path) as temporary:
-    with tf.io.gfile.GFile(temporary, "w") as writer:
-      writer.write(text)
+# --- Records ----------------------------------------------------------------
 
 
 def serialize(features: Mapping[str, Sequence[float]]) -> bytes:
@@ -418,7 +283,7 @@ def write_records(path: str, records: Iterable[bytes],
   Arguments as for `whole_file`.
   """
   count = 0
-  with whole_file(path, temporary_dir) as temporary:
+  with file_io.whole_file(path, temporary_dir) as temporary:
     with tf.io.TFRecordWriter(temporary) as writer:
       for record in records:
         writer.write(record)
@@ -710,7 +575,7 @@ def check_pretraining_files(
     The format of the records.
 
   Raises:
-    ValueError: a file is no TFRecord file, holds other features, or was made
+    UserError: a file is no TFRecord file, holds other features, or was made
       with another length or number of predictions; or the files differ.
   """
   flags = {"input_ids": "max_seq_length",
@@ -720,10 +585,10 @@ def check_pretraining_files(
     try:
       record = next(iter(tf.data.TFRecordDataset(file).take(1)), None)
     except tf.errors.DataLossError as error:
-      raise ValueError(f"{file} is not a TFRecord file, or it is "
-                       "damaged at its start.") from error
+      raise UserError(f"{file} is not a TFRecord file, or it is "
+                      "damaged at its start.") from error
     if record is None:
-      raise ValueError(f"{file} holds no record.")
+      raise UserError(f"{file} holds no record.")
     features = tf.train.Example.FromString(record.numpy()).features.feature
     lengths = {name: len(feature.int64_list.value)
                or len(feature.float_list.value)
@@ -734,20 +599,20 @@ def check_pretraining_files(
         "continues_word" in lengths)
     for name, feature in record_format.feature_spec().items():
       if name not in features:
-        raise ValueError(
+        raise UserError(
             f"{file} is no file of pre-training records: {name} is missing. It "
             f"has {', '.join(sorted(features)) or 'no features'}. Make it with "
             "create_pretraining_data.py.")
       length = lengths[name]
       if length != feature.shape[0]:
         flag = flags.get(name, "max_seq_length")
-        raise ValueError(
+        raise UserError(
             f"{file}: {name} has {length} values, but --{flag}="
             f"{feature.shape[0]}. The records were made with --{flag}={length}:"
             " pass the same, or make them anew.")
     formats.setdefault(record_format, file)
   if len(formats) > 1:
-    raise ValueError(
+    raise UserError(
         "The input files hold records of different kinds: " + "; ".join(
             f"{file} has {', '.join(sorted(record_format.feature_spec()))}, up "
             f"to {record_format.max_sequences} sequences a record"

@@ -11,6 +11,8 @@ from typing import Mapping, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
+from errors import UserError
+
 
 class Vocabulary(NamedTuple):
   """What masking needs to know of a vocabulary.
@@ -35,7 +37,7 @@ class Vocabulary(NamedTuple):
     """Returns the vocabulary of a dictionary token -> id.
 
     Raises:
-      ValueError: it holds nothing but tokens such as `[PAD]`.
+      UserError: it holds nothing but tokens such as `[PAD]`.
     """
     continues_word = np.zeros(max(vocab.values()) + 1, bool)
     continues_word[[id_ for token, id_ in vocab.items()
@@ -46,8 +48,8 @@ class Vocabulary(NamedTuple):
         if token and not (
             len(token) > 2 and token[0] == "[" and token[-1] == "]")]
     if not replacements:
-      raise ValueError("The vocabulary holds no words, only tokens in brackets "
-                       "such as [MASK].")
+      raise UserError("The vocabulary holds no words, only tokens in brackets "
+                      "such as [MASK].")
     return cls(vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"], continues_word,
                np.array(replacements, np.int32))
 

@@ -25,6 +25,8 @@ from typing import Callable, NamedTuple, Optional
 from absl import logging
 import tensorflow as tf
 
+from errors import UserError
+
 LAYER_NORM_EPSILON = 1e-12
 
 
@@ -139,7 +141,7 @@ class BertConfig:
     initializer_range: standard deviation of the initial weights.
 
   Raises:
-    ValueError: a field has a value that no model can have.
+    UserError: a field has a value that no model can have.
   """
 
   vocab_size: int
@@ -159,27 +161,27 @@ class BertConfig:
       value = getattr(self, field.name)
       if field.type is int and (
           not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"BertConfig: {field.name}={value!r} must be a whole "
-                         "number of at least 1.")
+        raise UserError(f"BertConfig: {field.name}={value!r} must be a whole "
+                        "number of at least 1.")
       if field.type is float and (
           not isinstance(value, (int, float)) or isinstance(value, bool)
           or not 0.0 <= value <= 0.99):
-        raise ValueError(f"BertConfig: {field.name}={value!r} must be a number "
-                         "from 0 to 0.99.")
+        raise UserError(f"BertConfig: {field.name}={value!r} must be a number "
+                        "from 0 to 0.99.")
     if self.hidden_size % self.num_attention_heads:
-      raise ValueError(
+      raise UserError(
           f"BertConfig: hidden_size={self.hidden_size} is not a multiple of "
           f"num_attention_heads={self.num_attention_heads}.")
     if self.hidden_act not in ACTIVATIONS:
-      raise ValueError(f"BertConfig: hidden_act={self.hidden_act!r} is unknown."
-                       f" Use one of: {', '.join(ACTIVATIONS)}.")
+      raise UserError(f"BertConfig: hidden_act={self.hidden_act!r} is unknown."
+                      f" Use one of: {', '.join(ACTIVATIONS)}.")
 
   @classmethod
   def from_dict(cls, json_object: dict) -> "BertConfig":
     """Returns the config of a dictionary; unknown keys are logged, not used."""
     known = {field.name for field in dataclasses.fields(cls)}
     if "vocab_size" not in json_object:
-      raise ValueError("BertConfig: vocab_size is missing.")
+      raise UserError("BertConfig: vocab_size is missing.")
     unknown = sorted(set(json_object) - known)
     if unknown:
       # The released Chinese and multilingual configs carry `pooler_*` keys.
@@ -192,22 +194,22 @@ class BertConfig:
     """Returns the config of a `bert_config.json`.
 
     Raises:
-      ValueError: the file is missing, is not JSON, or holds a bad field.
+      UserError: the file is missing, is not JSON, or holds a bad field.
     """
     if not tf.io.gfile.exists(json_file):
-      raise ValueError(f"The model config {json_file} does not exist.")
+      raise UserError(f"The model config {json_file} does not exist.")
     with tf.io.gfile.GFile(json_file) as reader:
       text = reader.read()
     try:
       json_object = json.loads(text)
     except json.JSONDecodeError as error:
-      raise ValueError(f"{json_file} is not JSON: {error}.") from error
+      raise UserError(f"{json_file} is not JSON: {error}.") from error
     if not isinstance(json_object, dict):
-      raise ValueError(f"{json_file} does not hold a JSON object.")
+      raise UserError(f"{json_file} does not hold a JSON object.")
     try:
       return cls.from_dict(json_object)
     except ValueError as error:
-      raise ValueError(f"{json_file}: {error}") from error
+      raise UserError(f"{json_file}: {error}") from error
 
   @classmethod
   def from_size(cls, name: str, vocab_size: int = 30522) -> "BertConfig":
@@ -220,12 +222,12 @@ class BertConfig:
       vocab_size: number of entries of the vocabulary.
 
     Raises:
-      ValueError: there is no such size.
+      UserError: there is no such size.
     """
     size = name[max(0, name.find("L-")):]
     if size not in RELEASED_SIZES:
-      raise ValueError(f"{name!r} is no released size. Use one of: "
-                       f"{', '.join(RELEASED_SIZES)}.")
+      raise UserError(f"{name!r} is no released size. Use one of: "
+                      f"{', '.join(RELEASED_SIZES)}.")
     num_hidden_layers, hidden_size = RELEASED_SIZES[size]
     return cls(vocab_size=vocab_size, hidden_size=hidden_size,
                num_hidden_layers=num_hidden_layers,
@@ -666,12 +668,12 @@ class BertModel(tf.Module):
         (Krell et al., 2021). None for one sequence a row.
 
     Raises:
-      ValueError: seq_length is larger than the table of positions.
+      UserError: seq_length is larger than the table of positions.
     """
     input_ids = tf.cast(input_ids, tf.int32)
     seq_length = input_ids.shape[1]
     if (seq_length or 0) > self.config.max_position_embeddings:
-      raise ValueError(
+      raise UserError(
           f"A sequence of {seq_length} tokens does not fit "
           f"max_position_embeddings={self.config.max_position_embeddings}.")
     if input_mask is None:

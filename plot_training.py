@@ -7,6 +7,8 @@ A run is the --output_dir of a training; the curve is in its
 training_log.jsonl.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import json
 import os
 
@@ -14,8 +16,8 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
-import common_flags
-import input_pipeline
+from data import file_io
+from errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -37,14 +39,14 @@ def read_log(run_dir: str, loss: str) -> tuple[list, list]:
     loss: the name of the loss in the log.
 
   Raises:
-    ValueError: the folder holds no log, or a log without such a loss.
+    UserError: the folder holds no log, or a log without such a loss.
   """
   path = os.path.join(run_dir, "training_log.jsonl")
   if not tf.io.gfile.exists(path):
-    raise ValueError(f"{path} does not exist. --runs takes the --output_dir of "
-                     "trainings.")
+    raise UserError(f"{path} does not exist. --runs takes the --output_dir of "
+                    "trainings.")
   training, evaluations = [], []
-  for line in input_pipeline.read_lines(path):
+  for line in file_io.read_lines(path):
     try:
       record = json.loads(line)
     except json.JSONDecodeError:
@@ -55,7 +57,7 @@ def read_log(run_dir: str, loss: str) -> tuple[list, list]:
       (evaluations if "evaluation" in record else training).append(
           (record["step"], scores[loss]))
   if not training:
-    raise ValueError(f"No line of {path} has --loss={loss}.")
+    raise UserError(f"No line of {path} has --loss={loss}.")
   return training, evaluations
 
 
@@ -78,7 +80,7 @@ def main(_):
     axis.legend()
   for axis in axes:
     axis.grid(alpha=0.3)
-  with input_pipeline.whole_file(FLAGS.output_file) as temporary:
+  with file_io.whole_file(FLAGS.output_file) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       picture.savefig(writer, format="png", dpi=120)
   logging.info("%s shows %d runs.", FLAGS.output_file, len(curves))
@@ -86,4 +88,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

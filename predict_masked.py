@@ -10,6 +10,8 @@ text (Salazar et al., 2020): every token is masked in turn, and the logarithms
 of the probabilities of what stood there are added up.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import json
 import sys
 from typing import Iterator, NamedTuple
@@ -20,6 +22,7 @@ import tensorflow as tf
 
 import checkpoint
 import common_flags
+from errors import UserError
 import input_pipeline
 import metrics
 import modeling
@@ -63,14 +66,14 @@ class MaskedLM:
     """Loads the weights.
 
     Raises:
-      ValueError: they have no masked LM.
+      UserError: they have no masked LM.
     """
     model = modeling.BertForPreTraining(config, compute_dtype)
     checkpoint.restore(checkpoint.variables_by_name(model), init_checkpoint)
     if _HEAD not in checkpoint.open_checkpoint(init_checkpoint).shapes:
-      raise ValueError(f"--init_checkpoint={init_checkpoint} has no {_HEAD}: "
-                       "it was saved without the masked LM that it was "
-                       "pre-trained with.")
+      raise UserError(f"--init_checkpoint={init_checkpoint} has no {_HEAD}: "
+                      "it was saved without the masked LM that it was "
+                      "pre-trained with.")
     ids = tf.TensorSpec([None, None], tf.int32)
 
     @tf.function(input_signature=[ids, ids, ids])
@@ -96,15 +99,15 @@ def read_sequence(text: str, tokenizer) -> Sequence:
   """Returns the sequence of a text.
 
   Raises:
-    ValueError: it is too long, or has nothing to predict.
+    UserError: it is too long, or has nothing to predict.
   """
   ids = [tokenizer.encode(part) for part in text.split("|||", 1)]
   cls_id, sep_id, mask_id = tokenizer.convert_tokens_to_ids(
       ["[CLS]", "[SEP]", _MASK])
   num_ids = sum(map(len, ids)) + 1 + len(ids)
   if num_ids > FLAGS.max_seq_length:
-    raise ValueError(f"{text[:60]!r} has {num_ids} tokens, more than "
-                     f"--max_seq_length={FLAGS.max_seq_length}.")
+    raise UserError(f"{text[:60]!r} has {num_ids} tokens, more than "
+                    f"--max_seq_length={FLAGS.max_seq_length}.")
   packed = input_pipeline.pack(ids[0], ids[1] if len(ids) > 1 else None,
                                num_ids, cls_id, sep_id)
   positions = [
@@ -112,8 +115,8 @@ def read_sequence(text: str, tokenizer) -> Sequence:
       if (token == mask_id if not FLAGS.score
           else position and token != sep_id)]
   if not positions:
-    raise ValueError(f"{text[:60]!r} has no "
-                     f"{'tokens' if FLAGS.score else _MASK}.")
+    raise UserError(f"{text[:60]!r} has no "
+                    f"{'tokens' if FLAGS.score else _MASK}.")
   return Sequence(packed, positions)
 
 
@@ -179,4 +182,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

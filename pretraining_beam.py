@@ -8,6 +8,7 @@ failed; it takes the place of worker processes and of the folder of parts.
 """
 
 import collections
+import functools
 import tempfile
 from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
@@ -15,6 +16,8 @@ import apache_beam as beam
 from apache_beam.options import pipeline_options
 
 import corpus
+from data import file_io
+from errors import UserError
 import pretraining_instances
 import shards
 
@@ -35,14 +38,14 @@ def parse_options(arguments: Sequence[str]) -> pipeline_options.PipelineOptions:
     arguments: flags such as `--runner=DirectRunner`.
 
   Raises:
-    ValueError: Beam knows no such flag.
+    UserError: Beam knows no such flag.
   """
   options = pipeline_options.PipelineOptions(arguments)
   unknown = (set(options.get_all_options(retain_unknown_options=True))
              - set(options.get_all_options()))
   if unknown:
-    raise ValueError(f"--{min(unknown)} is a flag neither of this program nor "
-                     "of Apache Beam.")
+    raise UserError(f"--{min(unknown)} is a flag neither of this program nor "
+                    "of Apache Beam.")
   return options
 
 
@@ -88,7 +91,8 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
         | "Write" >> beam.Map(
             lambda shard, counts: _write_shard(output, *shard),
             beam.pvalue.AsSingleton(counts)))
-    _ = counts | "Counts" >> beam.Map(shards.write_json, counts_file)
+    _ = counts | "Counts" >> beam.Map(
+        functools.partial(file_io.write_json, counts_file))
 
 
 class _MakeRecords(beam.DoFn):

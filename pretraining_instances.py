@@ -22,6 +22,7 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
 from absl import logging
 import numpy as np
 
+from errors import UserError
 import input_pipeline
 import masking
 import tokenization
@@ -131,7 +132,7 @@ class InstanceMaker:
   """Makes the records of blocks, each a function of settings and block.
 
   Raises:
-    ValueError: the vocabulary cannot be used, or a library is missing.
+    UserError: the vocabulary cannot be used, or a library is missing.
   """
 
   def __init__(self, settings: Settings):
@@ -393,8 +394,8 @@ def _jieba_segmenter() -> Callable[[str], list[str]]:
   try:
     import jieba  # pylint: disable=g-import-not-at-top
   except ImportError as error:
-    raise ValueError("--word_segmenter=jieba takes the library jieba: "
-                     "pip install jieba.") from error
+    raise UserError("--word_segmenter=jieba takes the library jieba: "
+                    "pip install jieba.") from error
   jieba.setLogLevel("WARNING")
   return jieba.lcut
 
@@ -406,15 +407,15 @@ def _split_words(separator: str, text: str) -> list[str]:
 
 
 def check_counts(counts, settings: Settings, num_shards: int) -> None:
-  """Raises a ValueError if the counts of all blocks leave nothing to write."""
+  """Raises a UserError if the counts of all blocks leave nothing to write."""
   if not counts["tokens"]:
-    raise ValueError("The input holds no text.")
+    raise UserError("The input holds no text.")
   if not counts["instances"]:
-    raise ValueError("The input holds one sentence, of which no pair can be "
-                     "made. Should it be split (--split_sentences)?")
+    raise UserError("The input holds one sentence, of which no pair can be "
+                    "made. Should it be split (--split_sentences)?")
   if counts["records"] < num_shards:
-    raise ValueError(f"The input gives {counts['records']} records, too few "
-                     f"for {num_shards} files. Ask for fewer.")
+    raise UserError(f"The input gives {counts['records']} records, too few "
+                    f"for {num_shards} files. Ask for fewer.")
   if counts["documents"] == 1 and settings.next_sentence_prediction:
     logging.warning(
         "There is one document only, so no next sentence is random. Put blank "

@@ -14,6 +14,8 @@ import zipfile
 
 import numpy as np
 
+from errors import UserError
+
 # What the older format begins with.
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
@@ -50,7 +52,7 @@ class _Tensor(NamedTuple):
     if len(self.shape) != len(self.strides) or not all(
         isinstance(n, int) and n >= 0 for n in numbers) or (
             0 not in self.shape and last >= storage.size):
-      raise ValueError("a tensor reaches beyond its numbers")
+      raise UserError("a tensor reaches beyond its numbers")
     if storage.dtype == _BFLOAT16:
       values = (np.frombuffer(content, "<u2", storage.size).astype(np.uint32)
                 << 16).view(np.float32)
@@ -104,7 +106,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     path: of a state dict, as `torch.save` writes it.
 
   Raises:
-    ValueError: the file is damaged, or holds something other than tensors.
+    UserError: the file is damaged, or holds something other than tensors.
   """
   try:
     with open(path, "rb") as file:
@@ -115,7 +117,7 @@ def read(path: str) -> dict[str, np.ndarray]:
   except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError,
           AttributeError, IndexError, struct.error,
           zipfile.BadZipFile) as error:
-    raise ValueError(
+    raise UserError(
         f"{path} cannot be read as tensors of PyTorch: {error}. Is it whole, "
         "and a state dict? Files that hold more than tensors are not opened, "
         "for they could run anything.") from error
@@ -134,7 +136,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
   if _Unpickler(file).load() != _MAGIC_NUMBER:
-    raise ValueError("it does not begin like such a file")
+    raise UserError("it does not begin like such a file")
   for _ in range(2):  # versions and sizes of C's types
     _Unpickler(file).load()
   tensors = _tensors(_Unpickler(file).load())
@@ -153,7 +155,7 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
 def _tensors(content) -> dict[str, _Tensor]:
   """Returns the tensors of a state dict."""
   if not isinstance(content, dict):
-    raise ValueError("it is no state dict")
+    raise UserError("it is no state dict")
   return {name: tensor for name, tensor in content.items()
           if isinstance(tensor, _Tensor)}
 

@@ -10,6 +10,8 @@
 .csv or .jsonl, in --data_dir.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import dataclasses
 import os
 from typing import Callable, Mapping, NamedTuple, Optional
@@ -22,6 +24,7 @@ import tensorflow as tf
 import classifier as classifier_lib
 import common_flags
 import distillation
+from errors import UserError
 import estimator as estimator_lib
 import input_pipeline
 import modeling
@@ -114,7 +117,7 @@ def task_of_flags() -> classification.ClassificationTask:
   """Returns the task.
 
   Raises:
-    ValueError: flags that do not go together.
+    UserError: flags that do not go together.
   """
   common_flags.check_belongs(
       _CUSTOM_FLAGS, FLAGS.task_name == "custom", "--task_name=custom")
@@ -129,8 +132,8 @@ def task_of_flags() -> classification.ClassificationTask:
   elif FLAGS.task_file:
     given = [name for name in _CUSTOM_FLAGS[1:] if FLAGS[name].present]
     if given:
-      raise ValueError(f"--{given[0]} and --task_file={FLAGS.task_file} say "
-                       "the same thing: pass one of the two.")
+      raise UserError(f"--{given[0]} and --task_file={FLAGS.task_file} say "
+                      "the same thing: pass one of the two.")
     task = classification.read_task_file(FLAGS.task_file)
   else:
     task = classification.custom_task(
@@ -154,9 +157,9 @@ def _class_weights():
     except ValueError:
       weights[label] = -1.0
     if not label or not 0.0 <= weights[label] < np.inf:
-      raise ValueError(f"--class_weights={FLAGS.class_weights}: {part!r} is "
-                       "not of the form label=weight. Weights look like "
-                       "spam=5,ham=1; or say balanced.")
+      raise UserError(f"--class_weights={FLAGS.class_weights}: {part!r} is "
+                      "not of the form label=weight. Weights look like "
+                      "spam=5,ham=1; or say balanced.")
   return weights
 
 
@@ -214,6 +217,7 @@ class Training(NamedTuple):
   num_steps: int
 
 
+@launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
   config = common_flags.model_config()
@@ -289,11 +293,11 @@ def run(run_config: estimator_lib.RunConfig,
 
 
 def _check_flags() -> None:
-  """Raises a ValueError for flags that do not go together."""
+  """Raises a UserError for flags that do not go together."""
   if FLAGS.long_text == input_pipeline.SLIDING_WINDOW and (
       FLAGS.max_seq_length < 8):
-    raise ValueError(f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
-                     "for windows of a text. Use 8 or more.")
+    raise UserError(f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
+                    "for windows of a text. Use 8 or more.")
 
 
 def _read_examples(task) -> dict[str, list[classification.Example]]:
@@ -307,7 +311,7 @@ def _classifier(task, examples, init_checkpoint) -> classifier_lib.Classifier:
   """Returns what is predicted; what was trained earlier, if something was.
 
   Raises:
-    ValueError: there is nothing to predict with, or the data have changed.
+    UserError: there is nothing to predict with, or the data have changed.
   """
   known = classifier_lib.Classifier.read(FLAGS.output_dir)
   if not FLAGS.do_train:
@@ -319,7 +323,7 @@ def _classifier(task, examples, init_checkpoint) -> classifier_lib.Classifier:
           long_text=FLAGS.long_text)
     if known or not (task.labels
                      or task.problem_type == classification.REGRESSION):
-      raise ValueError(
+      raise UserError(
           f"{FLAGS.output_dir} holds no classifier.json of a trained classifier"
           f" for {task.problem_type}, and so the labels are not known. Train "
           "first, or point --output_dir to a trained classifier.")
@@ -328,7 +332,7 @@ def _classifier(task, examples, init_checkpoint) -> classifier_lib.Classifier:
       FLAGS.do_lower_case, FLAGS.max_seq_length, FLAGS.long_text)
   if known and (known.problem_type, known.labels) != (
       classifier.problem_type, classifier.labels):
-    raise ValueError(
+    raise UserError(
         f"--output_dir={FLAGS.output_dir} holds a classifier for "
         f"{known.problem_type} with the labels {', '.join(known.labels)}, but "
         f"the data are for {classifier.problem_type} with the labels "
@@ -432,4 +436,4 @@ def _predict(task, classifier, estimator, test: Mapping[str, Split]) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -13,11 +13,14 @@ is trained is saved in checkpoints, and predicts with the same handle; there is
 no folder `export`.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import contextlib
 
 from absl import flags
 
 import common_flags
+from errors import UserError
 import hub_encoder
 import run_classifier
 import tokenization
@@ -38,6 +41,7 @@ def define_flags() -> None:
   run_classifier.define_classifier_flags()
 
 
+@launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
   _check_flags()
@@ -55,32 +59,32 @@ def main(_):
 
 
 def _check_flags() -> None:
-  """Raises a ValueError for what takes an encoder of ours."""
+  """Raises a UserError for what takes an encoder of ours."""
   for name in ("layerwise_lr_decay", "recompute_activations"):
     if FLAGS[name].value != FLAGS[name].default:
-      raise ValueError(f"--{name}={FLAGS[name].value} takes a model whose "
-                       "layers are known: use run_classifier.py.")
+      raise UserError(f"--{name}={FLAGS[name].value} takes a model whose "
+                      "layers are known: use run_classifier.py.")
 
 
 def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
   """Returns the tokenizer of the encoder.
 
   Raises:
-    ValueError: it has no vocabulary, or another one than the flags say.
+    UserError: it has no vocabulary, or another one than the flags say.
   """
   if encoder.vocab_file and FLAGS.vocab_file:
-    raise ValueError(f"--vocab_file={FLAGS.vocab_file}: the encoder has a "
-                     f"vocabulary, {encoder.vocab_file}. Leave the flag out.")
+    raise UserError(f"--vocab_file={FLAGS.vocab_file}: the encoder has a "
+                    f"vocabulary, {encoder.vocab_file}. Leave the flag out.")
   vocab_file = encoder.vocab_file or FLAGS.vocab_file
   if not vocab_file:
-    raise ValueError(f"{_HANDLE}={FLAGS.bert_hub_module_handle} comes without "
-                     "a vocabulary. Pass --vocab_file, and --nodo_lower_case "
-                     "if it is cased.")
+    raise UserError(f"{_HANDLE}={FLAGS.bert_hub_module_handle} comes without "
+                    "a vocabulary. Pass --vocab_file, and --nodo_lower_case "
+                    "if it is cased.")
   if encoder.do_lower_case is not None:
     if FLAGS["do_lower_case"].present and (
         FLAGS.do_lower_case != encoder.do_lower_case):
-      raise ValueError(f"--do_lower_case={FLAGS.do_lower_case}: the encoder "
-                       f"says {encoder.do_lower_case}. Leave the flag out.")
+      raise UserError(f"--do_lower_case={FLAGS.do_lower_case}: the encoder "
+                      f"says {encoder.do_lower_case}. Leave the flag out.")
     FLAGS.do_lower_case = encoder.do_lower_case
   tokenizer = tokenization.FullTokenizer(vocab_file, FLAGS.do_lower_case)
   tokenization.validate_case_matches_vocab(
@@ -90,4 +94,4 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -11,6 +11,8 @@ command again after an interruption, and it goes on; with other --tasks, more
 columns of the table are filled.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import json
 import os
 import shlex
@@ -26,7 +28,8 @@ from absl import logging
 import tensorflow as tf
 
 import common_flags
-import input_pipeline
+from data import file_io
+from errors import UserError
 from tasks import classification
 from tasks import glue
 
@@ -136,7 +139,7 @@ def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
   """Runs the program; what it says goes to a file.
 
   Raises:
-    ValueError: it failed.
+    UserError: it failed.
   """
   program = os.path.join(os.path.dirname(os.path.abspath(__file__)),
                          "run_classifier.py")
@@ -149,20 +152,20 @@ def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
       process.terminate()  # it saves what it has
       process.wait()
       raise
-  if code in common_flags.EXIT_CODES.values():
+  if code in launch.EXIT_CODES.values():
     logging.info("Stopped. The same command goes on from there.")
     sys.exit(code)
   if code:
     with open(log_file, encoding="utf-8") as log:
       last_line = log.read().strip().rpartition("\n")[2]
-    raise ValueError(f"{last_line} (The rest is in {log_file}.)")
+    raise UserError(f"{last_line} (The rest is in {log_file}.)")
 
 
 def do_run(run: Run) -> Result:
   """Makes a run, or reads what came of it if it was made before.
 
   Raises:
-    ValueError: it failed, or was made with other settings.
+    UserError: it failed, or was made with other settings.
   """
   result_file = os.path.join(run.folder, "result.json")
   command = run.command()
@@ -171,8 +174,8 @@ def do_run(run: Run) -> Result:
       saved = json.loads(reader.read())
     if saved["command"] != command:
       differing = sorted(set(saved["command"]) ^ set(command))
-      raise ValueError(f"{run.folder} holds a run with other settings: "
-                       f"{' '.join(differing)}. Choose another --output_dir.")
+      raise UserError(f"{run.folder} holds a run with other settings: "
+                      f"{' '.join(differing)}. Choose another --output_dir.")
     return Result(run, saved["scores"], saved["seconds"])
   tf.io.gfile.makedirs(run.folder)
   started = time.monotonic()
@@ -182,7 +185,7 @@ def do_run(run: Run) -> Result:
   with tf.io.gfile.GFile(scores_file) as reader:
     scores = {name: float(value) for name, value in (
         line.split(" = ") for line in reader.read().splitlines())}
-  input_pipeline.write_text(result_file, json.dumps(
+  file_io.write_text(result_file, json.dumps(
       {"command": command, "scores": scores, "seconds": seconds},
       indent=2) + "\n")
   for pattern in _LEFTOVERS:
@@ -262,9 +265,9 @@ def _predict(task, folder: str) -> None:
       if json.loads(reader.read()) == folder:
         return
   if not tf.io.gfile.exists(export_dir):
-    raise ValueError(f"{folder} is the best run of these, but its weights have "
-                     "gone, for a better one there was. Delete the folder, and "
-                     "the same command makes the run again.")
+    raise UserError(f"{folder} is the best run of these, but its weights have "
+                    "gone, for a better one there was. Delete the folder, and "
+                    "the same command makes the run again.")
   tf.io.gfile.makedirs(output_dir)
   _run_classifier(
       [*_common_arguments(task), "--do_predict", "--predict_batch_size=32",
@@ -275,7 +278,7 @@ def _predict(task, folder: str) -> None:
                           os.path.basename(path))
     tf.io.gfile.makedirs(os.path.dirname(target))
     tf.io.gfile.copy(path, target, overwrite=True)
-  input_pipeline.write_text(done_file, json.dumps(folder) + "\n")
+  file_io.write_text(done_file, json.dumps(folder) + "\n")
 
 
 # --- The table ---------------------------------------------------------------
@@ -383,7 +386,7 @@ def draw(summary, path: str) -> None:
   axis.set(xticks=range(len(columns)), xticklabels=list(columns),
            ylabel="score on dev, percent")
   picture.legend(loc="outside upper right", fontsize=7)
-  with input_pipeline.whole_file(path) as temporary:
+  with file_io.whole_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       picture.savefig(writer, format="png", dpi=120)
 
@@ -401,7 +404,7 @@ def write_results() -> None:
   table = to_markdown(summary, os.path.basename(checkpoint_dir))
   for name, text in [("results.json", json.dumps(summary, indent=2) + "\n"),
                      ("results.md", table)]:
-    input_pipeline.write_text(os.path.join(FLAGS.output_dir, name), text)
+    file_io.write_text(os.path.join(FLAGS.output_dir, name), text)
   draw(summary, os.path.join(FLAGS.output_dir, "results.png"))
   common_flags.log_lines("Results so far", table.splitlines())
 
@@ -423,8 +426,8 @@ def _values(name: str, kind, quick, default) -> list:
   except ValueError:
     values = []
   if not values or min(values) <= 0:
-    raise ValueError(f"--{name}={','.join(texts)} is not a list of numbers "
-                     "above 0, separated by commas.")
+    raise UserError(f"--{name}={','.join(texts)} is not a list of numbers "
+                    "above 0, separated by commas.")
   return values
 
 
@@ -433,24 +436,25 @@ def _tasks() -> list[classification.ClassificationTask]:
   wanted = [name.lower() for name in FLAGS.tasks or ()]
   unknown = sorted(set(wanted) - set(FOLDERS))
   if unknown:
-    raise ValueError(f"--tasks: there is no {unknown[0]!r}. There are: "
-                     f"{', '.join(FOLDERS)}.")
+    raise UserError(f"--tasks: there is no {unknown[0]!r}. There are: "
+                    f"{', '.join(FOLDERS)}.")
   found = [name for name, folder in FOLDERS.items()
            if tf.io.gfile.isdir(os.path.join(FLAGS.data_dir, folder))]
   missing = [name for name in wanted if name not in found]
   if missing or not found:
     folders = [FOLDERS[name] for name in missing or FOLDERS]
-    raise ValueError(f"--data_dir={FLAGS.data_dir} has no folder "
-                     f"{' or '.join(folders)}.")
+    raise UserError(f"--data_dir={FLAGS.data_dir} has no folder "
+                    f"{' or '.join(folders)}.")
   return [glue.TASKS[name] for name in found if not wanted or name in wanted]
 
 
+@launch.owns("output_dir")
 def main(_):
   common_flags.resolve_model("bert_config_file", "vocab_file",
                              "init_checkpoint")
   # A run is given the time to save what it has.
   signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(
-      common_flags.EXIT_CODES[number]))
+      launch.EXIT_CODES[number]))
   tasks = _tasks()
   for task in tasks:  # what is wrong with files is told before hours of work
     data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
@@ -464,7 +468,7 @@ def main(_):
   seeds = _values("seeds", int, (), ())
   for task in tasks:
     result = do_task(task, grid, seeds)
-    input_pipeline.write_text(_task_file(FOLDERS[task.name]),
+    file_io.write_text(_task_file(FOLDERS[task.name]),
                               json.dumps(result, indent=2) + "\n")
     if FLAGS.do_predict:
       _predict(task, result["folder"])
@@ -473,4 +477,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -8,6 +8,8 @@
 and a blank line between sentences. Tags are whatever the training file has.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import os
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ import tensorflow as tf
 
 import classifier as classifier_lib
 import common_flags
+from data import file_io
+from errors import UserError
 import estimator as estimator_lib
 import input_pipeline
 import losses
@@ -108,6 +112,7 @@ def input_fn_builder(split: Split, is_training: bool, batch_size=None):
   return input_fn
 
 
+@launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
   config = common_flags.model_config()
@@ -154,10 +159,10 @@ def _tokenizer(config):
   has_capitals = any(token != token.lower() for token in tokenizer.vocab
                      if not token.startswith("["))
   if not has_capitals and not FLAGS.do_lower_case:
-    raise ValueError(f"--vocab_file={FLAGS.vocab_file} has no capitals, so "
-                     "most words with one would be unknown. Use a cased model, "
-                     "which tells names from other words, or pass "
-                     "--do_lower_case.")
+    raise UserError(f"--vocab_file={FLAGS.vocab_file} has no capitals, so "
+                    "most words with one would be unknown. Use a cased model, "
+                    "which tells names from other words, or pass "
+                    "--do_lower_case.")
   if FLAGS.do_lower_case:
     logging.warning("Capitals are lost to an uncased model, and they tell "
                     "names from other words: a cased one does better.")
@@ -183,12 +188,12 @@ def _tagger(sentences) -> classifier_lib.Classifier:
   """Returns what is predicted; what was trained earlier, if something was.
 
   Raises:
-    ValueError: there is nothing to predict with, or the tags have changed.
+    UserError: there is nothing to predict with, or the tags have changed.
   """
   known = classifier_lib.Classifier.read(FLAGS.output_dir)
   if known and known.problem_type != classifier_lib.TAGGING:
-    raise ValueError(f"--output_dir={FLAGS.output_dir} holds a classifier for "
-                     f"{known.problem_type}. Choose another one.")
+    raise UserError(f"--output_dir={FLAGS.output_dir} holds a classifier for "
+                    f"{known.problem_type}. Choose another one.")
   if FLAGS.do_train:
     tags = sorted({tag for sentence in sentences["train"]
                    for tag in sentence.tags})
@@ -196,7 +201,7 @@ def _tagger(sentences) -> classifier_lib.Classifier:
         classifier_lib.TAGGING, tuple(tags), FLAGS.do_lower_case,
         FLAGS.max_seq_length, input_pipeline.SLIDING_WINDOW)
     if known and known.labels != tagger.labels:
-      raise ValueError(
+      raise UserError(
           f"--output_dir={FLAGS.output_dir} holds a tagger for "
           f"{', '.join(known.labels)}, but {FLAGS.train_file} has "
           f"{', '.join(tagger.labels)}. Choose another --output_dir.")
@@ -204,20 +209,20 @@ def _tagger(sentences) -> classifier_lib.Classifier:
     tagger = known or (FLAGS.init_checkpoint and classifier_lib.Classifier.read(
         os.path.dirname(FLAGS.init_checkpoint)))
     if not tagger:
-      raise ValueError(f"{FLAGS.output_dir} holds no classifier.json of a "
-                       "trained tagger. Train first, or point --output_dir to "
-                       "one.")
+      raise UserError(f"{FLAGS.output_dir} holds no classifier.json of a "
+                      "trained tagger. Train first, or point --output_dir to "
+                      "one.")
   tagger.check_start(FLAGS.output_dir, FLAGS.init_checkpoint, FLAGS.do_train)
   return tagger
 
 
 def _check_tags(name: str, sentences, tags) -> None:
-  """Raises a ValueError for an unknown tag; counts irregular ones."""
+  """Raises a UserError for an unknown tag; counts irregular ones."""
   path = os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value)
   for sentence in sentences:
     for place, tag in enumerate(sentence.tags or ()):
       if tag not in tags:
-        raise ValueError(
+        raise UserError(
             f"{path}, line {sentence.line + place}: the tag {tag!r} is none of "
             f"those trained with: {', '.join(tags)}.")
   tagged = [sentence.tags for sentence in sentences if sentence.tags]
@@ -299,7 +304,7 @@ def _predict(estimator, split: Split, tagger) -> None:
       ("test_predictions.txt", lines),
       ("test_predictions.jsonl", map(ner.to_json, split.sentences, tags))]:
     path = os.path.join(FLAGS.output_dir, name)
-    input_pipeline.write_text(path, "\n".join(content) + "\n")
+    file_io.write_text(path, "\n".join(content) + "\n")
     logging.info("Predictions are in %s.", path)
   if split.sentences[0].tags is not None:
     common_flags.write_results(
@@ -309,4 +314,4 @@ def _predict(estimator, split: Split, tagger) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -12,6 +12,8 @@ hold decides what is trained: records without next sentences train masked LM
 alone, and packed ones train several pairs in a row.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import os
 
 from absl import flags
@@ -19,6 +21,8 @@ from absl import logging
 import tensorflow as tf
 
 import common_flags
+from data import file_io
+from errors import UserError
 import estimator as estimator_lib
 import input_pipeline
 import losses
@@ -122,12 +126,13 @@ def input_fn_builder(input_files, record_format, vocab_size, is_training,
   return input_fn
 
 
+@launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
   config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
   if not (FLAGS.do_train or FLAGS.do_eval):
-    raise ValueError("Nothing to do: pass --do_train, --do_eval, or both.")
+    raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
   mask_anew = _mask_anew(config)
   train_files = _input_files("input_file")
   eval_files = (_input_files("eval_input_file") if FLAGS.eval_input_file
@@ -165,7 +170,7 @@ def main(_):
 
 def _input_files(flag) -> list[str]:
   """Returns the files of a flag."""
-  files = input_pipeline.expand_patterns(FLAGS[flag].value, f"--{flag}")
+  files = file_io.expand_patterns(FLAGS[flag].value, f"--{flag}")
   logging.info("*** Files of --%s ***", flag)
   for file in files:
     logging.info("  %s", file)
@@ -176,18 +181,18 @@ def _mask_anew(config):
   """Returns what draws masks in training; None to leave them as they are.
 
   Raises:
-    ValueError: flags that do not go together.
+    UserError: flags that do not go together.
   """
   common_flags.check_belongs(("masked_lm_prob", "do_whole_word_mask"),
                              FLAGS.dynamic_masking, "--dynamic_masking")
   if not FLAGS.dynamic_masking:
     return None
   if not FLAGS.vocab_file:
-    raise ValueError("--dynamic_masking has to know the words: pass the "
-                     "--vocab_file that the records were made with.")
+    raise UserError("--dynamic_masking has to know the words: pass the "
+                    "--vocab_file that the records were made with.")
   if common_flags.is_remote_tpu():
-    raise ValueError("--dynamic_masking runs on the machine of the TPU. Start "
-                     "the program there, with --tpu_name=local.")
+    raise UserError("--dynamic_masking runs on the machine of the TPU. Start "
+                    "the program there, with --tpu_name=local.")
   vocab = tokenization.load_vocab(FLAGS.vocab_file)
   common_flags.check_vocab_size(max(vocab.values()) + 1, config)
   return masking.Masking(
@@ -197,4 +202,4 @@ def _mask_anew(config):
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -12,6 +12,8 @@ For SQuAD 2.0 add --version_2_with_negative. To ask questions of a text:
     python run_squad.py --question='Who ...?' --context_file=text.txt ...
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import json
 import math
 import os
@@ -24,6 +26,8 @@ import tensorflow as tf
 
 import checkpoint
 import common_flags
+from data import file_io
+from errors import UserError
 import estimator as estimator_lib
 import input_pipeline
 import losses
@@ -118,6 +122,8 @@ def input_fn_builder(record_file, num_training_records=0):
   return input_fn
 
 
+@launch.owns("output_dir",
+             needs_lock=lambda: FLAGS.do_train or FLAGS.do_predict)
 def main(_):
   run_config = common_flags.run_config("do_predict")
   config = common_flags.model_config()
@@ -161,22 +167,22 @@ def main(_):
 
 
 def _check_flags(config) -> None:
-  """Raises a ValueError for flags that do not go together."""
+  """Raises a UserError for flags that do not go together."""
   common_flags.check_max_seq_length(config)
   common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
   common_flags.check_belongs(
       ["null_score_diff_threshold"], FLAGS.version_2_with_negative,
       "--version_2_with_negative")
   if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.context_file):
-    raise ValueError("Nothing to do: pass --do_train, --do_predict, or "
-                     "--context_file.")
+    raise UserError("Nothing to do: pass --do_train, --do_predict, or "
+                    "--context_file.")
   for is_wanted, name, file in [
       (FLAGS.do_train, "do_train", "train_file"),
       (FLAGS.do_predict, "do_predict", "predict_file")]:
     if is_wanted and not FLAGS[file].value:
-      raise ValueError(f"--{name} needs --{file}.")
+      raise UserError(f"--{name} needs --{file}.")
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
-    raise ValueError(
+    raise UserError(
         f"--max_seq_length={FLAGS.max_seq_length} leaves no room beside "
         f"--max_query_length={FLAGS.max_query_length} and three special "
         "tokens.")
@@ -185,8 +191,8 @@ def _check_flags(config) -> None:
     flag = "--output_dir" if newest else "--init_checkpoint"
     weights = checkpoint.open_checkpoint(newest or FLAGS.init_checkpoint, flag)
     if not FLAGS.do_train and "cls/squad/output_bias" not in weights.shapes:
-      raise ValueError(f"{flag}={newest or FLAGS.init_checkpoint} was not "
-                       "trained to answer questions. Pass --do_train.")
+      raise UserError(f"{flag}={newest or FLAGS.init_checkpoint} was not "
+                      "trained to answer questions. Pass --do_train.")
 
 
 def _read_dataset(path: str) -> squad.Dataset:
@@ -194,7 +200,7 @@ def _read_dataset(path: str) -> squad.Dataset:
   dataset = squad.read_dataset(path)
   impossible = sum(question.is_impossible for question in dataset.questions)
   if impossible and not FLAGS.version_2_with_negative:
-    raise ValueError(
+    raise UserError(
         f"{path}: {impossible} questions have no answer, as in SQuAD 2.0. Pass "
         "--version_2_with_negative.")
   return dataset
@@ -248,8 +254,8 @@ def _report(name: str, reader: squad.Reader) -> None:
   """Logs what there was to count, and writes it to a file."""
   common_flags.log_lines(f"Questions of {reader.dataset.path}", [
       f"{what} = {count}" for what, count in sorted(reader.counts.items())])
-  input_pipeline.write_text(
-      os.path.join(FLAGS.output_dir, name + input_pipeline.REPORT_SUFFIX),
+  file_io.write_text(
+      os.path.join(FLAGS.output_dir, name + file_io.REPORT_SUFFIX),
       json.dumps(reader.counts, indent=2, sort_keys=True) + "\n")
 
 
@@ -310,7 +316,7 @@ def _predict(estimator, reader: squad.Reader, windows: Windows) -> None:
   if FLAGS.version_2_with_negative:
     files["null_odds.json"] = {i: p.null_odds for i, p in predictions.items()}
   for name, content in files.items():
-    input_pipeline.write_text(os.path.join(FLAGS.output_dir, name),
+    file_io.write_text(os.path.join(FLAGS.output_dir, name),
                               json.dumps(content, indent=4) + "\n")
   _report("predict", reader)
   if not reader.dataset.has_answers:
@@ -335,8 +341,8 @@ def _predict(estimator, reader: squad.Reader, windows: Windows) -> None:
 def _answer_questions(estimator, make_reader) -> None:
   """Prints answers to questions about a text."""
   if not tf.io.gfile.exists(FLAGS.context_file):
-    raise ValueError(f"--context_file={FLAGS.context_file} does not exist.")
-  text = "\n".join(input_pipeline.read_lines(FLAGS.context_file))
+    raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
+  text = "\n".join(file_io.read_lines(FLAGS.context_file))
   questions = [FLAGS.question] if FLAGS.question else sys.stdin
   for question in filter(None, map(str.strip, questions)):
     reader = make_reader(squad.Dataset(
@@ -366,4 +372,4 @@ def _in_context(text: str, begin: int, end: int) -> str:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

@@ -9,6 +9,8 @@
 flags: .csv in its layout, or .jsonl with a context and any number of choices.
 """
 
+import launch  # First: from here on a signal ends the program quietly.
+
 import os
 from typing import NamedTuple
 
@@ -96,6 +98,7 @@ def input_fn_builder(split: Split, is_training: bool, batch_size=None):
   return input_fn
 
 
+@launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
   config = common_flags.model_config()
@@ -204,4 +207,4 @@ def _predict(estimator, split: Split) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  common_flags.run(main)
+  launch.run(main)

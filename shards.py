@@ -19,6 +19,8 @@ from typing import Iterable, Iterator, Mapping, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
+from data import file_io
+from errors import UserError
 import input_pipeline
 import pretraining_instances
 
@@ -39,19 +41,19 @@ def output_files(output_file: str, num_shards: int) -> list[str]:
       `<path>-00000-of-00064`.
 
   Raises:
-    ValueError: there is no path, one is there twice, or several are to be
+    UserError: there is no path, one is there twice, or several are to be
       divided.
   """
   files = [name.strip() for name in output_file.split(",") if name.strip()]
   repeated = [name for name, count in collections.Counter(files).items()
               if count > 1]
   if not files or repeated:
-    raise ValueError(f"--output_file={output_file} names "
-                     f"{'a file twice' if repeated else 'no file'}.")
+    raise UserError(f"--output_file={output_file} names "
+                    f"{'a file twice' if repeated else 'no file'}.")
   if not num_shards:
     return files
   if len(files) > 1:
-    raise ValueError(
+    raise UserError(
         f"--output_file={output_file} names {len(files)} files, and "
         f"--num_shards={num_shards} would divide one. Give one of the two.")
   return [f"{files[0]}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
@@ -86,11 +88,11 @@ class ShardedOutput:
 
   @property
   def report_file(self) -> str:
-    return self._stem + input_pipeline.REPORT_SUFFIX
+    return self._stem + file_io.REPORT_SUFFIX
 
   @property
   def parts_dir(self) -> str:
-    return self._stem + input_pipeline.PARTS_SUFFIX
+    return self._stem + file_io.PARTS_SUFFIX
 
   # --- Beginning and ending --------------------------------------------------
 
@@ -106,7 +108,7 @@ class ShardedOutput:
       overwrite: whether to delete what is there of another build.
 
     Raises:
-      ValueError: there is another build, and it is not to be overwritten.
+      UserError: there is another build, and it is not to be overwritten.
     """
     settings_file = os.path.join(self.parts_dir, "settings.json")
     settings = self._settings_of(settings_file)
@@ -120,14 +122,14 @@ class ShardedOutput:
           name for name, value in self._plain_settings.items()
           if settings.get(name) != value) + "."
     if there and not overwrite:
-      raise ValueError(f"{there[0]} exists already.{changed} Delete it, name "
-                       "another --output_file, or pass --overwrite.")
+      raise UserError(f"{there[0]} exists already.{changed} Delete it, name "
+                      "another --output_file, or pass --overwrite.")
     # First the shards: while parts are there, a shard counts as made of them.
     for file in (*self.files, self.report_file):
       if tf.io.gfile.exists(file):
         tf.io.gfile.remove(file)
     self.remove_parts()
-    write_json({"settings": self.settings}, settings_file)
+    file_io.write_json(settings_file, {"settings": self.settings})
 
   @functools.cached_property
   def _plain_settings(self) -> dict:
@@ -137,13 +139,13 @@ class ShardedOutput:
     if not tf.io.gfile.exists(path):
       return None
     try:
-      return _read_json(path).get("settings")
+      return file_io.read_json(path).get("settings")
     except ValueError:
       return {}
 
   def finish(self, report: Mapping[str, object]) -> None:
     """Writes the report and removes the parts."""
-    write_json({**report, "settings": self.settings}, self.report_file)
+    file_io.write_json(self.report_file, {**report, "settings": self.settings})
     self.remove_parts()
 
   def remove_parts(self) -> None:
@@ -166,11 +168,11 @@ class ShardedOutput:
       counts: what to remember of the block, once all records are there.
 
     Raises:
-      ValueError: a file cannot be written.
+      UserError: a file cannot be written.
     """
     path = self._part_path(number, "records")
     places = []
-    with input_pipeline.whole_file(path) as temporary:
+    with file_io.whole_file(path) as temporary:
       with tf.io.gfile.GFile(temporary, "wb") as writer:
         place = 0
         writer.write(b"")  # even without records there is a file
@@ -179,8 +181,8 @@ class ShardedOutput:
           places.append([place, *(place + np.cumsum(sizes)).tolist()])
           place = places[-1][-1]
           writer.write(b"".join(part))
-    write_json({"counts": counts, "places": places},
-               self._part_path(number, "json"))
+    file_io.write_json(self._part_path(number, "json"),
+                       {"counts": counts, "places": places})
 
   def _part_path(self, number, suffix: str) -> str:
     return os.path.join(self.parts_dir,
@@ -197,7 +199,7 @@ class ShardedOutput:
       match = re.fullmatch(r"block-([\d-]+)\.json", name)
       if match:
         number = tuple(map(int, match.group(1).split("-")))
-        result[number] = _read_json(os.path.join(self.parts_dir, name))
+        result[number] = file_io.read_json(os.path.join(self.parts_dir, name))
     return dict(sorted(result.items()))
 
   def shard_of(self, bucket: int) -> int:
@@ -220,7 +222,7 @@ class ShardedOutput:
       shard: its number.
 
     Raises:
-      ValueError: the file cannot be written.
+      UserError: the file cannot be written.
     """
     def contents(bucket):
       for number, index in indices.items():
@@ -306,13 +308,3 @@ def size_of_parts(indices: Mapping[Number, Mapping]) -> int:
   """Returns how many bytes the parts of blocks have."""
   return sum(places[-1] for index in indices.values()
              for places in index["places"])
-
-
-def write_json(json_object, path: str) -> None:
-  """Writes a JSON file, whole or not at all."""
-  input_pipeline.write_text(path, json.dumps(json_object, indent=2) + "\n")
-
-
-def _read_json(path: str) -> dict:
-  with tf.io.gfile.GFile(path) as reader:
-    return json.loads(reader.read())

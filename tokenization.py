@@ -19,6 +19,8 @@ from typing import Iterable, NamedTuple, Sequence
 from absl import logging
 import tensorflow as tf
 
+from errors import UserError
+
 REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # The blocks that count as Chinese characters. Hangul, Hiragana and Katakana
@@ -313,7 +315,7 @@ class FullTokenizer:
     inv_vocab: id -> token.
 
   Raises:
-    ValueError: the vocabulary is missing, is not UTF-8, or lacks `[UNK]`,
+    UserError: the vocabulary is missing, is not UTF-8, or lacks `[UNK]`,
       `[CLS]`, `[SEP]` or `[MASK]`; or a never-split token is not in it.
   """
 
@@ -324,8 +326,8 @@ class FullTokenizer:
     self.inv_vocab = dict(enumerate(tokens))
     unknown = [token for token in never_split if token not in self.vocab]
     if unknown:
-      raise ValueError(f"{vocab_file} has no token {unknown[0]}, which is to "
-                       "be recognized in the text.")
+      raise UserError(f"{vocab_file} has no token {unknown[0]}, which is to "
+                      "be recognized in the text.")
     self.basic_tokenizer = BasicTokenizer(
         do_lower_case, strip_accents, never_split)
     self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
@@ -405,20 +407,20 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
   as it always was.
 
   Raises:
-    ValueError: see `FullTokenizer`.
+    UserError: see `FullTokenizer`.
   """
   return _number_tokens(_read_vocab(vocab_file), vocab_file)
 
 
 def _read_vocab(vocab_file: str) -> list[str]:
   if not tf.io.gfile.exists(vocab_file):
-    raise ValueError(f"The vocabulary {vocab_file} does not exist.")
+    raise UserError(f"The vocabulary {vocab_file} does not exist.")
   with tf.io.gfile.GFile(vocab_file, "rb") as reader:
     content = reader.read()
   try:
     text = content.decode("utf-8")
   except UnicodeDecodeError as error:
-    raise ValueError(
+    raise UserError(
         f"The vocabulary {vocab_file} is not UTF-8: line "
         f"{content.count(10, 0, error.start) + 1}.") from error
   # Only line feeds end a line: some tokens are other line separators.
@@ -429,7 +431,7 @@ def _number_tokens(tokens: list[str], vocab_file: str) -> dict[str, int]:
   vocab = {token: i for i, token in enumerate(tokens)}
   missing = [token for token in REQUIRED_TOKENS if token not in vocab]
   if missing:
-    raise ValueError(
+    raise UserError(
         f"The vocabulary {vocab_file} has {len(vocab)} tokens, but not "
         f"{', '.join(missing)}. Is it the vocab.txt of a BERT model?")
   return vocab
@@ -440,13 +442,13 @@ def validate_case_matches_vocab(do_lower_case: bool, vocab: Iterable[str],
   """Checks that lower-casing suits a vocabulary.
 
   Raises:
-    ValueError: text would be lower-cased though a tenth of the vocabulary or
+    UserError: text would be lower-cased though a tenth of the vocabulary or
       more has capitals, and so could never be used.
   """
   words = [token for token in vocab if not token.startswith("[")]
   num_capitals = sum(token != token.lower() for token in words)
   if do_lower_case and num_capitals >= 0.1 * len(words):
-    raise ValueError(
+    raise UserError(
         f"--do_lower_case is on, but {num_capitals} of the {len(words)} words "
         f"of {vocab_file} have capitals: this is a cased model. Pass "
         "--do_lower_case=False.")

@@ -18,7 +18,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-import checkpoint
+from data import file_io
 
 _SECONDS_PER_LOG_LINE = 10.0
 # About how many lines the log of a run has at the most.
@@ -218,7 +218,7 @@ def _forget_later_steps(log_file: str, step: int) -> None:
     except json.JSONDecodeError:
       pass  # a line that was cut off by a kill
   if kept != lines:
-    checkpoint.write_text(log_file, "".join(kept))
+    file_io.write_text(log_file, "".join(kept))
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+
+from errors import UserError
 from typing import Any, Callable, Iterable, Iterator
 
 # What a worker should have to do, in bytes of text, to be worth its start.
@@ -50,7 +52,7 @@ def map_unordered(factory: Callable[[], Callable[[Any], Any]],
     num_workers: processes; 1 for none but this one.
 
   Raises:
-    ValueError: a worker was killed.
+    UserError: a worker was killed.
     Exception: what the function raised.
   """
   if num_workers == 1:
@@ -86,7 +88,7 @@ def _result(future):
   """
   error = future.exception()
   if isinstance(error, process.BrokenProcessPool):
-    raise ValueError(
+    raise UserError(
         "A worker process was killed, most likely because memory ran out. Run "
         "the same command with fewer --num_workers; what is done is kept."
     ) from error

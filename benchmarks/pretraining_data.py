@@ -30,6 +30,7 @@ from absl import flags
 import tensorflow as tf
 
 import create_pretraining_data
+from data import file_io
 import input_pipeline
 import tokenization
 import workers
@@ -142,7 +143,7 @@ def make(text_file, vocab_file, times, dupe_factor, num_workers, output):
       f"--dupe_factor={dupe_factor}", f"--num_workers={num_workers}",
       "--num_shards=4"])
   create_pretraining_data.main([""])
-  with open(output + input_pipeline.REPORT_SUFFIX) as reader:
+  with open(output + file_io.REPORT_SUFFIX) as reader:
     return json.load(reader)["instances"]
 
 

@@ -24,7 +24,7 @@ from absl import app
 from absl import flags
 import tokenizers
 
-import input_pipeline
+from data import file_io
 import plain_tokenizer
 import tokenization
 
@@ -56,7 +56,7 @@ def _encode_in_batches(tokenizer, lines):
 
 
 def main(_):
-  lines = list(input_pipeline.read_lines(FLAGS.text_file))
+  lines = list(file_io.read_lines(FLAGS.text_file))
   size = _size(lines)
   num_few = round(len(lines) * min(1.0, FLAGS.plain_megabytes * 1e6 / size))
   few = lines[:num_few]

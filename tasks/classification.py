@@ -17,7 +17,8 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-import input_pipeline
+from data import file_io
+from errors import UserError
 import metrics
 
 # What a text has: one label of several, any number of them, or a number.
@@ -129,7 +130,7 @@ class ClassificationTask:
     """Returns the examples of a split, in the order of the file.
 
     Raises:
-      ValueError: the file is missing or empty, or has a bad row.
+      UserError: the file is missing or empty, or has a bad row.
     """
     return self._read(*self._find(data_dir, split))
 
@@ -139,7 +140,7 @@ class ClassificationTask:
                                   id=None)
     path = os.path.join(data_dir, file)
     if not tf.io.gfile.exists(path):
-      raise ValueError(f"{path} does not exist.")
+      raise UserError(f"{path} does not exist.")
     return self._read(columns, path)
 
   def _read(self, columns: Columns, path: str) -> list[Example]:
@@ -157,7 +158,7 @@ class ClassificationTask:
         continue
       first = lines_of_ids.setdefault(example.id, line)
       if first != line:
-        raise ValueError(
+        raise UserError(
             f"{place}: the id {example.id!r} is that of line {first} as well. "
             "Predictions could not be told apart: make ids unique, or do "
             "without a column of ids.")
@@ -166,7 +167,7 @@ class ClassificationTask:
       logging.info("%s: %d rows are cut off or empty, and left out.", path,
                    gaps)
     if not examples:
-      raise ValueError(f"{path} holds no examples" + (
+      raise UserError(f"{path} holds no examples" + (
           f" with {columns.only[1]!r} in column {columns.only[0]!r}."
           if columns.only else "."))
     return examples
@@ -177,7 +178,7 @@ class ClassificationTask:
       paths.append(os.path.join(data_dir, columns.file))
       if tf.io.gfile.exists(paths[-1]):
         return columns, paths[-1]
-    raise ValueError(
+    raise UserError(
         f"{' or '.join(paths)} does not exist: task {self.name} needs it for "
         f"its {split} examples. Does --data_dir name the right folder?")
 
@@ -200,18 +201,18 @@ class ClassificationTask:
       except (TypeError, ValueError):
         number = math.nan
       if not math.isfinite(number):
-        raise ValueError(f"{place}: the label {value!r} is not a finite number,"
-                         " which regression learns. Correct it, or leave the "
-                         "row out.")
+        raise UserError(f"{place}: the label {value!r} is not a finite number,"
+                        " which regression learns. Correct it, or leave the "
+                        "row out.")
       return number
     if self.problem_type == MULTI_LABEL:
       values = value if isinstance(value, list) else [
           label.strip() for label in str(value).split(self.label_separator)]
       return tuple(self._known_as(label) for label in values if label != "")
     if value is None or isinstance(value, (list, dict)):
-      raise ValueError(f"{place}: the label is {json.dumps(value)}, not one "
-                       "word. Texts with several labels are learnt with "
-                       "--problem_type=multi_label.")
+      raise UserError(f"{place}: the label is {json.dumps(value)}, not one "
+                      "word. Texts with several labels are learnt with "
+                      "--problem_type=multi_label.")
     return self._known_as(value)
 
   def _known_as(self, value) -> str:
@@ -224,14 +225,14 @@ class ClassificationTask:
     """Returns the task's own labels, or all in `examples`, sorted.
 
     Raises:
-      ValueError: there are too few to learn anything.
+      UserError: there are too few to learn anything.
     """
     if self.problem_type == REGRESSION:
       return ()
     labels = self.labels or tuple(sorted({
         label for example in examples for label in self._labels_of(example)}))
     if len(labels) < (1 if self.problem_type == MULTI_LABEL else 2):
-      raise ValueError(
+      raise UserError(
           "The training data have " + (f"the label {labels[0]!r} only."
                                        if labels else "no label.")
           + " A classifier needs two or more.")
@@ -252,7 +253,7 @@ class ClassificationTask:
       float32 [n]. All 0 where it is not known.
 
     Raises:
-      ValueError: a label is not one of `labels`.
+      UserError: a label is not one of `labels`.
     """
     if self.problem_type == REGRESSION:
       return np.array([example.label or 0.0 for example in examples],
@@ -265,7 +266,7 @@ class ClassificationTask:
         continue
       for label in self._labels_of(example):
         if label not in ids:
-          raise ValueError(
+          raise UserError(
               f"{example.place}: the label {label!r} is not one of: "
               f"{', '.join(labels)}. Correct it, or train with examples of it.")
         is_label[number, ids[label]] = 1.0
@@ -284,12 +285,12 @@ class ClassificationTask:
       labels: in the order of their ids.
 
     Raises:
-      ValueError: `class_weights` does not go with the labels.
+      UserError: `class_weights` does not go with the labels.
     """
     if self.class_weights is None:
       return None
     if self.problem_type == REGRESSION:
-      raise ValueError("Class weights are for classes; regression has none.")
+      raise UserError("Class weights are for classes; regression has none.")
     if self.class_weights == "balanced":
       if self.problem_type == MULTI_LABEL:
         counts = targets.sum(axis=0)
@@ -300,8 +301,8 @@ class ClassificationTask:
           np.float32)
     unknown = sorted(set(self.class_weights) - set(labels))
     if unknown:
-      raise ValueError(f"There is a class weight for {unknown[0]!r}, which is "
-                       f"not one of the labels: {', '.join(labels)}.")
+      raise UserError(f"There is a class weight for {unknown[0]!r}, which is "
+                      f"not one of the labels: {', '.join(labels)}.")
     return np.array([self.class_weights.get(label, 1.0) for label in labels],
                     np.float32)
 
@@ -320,11 +321,11 @@ class _Row:
     """Returns a field.
 
     Raises:
-      ValueError: the row has no such column.
+      UserError: the row has no such column.
     """
     if isinstance(self._fields, dict):
       if column not in self._fields:
-        raise ValueError(
+        raise UserError(
             f"{place}: there is no {column!r}. The object has: "
             f"{', '.join(map(str, self._fields))}.")
       return self._fields[column]
@@ -333,7 +334,7 @@ class _Row:
       return self._fields[number]
     except IndexError:
       line = "\t".join(self._fields)[:_TEXT_SHOWN]
-      raise ValueError(
+      raise UserError(
           f"{place}: {len(self._fields)} columns, but column {number + 1} is "
           f"needed: {line!r}. Is the row cut off?") from None
 
@@ -341,12 +342,12 @@ class _Row:
     """Returns a field that holds text.
 
     Raises:
-      ValueError: it is missing or empty, or something else.
+      UserError: it is missing or empty, or something else.
     """
     value = self.get(column, place)
     if not isinstance(value, str) or not value.strip():
-      raise ValueError(f"{place}: column {column!r} has {json.dumps(value)}, "
-                       "not a text. Fill it in, or leave the row out.")
+      raise UserError(f"{place}: column {column!r} has {json.dumps(value)}, "
+                      "not a text. Fill it in, or leave the row out.")
     return value
 
 
@@ -354,15 +355,15 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
   """Yields the number of the line and the fields of each row."""
   ending = os.path.splitext(path)[1]
   if ending not in _FORMATS:
-    raise ValueError(f"{path}: files of examples end in one of "
-                     f"{', '.join(_FORMATS)}, which tells how to read them.")
+    raise UserError(f"{path}: files of examples end in one of "
+                    f"{', '.join(_FORMATS)}, which tells how to read them.")
   if ending == ".jsonl":
-    for number, fields in input_pipeline.read_json_lines(path):
+    for number, fields in file_io.read_json_lines(path):
       yield number, _Row(fields, {})
     return
   rows = _read_csv(path) if ending == ".csv" else (
       (number, line.split("\t")) for number, line in
-      enumerate(input_pipeline.read_lines(path), 1) if line)
+      enumerate(file_io.read_lines(path), 1) if line)
   numbers = {}
   if columns.has_header:
     _, header = next(rows, (0, []))
@@ -371,15 +372,15 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
     for column in (columns.text_a, columns.text_b, columns.label, columns.id,
                    columns.only and columns.only[0]):
       if isinstance(column, str) and column not in numbers:
-        raise ValueError(f"{path}, line 1: no column {column!r}. It names: "
-                         f"{', '.join(header)}.")
+        raise UserError(f"{path}, line 1: no column {column!r}. It names: "
+                        f"{', '.join(header)}.")
   for number, fields in rows:
     yield number, _Row(fields, numbers)
 
 
 def _read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
   csv.field_size_limit(sys.maxsize)  # the default is less than a long text
-  reader = csv.reader((line + "\n" for line in input_pipeline.read_lines(path)),
+  reader = csv.reader((line + "\n" for line in file_io.read_lines(path)),
                       strict=True)
   number = 1
   try:
@@ -388,9 +389,9 @@ def _read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
         yield number, fields
       number = reader.line_num + 1
   except csv.Error as error:
-    raise ValueError(f"{path}, line {number}: {error}. Fields that hold commas,"
-                     ' quotation marks or line feeds stand in "...", with "" '
-                     "for a quotation mark.") from error
+    raise UserError(f"{path}, line {number}: {error}. Fields that hold commas,"
+                    ' quotation marks or line feeds stand in "...", with "" '
+                    "for a quotation mark.") from error
 
 
 # --- One's own data ----------------------------------------------------------
@@ -427,11 +428,11 @@ def custom_task(text_a: str = "text", text_b: Optional[str] = None,
     test: likewise, for `test`.
 
   Raises:
-    ValueError: `problem_type` is unknown.
+    UserError: `problem_type` is unknown.
   """
   if problem_type not in PROBLEM_TYPES:
-    raise ValueError(f"The problem type {problem_type!r} is none of "
-                     f"{', '.join(PROBLEM_TYPES)}.")
+    raise UserError(f"The problem type {problem_type!r} is none of "
+                    f"{', '.join(PROBLEM_TYPES)}.")
   splits = {}
   for split, file in [("train", train), ("dev", dev), ("test", test)]:
     names = [file] if file else [
@@ -456,23 +457,23 @@ def read_task_file(path: str) -> ClassificationTask:
        "problem_type": "regression", "train": "2024.csv"}
 
   Raises:
-    ValueError: the file is missing, or says something else.
+    UserError: the file is missing, or says something else.
   """
   if not tf.io.gfile.exists(path):
-    raise ValueError(f"The task file {path} does not exist.")
+    raise UserError(f"The task file {path} does not exist.")
   with tf.io.gfile.GFile(path) as reader:
     text = reader.read()
   try:
     settings = json.loads(text)
   except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from error
+    raise UserError(f"{path} is not JSON: {error}.") from error
   known = list(inspect.signature(custom_task).parameters)
   if not isinstance(settings, dict) or set(settings) - set(known):
     unknown = sorted(set(settings) - set(known)) if isinstance(
         settings, dict) else settings
-    raise ValueError(f"{path} has {json.dumps(unknown)}; a task file is an "
-                     f"object with some of: {', '.join(known)}.")
+    raise UserError(f"{path} has {json.dumps(unknown)}; a task file is an "
+                    f"object with some of: {', '.join(known)}.")
   try:
     return custom_task(**settings)
   except ValueError as error:
-    raise ValueError(f"{path}: {error}") from error
+    raise UserError(f"{path}: {error}") from error

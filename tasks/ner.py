@@ -16,6 +16,8 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
+from data import file_io
+from errors import UserError
 import input_pipeline
 import metrics
 import tokenization
@@ -71,10 +73,10 @@ def read_sentences(path: str, columns: Columns = Columns(),
       first line has a column for them.
 
   Raises:
-    ValueError: the file is missing, empty, or has a line without word or tag.
+    UserError: the file is missing, empty, or has a line without word or tag.
   """
   if not tf.io.gfile.exists(path):
-    raise ValueError(f"{path} does not exist.")
+    raise UserError(f"{path} does not exist.")
   sentences, rows = [], []
   document, has_documents, line = 0, False, 0
 
@@ -88,7 +90,7 @@ def read_sentences(path: str, columns: Columns = Columns(),
           has_tags = has_tags or len(fields) > 1
         word = _field(fields, columns.word, "word", path, number, row)
         if not word.strip():
-          raise ValueError(f"{path}, line {number}: no word: {row!r}.")
+          raise UserError(f"{path}, line {number}: no word: {row!r}.")
         words.append(word)
         if has_tags:
           tags.append(_tag(fields, columns, path, number, row))
@@ -96,7 +98,7 @@ def read_sentences(path: str, columns: Columns = Columns(),
                                 document, tuple(rows), line - len(rows)))
       rows.clear()
 
-  for line, text in enumerate(input_pipeline.read_lines(path), 1):
+  for line, text in enumerate(file_io.read_lines(path), 1):
     if text.strip() and not text.startswith(_DOCUMENT):
       rows.append(text)
       continue
@@ -107,13 +109,13 @@ def read_sentences(path: str, columns: Columns = Columns(),
   line += 1
   end_sentence()
   if not sentences:
-    raise ValueError(f"{path} holds no words.")
+    raise UserError(f"{path} holds no words.")
   return sentences
 
 
 def _field(fields, number: int, what: str, path: str, line: int, row: str):
   if not -len(fields) <= number < len(fields):
-    raise ValueError(
+    raise UserError(
         f"{path}, line {line}: {len(fields)} columns, and so no {what} in "
         f"column {number}: {row!r}. Are --column_separator, --word_column and "
         "--tag_column right?")
@@ -123,8 +125,8 @@ def _field(fields, number: int, what: str, path: str, line: int, row: str):
 def _tag(fields, columns: Columns, path: str, line: int, row: str) -> str:
   tag = _field(fields, columns.tag, "tag", path, line, row).strip()
   if not tag or len(fields) < 2:
-    raise ValueError(f"{path}, line {line}: a word without tag: {row!r}. Give "
-                     f"it one ({_OUTSIDE} for none), or remove the line.")
+    raise UserError(f"{path}, line {line}: a word without tag: {row!r}. Give "
+                    f"it one ({_OUTSIDE} for none), or remove the line.")
   return tag
 
 

@@ -21,6 +21,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from errors import UserError
 import input_pipeline
 import tokenization
 
@@ -88,19 +89,19 @@ def read_dataset(path: str) -> Dataset:
   """Reads a file in the format of SQuAD, of either version.
 
   Raises:
-    ValueError: the file is missing, is cut off, or lacks something; the message
+    UserError: the file is missing, is cut off, or lacks something; the message
       names the question.
   """
   if not tf.io.gfile.exists(path):
-    raise ValueError(f"{path} does not exist.")
+    raise UserError(f"{path} does not exist.")
   with tf.io.gfile.GFile(path, "rb") as reader:
     content = reader.read()
   if not content.strip():
-    raise ValueError(f"{path} is empty.")
+    raise UserError(f"{path} is empty.")
   try:
     articles = json.loads(content.decode("utf-8-sig"))
   except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}. Is it whole?") from error
+    raise UserError(f"{path} is not JSON: {error}. Is it whole?") from error
   result = Dataset(path, [], [])
   places = {}
   for a, article in enumerate(_get(articles, "data", list, path, "the file")):
@@ -113,26 +114,26 @@ def read_dataset(path: str) -> Dataset:
         question = _read_question(entry, len(result.paragraphs), path,
                                   f"{where}, question {q + 1}")
         if question.id in places:
-          raise ValueError(
+          raise UserError(
               f"{path}: the id {question.id!r} of {where}, question {q + 1} is "
               f"that of {places[question.id]} as well. Ids have to be unique.")
         places[question.id] = f"{where}, question {q + 1}"
         result.questions.append(question)
       result.paragraphs.append(text)
   if not result.questions:
-    raise ValueError(f"{path} holds no questions.")
+    raise UserError(f"{path} holds no questions.")
   return result
 
 
 def _get(entry, key: str, kind: type, path: str, where: str):
-  """Returns an entry of an object of JSON, or raises a ValueError."""
+  """Returns an entry of an object of JSON, or raises a UserError."""
   value = entry.get(key) if isinstance(entry, dict) else None
   if not isinstance(value, kind):
     found = f"has {key}={json.dumps(value)[:40]}" if (
         isinstance(entry, dict) and key in entry) else f"has no {key!r}"
-    raise ValueError(f"{path}: {where} {found}; the format of SQuAD wants a "
-                     f"{ {str: 'text', list: 'list', int: 'number'}[kind]} "
-                     "there.")
+    raise UserError(f"{path}: {where} {found}; the format of SQuAD wants a "
+                    f"{ {str: 'text', list: 'list', int: 'number'}[kind]} "
+                    "there.")
   return value
 
 
@@ -372,7 +373,7 @@ class Reader:
         in the paragraph.
 
     Raises:
-      ValueError: a question has no answer where one is needed.
+      UserError: a question has no answer where one is needed.
     """
     spans = {}
     for feature in self.features():
@@ -401,7 +402,7 @@ class Reader:
       self.counts["questions without answer"] += 1
       return 0, 0
     if not question.answers:
-      raise ValueError(
+      raise UserError(
           f"{self.dataset.path}: question {question.id!r} has no answer to "
           "train with, and is not marked by is_impossible.")
     paragraph = self.paragraph(question.paragraph)
@@ -410,7 +411,7 @@ class Reader:
       self.note(question, "answers not in the paragraph, left out")
       if skip_missing_answers:
         return None
-      raise ValueError(
+      raise UserError(
           f"{self.dataset.path}: the answer {question.answers[0].text!r} of "
           f"question {question.id!r} is not in its paragraph. Correct it, or "
           "leave such questions out with --skip_missing_answers.")

@@ -11,7 +11,8 @@ from typing import Iterator, Optional
 
 import tensorflow as tf
 
-import input_pipeline
+from data import file_io
+from errors import UserError
 
 # Columns of SWAG's files.
 _CONTEXT, _BEGINNING, _LABEL = "sent1", "sent2", "label"
@@ -46,32 +47,32 @@ def read_examples(path: str, has_labels: bool = True) -> list[Example]:
     has_labels: whether there have to be labels.
 
   Raises:
-    ValueError: the file is missing or empty, or lacks something; the message
+    UserError: the file is missing or empty, or lacks something; the message
       names the line.
   """
   if not tf.io.gfile.exists(path):
-    raise ValueError(f"{path} does not exist.")
-  readers = {".csv": _read_csv, ".jsonl": input_pipeline.read_json_lines}
+    raise UserError(f"{path} does not exist.")
+  readers = {".csv": _read_csv, ".jsonl": file_io.read_json_lines}
   ending = os.path.splitext(path)[1]
   if ending not in readers:
-    raise ValueError(f"{path}: files of choices end in {' or '.join(readers)}, "
-                     "which tells how to read them.")
+    raise UserError(f"{path}: files of choices end in {' or '.join(readers)}, "
+                    "which tells how to read them.")
   examples, lines = [], {}
   for line, fields in readers[ending](path):
     place = f"{path}, line {line}"
     example = _example(fields, place, len(examples), has_labels)
     if examples and len(example.choices) != len(examples[0].choices):
-      raise ValueError(
+      raise UserError(
           f"{place}: {len(example.choices)} choices, where the examples before "
           f"have {len(examples[0].choices)}. All need the same number.")
     if example.id in lines:
-      raise ValueError(f"{place}: the id {example.id!r} is that of line "
-                       f"{lines[example.id]} as well. Make ids unique, or do "
-                       "without them.")
+      raise UserError(f"{place}: the id {example.id!r} is that of line "
+                      f"{lines[example.id]} as well. Make ids unique, or do "
+                      "without them.")
     lines[example.id] = line
     examples.append(example)
   if not examples:
-    raise ValueError(f"{path} holds no examples.")
+    raise UserError(f"{path} holds no examples.")
   return examples
 
 
@@ -80,13 +81,13 @@ def _example(fields: dict, place: str, number: int,
   """Returns the example of an object with the keys of the JSON format."""
   choices = fields.get("choices")
   if not isinstance(choices, (list, tuple)) or len(choices) < 2:
-    raise ValueError(f"{place}: 'choices' is {json.dumps(choices)[:60]}, not a "
-                     "list of two texts or more.")
+    raise UserError(f"{place}: 'choices' is {json.dumps(choices)[:60]}, not a "
+                    "list of two texts or more.")
   for i, text in enumerate((fields.get("context"), *choices)):
     if not isinstance(text, str) or not text.strip():
       what = f"choice {i - 1}" if i else "the context"
-      raise ValueError(f"{place}: {what} is missing: {json.dumps(text)}. Fill "
-                       "it in, or leave the row out.")
+      raise UserError(f"{place}: {what} is missing: {json.dumps(text)}. Fill "
+                      "it in, or leave the row out.")
   label = fields.get("label")
   if label is None and not has_labels:
     return Example(str(fields.get("id", number)), fields["context"],
@@ -96,8 +97,8 @@ def _example(fields: dict, place: str, number: int,
   except (TypeError, ValueError):
     label = -1
   if not 0 <= label < len(choices):
-    raise ValueError(f"{place}: the label {fields.get('label')!r} is not the "
-                     f"number of a choice, from 0 to {len(choices) - 1}.")
+    raise UserError(f"{place}: the label {fields.get('label')!r} is not the "
+                    f"number of a choice, from 0 to {len(choices) - 1}.")
   return Example(str(fields.get("id", number)), fields["context"],
                  tuple(choices), label)
 
@@ -105,12 +106,12 @@ def _example(fields: dict, place: str, number: int,
 def _read_csv(path: str) -> Iterator[tuple[int, dict]]:
   """Yields lines of SWAG's layout: the second sentence begins every choice."""
   reader = csv.DictReader(line + "\n" for line in
-                          input_pipeline.read_lines(path))
+                          file_io.read_lines(path))
   missing = {_CONTEXT, _BEGINNING, *_ENDINGS} - set(reader.fieldnames or ())
   if missing:
-    raise ValueError(f"{path}, line 1: no column {sorted(missing)[0]!r}. "
-                     f"SWAG's files have {_CONTEXT}, {_BEGINNING}, "
-                     f"{', '.join(_ENDINGS)} and {_LABEL}.")
+    raise UserError(f"{path}, line 1: no column {sorted(missing)[0]!r}. "
+                    f"SWAG's files have {_CONTEXT}, {_BEGINNING}, "
+                    f"{', '.join(_ENDINGS)} and {_LABEL}.")
   for row in reader:
     beginning = row[_BEGINNING] or ""
     yield reader.line_num, {

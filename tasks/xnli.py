@@ -2,6 +2,7 @@
 
 from typing import Optional, Sequence
 
+from errors import UserError
 from tasks import classification
 from tasks.classification import Columns
 
@@ -27,13 +28,13 @@ def xnli_task(languages: Sequence[str],
     train_language: None for the first of `languages`.
 
   Raises:
-    ValueError: a language is not one of `LANGUAGES`.
+    UserError: a language is not one of `LANGUAGES`.
   """
   train_language = train_language or languages[0]
   for language in (*languages, train_language):
     if language not in LANGUAGES:
-      raise ValueError(f"XNLI has no language {language!r}. It has: "
-                       f"{', '.join(LANGUAGES)}.")
+      raise UserError(f"XNLI has no language {language!r}. It has: "
+                      f"{', '.join(LANGUAGES)}.")
   splits = {"train": [Columns(f"multinli/multinli.train.{train_language}.tsv",
                               0, 1, label=2)]}
   for kind in ("dev", "test"):

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+import errors
 import estimator as estimator_lib
 import interruption
 import losses
@@ -166,7 +167,7 @@ def test_signal_saves_within_a_step(tmp_path, number):
   with pytest.MonkeyPatch.context() as monkeypatch:
     monkeypatch.setattr(interruption, "Call", Noticing)
     monkeypatch.setattr(interruption, "_SECONDS_PER_CALL", 1e6)
-    with pytest.raises(estimator_lib.Interrupted) as error:
+    with pytest.raises(errors.Interrupted) as error:
       line_estimator(tmp_path).train(input_fn, 20)
   assert error.value.signal_number == number
   assert signal.getsignal(number) is old_handler

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data import file_io
 import input_pipeline
 import tokenization
 from tasks import glue
@@ -155,26 +156,26 @@ def test_failed_write_leaves_nothing(tmp_path):
 def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
   path = tmp_path / "x.txt"
   path.write_bytes("\ufeffa\u2028b\r\nc\n\nd".encode())
-  assert list(input_pipeline.read_lines(str(path))) == [
+  assert list(file_io.read_lines(str(path))) == [
       "a\u2028b", "c", "", "d"]
   path.write_bytes(b"good\nb\xe9d\n")
   with pytest.raises(ValueError, match="line 2: not UTF-8.*0xe9 at column 2"):
-    list(input_pipeline.read_lines(str(path)))
+    list(file_io.read_lines(str(path)))
 
 
 def test_patterns_that_match_nothing_or_empty_files_are_refused(tmp_path):
   (tmp_path / "a.txt").write_text("a")
   (tmp_path / "b.txt").write_text("b")
-  found = input_pipeline.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
+  found = file_io.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
   assert [os.path.basename(name) for name in found] == ["a.txt", "b.txt"]
   with pytest.raises(ValueError, match="--input_file: .*c.txt matches no file"):
-    input_pipeline.expand_patterns(
+    file_io.expand_patterns(
         f"{tmp_path}/a.txt,{tmp_path}/c.txt", "--input_file")
   (tmp_path / "e.txt").write_text("")
   with pytest.raises(ValueError, match="e.txt is empty"):
-    input_pipeline.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
+    file_io.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
   with pytest.raises(ValueError, match="is a folder"):
-    input_pipeline.expand_patterns(str(tmp_path), "--input_file")
+    file_io.expand_patterns(str(tmp_path), "--input_file")
 
 
 def test_features_of_the_reference(golden_dir):
@@ -280,6 +281,6 @@ def test_a_glob_does_not_mean_what_lies_beside_records(tmp_path):
   for name in ("out-00000-of-00002", "out-00001-of-00002", "out.report.json"):
     (tmp_path / name).write_text("x")
   (tmp_path / "out.parts").mkdir()
-  files = input_pipeline.expand_patterns(str(tmp_path / "out*"), "--input_file")
+  files = file_io.expand_patterns(str(tmp_path / "out*"), "--input_file")
   assert [os.path.basename(file) for file in files] == [
       "out-00000-of-00002", "out-00001-of-00002"]

@@ -1,0 +1,5 @@
+"""Files and records: how data are read, and how they are written.
+
+    file_io   text, JSON and whole, durable files; names and patterns
+    locks     one writer at a time in a folder
+"""
