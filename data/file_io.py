@@ -12,6 +12,7 @@ files by themselves.
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -31,9 +32,12 @@ REPORT_SUFFIX = ".report.json"
 PARTS_SUFFIX = ".parts"
 
 FILE_ERRORS = (OSError, tf.errors.OpError)
+_CHUNK_BYTES = 2 ** 20
 _TEMPORARY = re.compile(r".\.[0-9a-f]{8}\.tmp$")
 _FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
                    errno.EROFS)
+# How much of a bad value a message shows.
+_LONGEST_SHOWN = 60
 _SURROGATE = re.compile(r"\\u[dD][89abABcCdDeEfF]")
 
 
@@ -168,16 +172,33 @@ def read_lines(path: str) -> Iterator[str]:
       gives file, line and bytes.
   """
   try:
-    with tf.io.gfile.GFile(path, "rb") as reader:
-      for number, line in enumerate(reader, 1):
-        text = decode_line(line, path, number)
-        if number == 1:
-          text = text.removeprefix("\ufeff")
-        yield text.rstrip("\r\n")
+    for number, line in enumerate(_raw_lines(path), 1):
+      text = decode_line(line, path, number)
+      if number == 1:
+        text = text.removeprefix("\ufeff")
+      yield text.rstrip("\r")
   except (tf.errors.NotFoundError, FileNotFoundError) as error:
     raise UserError(f"{path} does not exist.") from error
   except tf.errors.OpError as error:
     raise UserError(f"{path} cannot be read: {reason(error)}.") from error
+
+
+def _raw_lines(path: str) -> Iterator[bytes]:
+  """Yields the lines of a file, without line feeds.
+
+  `GFile` yields lines as well, but takes an error for the end of the file.
+  """
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    parts = []  # of the present line
+    while chunk := reader.read(_CHUNK_BYTES):
+      first, *others = chunk.split(b"\n")
+      parts.append(first)
+      for line in others:
+        yield b"".join(parts)
+        parts = [line]
+    last = b"".join(parts)
+    if last:
+      yield last
 
 
 def decode_line(line: bytes, path: str, number: int) -> str:
@@ -234,7 +255,8 @@ def parse_json(content, where: str, kind: type = dict):
   """
   text = _decode(content, where) if isinstance(content, bytes) else content
   try:
-    result = json.loads(text, parse_constant=_refuse_constant)
+    result = json.loads(text, parse_constant=_refuse_constant,
+                        parse_float=_finite_float)
     if _SURROGATE.search(text):
       json.dumps(result, ensure_ascii=False).encode("utf-8")
   except UnicodeEncodeError as error:
@@ -246,13 +268,20 @@ def parse_json(content, where: str, kind: type = dict):
     raise UserError(f"{where}: not JSON: {error}. Is it whole?") from error
   if not isinstance(result, kind):
     names = {dict: "an object", list: "a list"}
-    raise UserError(f"{where} holds {json.dumps(result)[:60]}, not "
-                    f"{names[kind]} of JSON.")
+    beginning = " ".join(text[:_LONGEST_SHOWN].split())
+    raise UserError(f"{where} holds {beginning}, not {names[kind]} of JSON.")
   return result
 
 
 def _refuse_constant(name: str):
   raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite_float(text: str) -> float:
+  number = float(text)
+  if math.isinf(number):
+    raise ValueError(f"{text[:_LONGEST_SHOWN]} is too large a number")
+  return number
 
 
 # --- Writing -----------------------------------------------------------------
