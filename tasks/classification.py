@@ -4,13 +4,9 @@ What differs between tasks is data: which file, which column, which labels. The
 published ones stand in `glue.py` and `xnli.py`; `custom_task` is one's own.
 """
 
-import csv
 import dataclasses
 import inspect
-import json
-import math
 import os
-import sys
 from typing import Callable, Iterator, Mapping, Optional, Sequence, Union
 
 from absl import logging
@@ -20,6 +16,7 @@ import tensorflow as tf
 from data import file_io
 from errors import UserError
 import metrics
+from tasks import text_files
 
 # What a text has: one label of several, any number of them, or a number.
 SINGLE_LABEL = "single_label"
@@ -30,9 +27,10 @@ PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 # A column, by its number from 0 (from -1 for the last) or by its name.
 Column = Union[int, str]
 
-# The endings of the files that can be read, and what separates columns there.
-_FORMATS = {".tsv": "\t", ".txt": "\t", ".csv": ",", ".jsonl": None}
-_TEXT_SHOWN = 60
+# The endings of the files that can be read.
+_FORMATS = (".tsv", ".txt", ".csv", ".jsonl")
+# Numbers to learn are float32.
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +149,7 @@ class ClassificationTask:
         continue
       try:
         example = self._example(row, columns, place, len(examples))
-      except ValueError:
+      except UserError:
         if not columns.has_gaps:
           raise
         gaps += 1
@@ -159,9 +157,9 @@ class ClassificationTask:
       first = lines_of_ids.setdefault(example.id, line)
       if first != line:
         raise UserError(
-            f"{place}: the id {example.id!r} is that of line {first} as well. "
-            "Predictions could not be told apart: make ids unique, or do "
-            "without a column of ids.")
+            f"{place}: the id {text_files.shown(example.id)} is that of line "
+            f"{first} as well. Predictions could not be told apart: make "
+            "ids unique, or do without a column of ids.")
       examples.append(example)
     if gaps:
       logging.info("%s: %d rows are cut off or empty, and left out.", path,
@@ -189,29 +187,27 @@ class ClassificationTask:
     label = None
     if columns.label is not None:
       label = self._label(row.get(columns.label, place), place)
-    example_id = str(number) if columns.id is None else str(
-        row.get(columns.id, place))
-    return Example(place, example_id, *texts, label)
+    example_id = number if columns.id is None else row.get(columns.id, place)
+    if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
+      raise UserError(f"{place}: the id is {text_files.shown(example_id)}, not "
+                      "a text or a whole number.")
+    return Example(place, str(example_id), *texts, label)
 
   def _label(self, value, place: str):
     """Returns the label that a field holds."""
     if self.problem_type == REGRESSION:
-      try:
-        number = float(value)
-      except (TypeError, ValueError):
-        number = math.nan
-      if not math.isfinite(number):
-        raise UserError(f"{place}: the label {value!r} is not a finite number,"
-                        " which regression learns. Correct it, or leave the "
-                        "row out.")
-      return number
+      return _number(value, place)
     if self.problem_type == MULTI_LABEL:
       values = value if isinstance(value, list) else [
           label.strip() for label in str(value).split(self.label_separator)]
+      if value is None or isinstance(value, dict) or any(
+          label is None or isinstance(label, (list, dict)) for label in values):
+        raise UserError(f"{place}: the label is {text_files.shown(value)}, not "
+                        "a list of words. [] stands for none.")
       return tuple(self._known_as(label) for label in values if label != "")
-    if value is None or isinstance(value, (list, dict)):
-      raise UserError(f"{place}: the label is {json.dumps(value)}, not one "
-                      "word. Texts with several labels are learnt with "
+    if value is None or value == "" or isinstance(value, (list, dict)):
+      raise UserError(f"{place}: the label is {text_files.shown(value)}, not "
+                      "one word. Texts with several labels are learnt with "
                       "--problem_type=multi_label.")
     return self._known_as(value)
 
@@ -233,8 +229,9 @@ class ClassificationTask:
         label for example in examples for label in self._labels_of(example)}))
     if len(labels) < (1 if self.problem_type == MULTI_LABEL else 2):
       raise UserError(
-          "The training data have " + (f"the label {labels[0]!r} only."
-                                       if labels else "no label.")
+          "The training data have " + (
+              f"the label {text_files.shown(labels[0])} only." if labels
+              else "no label.")
           + " A classifier needs two or more.")
     return labels
 
@@ -267,8 +264,9 @@ class ClassificationTask:
       for label in self._labels_of(example):
         if label not in ids:
           raise UserError(
-              f"{example.place}: the label {label!r} is not one of: "
-              f"{', '.join(labels)}. Correct it, or train with examples of it.")
+              f"{example.place}: the label {text_files.shown(label)} is not "
+              f"one of: {text_files.some(labels)}. Correct it, or train with "
+              "examples of it.")
         is_label[number, ids[label]] = 1.0
     if self.problem_type == MULTI_LABEL:
       return is_label
@@ -301,10 +299,24 @@ class ClassificationTask:
           np.float32)
     unknown = sorted(set(self.class_weights) - set(labels))
     if unknown:
-      raise UserError(f"There is a class weight for {unknown[0]!r}, which is "
-                      f"not one of the labels: {', '.join(labels)}.")
+      raise UserError("There is a class weight for "
+                      f"{text_files.shown(unknown[0])}, which is not one of "
+                      f"the labels: {text_files.some(labels)}.")
     return np.array([self.class_weights.get(label, 1.0) for label in labels],
                     np.float32)
+
+
+def _number(value, place: str) -> float:
+  """Returns the number that a field holds, to be learnt by regression."""
+  try:
+    number = float("" if isinstance(value, bool) else value)
+  except (TypeError, ValueError, OverflowError):
+    number = np.nan
+  if not abs(number) <= _LARGEST_NUMBER:  # nor NaN
+    raise UserError(f"{place}: the label {text_files.shown(value)} is not a "
+                    "finite number of float32, which regression learns. "
+                    "Correct it, or leave the row out.")
+  return number
 
 
 # --- Rows --------------------------------------------------------------------
@@ -327,16 +339,16 @@ class _Row:
       if column not in self._fields:
         raise UserError(
             f"{place}: there is no {column!r}. The object has: "
-            f"{', '.join(map(str, self._fields))}.")
+            f"{text_files.some(self._fields)}.")
       return self._fields[column]
     number = self._numbers.get(column, column)
     try:
       return self._fields[number]
     except IndexError:
-      line = "\t".join(self._fields)[:_TEXT_SHOWN]
       raise UserError(
           f"{place}: {len(self._fields)} columns, but column {number + 1} is "
-          f"needed: {line!r}. Is the row cut off?") from None
+          f"needed: {text_files.shown(self._fields)}. Is the row cut off?"
+          ) from None
 
   def text(self, column: Column, place: str) -> str:
     """Returns a field that holds text.
@@ -346,8 +358,9 @@ class _Row:
     """
     value = self.get(column, place)
     if not isinstance(value, str) or not value.strip():
-      raise UserError(f"{place}: column {column!r} has {json.dumps(value)}, "
-                      "not a text. Fill it in, or leave the row out.")
+      raise UserError(f"{place}: column {column!r} has "
+                      f"{text_files.shown(value)}, not a text. Fill it in, or "
+                      "leave the row out.")
     return value
 
 
@@ -361,37 +374,21 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
     for number, fields in file_io.read_json_lines(path):
       yield number, _Row(fields, {})
     return
-  rows = _read_csv(path) if ending == ".csv" else (
-      (number, line.split("\t")) for number, line in
-      enumerate(file_io.read_lines(path), 1) if line)
+  rows = text_files.read_csv(path) if ending == ".csv" else (
+      (number, line.split("\t"))
+      for number, line in text_files.read_lines(path) if line)
   numbers = {}
   if columns.has_header:
     _, header = next(rows, (0, []))
-    numbers = {name: number for number, name in reversed(
-        list(enumerate(header)))}
+    numbers = {name: number for number, name in enumerate(header)}
     for column in (columns.text_a, columns.text_b, columns.label, columns.id,
                    columns.only and columns.only[0]):
-      if isinstance(column, str) and column not in numbers:
-        raise UserError(f"{path}, line 1: no column {column!r}. It names: "
-                        f"{', '.join(header)}.")
+      if isinstance(column, str) and header.count(column) != 1:
+        what = "two columns" if column in numbers else "no column"
+        raise UserError(f"{path}, line 1: {what} {column!r}. It names: "
+                        f"{text_files.some(header)}.")
   for number, fields in rows:
     yield number, _Row(fields, numbers)
-
-
-def _read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
-  csv.field_size_limit(sys.maxsize)  # the default is less than a long text
-  reader = csv.reader((line + "\n" for line in file_io.read_lines(path)),
-                      strict=True)
-  number = 1
-  try:
-    for fields in reader:
-      if fields:
-        yield number, fields
-      number = reader.line_num + 1
-  except csv.Error as error:
-    raise UserError(f"{path}, line {number}: {error}. Fields that hold commas,"
-                    ' quotation marks or line feeds stand in "...", with "" '
-                    "for a quotation mark.") from error
 
 
 # --- One's own data ----------------------------------------------------------
@@ -428,11 +425,21 @@ def custom_task(text_a: str = "text", text_b: Optional[str] = None,
     test: likewise, for `test`.
 
   Raises:
-    UserError: `problem_type` is unknown.
+    UserError: an argument has a value that it cannot have.
   """
   if problem_type not in PROBLEM_TYPES:
-    raise UserError(f"The problem type {problem_type!r} is none of "
-                    f"{', '.join(PROBLEM_TYPES)}.")
+    raise UserError(f"The problem type {text_files.shown(problem_type)} is "
+                    f"none of {', '.join(PROBLEM_TYPES)}.")
+  for name, value in [("text_a", text_a), ("label", label),
+                      ("label_separator", label_separator)]:
+    if not value or not isinstance(value, str):
+      raise UserError(f"{name} is {text_files.shown(value)}, not a text.")
+  for name, value in [("text_b", text_b), ("id", id), ("train", train),
+                      ("dev", dev), ("test", test)]:
+    if value is not None and not isinstance(value, str):
+      raise UserError(f"{name} is {text_files.shown(value)}, not a text.")
+  labels = _checked_labels(labels, problem_type)
+  _check_class_weights(class_weights)
   splits = {}
   for split, file in [("train", train), ("dev", dev), ("test", test)]:
     names = [file] if file else [
@@ -442,10 +449,44 @@ def custom_task(text_a: str = "text", text_b: Optional[str] = None,
                      for name in names]
   return ClassificationTask(
       name="custom", splits=splits,
-      labels=tuple(map(str, labels)) if labels else None,
+      labels=labels,
       problem_type=problem_type, metric_fn=_METRICS[problem_type],
       main_metrics=_MAIN_METRICS[problem_type],
       label_separator=label_separator, class_weights=class_weights)
+
+
+def _checked_labels(labels, problem_type: str) -> Optional[tuple[str, ...]]:
+  """Returns the labels as texts; None if there are none."""
+  if not labels:
+    return None
+  if problem_type == REGRESSION:
+    raise UserError("labels are for classes; regression has none.")
+  if not isinstance(labels, (list, tuple)) or any(
+      label == "" or not isinstance(label, (str, int, float))
+      for label in labels):
+    raise UserError(f"labels is {text_files.shown(labels)}, not a list of "
+                    "texts.")
+  texts = tuple(map(str, labels))
+  if len(set(texts)) < len(texts):
+    twice = next(text for text in texts if texts.count(text) > 1)
+    raise UserError(f"labels has {text_files.shown(twice)} twice.")
+  return texts
+
+
+def _check_class_weights(class_weights) -> None:
+  """Checks the form of class weights, see `ClassificationTask`."""
+  if class_weights in (None, "balanced"):
+    return
+  if not isinstance(class_weights, Mapping):
+    raise UserError(f"class_weights is {text_files.shown(class_weights)}, "
+                    "neither \"balanced\" nor an object of labels and "
+                    "weights.")
+  for label, weight in class_weights.items():
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or (
+        not 0.0 <= weight <= _LARGEST_NUMBER):
+      raise UserError(f"class_weights: {text_files.shown(label)} has the "
+                      f"weight {text_files.shown(weight)}, not a finite "
+                      "number from 0.")
 
 
 def read_task_file(path: str) -> ClassificationTask:
@@ -459,21 +500,13 @@ def read_task_file(path: str) -> ClassificationTask:
   Raises:
     UserError: the file is missing, or says something else.
   """
-  if not tf.io.gfile.exists(path):
-    raise UserError(f"The task file {path} does not exist.")
-  with tf.io.gfile.GFile(path) as reader:
-    text = reader.read()
-  try:
-    settings = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise UserError(f"{path} is not JSON: {error}.") from error
+  settings = file_io.read_json(path)
   known = list(inspect.signature(custom_task).parameters)
-  if not isinstance(settings, dict) or set(settings) - set(known):
-    unknown = sorted(set(settings) - set(known)) if isinstance(
-        settings, dict) else settings
-    raise UserError(f"{path} has {json.dumps(unknown)}; a task file is an "
+  unknown = sorted(set(settings) - set(known))
+  if unknown:
+    raise UserError(f"{path} has {text_files.some(unknown)}; a task file is an "
                     f"object with some of: {', '.join(known)}.")
   try:
     return custom_task(**settings)
-  except ValueError as error:
+  except UserError as error:
     raise UserError(f"{path}: {error}") from error

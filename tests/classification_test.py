@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import errors
 from tasks import classification
 
 TASK = classification.custom_task(text_a="words", label="kind")
@@ -86,11 +87,23 @@ def test_a_json_file_describes_the_data(tmp_path):
   assert task.find_labels([example]) == ()
   assert task.targets([example], ()).tolist() == [2.5]
   for content, message in [
-      ('{"txt": 1}', 'has ."txt".; a task file .* some of: text_a, text_b'),
-      ("[1]", "a task file is an object"), ("{", "is not JSON"),
-      ('{"problem_type": "other"}', "'other' is none of single_label")]:
+      ('{"txt": 1}', "has txt; a task file .* some of: text_a, text_b"),
+      ("[1]", r"holds \[1\], not an object"), ("{", "task.json: not JSON"),
+      ('{"problem_type": "other"}', "'other' is none of single_label"),
+      ('{"problem_type": ["single_label"]}', "is none of single_label"),
+      ('{"text_a": null}', "task.json: text_a is None, not a text"),
+      ('{"text_b": 1}', "text_b is 1, not a text"),
+      ('{"label_separator": ""}', "label_separator is '', not a text"),
+      ('{"train": ["x.tsv"]}', r"train is \['x.tsv'\], not a text"),
+      ('{"labels": "xy"}', "labels is 'xy', not a list of texts"),
+      ('{"labels": ["x", null]}', r"labels is \['x', None\], not a list"),
+      ('{"labels": ["1", 1]}', "labels has '1' twice"),
+      ('{"problem_type": "regression", "labels": [1]}', "regression has none"),
+      ('{"class_weights": "equal"}', "class_weights is 'equal', neither"),
+      ('{"class_weights": {"x": -1}}', "'x' has the weight -1, not a finite"),
+      ('{"class_weights": {"x": "2"}}', "'x' has the weight '2', not a finite")]:
     path.write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(errors.UserError, match=message):
       classification.read_task_file(str(path))
   with pytest.raises(ValueError, match="nowhere.json does not exist"):
     classification.read_task_file(str(tmp_path / "nowhere.json"))
@@ -104,21 +117,34 @@ def test_a_json_file_describes_the_data(tmp_path):
     ("train.tsv", "text\tkind\na\tb\n", "line 1: no column 'words'. It names: "
      "text, kind"),
     ("train.tsv", "words\tkind\na\t1\nb\n", "line 3: 1 columns, but column 2 is "
-     "needed: 'b'"),
+     r"needed: \['b'\]"),
     ("train.tsv", "words\tkind\na\t1\n \t1\n", "line 3: column 'words' has "
-     '" ", not a text. Fill it in'),
+     "' ', not a text. Fill it in"),
+    ("train.tsv", "words\tkind\twords\na\t1\tb\n", "line 1: two columns 'words'"),
+    ("train.tsv", "words\tkind\na\t1\nb\0\t0\n", "train.tsv, line 3: there is "
+     "a byte of value 0"),
+    ("train.tsv", "words\tkind\na\t\n", "line 2: the label is '', not one word"),
     ("train.tsv", "words\tkind\na\t0\nb\t7\n", "line 3: the label '7' is not "
      "one of: 0, 1"),
     ("train.csv", 'words,kind\na,0\n"b,1\n', "train.csv, line 3: unexpected "
      "end of data"),
+    ("train.csv", "words,kind\na,0\nyes, of course,1\n", "line 3: 3 columns, but "
+     "the first row names 2. Fields that hold commas"),
+    ("train.csv", "words,kind\n" + "a" * 2 ** 20 + "\n", "line 2: 1 columns, but "
+     r"column 2 is needed: \['aaa[^']*\.\.\.[^']*'\]"),
     ("train.jsonl", '{"words": "a", "kind": 0}\n{"words": 3}\n',
      "line 2: column 'words' has 3, not a text"),
     ("train.jsonl", '{"words": "a"}\n', "line 1: there is no 'kind'. The object "
      "has: words"),
     ("train.jsonl", '{"words": "a", "kind": ["x"]}\n', "line 1: the label is "
-     r'\["x"\], not one word.*multi_label'),
-    ("train.jsonl", "[]\n", "line 1: not a JSON object"),
+     r"\['x'\], not one word.*multi_label"),
+    ("train.jsonl", "[]\n", r"line 1 holds \[\], not an object of JSON"),
     ("train.jsonl", "{\n", "line 1: not JSON"),
+    ("train.jsonl", '{"words": "\\ud800", "kind": 0}\n', "line 1 holds half of a "
+     "surrogate pair"),
+    ("train.jsonl", '{"words": "a", "kind": 1e999}\n', "line 1: not JSON: 1e999 is "
+     "too large a number"),
+    ("train.jsonl", "[" * 10 ** 5, "line 1 is nested too deeply"),
 ])
 def test_bad_files(tmp_path, file, content, message):
   with pytest.raises(ValueError, match=message):
@@ -127,7 +153,29 @@ def test_bad_files(tmp_path, file, content, message):
     TASK.targets(read(tmp_path, content, file=file), ("0", "1"))
 
 
-@pytest.mark.parametrize("number", ["nan", "inf", "", "good"])
+def test_files_that_are_not_utf_8(tmp_path):
+  (tmp_path / "train.tsv").write_bytes(b"words\tkind\na\t1\ncaf\xe9\t0\n")
+  with pytest.raises(errors.UserError, match="train.tsv, line 3: not UTF-8"):
+    TASK.read_examples(str(tmp_path), "train")
+
+
+def test_a_folder_in_place_of_a_file(tmp_path):
+  (tmp_path / "train.tsv").mkdir()
+  with pytest.raises(errors.UserError, match="train.tsv .*directory"):
+    TASK.read_examples(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("label, message", [
+    ("null", "the label is None, not a list of words"),
+    ('{"x": 1}', "not a list of words"),
+    ('["x", null]', r"the label is \['x', None\], not")])
+def test_lists_of_labels_that_are_none(tmp_path, label, message):
+  task = classification.custom_task(problem_type="multi_label")
+  with pytest.raises(errors.UserError, match=message):
+    read(tmp_path, f'{{"text": "a", "label": {label}}}\n', task, "train.jsonl")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "", "good", "-1e39"])
 def test_targets_that_are_no_numbers(tmp_path, number):
   task = classification.custom_task(problem_type="regression")
   with pytest.raises(ValueError, match=f"line 3: the label '{number}' is not a "
