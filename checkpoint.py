@@ -149,7 +149,7 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
     return _TransformersReader.open(path)
   prefix = path
   if tf.io.gfile.isdir(path):
-    prefix = tf.train.latest_checkpoint(path)
+    prefix = latest(path, flag)
     if prefix is None:
       raise UserError(
           f"{flag}={path} is a folder without a `checkpoint` file. Name the "
@@ -251,6 +251,10 @@ def _assign(names, variables, reader, path, flag):
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
       raise UserError(f"{flag}={path}: {name} cannot be read: {error}. Is "
                       "the file whole?") from error
+    if not np.all(np.isfinite(tensor)):
+      raise UserError(f"{flag}={path}: {name} has values that are not finite. "
+                      "The training that saved it failed, or the file is "
+                      "damaged. Use another checkpoint.")
     variables[name].assign(tensor.astype(variables[name].dtype.as_numpy_dtype))
 
 
@@ -260,25 +264,58 @@ def _assign(names, variables, reader, path, flag):
 def write(prefix: str, tensors: Mapping[str, object]) -> None:
   """Writes a name-based checkpoint, whole or not at all.
 
-  The files get their names when they are complete; whoever dies before leaves
-  only a folder `<prefix>_temp` behind, which the next write replaces.
+  A checkpoint exists when its `.index` does. The files are written in a
+  temporary folder, forced to the disk and renamed, the index last. An older
+  index of the same name is removed first, so that it never stands next to
+  data that it does not belong to.
 
   Args:
     prefix: path up to `.index` and `.data-00000-of-00001`.
     tensors: name -> Tensor, variable or NumPy array.
+
+  Raises:
+    UserError: the files cannot be written.
   """
-  temporary_dir = prefix + "_temp"
-  if tf.io.gfile.exists(temporary_dir):
-    tf.io.gfile.rmtree(temporary_dir)
-  tf.io.gfile.makedirs(temporary_dir)
-  temporary = os.path.join(temporary_dir, "part")
   names = sorted(tensors)
-  tf.raw_ops.SaveV2(
-      prefix=temporary, tensor_names=names, shape_and_slices=[""] * len(names),
-      tensors=[tf.convert_to_tensor(tensors[name]) for name in names])
-  tf.raw_ops.MergeV2Checkpoints(
-      checkpoint_prefixes=[temporary], destination_prefix=prefix,
-      delete_old_dirs=True)
+  target_dir, name = os.path.split(prefix)
+  with file_io.temporary_folder(prefix) as folder:
+    part = os.path.join(folder, "part")
+    tf.raw_ops.SaveV2(
+        prefix=part, tensor_names=names, shape_and_slices=[""] * len(names),
+        tensors=[tf.convert_to_tensor(tensors[name]) for name in names])
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=[part], destination_prefix=os.path.join(
+            folder, name), delete_old_dirs=False)
+    file_io.sync_tree(folder)
+    # A remote file system lists the parts in the folder as well.
+    files = sorted(file for file in tf.io.gfile.listdir(folder)
+                   if _is_file_of(file, name))
+    file_io.remove_if_there([prefix + ".index"])
+    for file in files:  # `.data-...` sorts before `.index`
+      tf.io.gfile.rename(os.path.join(folder, file),
+                         os.path.join(target_dir, file), overwrite=True)
+    file_io.sync_folder(target_dir)
+
+
+def _is_file_of(file: str, name: str) -> bool:
+  """Whether a file name is one of those of the checkpoint `name`."""
+  return file.startswith(name + ".") and re.fullmatch(
+      r"index|json|meta|data-\d{5}-of-\d{5}",
+      file[len(name) + 1:]) is not None
+
+
+# --- The checkpoints of a run ------------------------------------------------
+
+# In the folder of a run: the list of its checkpoints, and while one is saved
+# the names of those that are not listed before or after.
+_LIST = "checkpoint"
+_JOURNAL = "checkpoint.journal"
+# What a run calls its checkpoints; nothing else is ever deleted.
+_OWN_NAME = re.compile(r"model\.ckpt-(\d+)")
+_LIST_LINE = re.compile(
+    r'\s*(?:(model_checkpoint_path|all_model_checkpoint_paths)\s*:\s*'
+    r'"((?:[^"\\]|\\.)+)"|(?:all_model_checkpoint_timestamps|'
+    r'last_preserved_timestamp)\s*:\s*[-+.\deE]+)?\s*')
 
 
 def save(model_dir: str, step: int, tensors: Mapping[str, object],
@@ -287,6 +324,10 @@ def save(model_dir: str, step: int, tensors: Mapping[str, object],
 
   If there is one of this step, its tensors are the same, and stay: to write
   over the newest checkpoint could lose it.
+
+  A journal names the checkpoint that is being written and those that will be
+  deleted. If the process is killed, `finish_save` deletes what is named there
+  and not listed.
 
   Args:
     model_dir: folder of the run.
@@ -301,36 +342,114 @@ def save(model_dir: str, step: int, tensors: Mapping[str, object],
   Raises:
     UserError: the files cannot be written.
   """
-  prefix = os.path.join(model_dir, f"model.ckpt-{step}")
+  name = f"model.ckpt-{step}"
+  prefix = os.path.join(model_dir, name)
   try:
-    listed = _listed(model_dir)
-    if prefix not in listed or not tf.io.gfile.exists(prefix + ".index"):
-      write(prefix, tensors)
-    file_io.write_text(prefix + ".json", json.dumps(state, indent=2) + "\n")
-    kept = [path for path in listed if path != prefix] + [prefix]
+    listed = _read_list(model_dir)
+    kept = [other for other in listed if other != name] + [name]
     expired = kept[:-keep_checkpoint_max] if keep_checkpoint_max else []
     kept = kept[len(expired):]
-    # A text protocol buffer. Names without folders let a run
-    # be moved. From here on the checkpoint exists.
-    names = [json.dumps(os.path.basename(path)) for path in kept]
-    file_io.write_text(os.path.join(model_dir, "checkpoint"), "\n".join([
-        f"model_checkpoint_path: {names[-1]}",
-        *(f"all_model_checkpoint_paths: {name}" for name in names)]) + "\n")
-    for path in expired:
-      for file in tf.io.gfile.glob(path + ".*"):
-        tf.io.gfile.remove(file)
-  except (OSError, tf.errors.OpError) as error:
+    _replace_list(model_dir, kept, before_listing=lambda: _write_unlisted(
+        prefix, tensors, state, is_listed=name in listed), expired=expired,
+                  new=name)
+  except (OSError, tf.errors.OpError, UserError) as error:
     raise UserError(
         f"The checkpoint {prefix} cannot be written: "
         f"{getattr(error, 'message', error)}. Make room or give access, and "
-        "run the same command again: it goes on from "
-        f"{latest(model_dir) or 'the start'}.") from error
+        "run the same command again: it continues from "
+        f"{_newest_or_none(model_dir) or 'the start'}.") from error
   logging.info("Saved %s.", prefix)
   return prefix
 
 
+def _write_unlisted(prefix, tensors, state, is_listed: bool) -> None:
+  """Writes the files of a checkpoint, but not that it exists."""
+  if not (is_listed and tf.io.gfile.exists(prefix + ".index")):
+    write(prefix, tensors)
+  file_io.write_json(prefix + ".json", state)
+
+
+def _replace_list(model_dir: str, kept: Sequence[str], expired: Sequence[str],
+                  before_listing: Callable[[], None] = lambda: None,
+                  new: Optional[str] = None) -> None:
+  """Lists other checkpoints, and deletes those that are listed no longer.
+
+  Args:
+    model_dir: folder of the run.
+    kept: names, the newest last; none to delete the list.
+    expired: names to delete.
+    before_listing: writes the checkpoint `new`.
+    new: its name.
+  """
+  finish_save(model_dir)
+  file_io.write_json(os.path.join(model_dir, _JOURNAL), [
+      *expired, *([new] if new else [])])
+  before_listing()
+  list_file = os.path.join(model_dir, _LIST)
+  if kept:
+    # A text protocol buffer. Names without folders let a run be moved. From
+    # here on the checkpoint exists.
+    names = [json.dumps(name) for name in kept]
+    file_io.write_text(list_file, "\n".join([
+        f"model_checkpoint_path: {names[-1]}",
+        *(f"all_model_checkpoint_paths: {name}" for name in names)]) + "\n")
+  else:
+    file_io.remove_if_there([list_file])
+  finish_save(model_dir)
+
+
+def finish_save(model_dir: str) -> None:
+  """Completes what a process that was killed while saving had begun.
+
+  Checkpoints that the journal names are deleted, unless they are listed. Only
+  names that `save` makes are touched, and only in this folder.
+  """
+  file_io.remove_leftovers(model_dir)
+  journal = os.path.join(model_dir, _JOURNAL)
+  if not tf.io.gfile.exists(journal):
+    return
+  try:
+    names = file_io.read_json(journal, list)
+  except UserError as error:
+    logging.warning("%s It is removed.", error)
+    names = []
+  listed = _read_list(model_dir)
+  for name in names:
+    if (isinstance(name, str) and _OWN_NAME.fullmatch(name)
+        and name not in listed):
+      _delete(model_dir, name)
+  tf.io.gfile.remove(journal)
+
+
+def _delete(model_dir: str, name: str) -> None:
+  """Deletes the files of a checkpoint, those that make it whole first."""
+  files = [file for file in tf.io.gfile.listdir(model_dir)
+           if _is_file_of(file, name)]
+  for file in sorted(files, reverse=True):
+    tf.io.gfile.remove(os.path.join(model_dir, file))
+
+
+def keep_only(model_dir: str, step: int) -> None:
+  """Deletes all listed checkpoints of a folder but that of one step."""
+  name = f"model.ckpt-{step}"
+  listed = _read_list(model_dir)
+  if listed not in ([], [name]) and name in listed:
+    _replace_list(model_dir, [name],
+                  [other for other in listed if other != name])
+
+
+def delete_all(model_dir: str) -> None:
+  """Deletes the checkpoints of a run, listed or not, so that it can restart."""
+  if not tf.io.gfile.isdir(model_dir):
+    return
+  names = sorted({match.group() for file in tf.io.gfile.listdir(model_dir)
+                  if (match := _OWN_NAME.match(file))
+                  and _is_file_of(file, match.group())})
+  _replace_list(model_dir, [], names)
+
+
 class BackgroundWriter:
-  """Writes checkpoints while training goes on, one after the other.
+  """Writes checkpoints while training continues, one after the other.
 
   A context manager; leaving it waits for the last one.
   """
@@ -342,7 +461,7 @@ class BackgroundWriter:
   def save(self, model_dir: str, step: int,
            variables: Mapping[str, tf.Variable], keep_checkpoint_max: int,
            state: Mapping[str, object]) -> None:
-    """Takes the values of now and starts to write them, as `save` does.
+    """Takes the present values and starts to write them, as `save` does.
 
     Raises:
       UserError: the checkpoint before this one could not be written.
@@ -353,8 +472,18 @@ class BackgroundWriter:
     with tf.device("CPU:0"):
       snapshot = {name: tf.identity(variable)
                   for name, variable in variables.items()}
-    self._pending = self._thread.submit(
-        save, model_dir, step, snapshot, keep_checkpoint_max, state)
+    # Training changes the state while it is written.
+    self.start(save, model_dir, step, snapshot, keep_checkpoint_max,
+               json.loads(json.dumps(state)))
+
+  def start(self, function: Callable, *arguments) -> None:
+    """Calls a function in the background, after all that was started before.
+
+    Raises:
+      UserError: what was started before this failed.
+    """
+    self.wait()
+    self._pending = self._thread.submit(function, *arguments)
 
   def wait(self) -> None:
     """Returns when everything is written.
@@ -372,18 +501,109 @@ class BackgroundWriter:
   def __exit__(self, exception_type, exception, traceback) -> None:
     try:
       self.wait()
-    except ValueError:
+    except UserError:
       if exception is None:
         raise
-      logging.exception("A checkpoint was lost beside the error that follows.")
+      logging.exception("A checkpoint was lost before the error that follows.")
     finally:
       self._thread.shutdown()
 
 
-def _listed(model_dir: str) -> list[str]:
-  """Returns the checkpoints of a run, the newest last."""
-  state = tf.train.get_checkpoint_state(model_dir)
-  return list(state.all_model_checkpoint_paths) if state else []
+def _read_list(model_dir: str) -> list[str]:
+  """Returns the names of the checkpoints of a run, the newest last.
+
+  Raises:
+    UserError: the list is damaged, or names a checkpoint of another folder
+      that is not in this one.
+  """
+  path = os.path.join(model_dir, _LIST)
+  if not tf.io.gfile.exists(path):
+    return []
+  newest, names = None, []
+  for line in file_io.read_text(path).splitlines():
+    match = _LIST_LINE.fullmatch(line)
+    if not match:
+      raise UserError(f"{path} is damaged: it has the line {line[:60]!r}")
+    if match[1]:
+      name = _local_name(match[2], model_dir, path)
+      newest = name if match[1] == "model_checkpoint_path" else newest
+      names.append(name)
+  if newest is None:
+    raise UserError(f"{path} is damaged: it names no checkpoint")
+  return [*dict.fromkeys(name for name in names if name != newest), newest]
+
+
+def _local_name(checkpoint_path: str, model_dir: str, list_file: str) -> str:
+  """Returns the name of a listed checkpoint, which has to be in `model_dir`."""
+  folder, name = os.path.split(checkpoint_path.replace("\\\\", "/"))
+  # The folder of a run that was moved or copied is another one now.
+  if folder and not tf.io.gfile.exists(
+      os.path.join(model_dir, name + ".index")) and (
+          os.path.abspath(folder) != os.path.abspath(model_dir)):
+    raise UserError(f"{list_file} names {checkpoint_path}, which is in another "
+                    "folder")
+  return name
+
+
+def latest(model_dir: str, flag: str = "--output_dir") -> Optional[str]:
+  """Returns the newest checkpoint of a run, or None if there is none.
+
+  Args:
+    model_dir: folder of the run.
+    flag: what the user gave it with, for error messages.
+
+  Raises:
+    UserError: the list of checkpoints contradicts the folder. To start at step
+      0 then would lose the run in silence.
+  """
+  present = _whole_checkpoints(model_dir)
+  try:
+    listed = _read_list(model_dir)
+    if listed and listed[-1] in present:
+      return os.path.join(model_dir, listed[-1])
+    if listed:
+      problem = (f"{os.path.join(model_dir, _LIST)} names {listed[-1]}, whose "
+                 "files are missing or incomplete")
+    elif present and any(map(_OWN_NAME.fullmatch, present)):
+      problem = f"{os.path.join(model_dir, _LIST)} is missing"
+    else:
+      return None
+  except UserError as error:
+    problem = str(error).rstrip(".")
+  own = sorted(filter(_OWN_NAME.fullmatch, present),
+               key=lambda name: int(_OWN_NAME.fullmatch(name)[1]))
+  advice = "" if flag != "--output_dir" else (
+      " To begin again at step 0, pass --restart, which deletes the "
+      "checkpoints of this run.")
+  if own:
+    raise UserError(
+        f"{flag}={model_dir}: {problem}. The folder holds {_some(own)}. To "
+        f"continue from {own[-1]}, write the line model_checkpoint_path: "
+        f'"{own[-1]}" into {os.path.join(model_dir, _LIST)}.{advice}')
+  raise UserError(f"{flag}={model_dir}: {problem}. The folder holds no "
+                  f"checkpoint to continue from.{advice}")
+
+
+def _whole_checkpoints(model_dir: str) -> set[str]:
+  """Returns the names of the checkpoints whose files are all in a folder."""
+  if not tf.io.gfile.isdir(model_dir):
+    return set()
+  files = set(tf.io.gfile.listdir(model_dir))
+  shards = {}
+  for file in files:
+    match = re.fullmatch(r"(.+)\.data-\d{5}-of-(\d{5})", file)
+    if match:
+      shards.setdefault((match[1], int(match[2])), []).append(file)
+  return {name for (name, count), found in shards.items()
+          if name + ".index" in files and len(found) == count}
+
+
+def _newest_or_none(model_dir: str) -> Optional[str]:
+  """Returns the newest checkpoint where an error is being reported already."""
+  try:
+    return latest(model_dir)
+  except (UserError, tf.errors.OpError, OSError):
+    return None
 
 
 def read_state(prefix: str) -> dict:
@@ -395,26 +615,13 @@ def read_state(prefix: str) -> dict:
   path = prefix + ".json"
   if not tf.io.gfile.exists(path):
     return {}
-  with tf.io.gfile.GFile(path) as reader:
-    text = reader.read()
   try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
+    return file_io.read_json(path)
+  except UserError as error:
     raise UserError(
-        f"{path} is damaged: {error}. The weights beside it are not. Delete "
-        "it, and the run goes on from them; its place in the data is then "
-        "found by counting.") from error
-
-
-def remove_unfinished(model_dir: str) -> None:
-  """Deletes what a writer that was killed left behind."""
-  for folder in tf.io.gfile.glob(os.path.join(model_dir, "*.ckpt-*_temp")):
-    tf.io.gfile.rmtree(folder)
-
-
-def latest(model_dir: str) -> Optional[str]:
-  """Returns the newest checkpoint of a run, or None if there is none."""
-  return tf.train.latest_checkpoint(model_dir)
+        f"{error} The weights next to it are not affected. Delete it, and the "
+        "run continues from them; its place in the data is then found by "
+        "counting.") from error
 
 
 # --- Other formats -----------------------------------------------------------

@@ -122,7 +122,9 @@ class RunConfig:
     early_stopping_patience: stop after so many evaluations in a row without a
       better one; 0 to go on.
     settings: of the run, as JSON; noted in each checkpoint, and compared when
-      a run goes on.
+      a run continues.
+    restart: whether to delete the checkpoints in `model_dir` and to begin at
+      step 0.
   """
 
   model_dir: Optional[str] = None
@@ -139,6 +141,7 @@ class RunConfig:
   best_metric: str = "loss"
   early_stopping_patience: int = 0
   settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  restart: bool = False
 
 
 def peak_flops(strategy: tf.distribute.Strategy,
@@ -215,6 +218,7 @@ class TPUEstimator:
       if self._spec.optimizer:
         self._spec.optimizer.build(self._spec.model.trainable_variables)
     self._state = _State()
+    self._is_restart = config.restart  # until the old run is deleted
     self._is_best = False  # whether the weights are of the best evaluation
     self._has_weights = self._restore()
     self._functions = {}  # of evaluation and prediction
@@ -279,6 +283,8 @@ class TPUEstimator:
       return
     self._agree_on_step(step)
     self._log_memory()
+    if config.model_dir and self._is_chief:
+      self._prepare_model_dir()
     iterator = self._training_iterator(input_fn)
     train_steps = self._make_train_function()
     self._has_weights = True
@@ -293,6 +299,17 @@ class TPUEstimator:
                       call, progress)
     self._from_chief(0.0)  # waits until the first machine has written
     self._restore_best()
+
+  def _prepare_model_dir(self) -> None:
+    """Removes what a run that was killed, or is begun again, left there."""
+    config = self._config
+    if self._is_restart:
+      checkpoint.delete_all(self._best_dir())
+      checkpoint.delete_all(config.model_dir)
+      self._is_restart = False
+    for folder in (config.model_dir, self._best_dir()):
+      if tf.io.gfile.isdir(folder):
+        checkpoint.finish_save(folder)
 
   def _run_steps(self, train_steps, iterator, max_steps, evaluate_fn,
                  writer: checkpoint.BackgroundWriter, call: interruption.Call,
@@ -596,7 +613,7 @@ class TPUEstimator:
       if self._config.model_dir and self._is_chief:
         writer.save(self._best_dir(), step, {
             **checkpoint.variables_by_name(self._spec.model),
-            "global_step": self._global_step}, 1, results)
+            "global_step": self._global_step}, 0, results)
     else:
       best["evaluations_since"] += 1
     logging.info("  best %s so far: %s at step %d", name,
@@ -746,14 +763,14 @@ class TPUEstimator:
   def _restore(self) -> bool:
     """Finds weights; returns whether there were any."""
     model_dir, spec = self._config.model_dir, self._spec
-    newest = checkpoint.latest(model_dir) if model_dir else None
+    newest = None
+    if model_dir and not self._is_restart:
+      newest = checkpoint.latest(model_dir)
     if newest:
-      if self._is_chief:
-        checkpoint.remove_unfinished(model_dir)
-      logging.info("Going on from the run's own checkpoint %s (not from an "
+      logging.info("Continuing from the run's own checkpoint %s (not from an "
                    "initial checkpoint).", newest)
       checkpoint.restore_all(self._all_variables(), newest, "--output_dir")
-      self._restore_state(checkpoint.read_state(newest))
+      self._restore_state(checkpoint.read_state(newest), newest)
       if not spec.optimizer:
         self._restore_best()
       return True
@@ -766,9 +783,8 @@ class TPUEstimator:
     logging.info("Starting from random weights (seed %d).", self._config.seed)
     return False
 
-  def _restore_state(self, saved: Mapping[str, object]) -> None:
-    known = {field.name for field in dataclasses.fields(_State)}
-    self._state = _State(**{k: v for k, v in saved.items() if k in known})
+  def _restore_state(self, saved: Mapping[str, object], prefix: str) -> None:
+    self._state = _State.from_json(saved, prefix + ".json")
     if self._state.loss_scale and self._config.compute_dtype == tf.float16:
       self._loss_scale.assign(self._state.loss_scale)
     old, new = self._state.settings, dict(self._config.settings)
@@ -784,8 +800,8 @@ class TPUEstimator:
     if not (best and self._config.model_dir) or (
         best["step"] == self.global_step):
       return
-    path = checkpoint.latest(self._best_dir())
-    if not path:
+    path = os.path.join(self._best_dir(), f"model.ckpt-{best['step']}")
+    if not tf.io.gfile.exists(path + ".index"):
       logging.warning("%s has gone: the weights are those of step %d, not of "
                       "the best evaluation.", self._best_dir(),
                       self.global_step)
@@ -813,6 +829,11 @@ class TPUEstimator:
       writer.save(self._config.model_dir, self.global_step,
                   self._all_variables(), self._config.keep_checkpoint_max,
                   dataclasses.asdict(self._state))
+      if self._state.best:
+        # Only now: a run that is killed earlier continues from a checkpoint
+        # that knows another best step.
+        writer.start(checkpoint.keep_only, self._best_dir(),
+                     self._state.best["step"])
 
   def _require_weights(self) -> None:
     if not self._has_weights:
@@ -875,6 +896,46 @@ class _State:
   best: Optional[dict] = None
   evaluated_step: Optional[int] = None
   settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def from_json(cls, fields: Mapping[str, object], path: str) -> "_State":
+    """Returns the state that a file holds; fields of other programs are left.
+
+    Raises:
+      UserError: a field has a value of another type.
+    """
+    def is_count(value):
+      return isinstance(value, int) and not isinstance(value, bool) and (
+          0 <= value < 2 ** 63)
+
+    def is_number(value):
+      return isinstance(value, (int, float)) and math.isfinite(value)
+
+    def is_best(best):
+      return (isinstance(best, dict) and is_count(best.get("step"))
+              and isinstance(best.get("metric"), str)
+              and is_number(best.get("value"))
+              and is_count(best.get("evaluations_since")))
+
+    checks = {
+        "input_position": lambda value: value is None or isinstance(
+            value, list) and all(map(is_count, value)),
+        "train_batch_size": lambda value: value is None or (
+            is_count(value) and value > 0),
+        "loss_scale": lambda value: value is None or isinstance(
+            value, list) and len(value) == 2 and all(map(is_number, value)),
+        "skipped_steps": is_count,
+        "best": lambda value: value is None or is_best(value),
+        "evaluated_step": lambda value: value is None or is_count(value),
+        "settings": lambda value: isinstance(value, dict)}
+    for name, is_right in checks.items():
+      if name in fields and not is_right(fields[name]):
+        raise UserError(
+            f"{path} is damaged: it has {name}={str(fields[name])[:60]}. "
+            "Delete it, and the run continues from the weights next to it; its "
+            "place in the data is then found by counting.")
+    return cls(**{name: value for name, value in fields.items()
+                  if name in checks})
 
 
 def _workers(strategy) -> tuple[int, bool]:

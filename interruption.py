@@ -9,6 +9,8 @@ from typing import Callable, Sequence
 from absl import logging
 import tensorflow as tf
 
+from errors import Interrupted
+
 # How long a call may take, in seconds: long enough that its overhead does not
 # count, short enough to show a living number.
 _SECONDS_PER_CALL = 2.0
@@ -43,7 +45,7 @@ class Call:
     with tf.device("CPU:0"):
       self.flags = tf.Variable(
           tf.zeros([1 + len(_SIGNALS)]), trainable=False)
-    self._signal = 0
+    self._signal = None
     self._may_be_left = False
 
   def __enter__(self) -> "Call":
@@ -59,7 +61,12 @@ class Call:
       self._listener.start()
     return self
 
-  def __exit__(self, *unused_exception) -> None:
+  def __exit__(self, exception_type, exception, traceback) -> None:
+    """Stops listening.
+
+    Raises:
+      Interrupted: a signal came too late for anything else to act on it.
+    """
     if self._is_listening:
       signal.set_wakeup_fd(self._old_wakeup)
       for number, handler in self._old_handlers.items():
@@ -67,6 +74,10 @@ class Call:
       self._sender.close()
       self._listener.join()
       self._receiver.close()
+    if self._signal and exception_type is None:
+      raise Interrupted(self._signal, f"Stopped by {self._signal.name} after "
+                        "the last step, which is saved. The same command "
+                        "continues from there.")
 
   def _listen(self) -> None:
     while numbers := self._receiver.recv(16):
@@ -77,9 +88,9 @@ class Call:
   def _handle(self, number: int, unused_frame) -> None:
     if self._signal == signal.SIGINT == number:
       raise KeyboardInterrupt  # asked twice: at once, and without saving
-    self._signal = number
-    logging.warning("%s: saving, then leaving.%s", signal.Signals(
-        number).name, " Once more to leave without saving."
+    self._signal = signal.Signals(number)
+    logging.warning("%s: saving, then leaving.%s", self._signal.name,
+                    " Once more to leave without saving."
                     if number == signal.SIGINT else "")
     if self._may_be_left:
       raise _Left
@@ -119,4 +130,4 @@ class Call:
 
 
 class _Left(BaseException):
-  """Leaves an evaluation that a signal interrupts."""
+  """Leaves an evaluation when a signal comes."""

@@ -318,10 +318,12 @@ def whole_file(path: str, temporary_dir: Optional[str] = None
       raise  # not this file, but one that its content comes from
     raise _not_written(path, error) from error
   finally:
-    with contextlib.suppress(*FILE_ERRORS):
-      tf.io.gfile.remove(temporary)
-    if descriptor is not None:
-      os.close(descriptor)
+    try:
+      with contextlib.suppress(*FILE_ERRORS):
+        tf.io.gfile.remove(temporary)
+    finally:
+      if descriptor is not None:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -331,30 +333,43 @@ def whole_folder(path: str) -> Iterator[str]:
   Raises:
     UserError: the folder cannot be written.
   """
+  with temporary_folder(path) as temporary:
+    yield temporary
+    sync_tree(temporary)
+    tf.io.gfile.rename(temporary, path)
+    sync_folder(os.path.dirname(path))
+
+
+@contextlib.contextmanager
+def temporary_folder(path: str) -> Iterator[str]:
+  """Gives a folder for the making of `path`, and removes what is left of it.
+
+  Raises:
+    UserError: the folder, or what is made in it, cannot be written.
+  """
   temporary = temporary_path(path)
   descriptor = None
   try:
     tf.io.gfile.makedirs(temporary)
-    if not is_remote(path):
+    if not is_remote(path) and os.name != "nt":
       descriptor = os.open(temporary, os.O_RDONLY)
       locks.try_lock(descriptor)
   except FILE_ERRORS as error:
     raise _not_written(path, error) from error
   try:
     yield temporary
-    sync_tree(temporary)
-    tf.io.gfile.rename(temporary, path)
-    sync_folder(os.path.dirname(path))
   except FILE_ERRORS as error:
     if not _is_about(error, path):
       raise
     raise _not_written(path, error) from error
   finally:
-    with contextlib.suppress(*FILE_ERRORS):
-      if tf.io.gfile.isdir(temporary):
-        tf.io.gfile.rmtree(temporary)
-    if descriptor is not None:
-      os.close(descriptor)
+    try:
+      with contextlib.suppress(*FILE_ERRORS):
+        if tf.io.gfile.isdir(temporary):
+          tf.io.gfile.rmtree(temporary)
+    finally:
+      if descriptor is not None:
+        os.close(descriptor)
 
 
 def temporary_path(path: str, folder: Optional[str] = None) -> str:

@@ -1,5 +1,6 @@
 """Tests of checkpoint.py."""
 
+import contextlib
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from safetensors import numpy as safetensors
 import tensorflow as tf
 
 import checkpoint
+from errors import UserError
 import modeling
 
 
@@ -87,28 +89,28 @@ def test_incomplete_or_differing_encoders_are_refused(tmp_path):
   prefix = str(tmp_path / "model.ckpt")
   del saved["bert/encoder/layer_1/output/dense/bias"]
   checkpoint.write(prefix, saved)
-  with pytest.raises(ValueError, match="--init_checkpoint=.*lacks 1 of the 39 "
+  with pytest.raises(UserError, match="--init_checkpoint=.*lacks 1 of the 39 "
                      "variables.*bert/encoder/layer_1/output/dense/bias"):
     checkpoint.restore(random_model(), prefix)
   checkpoint.write(prefix, random_model(intermediate_size=38))
-  with pytest.raises(ValueError, match=r"intermediate/dense/bias is \[38\] in "
+  with pytest.raises(UserError, match=r"intermediate/dense/bias is \[38\] in "
                      r"the checkpoint and \[37\] in.*--bert_config_file"):
     checkpoint.restore(random_model(), prefix)
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
   prefix = str(tmp_path / "model.ckpt")
-  with pytest.raises(ValueError, match="model.ckpt.index"):
+  with pytest.raises(UserError, match="model.ckpt.index"):
     checkpoint.open_checkpoint(prefix)
-  with pytest.raises(ValueError, match="folder without a `checkpoint` file"):
+  with pytest.raises(UserError, match="folder without a `checkpoint` file"):
     checkpoint.open_checkpoint(str(tmp_path))
   (tmp_path / "x.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-  with pytest.raises(ValueError, match="x.safetensors cannot be read"):
+  with pytest.raises(UserError, match="x.safetensors cannot be read"):
     checkpoint.open_checkpoint(str(tmp_path / "x.safetensors"))
   checkpoint.write(prefix, random_model())
   data = tmp_path / "model.ckpt.data-00000-of-00001"
   data.write_bytes(data.read_bytes()[:1000])
-  with pytest.raises(ValueError, match="cannot be read.*whole"):
+  with pytest.raises(UserError, match="cannot be read.*whole"):
     checkpoint.restore(random_model(), prefix)
 
 
@@ -129,7 +131,7 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
       return wrapper
     for module, name in [
         (tf.raw_ops, "SaveV2"), (tf.raw_ops, "MergeV2Checkpoints"),
-        (tf.io.gfile, "rename"), (tf.io.gfile, "remove"),
+        (tf.io.gfile, "rename"), (tf.io.gfile, "remove"), (os, "fsync"),
         (tf.io.gfile, "makedirs"), (tf.io.gfile, "GFile")]:
       monkeypatch.setattr(module, name, dying(getattr(module, name)))
 
@@ -138,7 +140,7 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
   checkpoint.save(model_dir, 1, {"x": variable}, 1, {"step": 1})
   variable.assign(2.0)
   seen = []
-  for num_operations in range(20):
+  for num_operations in range(100):
     with monkeypatch.context():
       die_after(num_operations)
       try:
@@ -153,20 +155,24 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
     step = checkpoint.read_state(newest)["step"]
     assert checkpoint.open_checkpoint(newest).get_tensor("x") == step
     seen.append(step)
+    # What the next run finds and removes: all but one whole checkpoint.
+    checkpoint.finish_save(model_dir)
+    assert sorted(os.listdir(model_dir)) == [
+        "checkpoint", *(f"model.ckpt-{step}.{suffix}" for suffix in (
+            "data-00000-of-00001", "index", "json"))]
   assert set(seen) == {1, 2} and sorted(seen) == seen
-  checkpoint.remove_unfinished(model_dir)
-  assert checkpoint.latest(model_dir).endswith("model.ckpt-2")
-  assert not [name for name in os.listdir(model_dir) if "temp" in name]
 
 
 def test_damaged_state_is_named(tmp_path):
   prefix = checkpoint.save(str(tmp_path), 1, {"x": tf.Variable(1.0)}, 5, {})
   (tmp_path / "model.ckpt-1.json").write_text('{"input_position": [1')
-  with pytest.raises(ValueError, match="ckpt-1.json is damaged.*Delete it"):
+  with pytest.raises(UserError, match="ckpt-1.json: not JSON.*Delete it"):
     checkpoint.read_state(prefix)
 
 
+# Brackets are a pattern to a function that looks for files by patterns.
 def test_old_checkpoints_are_deleted(tmp_path):
+  tmp_path = tmp_path / "run [1]"
   variables = {"x": tf.Variable([1.0])}
   for step in range(1, 5):
     checkpoint.save(str(tmp_path), step, variables, 2, {})
@@ -174,6 +180,79 @@ def test_old_checkpoints_are_deleted(tmp_path):
       f"model.ckpt-{step}.{suffix}" for step in (3, 4)
       for suffix in ("data-00000-of-00001", "index", "json")]
   assert checkpoint.latest(str(tmp_path)).endswith("model.ckpt-4")
+
+
+@pytest.mark.parametrize("list_file", [
+    'model_checkpoint_path: "{other}/model.ckpt-7"\n'
+    'all_model_checkpoint_paths: "{other}/model.ckpt-7"\n',
+    'model_checkpoint_path: "../other/model.ckpt-7"\n',
+    'model_checkpoint_path: "*"\n', 'model_checkpoint_path: ""\n',
+    'model_checkpoint_path: "model.ckpt-5"\n', 'model_checkpoint_pa', "",
+    None])
+def test_list_that_contradicts_the_folder_is_no_fresh_start(
+    tmp_path, list_file):
+  run, other = tmp_path / "run", tmp_path / "other"
+  variables = {"x": tf.Variable([1.0])}
+  for step in (2, 3, 12):
+    checkpoint.save(str(run), step, variables, 0, {})
+  checkpoint.save(str(other), 7, variables, 0, {})
+  before = sorted(tmp_path.rglob("*"))
+  if list_file is None:
+    (run / "checkpoint").unlink()
+    before.remove(run / "checkpoint")
+  else:
+    (run / "checkpoint").write_text(list_file.format(other=other))
+  with pytest.raises(UserError, match=r"ckpt-2, model.ckpt-3, model.ckpt-12. To"
+                     r' continue from model.ckpt-12, .*path: "model.ckpt-12".*'
+                     "--restart"):
+    checkpoint.latest(str(run))
+  with contextlib.suppress(UserError):
+    checkpoint.save(str(run), 13, variables, 1, {})
+  assert [path for path in before if not path.exists()] == []
+  # What the message says to do.
+  (run / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-12"\n')
+  assert checkpoint.latest(str(run)) == str(run / "model.ckpt-12")
+
+
+def test_run_that_was_moved_continues(tmp_path):
+  checkpoint.save(str(tmp_path), 2, {"x": tf.Variable([1.0])}, 1, {})
+  (tmp_path / "checkpoint").write_text(
+      'model_checkpoint_path: "/gone/run/model.ckpt-2"\n'
+      'all_model_checkpoint_paths: "/gone/run/model.ckpt-2"\n')
+  assert checkpoint.latest(str(tmp_path)) == str(tmp_path / "model.ckpt-2")
+  checkpoint.save(str(tmp_path), 3, {"x": tf.Variable([1.0])}, 1, {})
+  assert not (tmp_path / "model.ckpt-2.index").exists()
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_checkpoint_without_a_file_is_named(tmp_path, suffix):
+  for step in (2, 3):
+    checkpoint.save(str(tmp_path), step, {"x": tf.Variable([1.0])}, 0, {})
+  (tmp_path / f"model.ckpt-3.{suffix}").unlink()
+  with pytest.raises(UserError, match="ckpt-3.*missing.*continue from.*ckpt-2"):
+    checkpoint.latest(str(tmp_path))
+
+
+def test_restart_deletes_nothing_but_checkpoints(tmp_path):
+  for step in (2, 3):
+    checkpoint.save(str(tmp_path), step, {"x": tf.Variable([1.0])}, 0, {})
+  others = ["model.ckpt-notes.txt", "model.ckpt-3.txt", "x.tmp",
+            "xmodel.ckpt-3.index"]
+  for name in others:
+    (tmp_path / name).write_text("kept")
+  (tmp_path / "model.ckpt-9_temp").mkdir()
+  checkpoint.delete_all(str(tmp_path))
+  assert sorted(os.listdir(tmp_path)) == sorted([*others, "model.ckpt-9_temp"])
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+  prefix = str(tmp_path / "model.ckpt")
+  name = "bert/pooler/dense/bias"
+  model = random_model()
+  model[name].assign(np.full(model[name].shape, np.nan))
+  checkpoint.write(prefix, model)
+  with pytest.raises(UserError, match=f"{name} has values that are not finite"):
+    checkpoint.restore(random_model(), prefix)
 
 
 def test_background_writer_keeps_the_values_it_was_given(
@@ -202,8 +281,8 @@ def test_background_writer_keeps_the_values_it_was_given(
 
 def test_checkpoint_that_cannot_be_written_is_reported(tmp_path):
   folder = tmp_path / "run"
-  with pytest.raises(ValueError, match="ckpt-2 cannot be written.*"
-                     "goes on from .*ckpt-1"):
+  with pytest.raises(UserError, match="ckpt-2 cannot be written.*"
+                     "continues from .*ckpt-1"):
     with checkpoint.BackgroundWriter() as writer:
       writer.save(str(folder), 1, {"x": tf.Variable(1.0)}, 5, {})
       writer.wait()
@@ -222,5 +301,5 @@ def test_transformers_config(tmp_path):
   for field, value in [("model_type", "roberta"), ("layer_norm_eps", 1e-5),
                        ("position_embedding_type", "relative_key")]:
     path.write_text(json.dumps({**fields, field: value}))
-    with pytest.raises(ValueError, match=str(value)):
+    with pytest.raises(UserError, match=str(value)):
       checkpoint.read_transformers_config(str(path))
