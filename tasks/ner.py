@@ -14,13 +14,12 @@ import json
 from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
-import tensorflow as tf
 
-from data import file_io
 from errors import UserError
 import input_pipeline
 import metrics
 import tokenization
+from tasks import text_files
 
 # Begins a document in CoNLL's files.
 _DOCUMENT = "-DOCSTART-"
@@ -75,8 +74,9 @@ def read_sentences(path: str, columns: Columns = Columns(),
   Raises:
     UserError: the file is missing, empty, or has a line without word or tag.
   """
-  if not tf.io.gfile.exists(path):
-    raise UserError(f"{path} does not exist.")
+  if columns.separator == "":
+    raise UserError("--column_separator is empty. Leave it out for any white "
+                    "space.")
   sentences, rows = [], []
   document, has_documents, line = 0, False, 0
 
@@ -90,7 +90,8 @@ def read_sentences(path: str, columns: Columns = Columns(),
           has_tags = has_tags or len(fields) > 1
         word = _field(fields, columns.word, "word", path, number, row)
         if not word.strip():
-          raise UserError(f"{path}, line {number}: no word: {row!r}.")
+          raise UserError(f"{path}, line {number}: no word: "
+                          f"{text_files.shown(row)}.")
         words.append(word)
         if has_tags:
           tags.append(_tag(fields, columns, path, number, row))
@@ -98,7 +99,7 @@ def read_sentences(path: str, columns: Columns = Columns(),
                                 document, tuple(rows), line - len(rows)))
       rows.clear()
 
-  for line, text in enumerate(file_io.read_lines(path), 1):
+  for line, text in text_files.read_lines(path):
     if text.strip() and not text.startswith(_DOCUMENT):
       rows.append(text)
       continue
@@ -117,16 +118,17 @@ def _field(fields, number: int, what: str, path: str, line: int, row: str):
   if not -len(fields) <= number < len(fields):
     raise UserError(
         f"{path}, line {line}: {len(fields)} columns, and so no {what} in "
-        f"column {number}: {row!r}. Are --column_separator, --word_column and "
-        "--tag_column right?")
+        f"column {number}: {text_files.shown(row)}. Are --column_separator, "
+        "--word_column and --tag_column right?")
   return fields[number]
 
 
 def _tag(fields, columns: Columns, path: str, line: int, row: str) -> str:
   tag = _field(fields, columns.tag, "tag", path, line, row).strip()
   if not tag or len(fields) < 2:
-    raise UserError(f"{path}, line {line}: a word without tag: {row!r}. Give "
-                    f"it one ({_OUTSIDE} for none), or remove the line.")
+    raise UserError(f"{path}, line {line}: a word without tag: "
+                    f"{text_files.shown(row)}. Give it one ({_OUTSIDE} for "
+                    "none), or remove the line.")
   return tag
 
 

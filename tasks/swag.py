@@ -3,16 +3,13 @@
     [CLS] context [SEP] one of the choices [SEP]     a sequence for each choice
 """
 
-import csv
 import dataclasses
-import json
 import os
 from typing import Iterator, Optional
 
-import tensorflow as tf
-
 from data import file_io
 from errors import UserError
+from tasks import text_files
 
 # Columns of SWAG's files.
 _CONTEXT, _BEGINNING, _LABEL = "sent1", "sent2", "label"
@@ -50,8 +47,6 @@ def read_examples(path: str, has_labels: bool = True) -> list[Example]:
     UserError: the file is missing or empty, or lacks something; the message
       names the line.
   """
-  if not tf.io.gfile.exists(path):
-    raise UserError(f"{path} does not exist.")
   readers = {".csv": _read_csv, ".jsonl": file_io.read_json_lines}
   ending = os.path.splitext(path)[1]
   if ending not in readers:
@@ -66,9 +61,9 @@ def read_examples(path: str, has_labels: bool = True) -> list[Example]:
           f"{place}: {len(example.choices)} choices, where the examples before "
           f"have {len(examples[0].choices)}. All need the same number.")
     if example.id in lines:
-      raise UserError(f"{place}: the id {example.id!r} is that of line "
-                      f"{lines[example.id]} as well. Make ids unique, or do "
-                      "without them.")
+      raise UserError(
+          f"{place}: the id {text_files.shown(example.id)} is that of line "
+          f"{lines[example.id]} as well. Make ids unique, or do without them.")
     lines[example.id] = line
     examples.append(example)
   if not examples:
@@ -81,40 +76,49 @@ def _example(fields: dict, place: str, number: int,
   """Returns the example of an object with the keys of the JSON format."""
   choices = fields.get("choices")
   if not isinstance(choices, (list, tuple)) or len(choices) < 2:
-    raise UserError(f"{place}: 'choices' is {json.dumps(choices)[:60]}, not a "
+    raise UserError(f"{place}: 'choices' is {text_files.shown(choices)}, not a "
                     "list of two texts or more.")
   for i, text in enumerate((fields.get("context"), *choices)):
     if not isinstance(text, str) or not text.strip():
       what = f"choice {i - 1}" if i else "the context"
-      raise UserError(f"{place}: {what} is missing: {json.dumps(text)}. Fill "
-                      "it in, or leave the row out.")
+      raise UserError(f"{place}: {what} is missing: {text_files.shown(text)}. "
+                      "Fill it in, or leave the row out.")
+  example_id = fields.get("id", number)
+  if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
+    raise UserError(f"{place}: the id is {text_files.shown(example_id)}, not a "
+                    "text or a whole number.")
   label = fields.get("label")
-  if label is None and not has_labels:
-    return Example(str(fields.get("id", number)), fields["context"],
-                   tuple(choices), None)
+  if label is not None or has_labels:
+    label = _choice(label, len(choices), place)
+  return Example(str(example_id), fields["context"], tuple(choices), label)
+
+
+def _choice(label, num_choices: int, place: str) -> int:
+  """Returns the number of the right choice."""
   try:
-    label = int(label)
-  except (TypeError, ValueError):
-    label = -1
-  if not 0 <= label < len(choices):
-    raise UserError(f"{place}: the label {fields.get('label')!r} is not the "
-                    f"number of a choice, from 0 to {len(choices) - 1}.")
-  return Example(str(fields.get("id", number)), fields["context"],
-                 tuple(choices), label)
+    number = int(label) if isinstance(label, str) else label
+  except ValueError:
+    number = None
+  if isinstance(number, bool) or number not in range(num_choices):
+    raise UserError(f"{place}: the label {text_files.shown(label)} is not the "
+                    f"number of a choice, from 0 to {num_choices - 1}.")
+  return int(number)  # also of 2.0
 
 
 def _read_csv(path: str) -> Iterator[tuple[int, dict]]:
   """Yields lines of SWAG's layout: the second sentence begins every choice."""
-  reader = csv.DictReader(line + "\n" for line in
-                          file_io.read_lines(path))
-  missing = {_CONTEXT, _BEGINNING, *_ENDINGS} - set(reader.fieldnames or ())
-  if missing:
-    raise UserError(f"{path}, line 1: no column {sorted(missing)[0]!r}. "
-                    f"SWAG's files have {_CONTEXT}, {_BEGINNING}, "
-                    f"{', '.join(_ENDINGS)} and {_LABEL}.")
-  for row in reader:
-    beginning = row[_BEGINNING] or ""
-    yield reader.line_num, {
-        "context": row[_CONTEXT], "label": row.get(_LABEL),
+  rows = text_files.read_csv(path)
+  _, header = next(rows, (0, []))
+  for name in (_CONTEXT, _BEGINNING, *_ENDINGS):
+    if header.count(name) != 1:
+      what = "two columns" if name in header else "no column"
+      raise UserError(f"{path}, line 1: {what} {name!r}. SWAG's files have "
+                      f"{_CONTEXT}, {_BEGINNING}, {', '.join(_ENDINGS)} and "
+                      f"{_LABEL}.")
+  for number, fields in rows:
+    row = dict(zip(header, fields))
+    beginning = row.get(_BEGINNING, "")
+    yield number, {
+        "context": row.get(_CONTEXT), "label": row.get(_LABEL),
         "choices": [ending and f"{beginning} {ending}".strip()
                     for ending in map(row.get, _ENDINGS)]}

@@ -37,7 +37,10 @@ def test_reading(tmp_path):
      "line 2: a word without tag"),
     ("the O\n", dict(columns=ner.Columns(0, 2)),
      "line 1: 2 columns, and so no tag in column 2: 'the O'. Are"),
-    ("\tO\tx\n", dict(columns=ner.Columns(0, 1, "\t")), "line 1: no word")])
+    ("\tO\tx\n", dict(columns=ner.Columns(0, 1, "\t")), "line 1: no word"),
+    ("the O\n", dict(columns=ner.Columns(0, 1, "")), "--column_separator is emp"),
+    ("the O\nc\0t O\n", {}, "x.txt, line 2: there is a byte of value 0"),
+    ("the O\n" + "c" * 2 ** 20, {}, r"line 2: a word without tag: 'c+\.\.\.c+'")])
 def test_files_that_are_refused(tmp_path, content, kwargs, message):
   with pytest.raises(ValueError, match=message):
     read(tmp_path, content, **kwargs)
