@@ -12,18 +12,18 @@ import collections
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import re
 from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from absl import logging
 import numpy as np
-import tensorflow as tf
 
+from data import file_io
 from errors import UserError
 import input_pipeline
 import tokenization
+from tasks import text_files
 
 # What separates words of a paragraph; other white space is part of them.
 _WORD = re.compile("[^ \t\r\n\u202f]+")
@@ -34,6 +34,8 @@ _NO_NULL_SCORE = 1_000_000.0
 # What is answered where nothing can be and something has to be.
 _NO_CANDIDATE = "empty"
 _NOTHING_FOUND = "questions without any candidate"
+_KINDS = {str: "a text", list: "a list", int: "a whole number",
+          bool: "true or false"}
 
 
 # --- Reading -----------------------------------------------------------------
@@ -92,16 +94,7 @@ def read_dataset(path: str) -> Dataset:
     UserError: the file is missing, is cut off, or lacks something; the message
       names the question.
   """
-  if not tf.io.gfile.exists(path):
-    raise UserError(f"{path} does not exist.")
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    content = reader.read()
-  if not content.strip():
-    raise UserError(f"{path} is empty.")
-  try:
-    articles = json.loads(content.decode("utf-8-sig"))
-  except ValueError as error:
-    raise UserError(f"{path} is not JSON: {error}. Is it whole?") from error
+  articles = file_io.read_json(path)
   result = Dataset(path, [], [])
   places = {}
   for a, article in enumerate(_get(articles, "data", list, path, "the file")):
@@ -115,8 +108,9 @@ def read_dataset(path: str) -> Dataset:
                                   f"{where}, question {q + 1}")
         if question.id in places:
           raise UserError(
-              f"{path}: the id {question.id!r} of {where}, question {q + 1} is "
-              f"that of {places[question.id]} as well. Ids have to be unique.")
+              f"{path}: the id {text_files.shown(question.id)} of {where}, "
+              f"question {q + 1} is that of {places[question.id]} as well. Ids "
+              "have to be unique.")
         places[question.id] = f"{where}, question {q + 1}"
         result.questions.append(question)
       result.paragraphs.append(text)
@@ -128,27 +122,29 @@ def read_dataset(path: str) -> Dataset:
 def _get(entry, key: str, kind: type, path: str, where: str):
   """Returns an entry of an object of JSON, or raises a UserError."""
   value = entry.get(key) if isinstance(entry, dict) else None
-  if not isinstance(value, kind):
-    found = f"has {key}={json.dumps(value)[:40]}" if (
+  # To Python, true is a whole number.
+  if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+    found = f"has {key}={text_files.shown(value)}" if (
         isinstance(entry, dict) and key in entry) else f"has no {key!r}"
-    raise UserError(f"{path}: {where} {found}; the format of SQuAD wants a "
-                    f"{ {str: 'text', list: 'list', int: 'number'}[kind]} "
-                    "there.")
+    raise UserError(f"{path}: {where} {found}; the format of SQuAD wants "
+                    f"{_KINDS[kind]} there.")
   return value
 
 
 def _read_question(entry, paragraph: int, path: str, where: str) -> Question:
   question_id = _get(entry, "id", str, path, where)
-  where = f"question {question_id!r} ({where})"
-  answers = entry.get("answers", [])
-  if answers is not None and not isinstance(answers, list):
-    _get(entry, "answers", list, path, where)
+  where = f"question {text_files.shown(question_id)} ({where})"
+  answers, is_impossible = [], False
+  if entry.get("answers") is not None:
+    answers = _get(entry, "answers", list, path, where)
+  if entry.get("is_impossible") is not None:
+    is_impossible = _get(entry, "is_impossible", bool, path, where)
   return Question(
       question_id, _get(entry, "question", str, path, where), paragraph,
       tuple(Answer(_get(answer, "text", str, path, f"an answer of {where}"),
                    _get(answer, "answer_start", int, path,
-                        f"an answer of {where}")) for answer in answers or ()),
-      bool(entry.get("is_impossible", False)))
+                        f"an answer of {where}")) for answer in answers),
+      is_impossible)
 
 
 # --- Paragraphs --------------------------------------------------------------

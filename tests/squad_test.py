@@ -72,10 +72,11 @@ def test_reading(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("", "x.json is empty"),
-    (json.dumps(article(QUESTION))[:50], "x.json is not JSON.*Is it whole"),
-    ({"version": 1}, "the file has no 'data'"),
-    ([], "the file has no 'data'; the format of SQuAD wants a list"),
+    ("", "x.json: not JSON"),
+    (json.dumps(article(QUESTION))[:50], "x.json: not JSON.*Is it whole"),
+    ({"version": 1}, "the file has no 'data'; the format of SQuAD wants a list"),
+    ([], r"x.json holds \[\], not an object"),
+    (article({**QUESTION, "question": "\ud800"}), "half of a surrogate pair"),
     ({"data": [{"title": "t"}]}, "article 1 has no 'paragraphs'"),
     ({"data": [{"paragraphs": [{"qas": []}]}]},
      "article 1, paragraph 1 has no 'context'"),
@@ -83,7 +84,11 @@ def test_reading(tmp_path):
     (article({**QUESTION, "question": 7}),
      r"question 'q1' \(article 1, paragraph 1, question 1\) has question=7"),
     (article({**QUESTION, "answers": [{"text": "x"}]}),
-     "an answer of question 'q1' .* has no 'answer_start'; .* a number"),
+     "an answer of question 'q1' .* has no 'answer_start'; .* a whole number"),
+    (article({**QUESTION, "answers": [{"text": "x", "answer_start": True}]}),
+     "has answer_start=True; .* a whole number"),
+    (article({**QUESTION, "is_impossible": "false"}),
+     "question 'q1' .* has is_impossible='false'; .* true or false"),
     (article(QUESTION, QUESTION), "the id 'q1' of .* question 2 is that of "
      "article 1, paragraph 1, question 1 as well"),
     (article(), "holds no questions")])
