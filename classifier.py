@@ -6,7 +6,6 @@ nor data sets. What a classifier is beside its weights lies with them, in
 """
 
 import dataclasses
-import json
 import os
 from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
@@ -22,12 +21,19 @@ import losses
 import metrics
 import tokenization
 from tasks import classification
+from tasks import text_files
 
 _FILE = "classifier.json"
 
 # Problem types beside those of `classification`.
 TAGGING = "tagging"
 MULTIPLE_CHOICE = "multiple_choice"
+_PROBLEM_TYPES = (*classification.PROBLEM_TYPES, TAGGING, MULTIPLE_CHOICE)
+_WITHOUT_LABELS = (classification.REGRESSION, MULTIPLE_CHOICE)
+_LONG_TEXT = (input_pipeline.TRUNCATE, input_pipeline.HEAD_TAIL,
+              input_pipeline.SLIDING_WINDOW)
+# Special tokens need 3; windows of a text need some more.
+_SHORTEST_SEQUENCE, _SHORTEST_WINDOW = 3, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,29 +60,26 @@ class Classifier:
 
   def write(self, folder: str) -> None:
     """Writes `classifier.json`."""
-    file_io.write_text(
-        os.path.join(folder, _FILE),
-        json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+    file_io.write_json(os.path.join(folder, _FILE), dataclasses.asdict(self))
 
   @classmethod
   def read(cls, folder: str) -> Optional["Classifier"]:
     """Returns the classifier of a folder, or None if there is none.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: the file is damaged, or a field has a value that it cannot
+        have.
     """
     path = os.path.join(folder, _FILE)
     if not tf.io.gfile.exists(path):
       return None
-    with tf.io.gfile.GFile(path) as reader:
-      text = reader.read()
-    try:
-      fields = json.loads(text)
-      return cls(**{**fields, "labels": tuple(fields["labels"])})
-    except (ValueError, TypeError, KeyError) as error:
-      raise UserError(f"{path} is damaged ({error}). Write it anew: it holds "
-                      f"{', '.join(f.name for f in dataclasses.fields(cls))}."
-                      ) from error
+    fields = file_io.read_json(path)
+    names = [field.name for field in dataclasses.fields(cls)]
+    if set(fields) != set(names):
+      raise UserError(f"{path} has {text_files.some(fields) or 'no fields'}, "
+                      f"but needs {', '.join(names)}, and no others.")
+    _check_fields(fields, path)
+    return cls(**{**fields, "labels": tuple(fields["labels"])})
 
   def check_weights(self, path: str, flag: str) -> None:
     """Raises a UserError unless a checkpoint is of such a classifier.
@@ -85,16 +88,19 @@ class Classifier:
       path: see `checkpoint.open_checkpoint`.
       flag: what the user gave the path with.
     """
-    shape = checkpoint.open_checkpoint(path, flag).shapes.get("output_bias")
-    if shape is None:
+    shapes = checkpoint.open_checkpoint(path, flag).shapes
+    if "output_bias" not in shapes or "output_weights" not in shapes:
       raise UserError(f"{flag}={path} has no classifier, only what one is "
                       "trained from. Pass --do_train.")
-    if shape != (self.num_outputs,):
-      raise UserError(
-          f"{flag}={path} is a classifier of {shape[0]} labels, but there are "
-          f"{self.num_outputs}: {', '.join(self.labels) or 'a number'}. Give "
-          f"it the {_FILE} that it was trained with, in the same folder, or "
-          "train anew, in another --output_dir.")
+    for name, rank in (("output_bias", 1), ("output_weights", 2)):
+      num_outputs, *rest = shapes[name] or (0,)
+      if num_outputs != self.num_outputs or len(rest) != rank - 1:
+        raise UserError(
+            f"{flag}={path} is a classifier of {num_outputs} labels, but there "
+            f"are {self.num_outputs}: "
+            f"{text_files.some(self.labels) or 'a number'}. Give it the {_FILE}"
+            " that it was trained with, in the same folder, or train again, in "
+            "another --output_dir.")
 
   def check_start(self, model_dir: str, init_checkpoint: Optional[str],
                   is_training: bool) -> None:
@@ -156,6 +162,36 @@ class Classifier:
     if self.problem_type == classification.MULTI_LABEL:
       return metrics.sigmoid_cross_entropy(targets, logits)
     return metrics.cross_entropy(targets, logits)
+
+
+def _check_fields(fields: Mapping[str, object], path: str) -> None:
+  """Checks what a `classifier.json` says.
+
+  Raises:
+    UserError: a field has a value that it cannot have.
+  """
+  labels, length = fields["labels"], fields["max_seq_length"]
+  are_different = isinstance(labels, list) and all(
+      isinstance(label, str) for label in labels) and (
+          len(set(labels)) == len(labels))
+  needs_labels = fields["problem_type"] not in _WITHOUT_LABELS
+  shortest = (_SHORTEST_WINDOW if fields["long_text"] ==
+              input_pipeline.SLIDING_WINDOW else _SHORTEST_SEQUENCE)
+  for name, wanted, is_right in [
+      ("problem_type", f"one of {', '.join(_PROBLEM_TYPES)}",
+       fields["problem_type"] in _PROBLEM_TYPES),
+      ("labels", "a list of different texts" if needs_labels
+       else "an empty list", are_different and bool(labels) == needs_labels),
+      ("do_lower_case", "true or false",
+       isinstance(fields["do_lower_case"], bool)),
+      ("long_text", f"one of {', '.join(_LONG_TEXT)}",
+       fields["long_text"] in _LONG_TEXT),
+      ("max_seq_length", f"a whole number of at least {shortest}",
+       isinstance(length, int) and not isinstance(length, bool)
+       and length >= shortest)]:
+    if not is_right:
+      raise UserError(f"{path}: {name} is {text_files.shown(fields[name])}, "
+                      f"not {wanted}.")
 
 
 # --- Records -----------------------------------------------------------------

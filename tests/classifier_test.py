@@ -1,10 +1,14 @@
 """Tests of classifier.py."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import checkpoint
 import classifier as classifier_lib
+import errors
 import metrics
 import tokenization
 from tasks import classification
@@ -91,3 +95,45 @@ def test_a_text_counts_once_however_long_it_is(vocab_file, tmp_path):
   weights = np.concatenate([batch["label_weight"] for batch in batches])
   totals = np.bincount(records.example_numbers[numbers], weights)
   np.testing.assert_allclose(totals, [1.0, 3.0], rtol=1e-6)
+
+
+FIELDS = {"problem_type": "single_label", "labels": ["x", "y"],
+          "do_lower_case": True, "max_seq_length": 8, "long_text": "truncate"}
+
+
+def test_a_classifier_is_read_as_it_was_written(tmp_path):
+  assert classifier_lib.Classifier.read(str(tmp_path)) is None
+  classifier = classifier_of("multi_label", ("x", "\u00e9"))
+  classifier.write(str(tmp_path))
+  assert classifier_lib.Classifier.read(str(tmp_path)) == classifier
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"more": 1}, "has .*more, but needs problem_type, .* and no others"),
+    ({"problem_type": "other"}, "problem_type is 'other', not one of single_la"),
+    ({"problem_type": ["regression"]}, "problem_type is .*, not one of single"),
+    ({"problem_type": "regression"}, r"labels is \['x', 'y'\], not an empty list"),
+    ({"labels": []}, r"labels is \[\], not a list of different texts"),
+    ({"labels": "xy"}, "labels is 'xy', not a list"),
+    ({"labels": ["x", "x"]}, r"labels is \['x', 'x'\], not a list of different"),
+    ({"labels": ["x", ["y"]]}, r"labels is \['x', \['y'\]\], not a list"),
+    ({"do_lower_case": "true"}, "do_lower_case is 'true', not true or false"),
+    ({"long_text": None}, "long_text is None, not one of truncate, head_tail, sl"),
+    ({"max_seq_length": True}, "max_seq_length is True, not a whole number"),
+    ({"max_seq_length": 8.0}, "max_seq_length is 8.0, not a whole number"),
+    ({"max_seq_length": 2}, "max_seq_length is 2, not .* of at least 3"),
+    ({"max_seq_length": 7, "long_text": "sliding_window"}, "of at least 8")])
+def test_fields_that_are_refused(tmp_path, changes, message):
+  (tmp_path / "classifier.json").write_text(json.dumps({**FIELDS, **changes}))
+  with pytest.raises(errors.UserError, match="classifier.json.*" + message):
+    classifier_lib.Classifier.read(str(tmp_path))
+
+
+def test_a_head_of_which_a_part_is_missing(tmp_path):
+  checkpoint.write(str(tmp_path / "x.ckpt"), {"output_bias": np.zeros(2)})
+  with pytest.raises(errors.UserError, match="x.ckpt has no classifier"):
+    classifier_of("single_label").check_weights(str(tmp_path / "x.ckpt"), "--x")
+  checkpoint.write(str(tmp_path / "y.ckpt"), {
+      "output_bias": np.zeros(2), "output_weights": np.zeros([3, 5])})
+  with pytest.raises(errors.UserError, match="a classifier of 3 labels, but .* 2"):
+    classifier_of("single_label").check_weights(str(tmp_path / "y.ckpt"), "--x")

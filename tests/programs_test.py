@@ -859,7 +859,7 @@ def test_classifier_refuses_labels_that_do_not_fit_the_weights(
                      "labels, but there are 3: a, b, c"):
     classify(do_predict=True)
   path.write_text('{"labels": ["a"')
-  with pytest.raises(ValueError, match="classifier.json is damaged"):
+  with pytest.raises(ValueError, match="classifier.json: not JSON"):
     classify(do_predict=True)
   # Pre-trained weights alone would predict at random.
   path.write_text(json.dumps(settings))
