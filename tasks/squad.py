@@ -281,6 +281,7 @@ class Reader:
   Attributes:
     dataset: the data set.
     settings: how long windows are.
+    tokenizer: of the model.
     counts: what there is to report.
   """
 
@@ -299,7 +300,7 @@ class Reader:
     self._is_verbose = is_verbose
     self.settings = settings
     self.counts = collections.Counter(questions=len(dataset.questions))
-    self._tokenizer = tokenizer
+    self.tokenizer = tokenizer
     self._cls_id, self._sep_id = tokenizer.convert_tokens_to_ids(
         ["[CLS]", "[SEP]"])
     self._paragraphs = {}
@@ -316,11 +317,11 @@ class Reader:
         # Questions come paragraph by paragraph: old ones are done with.
         self._paragraphs.clear()
       self._paragraphs[number] = Paragraph(
-          self.dataset.paragraphs[number], self._tokenizer)
+          self.dataset.paragraphs[number], self.tokenizer)
     return self._paragraphs[number]
 
   def _query_ids(self, question: Question) -> list[int]:
-    return self._tokenizer.encode(question.text)[
+    return self.tokenizer.encode(question.text)[
         :self.settings.max_query_length]
 
   def offset(self, question: Question) -> int:
@@ -414,7 +415,7 @@ class Reader:
     first = paragraph.first_tokens[words[0]]
     last = max(first, paragraph.first_tokens[words[1] + 1] - 1)
     # Those of its words that are the answer: 1895 of (1895-1943).
-    wanted = self._tokenizer.encode(question.answers[0].text)
+    wanted = self.tokenizer.encode(question.answers[0].text)
     for begin in range(first, last + 1):
       if wanted and paragraph.ids[begin:begin + len(wanted)] == wanted and (
           begin + len(wanted) - 1 <= last):
