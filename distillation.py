@@ -1,9 +1,10 @@
 """What a teacher says of texts, asked once and kept (Turc et al., 2019)."""
 
 import hashlib
+import io
 import json
 import os
-from typing import Sequence
+from typing import Optional, Sequence
 
 from absl import logging
 import numpy as np
@@ -59,16 +60,45 @@ def teacher_logits(teacher_dir: str,
   columns = [teacher.labels.index(label) for label in student.labels] or [0]
   path = os.path.join(cache_dir, f"teacher-{_key(teacher, prefix, examples)}"
                       ".npy")
-  if tf.io.gfile.exists(path):
+  cached = read_cached(path, (len(examples), teacher.num_outputs))
+  if cached is not None:
     logging.info("%s has what the teacher says.", path)
-    with tf.io.gfile.GFile(path, "rb") as reader:
-      return np.load(reader, allow_pickle=False)[:, columns]
+    return cached[:, columns]
   logging.info("***** The teacher labels %d examples *****", len(examples))
   logits = _ask(teacher, folder, prefix, examples, path, compute_dtype)
   with file_io.whole_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       np.save(writer, logits)
   return logits[:, columns]
+
+
+def read_cached(path: str, shape: tuple[int, int]) -> Optional[np.ndarray]:
+  """Returns the logits of a `.npy` file; None if they have to be computed.
+
+  Args:
+    path: of the file.
+    shape: of the logits.
+
+  Returns:
+    float32, of that shape; None if there is no such file, or it is damaged.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  if not tf.io.gfile.exists(path):
+    return None
+  content = file_io.read_bytes(path)
+  header = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+      header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+  start = len(header.getvalue())
+  if content.startswith(header.getvalue()) and (
+      len(content) == start + 4 * shape[0] * shape[1]):
+    logits = np.frombuffer(content, "<f4", offset=start).reshape(shape)
+    if np.isfinite(logits).all():
+      return logits
+  logging.warning("%s is damaged, and is made again.", path)
+  return None
 
 
 def _description(classifier: classifier_lib.Classifier) -> str:
@@ -91,6 +121,11 @@ def _ask(teacher, folder: str, prefix: str, examples, path: str,
   """Returns the logits of the teacher, float32 [n, num_outputs]."""
   config = modeling.BertConfig.from_json_file(
       os.path.join(folder, "bert_config.json"))
+  if teacher.max_seq_length > config.max_position_embeddings:
+    raise UserError(
+        f"The classifier.json in {folder} has max_seq_length="
+        f"{teacher.max_seq_length}, but the model has max_position_embeddings="
+        f"{config.max_position_embeddings}. Correct it.")
   tokenizer = tokenization.FullTokenizer(
       os.path.join(folder, "vocab.txt"), teacher.do_lower_case)
 
