@@ -1,22 +1,33 @@
-"""Maps a function over items in several processes."""
+"""Maps a function over items in several processes.
 
-import concurrent.futures
-from concurrent.futures import process
+    this program --starts--> starter --forks--> workers
+
+The starter imports the modules that the function needs, once; the workers share
+that memory. It and the workers are a process group of their own, so Ctrl-C
+reaches this program alone. All of them end when their standard input does:
+when this program ends, even if it is killed.
+"""
+
+import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.spawn
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
+import traceback
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from errors import UserError
-from typing import Any, Callable, Iterable, Iterator
 
 # What a worker should have to do, in bytes of text, to be worth its start.
 _BYTES_WORTH_A_START = 2 ** 25
-
-# Of this process, if it is a worker: what makes what it does with an item, and
-# that.
-_factory = _function = None
+# How long the processes have to end by themselves, before they are killed.
+_SECONDS_TO_END = 1.0
 
 
 def num_processors() -> int:
@@ -43,13 +54,13 @@ def map_unordered(factory: Callable[[], Callable[[Any], Any]],
                   items: Iterable[Any], num_workers: int) -> Iterator[Any]:
   """Yields function(item) for each item, in the order in which they are done.
 
-  Few more items than there are workers are taken from `items` in advance. A
-  worker ends when this process does, however it does.
+  No more items are taken from `items` than there are workers. The workers end
+  with the iteration, also when it is given up.
 
   Args:
     factory: makes the function, once in each worker; it can be pickled.
-    items: what can be pickled.
-    num_workers: processes; 1 for none but this one.
+    items: objects that can be pickled.
+    num_workers: how many processes; 1 for none but this one.
 
   Raises:
     UserError: a worker was killed.
@@ -60,59 +71,180 @@ def map_unordered(factory: Callable[[], Callable[[Any], Any]],
     for item in items:
       yield function(item)
     return
-  # Workers are forked from a process that has imported what takes longest, but
-  # has no threads that a fork could leave in a bad state.
-  context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload(["tensorflow"])
-  executor = concurrent.futures.ProcessPoolExecutor(
-      num_workers, context, _initialize, (factory,))
-  try:
-    pending = set()
-    for item in items:
-      pending.add(executor.submit(_call, item))
-      if len(pending) > num_workers:
-        done, pending = concurrent.futures.wait(
-            pending, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in done:
-          yield _result(future)
-    for future in concurrent.futures.as_completed(pending):
-      yield _result(future)
-  finally:
-    executor.shutdown(wait=True, cancel_futures=True)
+  with _Workers(factory, num_workers) as workers:
+    yield from workers.map(items)
 
 
-def _result(future):
-  """Returns the result of a future, or raises its error from here.
+def map_ordered(factory: Callable[[], Callable[[Any], Any]],
+                items: Iterable[Any], num_workers: int) -> Iterator[Any]:
+  """Like `map_unordered`, but yields the results in the order of the items."""
+  results = map_unordered(
+      functools.partial(_numbered, factory), enumerate(items), num_workers)
+  waiting = {}
+  next_number = 0
+  with contextlib.closing(results):
+    for number, result in results:
+      waiting[number] = result
+      while next_number in waiting:
+        yield waiting.pop(next_number)
+        next_number += 1
 
-  So an error is told by the module that knew of it, not by the pool.
+
+def _numbered(factory):
+  """Returns the function of numbered items, which keeps their numbers."""
+  function = factory()
+  return lambda item: (item[0], function(item[1]))
+
+
+class _Workers:
+  """Processes that apply a function to items; a context manager."""
+
+  def __init__(self, factory, num_workers: int):
+    self._factory = factory
+    self._num_workers = num_workers
+
+  def __enter__(self) -> "_Workers":
+    """Starts the processes; they import modules while this one goes on."""
+    pipes = [multiprocessing.Pipe() for _ in range(self._num_workers)]
+    self._connections = [ours for ours, _ in pipes]
+    descriptors = [theirs.fileno() for _, theirs in pipes]
+    self._starter = subprocess.Popen(
+        [sys.executable, os.path.abspath(__file__), *map(str, descriptors)],
+        stdin=subprocess.PIPE, pass_fds=descriptors, start_new_session=True)
+    for _, theirs in pipes:
+      theirs.close()
+    try:
+      # How multiprocessing makes a process import the main module of another.
+      preparation = multiprocessing.spawn.get_preparation_data("worker")
+      del preparation["authkey"]
+      with contextlib.suppress(BrokenPipeError):  # noticed when items are sent
+        pickle.dump((preparation, pickle.dumps(self._factory)),
+                    self._starter.stdin)
+        self._starter.stdin.flush()
+    except BaseException:
+      self.__exit__()
+      raise
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    """Ends the processes at once: nobody waits for what they still do."""
+    with contextlib.suppress(BrokenPipeError):
+      self._starter.stdin.close()
+    try:
+      self._starter.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+      os.killpg(self._starter.pid, signal.SIGKILL)
+      self._starter.wait()
+    for connection in self._connections:
+      connection.close()
+
+  def map(self, items: Iterable[Any]) -> Iterator[Any]:
+    """Yields function(item) for each item, in the order of their ends."""
+    items = iter(items)
+    busy = []
+
+    def send_next(connection) -> None:
+      for item in items:
+        busy.append(connection)
+        _checked(connection.send, item)
+        return
+
+    for connection in self._connections:
+      send_next(connection)
+    while busy:
+      for connection in multiprocessing.connection.wait(busy):
+        result, error, text = _checked(connection.recv)
+        if error:
+          raise error from RuntimeError(f"In a worker process:\n{text}")
+        busy.remove(connection)
+        send_next(connection)
+        yield result
+
+
+def _checked(function, *args):
+  """Returns function(*args), which talks to a worker.
+
+  Raises:
+    UserError: the worker is dead.
   """
-  error = future.exception()
-  if isinstance(error, process.BrokenProcessPool):
+  try:
+    return function(*args)
+  except (EOFError, ConnectionError) as error:
     raise UserError(
         "A worker process was killed, most likely because memory ran out. Run "
         "the same command with fewer --num_workers; what is done is kept."
     ) from error
-  if error:
-    raise error
-  return future.result()
 
 
-def _initialize(factory) -> None:
-  global _factory
-  # Ctrl-C goes to all processes; the first one decides what becomes of it.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-  _factory = factory
+# --- The other processes -----------------------------------------------------
 
 
-def _end_with_parent() -> None:
-  multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-  os._exit(1)
+def start_workers(descriptors: Sequence[int]) -> None:
+  """Forks workers, and returns when all of them have ended.
+
+  Args:
+    descriptors: of the connection of each worker to the program.
+  """
+  try:
+    preparation, pickled_factory = pickle.load(sys.stdin.buffer)
+  except (EOFError, pickle.UnpicklingError):
+    return  # the program was killed
+  is_starting = True
+
+  def end_with_input():
+    while os.read(0, 4096):
+      pass
+    # Later the workers end first, and `os.wait` sees that.
+    if is_starting:
+      os._exit(1)
+
+  threading.Thread(target=end_with_input, daemon=True).start()
+  multiprocessing.spawn.prepare(preparation)
+  factory = pickle.loads(pickled_factory)
+  for descriptor in descriptors:
+    if not os.fork():
+      for other in descriptors:
+        if other != descriptor:
+          os.close(other)
+      threading.Thread(target=end_with_input, daemon=True).start()
+      _work(factory, multiprocessing.connection.Connection(descriptor))
+  is_starting = False
+  for descriptor in descriptors:
+    os.close(descriptor)
+  with contextlib.suppress(ChildProcessError):
+    while True:
+      os.wait()
 
 
-def _call(item):
-  global _function
-  if _function is None:
-    # Not before: the pool would take an error for the death of the worker.
-    _function = _factory()
-  return _function(item)
+def _work(factory, connection) -> None:
+  """Applies the function to the items that come, and ends the process."""
+  function = None
+  while True:
+    try:
+      item = connection.recv()
+    except (EOFError, ConnectionError):
+      os._exit(1)
+    try:
+      function = function or factory()
+      answer = function(item), None, None
+      content = pickle.dumps(answer)
+    except Exception as error:  # pylint: disable=broad-except
+      content = pickle.dumps(
+          (None, _portable(error), traceback.format_exc()))
+    with contextlib.suppress(ConnectionError):
+      connection.send_bytes(content)
+
+
+def _portable(error: Exception) -> Exception:
+  """Returns an error, or if it cannot be pickled another with its text."""
+  try:
+    return pickle.loads(pickle.dumps(error))
+  except Exception:  # pylint: disable=broad-except
+    return RuntimeError(repr(error))
+
+
+if __name__ == "__main__":
+  # As a module, whose functions outlive the main module of the program.
+  import workers
+  workers.start_workers(list(map(int, sys.argv[1:])))
+  os._exit(0)
