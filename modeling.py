@@ -19,12 +19,14 @@ import dataclasses
 import functools
 import json
 import math
+import reprlib
 import zlib
 from typing import Callable, NamedTuple, Optional
 
 from absl import logging
 import tensorflow as tf
 
+from data import file_io
 from errors import UserError
 
 LAYER_NORM_EPSILON = 1e-12
@@ -120,6 +122,14 @@ RELEASED_SIZES: dict[str, tuple[int, int]] = {
 RELEASED_SIZES.update(tiny=(2, 128), mini=(4, 256), small=(4, 512),
                       medium=(8, 512), base=(12, 768), large=(24, 1024))
 
+# The largest sizes of a config, and the largest number of weights. No model
+# comes near; a config beyond them is a mistake that would fill the memory.
+_LARGEST_SIZES = {
+    "vocab_size": 1 << 26, "hidden_size": 1 << 17, "num_hidden_layers": 1 << 12,
+    "num_attention_heads": 1 << 12, "intermediate_size": 1 << 20,
+    "max_position_embeddings": 1 << 26, "type_vocab_size": 1 << 16}
+_LARGEST_NUM_WEIGHTS = 1 << 40
+
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
@@ -157,24 +167,37 @@ class BertConfig:
   initializer_range: float = 0.02
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type is int and (
-          not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise UserError(f"BertConfig: {field.name}={value!r} must be a whole "
-                        "number of at least 1.")
-      if field.type is float and (
-          not isinstance(value, (int, float)) or isinstance(value, bool)
-          or not 0.0 <= value <= 0.99):
-        raise UserError(f"BertConfig: {field.name}={value!r} must be a number "
-                        "from 0 to 0.99.")
+    for name, largest in _LARGEST_SIZES.items():
+      value = getattr(self, name)
+      if not isinstance(value, int) or isinstance(value, bool) or (
+          not 1 <= value <= largest):
+        raise _bad_field(name, value, f"a whole number from 1 to {largest}")
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+      value = getattr(self, name)
+      if not _is_number(value) or not 0 <= value < 1:
+        raise _bad_field(name, value, "a number of at least 0 and below 1")
+    if not _is_number(self.initializer_range) or (
+        not 0 < self.initializer_range < 1):
+      raise _bad_field("initializer_range", self.initializer_range,
+                       "a number above 0 and below 1")
+    if not isinstance(self.hidden_act, str) or (
+        self.hidden_act not in ACTIVATIONS):
+      raise _bad_field("hidden_act", self.hidden_act,
+                       f"one of {', '.join(ACTIVATIONS)}")
     if self.hidden_size % self.num_attention_heads:
       raise UserError(
           f"BertConfig: hidden_size={self.hidden_size} is not a multiple of "
           f"num_attention_heads={self.num_attention_heads}.")
-    if self.hidden_act not in ACTIVATIONS:
-      raise UserError(f"BertConfig: hidden_act={self.hidden_act!r} is unknown."
-                      f" Use one of: {', '.join(ACTIVATIONS)}.")
+    num_embeddings = (self.vocab_size + self.max_position_embeddings
+                      + self.type_vocab_size)
+    num_weights = num_embeddings * self.hidden_size + self.num_hidden_layers * (
+        4 * self.hidden_size ** 2 + 2 * self.hidden_size
+        * self.intermediate_size)
+    if num_weights > _LARGEST_NUM_WEIGHTS:
+      raise UserError(
+          f"BertConfig: a model of this shape has {num_weights:.1e} weights; "
+          f"at most {_LARGEST_NUM_WEIGHTS:.1e} are possible. Use smaller sizes "
+          "or fewer layers.")
 
   @classmethod
   def from_dict(cls, json_object: dict) -> "BertConfig":
@@ -194,21 +217,12 @@ class BertConfig:
     """Returns the config of a `bert_config.json`.
 
     Raises:
-      UserError: the file is missing, is not JSON, or holds a bad field.
+      UserError: the file cannot be read, is not JSON, or holds a bad field.
     """
-    if not tf.io.gfile.exists(json_file):
-      raise UserError(f"The model config {json_file} does not exist.")
-    with tf.io.gfile.GFile(json_file) as reader:
-      text = reader.read()
-    try:
-      json_object = json.loads(text)
-    except json.JSONDecodeError as error:
-      raise UserError(f"{json_file} is not JSON: {error}.") from error
-    if not isinstance(json_object, dict):
-      raise UserError(f"{json_file} does not hold a JSON object.")
+    json_object = file_io.read_json(json_file)
     try:
       return cls.from_dict(json_object)
-    except ValueError as error:
+    except UserError as error:
       raise UserError(f"{json_file}: {error}") from error
 
   @classmethod
@@ -240,6 +254,16 @@ class BertConfig:
   def to_json_string(self) -> str:
     """Returns what `bert_config.json` holds, keys sorted."""
     return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _bad_field(name: str, value, allowed: str) -> UserError:
+  # A value can be nested deeply, or very long.
+  return UserError(f"BertConfig: {name}={reprlib.repr(value)} must be "
+                   f"{allowed}.")
 
 
 # --- Parts -------------------------------------------------------------------

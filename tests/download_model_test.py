@@ -168,7 +168,7 @@ def link():
      "'vocab.txt', which is no plain file"),
     ({**FILES, "a/vocab.txt": "x"}, "'vocab.txt' twice"),
     ({"vocab.txt": "x"}, "is no model: it has no bert_config.json"),
-    ({**FILES, "bert_config.json": "{"}, "bert_config.json is not JSON")])
+    ({**FILES, "bert_config.json": "{"}, "bert_config.json: not JSON")])
 def test_archives_that_are_refused(web, tmp_path, files, message):
   web.set_content(make_zip(files))
   with pytest.raises(ValueError, match=message):

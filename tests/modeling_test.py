@@ -1,5 +1,6 @@
 """Tests of modeling.py."""
 
+import functools
 import json
 import os
 
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+from errors import UserError
 import losses
 
 LAYER_NAMES = [
@@ -217,25 +219,47 @@ def test_config_round_trip_and_unknown_keys(tmp_path):
   assert modeling.BertConfig.from_json_file(str(path)) == config
 
 
-@pytest.mark.parametrize("field, value", [
-    ("hidden_size", 33), ("hidden_size", "32"), ("vocab_size", 0),
-    ("num_hidden_layers", 2.5), ("hidden_act", "gelo"),
-    ("hidden_dropout_prob", 1.0), ("initializer_range", None)])
-def test_config_says_which_field_is_wrong(field, value):
-  with pytest.raises(ValueError, match=field):
+DEEP = functools.reduce(lambda value, _: [value], range(900), 1)
+
+
+@pytest.mark.parametrize("field, value, allowed", [
+    ("hidden_size", 33, "multiple of num_attention_heads=4"),
+    ("hidden_size", "32", "a whole number from 1 to 131072"),
+    ("hidden_size", 32.0, "a whole number"), ("vocab_size", True, "a whole"),
+    ("vocab_size", 0, "a whole number"), ("vocab_size", None, "a whole number"),
+    ("num_hidden_layers", 9 * 10 ** 18, "a whole number from 1 to 4096"),
+    ("intermediate_size", DEEP, "a whole number"),
+    ("hidden_act", "gelo", "one of gelu, gelu_erf, relu"),
+    ("hidden_act", ["gelu"], "one of gelu"),
+    ("hidden_dropout_prob", 1.0, "at least 0 and below 1"),
+    ("attention_probs_dropout_prob", -0.1, "at least 0"),
+    ("hidden_dropout_prob", float("nan"), "at least 0"),
+    ("initializer_range", None, "above 0"), ("initializer_range", 0, "above 0"),
+    ("initializer_range", float("inf"), "above 0 and below 1")])
+def test_config_says_which_field_is_wrong(field, value, allowed):
+  with pytest.raises(UserError, match=f"^BertConfig: {field}=.{{1,60}} .*"
+                     f"{allowed}.*[.]$"):
     conftest.tiny_config(**{field: value})
+
+
+def test_config_of_absurd_weight_count_is_refused():
+  with pytest.raises(UserError, match="1.7e\\+12 weights; at most 1.1e\\+12"):
+    conftest.tiny_config(hidden_size=1 << 15, num_hidden_layers=400)
 
 
 def test_config_file_errors_name_the_file(tmp_path):
   path = tmp_path / "config.json"
-  with pytest.raises(ValueError, match="config.json does not exist"):
+  with pytest.raises(UserError, match="config.json does not exist"):
     modeling.BertConfig.from_json_file(str(path))
-  path.write_text("{")
-  with pytest.raises(ValueError, match="config.json is not JSON"):
-    modeling.BertConfig.from_json_file(str(path))
-  path.write_text("{}")
-  with pytest.raises(ValueError, match="config.json.*vocab_size is missing"):
-    modeling.BertConfig.from_json_file(str(path))
+  with pytest.raises(UserError, match="is a folder"):
+    modeling.BertConfig.from_json_file(str(tmp_path))
+  for content, message in [
+      ("{", "not JSON"), ("[]", "not an object"), ('{"a": NaN}', "NaN"),
+      ("{}", "BertConfig: vocab_size is missing"),
+      ('{"vocab_size": 5.5}', "BertConfig: vocab_size=5.5 must be a whole")]:
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"config.json.*{message}"):
+      modeling.BertConfig.from_json_file(str(path))
 
 
 def test_sequence_longer_than_the_position_table_is_refused():
