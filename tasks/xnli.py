@@ -28,8 +28,10 @@ def xnli_task(languages: Sequence[str],
     train_language: None for the first of `languages`.
 
   Raises:
-    UserError: a language is not one of `LANGUAGES`.
+    UserError: there is no language, or one that is not one of `LANGUAGES`.
   """
+  if not languages:
+    raise UserError("--language names no language.")
   train_language = train_language or languages[0]
   for language in (*languages, train_language):
     if language not in LANGUAGES:

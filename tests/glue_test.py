@@ -161,5 +161,7 @@ def test_xnli_is_read_in_both_layouts(tmp_path):
                    "dev_th": [("th 1", "th 2", "entailment")]}
   with pytest.raises(ValueError, match="no language 'xx'. It has: ar, bg"):
     xnli.xnli_task(["xx"])
+  with pytest.raises(ValueError, match="--language names no language"):
+    xnli.xnli_task([])
   with pytest.raises(ValueError, match="no examples with 'de' in column 0"):
     xnli.xnli_task(["de"]).read_examples(str(tmp_path), "dev")
