@@ -16,6 +16,7 @@ import checkpoint
 from data import file_io
 from errors import UserError
 import estimator as estimator_lib
+from data import records as record_files
 import input_pipeline
 import losses
 import metrics
@@ -102,16 +103,15 @@ class Classifier:
             " that it was trained with, in the same folder, or train again, in "
             "another --output_dir.")
 
-  def check_start(self, model_dir: str, init_checkpoint: Optional[str],
+  def check_start(self, newest: Optional[str], init_checkpoint: Optional[str],
                   is_training: bool) -> None:
     """Raises a UserError if the weights to start from do not fit.
 
     Args:
-      model_dir: folder of the run, whose own weights come first.
+      newest: the newest checkpoint of the run, which comes first, or None.
       init_checkpoint: what else to start from, or None.
       is_training: whether a new head may be trained.
     """
-    newest = checkpoint.latest(model_dir)
     if newest:
       self.check_weights(newest, "--output_dir")
     elif init_checkpoint and not is_training:
@@ -204,10 +204,12 @@ class Records(NamedTuple):
     file: its path.
     example_numbers: which example each record is of; a long text may have
       several. Int64 [num_records].
+    checksum: of the file.
   """
 
   file: str
   example_numbers: np.ndarray
+  checksum: int
 
 
 def write_records(path: str, classifier: Classifier,
@@ -216,7 +218,7 @@ def write_records(path: str, classifier: Classifier,
                   targets: Optional[np.ndarray] = None,
                   label_weights: Optional[np.ndarray] = None,
                   teacher_logits: Optional[np.ndarray] = None) -> Records:
-  """Writes the records of n examples.
+  """Writes the records of n examples, unless they are there already.
 
   Args:
     path: of the file.
@@ -230,6 +232,24 @@ def write_records(path: str, classifier: Classifier,
   """
   if targets is None:
     targets = classifier.no_targets(len(examples))
+  if teacher_logits is not None:
+    teacher_logits = np.asarray(teacher_logits, np.float32)
+  digest = record_files.digest_of(
+      "classification", dataclasses.asdict(classifier),
+      record_files.digest_of_tokenizer(tokenizer),
+      [(example.text_a, example.text_b) for example in examples],
+      np.asarray(targets), label_weights, teacher_logits)
+  stamped = record_files.reuse_or_write(
+      path, digest, lambda: _write_records(
+          path, classifier, tokenizer, examples, targets, label_weights,
+          teacher_logits))
+  return Records(path, np.array(stamped.facts["example_numbers"], np.int64),
+                 stamped.checksum)
+
+
+def _write_records(path, classifier, tokenizer, examples, targets,
+                   label_weights, teacher_logits) -> dict[str, list[int]]:
+  """Writes the file; returns what there is to know about it."""
   numbers = []
   cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
 
@@ -253,7 +273,7 @@ def write_records(path: str, classifier: Classifier,
         yield input_pipeline.create_task_record(packed, **features)
 
   input_pipeline.write_records(path, records())
-  return Records(path, np.array(numbers))
+  return {"example_numbers": numbers}
 
 
 def feature_spec(classifier: Classifier,
@@ -282,12 +302,15 @@ def input_fn_builder(records: Records, classifier: Classifier,
   `batch_size` is that of the estimator, if not given.
   """
   def input_fn(params):
+    order = None
+    if is_training:
+      order = input_pipeline.TrainingOrder(
+          len(records.example_numbers), records.checksum, params["seed"],
+          params.get(estimator_lib.INPUT_POSITION))
     return input_pipeline.task_dataset(
         records.file, classifier.max_seq_length,
         batch_size or params["batch_size"],
-        feature_spec(classifier, has_teacher),
-        len(records.example_numbers) if is_training else 0, params["seed"],
-        static_shapes)
+        feature_spec(classifier, has_teacher), order, static_shapes)
 
   return input_fn
 

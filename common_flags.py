@@ -1,6 +1,5 @@
 """Flags that several programs share, and what follows from them."""
 
-import json
 import os
 import sys
 from typing import Iterable, Mapping, Optional
@@ -9,6 +8,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
+import checkpoint
 import corpus
 from data import file_io
 from errors import UserError
@@ -90,6 +90,8 @@ def define_training_flags(learning_rate: float, best_metric: str,
                       "results. A run that finds a checkpoint there goes on.",
                       required=True)
   flags.DEFINE_bool("do_train", False, "Whether to train.")
+  flags.DEFINE_bool("restart", False, "Delete the checkpoints that an earlier "
+                    "run left in --output_dir, and begin at step 0.")
   flags.DEFINE_integer("train_batch_size", 32, "Examples per step.",
                        lower_bound=1)
   flags.DEFINE_integer("gradient_accumulation_steps", 1, "Work through a batch "
@@ -255,6 +257,9 @@ def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
   """
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
+  if FLAGS.restart and not FLAGS.do_train:
+    raise UserError("--restart begins the training again: pass --do_train as "
+                    "well.")
   if FLAGS.eval_every_steps and not FLAGS[evaluation_flag].value:
     raise UserError(f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
                     f"while training: pass --{evaluation_flag} as well.")
@@ -276,7 +281,26 @@ def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
       eval_every_steps=FLAGS.eval_every_steps,
       best_metric=FLAGS.best_metric,
       early_stopping_patience=FLAGS.early_stopping_patience,
-      settings=_settings())
+      settings=_settings(),
+      restart=FLAGS.restart)
+
+
+def newest_checkpoint() -> Optional[str]:
+  """Returns the checkpoint that the run continues from, or None.
+
+  Raises:
+    UserError: the checkpoints in the folder contradict their list; or one that
+      --restart would delete is the one to start from.
+  """
+  if not FLAGS.restart:
+    return checkpoint.latest(FLAGS.output_dir)
+  initial = FLAGS.init_checkpoint if "init_checkpoint" in FLAGS else None
+  if initial and os.path.realpath(os.path.dirname(initial)) in (
+      os.path.realpath(FLAGS.output_dir),
+      os.path.realpath(os.path.join(FLAGS.output_dir, "best"))):
+    raise UserError(f"--restart would delete --init_checkpoint={initial}. "
+                    "Choose another --output_dir.")
+  return None
 
 
 def _settings() -> dict[str, object]:
@@ -296,19 +320,38 @@ def _strategy() -> Optional[tf.distribute.Strategy]:
   if FLAGS.use_tpu:
     _check_tpu_paths()
     return tpu_strategy()
-  variable = os.environ.get("TF_CONFIG") or "{}"
-  try:
-    cluster = json.loads(variable).get("cluster", {})
-  except (ValueError, AttributeError) as error:
-    raise UserError(
-        f"The environment variable TF_CONFIG={variable} is no JSON object. It "
-        'looks like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-        '"task": {"type": "worker", "index": 0}}.') from error
-  if sum(len(cluster.get(role, [])) for role in ("chief", "worker")) > 1:
+  if num_machines(os.environ.get("TF_CONFIG") or "{}") > 1:
     return tf.distribute.MultiWorkerMirroredStrategy()
   if len(tf.config.list_logical_devices("GPU")) > 1:
     return tf.distribute.MirroredStrategy()
   return None
+
+
+def num_machines(tf_config: str) -> int:
+  """Returns how many machines TF_CONFIG names, 0 if it names none.
+
+  Raises:
+    UserError: it does not have the form that TensorFlow reads.
+  """
+  try:
+    fields = file_io.parse_json(tf_config, "TF_CONFIG")
+    cluster, task = fields.get("cluster", {}), fields.get("task", {})
+    machines = [cluster.get(role, []) for role in ("chief", "worker")]
+    is_right = (isinstance(task, dict) and all(
+        isinstance(some, list) and all(isinstance(one, str) for one in some)
+        for some in machines))
+    if cluster:
+      index, role = task.get("index"), task.get("type")
+      is_right = is_right and isinstance(index, int) and (
+          0 <= index < len(cluster.get(role, [])))
+  except (UserError, AttributeError, TypeError):
+    is_right = False
+  if not is_right:
+    raise UserError(
+        f"The environment variable TF_CONFIG={tf_config} cannot be used. It "
+        'looks like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+        '"task": {"type": "worker", "index": 0}}.')
+  return sum(map(len, machines))
 
 
 def is_remote_tpu() -> bool:
@@ -417,13 +460,14 @@ def export_model(trained: estimator.TPUEstimator,
                  config: modeling.BertConfig) -> None:
   """Writes a folder like those of released models: `export` in the output."""
   folder = os.path.join(FLAGS.output_dir, "export")
+  file_io.remove_leftovers(folder)
   trained.export_weights(os.path.join(folder, "bert_model.ckpt"))
   files = {"bert_config.json": config.to_json_string()}
-  if "vocab_file" in FLAGS and FLAGS.vocab_file:
-    with tf.io.gfile.GFile(FLAGS.vocab_file) as reader:
-      files["vocab.txt"] = reader.read()
   for name, text in files.items():
     file_io.write_text(os.path.join(folder, name), text)
+  if "vocab_file" in FLAGS and FLAGS.vocab_file:
+    file_io.write_bytes(os.path.join(folder, "vocab.txt"),
+                        file_io.read_bytes(FLAGS.vocab_file))
 
 
 def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:

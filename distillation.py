@@ -140,10 +140,8 @@ def _ask(teacher, folder: str, prefix: str, examples, path: str,
                 features["segment_ids"], dropout_seed)))
 
   estimator = estimator_lib.TPUEstimator(model_fn, estimator_lib.RunConfig())
-  records = classifier_lib.write_records(
-      path + ".tf_record", teacher, tokenizer, examples)
-  try:
+  with file_io.temporary_folder(path) as folder:
+    records = classifier_lib.write_records(
+        os.path.join(folder, "texts.tf_record"), teacher, tokenizer, examples)
     return classifier_lib.predict_logits(
         estimator, records, teacher, _BATCH_SIZE).astype(np.float32)
-  finally:
-    tf.io.gfile.remove(records.file)

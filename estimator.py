@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from data import file_io
 from errors import Interrupted
 from errors import UserError
 import interruption
@@ -205,8 +206,6 @@ class TPUEstimator:
     self._eval_batch_size = eval_batch_size
     self._predict_batch_size = predict_batch_size
     self._check_batch_size()
-    if config.model_dir:
-      _make_writable(config.model_dir)
     self._global_step = tf.Variable(0, dtype=tf.int64, trainable=False,
                                     name="global_step")
     # The factor of a float16 loss, and how many good steps it has seen.
@@ -284,6 +283,7 @@ class TPUEstimator:
     self._agree_on_step(step)
     self._log_memory()
     if config.model_dir and self._is_chief:
+      file_io.check_writable(config.model_dir, "--output_dir")
       self._prepare_model_dir()
     iterator = self._training_iterator(input_fn)
     train_steps = self._make_train_function()
@@ -1017,16 +1017,3 @@ def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
   options = tf.data.Options()
   options.autotune.enabled = False
   return dataset.with_options(options)
-
-
-def _make_writable(folder: str) -> None:
-  """Creates a folder and makes sure that files can be written there."""
-  probe = os.path.join(folder, f".write_test_{os.getpid()}")
-  try:
-    tf.io.gfile.makedirs(folder)
-    with tf.io.gfile.GFile(probe, "w") as writer:
-      writer.write("")
-    tf.io.gfile.remove(probe)
-  except (OSError, tf.errors.OpError) as error:
-    raise UserError(f"--output_dir={folder} cannot be written: "
-                    f"{getattr(error, 'message', error)}.") from error

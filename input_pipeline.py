@@ -14,23 +14,31 @@ import functools
 import itertools
 import os
 import zlib
-from typing import Callable, Iterable, Mapping, NamedTuple, Optional
+from typing import Callable, Iterable, Iterator, Mapping, NamedTuple, Optional
 from typing import Sequence
 
 from absl import logging
+from google.protobuf import message
 import numpy as np
 import tensorflow as tf
 
 from data import file_io
+from data import records as record_files
 from errors import UserError
 
 # How many records a shuffle may hold in memory.
 _SHUFFLE_BUFFER = 100_000
+# How many records to try where damaged ones are skipped.
+_RECORDS_TRIED = 1000
+# No weight of a prediction is as large.
+_MOST_WEIGHT = 2 ** 20
 # Among how many records of a task those of near lengths are looked for.
 _RECORDS_PER_WINDOW = 4096
 # How many files of pre-training records are mixed with each other.
 _FILES_PER_GROUP = 4
 _AUTOTUNE = tf.data.AUTOTUNE
+# The feature of a training batch that tells where the next one begins.
+_POSITION = "input_position"
 
 # What becomes of texts that are too long; see `pack_long`.
 TRUNCATE = "truncate"
@@ -178,7 +186,10 @@ class Windows(NamedTuple):
 
 
 def serialize(features: Mapping[str, Sequence[float]]) -> bytes:
-  """Returns a tf.train.Example; lists of ints and of floats keep their type."""
+  """Returns a tf.train.Example; lists of ints and of floats keep their type.
+
+  The same features give the same bytes in every process.
+  """
   example = tf.train.Example()
   for name, values in features.items():
     feature = example.features.feature[name]
@@ -186,7 +197,7 @@ def serialize(features: Mapping[str, Sequence[float]]) -> bytes:
       feature.float_list.value.extend(values)
     else:
       feature.int64_list.value.extend(values)
-  return example.SerializeToString()
+  return example.SerializeToString(deterministic=True)
 
 
 def serialize_rows(features: Mapping[str, np.ndarray],
@@ -321,17 +332,40 @@ def bucket_lengths(max_seq_length: int) -> list[int]:
   return [n for n in lengths if n < max_seq_length] + [max_seq_length]
 
 
+class TrainingOrder(NamedTuple):
+  """In which order the records of a file are trained on.
+
+  Attributes:
+    num_records: how many records the file has.
+    identity: a number that other records would not have, such as a checksum.
+    seed: of the order, which differs from epoch to epoch.
+    position: the `input_position` to begin at; None for the start.
+  """
+
+  num_records: int
+  identity: int
+  seed: int
+  position: Optional[Sequence[int]] = None
+
+
 def task_dataset(file: str, max_seq_length: int, batch_size: int,
                  features: Mapping[str, object],
-                 num_training_records: int = 0, seed: int = 0,
+                 order: Optional[TrainingOrder] = None,
                  static_shapes: bool = False,
                  num_sequences: int = 1) -> tf.data.Dataset:
   """Batches of the records of a task, as `create_task_record` makes them.
 
-  Training batches are drawn from near lengths: some thousand records, drawn at
-  random, are sorted by length and cut into batches, which come in random order.
-  Other records come once, also sorted among thousands; their number says where
-  they belong.
+  Batches hold sequences of similar lengths. In training, the shuffled records
+  of all epochs are one endless stream, cut into windows of some thousand. A
+  window is sorted by length and cut into batches, which come in random order:
+
+      stream   e0 e0 e0 e0 e0 e0 | e0 e0 e1 e1 e1 e1 | ...
+      windows  first_record = 0    first_record = 6
+
+  All of that order follows from the seed and the place in the stream, so a run
+  can begin anywhere in it without reading what comes before. Without training,
+  records come once, also sorted among thousands; their number says where they
+  belong.
 
   Args:
     file: the TFRecord file.
@@ -339,9 +373,7 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
     batch_size: examples per batch.
     features: what records hold beside the ids: a `tf.io.FixedLenFeature`, or
       where there is a value for each token a `tf.io.RaggedFeature`.
-    num_training_records: how many records the file has, to shuffle them and
-      repeat them without end; 0 not to train with them.
-    seed: of the order; it differs from epoch to epoch.
+    order: to train, without end; None to read the records once.
     static_shapes: give every batch one shape, as TPUs want it: padded to
       `max_seq_length`, and a short last batch filled up with examples whose
       `is_real_example` is 0. Records are not sorted then. If not, batches are
@@ -353,52 +385,131 @@ def task_dataset(file: str, max_seq_length: int, batch_size: int,
     A Dataset of dictionaries: int32 `input_ids`, `input_mask` and
     `segment_ids` [batch_size, length], or if there are several sequences
     [batch_size, num_sequences, length]; `features` [batch_size, ...]; float32
-    `is_real_example` [batch_size]; and if not in training `record_number`,
-    int64 [batch_size].
+    `is_real_example` [batch_size]. In training `input_position`, int64 [4],
+    tells where the next batch begins; else `record_number`, int64
+    [batch_size], which record each is.
   """
   spec = {"input_ids": token_feature(tf.int64),
           "segment_ids": token_feature(tf.int64), **features}
   if num_sequences > 1:
     spec["sequence_lengths"] = tf.io.FixedLenFeature([num_sequences], tf.int64)
-  dataset = tf.data.TFRecordDataset(file)
-  window = _RECORDS_PER_WINDOW
-  if num_training_records:
-    dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=seed).repeat()
+  if order:
     # No record twice in a window: copies would meet in one batch.
-    window = batch_size * max(1, min(window, num_training_records)
-                              // batch_size)
+    window_size = batch_size * max(
+        1, min(_RECORDS_PER_WINDOW, order.num_records) // batch_size)
+    first_record, num_taken = _place_in_stream(order, batch_size)
+    records = _endless_records(file, order, first_record)
+  else:
+    window_size = _RECORDS_PER_WINDOW
+    records = tf.data.TFRecordDataset(file)
 
   def parse(number, records):
-    """Returns the features of a window, and where its batches begin."""
+    """Returns the features of a window, and the place of each batch in it."""
     parsed = tf.io.parse_example(records, spec)
     size = tf.size(records)
+    by_length = tf.range(size)
     if not static_shapes:
-      order = tf.argsort(_longest_sequences(parsed, num_sequences), stable=True)
-      parsed = {name: tf.gather(value, order)
+      by_length = tf.argsort(_longest_sequences(parsed, num_sequences),
+                             stable=True)
+      parsed = {name: tf.gather(value, by_length)
                 for name, value in parsed.items()}
     starts = tf.range(0, size, batch_size)
-    if num_training_records:
-      # Which record comes first is as random as all else in the window.
-      random = tf.strings.to_hash_bucket_fast(records[0], 2 ** 31 - 1)
-      return parsed, tf.random.experimental.stateless_shuffle(
-          starts, tf.stack([seed & 0x7fffffff, tf.cast(random, tf.int32)]))
-    parsed["record_number"] = number * window + tf.cast(
-        tf.range(size) if static_shapes else order, tf.int64)
-    return parsed, starts
+    if not order:
+      parsed["record_number"] = number * window_size + tf.cast(
+          by_length, tf.int64)
+      return parsed, {"start": starts}
+    window = first_record + number * window_size
+    starts = tf.random.experimental.stateless_shuffle(
+        starts, tf.stack([tf.constant(order.seed, tf.int64), window]))
+    positions = _positions_after(
+        window, window_size, batch_size, order.identity)
+    # Of the first window, some batches may have been trained on before.
+    skipped = tf.where(number == 0, num_taken, 0)
+    return parsed, {"start": starts[skipped:],
+                    _POSITION: positions[skipped:]}
 
-  def batches(parsed, starts):
-    return tf.data.Dataset.from_tensor_slices(starts).map(
-        lambda start: {name: value[start:start + batch_size]
-                       for name, value in parsed.items()})
+  def cut(parsed, places):
+    return tf.data.Dataset.from_tensor_slices(places).map(
+        lambda place: ({name: value[place["start"]:place["start"] + batch_size]
+                        for name, value in parsed.items()},
+                       {name: value for name, value in place.items()
+                        if name == _POSITION}))
 
-  dataset = dataset.batch(window).enumerate().map(
-      parse, num_parallel_calls=_AUTOTUNE).flat_map(batches)
-  return _padded(
-      dataset.map(functools.partial(_to_dense, num_sequences=num_sequences),
-                  num_parallel_calls=_AUTOTUNE),
+  batches = records.batch(window_size).enumerate().map(
+      parse, num_parallel_calls=_AUTOTUNE).flat_map(cut)
+  pad = _padding_function(
       max_seq_length, batch_size, static_shapes,
       [name for name, feature in spec.items()
        if isinstance(feature, tf.io.RaggedFeature)] + ["input_mask"])
+  return batches.map(
+      lambda batch, position: {**pad(_to_dense(batch, num_sequences)),
+                               **position},
+      num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
+
+
+def _place_in_stream(order: TrainingOrder, batch_size: int) -> tuple[int, int]:
+  """Returns where training begins.
+
+  Returns:
+    The first record of a window in the stream, and how many batches of the
+    window were trained on before.
+  """
+  if order.position is None:
+    return 0, 0
+  if len(order.position) != 4:
+    logging.warning("The checkpoint does not know its place in the data as "
+                    "this program does: training begins with a new epoch.")
+    return 0, 0
+  identity, first_record, num_taken, old_batch_size = order.position
+  if identity not in (order.identity, 0):
+    logging.warning("The training data, or the settings by which records are "
+                    "made of them, are not those that training had so far. It "
+                    "continues after as many of the new records.")
+  elif old_batch_size == batch_size:
+    return first_record, num_taken
+  elif num_taken:
+    logging.warning(
+        "--train_batch_size was %d and is %d now: training continues after as "
+        "many examples, but up to %d of them may differ from those that were "
+        "trained on.", old_batch_size, batch_size, _RECORDS_PER_WINDOW)
+  return first_record + num_taken * old_batch_size, 0
+
+
+def _endless_records(file: str, order: TrainingOrder,
+                     first_record: int) -> tf.data.Dataset:
+  """Yields the shuffled records of one epoch after the other, without end."""
+  first_epoch, num_skipped = divmod(first_record, order.num_records)
+
+  def epoch_records(epoch):
+    seed = tf.random.stateless_uniform(
+        [], tf.stack([tf.constant(order.seed, tf.int64), epoch]), minval=None,
+        maxval=None, dtype=tf.int64)
+    records = tf.data.TFRecordDataset(file).shuffle(
+        _SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False)
+    return records.skip(tf.where(
+        epoch == first_epoch, tf.constant(num_skipped, tf.int64), 0))
+
+  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
+      epoch_records)
+
+
+def _positions_after(window, window_size: int, batch_size: int,
+                     identity: int) -> tf.Tensor:
+  """Returns the `input_position` after each batch of a window.
+
+  A position is (identity of the records, first record of a window, batches of
+  it that were taken, batch size): with 3 batches of 2 in the window at 12,
+
+      (id, 12, 1, 2)  (id, 12, 2, 2)  (id, 18, 0, 2)
+  """
+  num_batches = window_size // batch_size
+  taken = tf.range(1, num_batches + 1, dtype=tf.int64)
+  is_last = taken == num_batches
+  return tf.stack([
+      tf.fill([num_batches], tf.constant(identity, tf.int64)),
+      window + tf.where(is_last, tf.constant(window_size, tf.int64), 0),
+      tf.where(is_last, tf.constant(0, tf.int64), taken),
+      tf.fill([num_batches], tf.constant(batch_size, tf.int64))], axis=1)
 
 
 def _longest_sequences(parsed, num_sequences: int) -> tf.Tensor:
@@ -485,12 +596,11 @@ def packed_dataset(sequences: Callable[[], Iterable[Packed]],
           _AUTOTUNE)
 
 
-def _padded(dataset, max_seq_length: int, batch_size: int, static_shapes: bool,
-            names: Sequence[str]) -> tf.data.Dataset:
-  """Pads batches on.
+def _padding_function(max_seq_length: int, batch_size: int,
+                      static_shapes: bool, names: Sequence[str]) -> Callable:
+  """Returns the function that pads a batch on.
 
   Args:
-    dataset: of batches, as long as their longest sequence.
     max_seq_length: see `task_dataset`, like the next two.
     batch_size: examples per batch.
     static_shapes: give every batch one shape.
@@ -517,7 +627,7 @@ def _padded(dataset, max_seq_length: int, batch_size: int, static_shapes: bool,
         padded[name] = tf.ensure_shape(padded[name], [batch_size, *inner])
     return padded
 
-  return dataset.map(pad, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
+  return pad
 
 
 # --- Batches of pre-training records -----------------------------------------
@@ -567,9 +677,15 @@ class PretrainingFormat(NamedTuple):
 
 
 def check_pretraining_files(
-    files: Sequence[str], max_seq_length: int,
-    max_predictions_per_seq: int) -> PretrainingFormat:
+    files: Sequence[str], max_seq_length: int, max_predictions_per_seq: int,
+    skip_damaged_records: bool = False) -> PretrainingFormat:
   """Looks at the first record of each file, before hours go by.
+
+  Args:
+    files: TFRecord files.
+    max_seq_length: tokens that a record should have.
+    max_predictions_per_seq: predictions that a record should have.
+    skip_damaged_records: whether the first undamaged record will do.
 
   Returns:
     The format of the records.
@@ -578,39 +694,20 @@ def check_pretraining_files(
     UserError: a file is no TFRecord file, holds other features, or was made
       with another length or number of predictions; or the files differ.
   """
-  flags = {"input_ids": "max_seq_length",
-           "masked_lm_positions": "max_predictions_per_seq"}
+  num_tried = _RECORDS_TRIED if skip_damaged_records else 1
   formats = {}
   for file in files:
-    try:
-      record = next(iter(tf.data.TFRecordDataset(file).take(1)), None)
-    except tf.errors.DataLossError as error:
-      raise UserError(f"{file} is not a TFRecord file, or it is "
-                      "damaged at its start.") from error
-    if record is None:
-      raise UserError(f"{file} holds no record.")
-    features = tf.train.Example.FromString(record.numpy()).features.feature
-    lengths = {name: len(feature.int64_list.value)
-               or len(feature.float_list.value)
-               for name, feature in features.items()}
-    record_format = PretrainingFormat(
-        max_seq_length, max_predictions_per_seq,
-        lengths.get("sequence_starts", 1), "next_sentence_labels" in lengths,
-        "continues_word" in lengths)
-    for name, feature in record_format.feature_spec().items():
-      if name not in features:
-        raise UserError(
-            f"{file} is no file of pre-training records: {name} is missing. It "
-            f"has {', '.join(sorted(features)) or 'no features'}. Make it with "
-            "create_pretraining_data.py.")
-      length = lengths[name]
-      if length != feature.shape[0]:
-        flag = flags.get(name, "max_seq_length")
-        raise UserError(
-            f"{file}: {name} has {length} values, but --{flag}="
-            f"{feature.shape[0]}. The records were made with --{flag}={length}:"
-            " pass the same, or make them anew.")
-    formats.setdefault(record_format, file)
+    first_error = None
+    for record in itertools.islice(_first_records(
+        file, skip_damaged_records), num_tried):
+      try:
+        formats.setdefault(_format_of_record(
+            record, file, max_seq_length, max_predictions_per_seq), file)
+        break
+      except UserError as error:
+        first_error = first_error or error
+    else:
+      raise first_error or UserError(f"{file} holds no record.")
   if len(formats) > 1:
     raise UserError(
         "The input files hold records of different kinds: " + "; ".join(
@@ -621,9 +718,138 @@ def check_pretraining_files(
   return next(iter(formats))
 
 
+def _first_records(file: str, skip_damaged_records: bool) -> Iterator[bytes]:
+  """Yields the first record of a file, or those that can be read."""
+  if skip_damaged_records:
+    yield from record_files.readable_records(file)
+    return
+  try:
+    yield from tf.data.TFRecordDataset(file).take(1).as_numpy_iterator()
+  except tf.errors.DataLossError as error:
+    raise UserError(f"{file} is not a TFRecord file, or it is damaged at its "
+                    "start.") from error
+
+
+def _format_of_record(record: bytes, file: str, max_seq_length: int,
+                      max_predictions_per_seq: int) -> PretrainingFormat:
+  """Returns the format of a record.
+
+  Raises:
+    UserError: it is no record of pre-training, or of another length.
+  """
+  try:
+    features = tf.train.Example.FromString(record).features.feature
+  except message.DecodeError as error:
+    raise UserError(f"{file} is no file of pre-training records: its first "
+                    "record is no tf.train.Example. Make it with "
+                    "create_pretraining_data.py.") from error
+  lengths = {name: len(feature.int64_list.value)
+             or len(feature.float_list.value)
+             for name, feature in features.items()}
+  record_format = PretrainingFormat(
+      max_seq_length, max_predictions_per_seq,
+      max(1, lengths.get("sequence_starts", 1)),
+      "next_sentence_labels" in lengths, "continues_word" in lengths)
+  flags = {"input_ids": "max_seq_length",
+           "masked_lm_positions": "max_predictions_per_seq"}
+  for name, feature in record_format.feature_spec().items():
+    if name not in features:
+      raise UserError(
+          f"{file} is no file of pre-training records: {name} is missing. It "
+          f"has {', '.join(sorted(features)) or 'no features'}. Make it with "
+          "create_pretraining_data.py.")
+    length = lengths[name]
+    if length != feature.shape[0]:
+      flag = flags.get(name, "max_seq_length")
+      raise UserError(
+          f"{file}: {name} has {length} values, but --{flag}="
+          f"{feature.shape[0]}. The records were made with --{flag}={length}: "
+          "pass the same, or make the records again.")
+  return record_format
+
+
+def _limits(record_format: PretrainingFormat, vocab_size: int,
+            type_vocab_size: int) -> dict[str, int]:
+  """Returns the number that all values of each feature have to be below."""
+  max_seq_length = record_format.max_seq_length
+  limits = {"input_ids": vocab_size, "input_mask": 2,
+            "segment_ids": type_vocab_size,
+            "masked_lm_positions": max_seq_length, "masked_lm_ids": vocab_size,
+            "masked_lm_weights": _MOST_WEIGHT, "continues_word": 2,
+            "sequence_starts": max_seq_length, "next_sentence_labels": 2,
+            "next_sentence_weights": _MOST_WEIGHT}
+  return {name: limits[name] for name in record_format.feature_spec()}
+
+
+def _within_limits(features: Mapping[str, tf.Tensor], limits: Mapping[str, int]
+                  ) -> list[tuple[str, tf.Tensor]]:
+  """Returns for each feature which values are right: bool, of its shape.
+
+  No comparison with NaN is true, so NaN is never right.
+  """
+  return [(name, tf.logical_and(
+      features[name] >= 0, features[name] < tf.cast(limit, features[name].dtype)
+      )) for name, limit in limits.items()]
+
+
+def examine_records(records: Sequence[bytes], record_format: PretrainingFormat,
+                    vocab_size: int, type_vocab_size: int) -> dict[int, str]:
+  """Says what is wrong with pre-training records that training would not take.
+
+  Args:
+    records: serialized.
+    record_format: what they should hold.
+    vocab_size: as for `pretraining_dataset`.
+    type_vocab_size: likewise.
+
+  Returns:
+    The index of each such record, and its problem.
+  """
+  spec = record_format.feature_spec()
+  limits = _limits(record_format, vocab_size, type_vocab_size)
+  try:
+    features = tf.io.parse_example(tf.constant(records, tf.string), spec)
+  except tf.errors.InvalidArgumentError:
+    if len(records) > 1:  # one of them is no such record: which?
+      return {i: problem for i, record in enumerate(records)
+              for problem in examine_records(
+                  [record], record_format, vocab_size,
+                  type_vocab_size).values()}
+    return {0: _format_problem(records[0], spec)}
+  problems = {}
+  for name, is_within in _within_limits(features, limits):
+    for i in np.flatnonzero(~np.all(is_within.numpy(), axis=1)).tolist():
+      place = int(np.argmin(is_within[i]))
+      value = features[name][i, place].numpy()
+      problems.setdefault(i, f"{name} has the value {value} at place {place}, "
+                          f"but values are from 0 to below {limits[name]}")
+  return problems
+
+
+def _format_problem(record: bytes, spec: Mapping[str, tf.io.FixedLenFeature]
+                   ) -> str:
+  """Says why `tf.io.parse_example` does not take a record."""
+  try:
+    features = tf.train.Example.FromString(record).features.feature
+  except message.DecodeError:
+    return "it is no tf.train.Example"
+  for name, feature in spec.items():
+    kind = "float_list" if feature.dtype == tf.float32 else "int64_list"
+    if name not in features:
+      return f"{name} is missing"
+    if features[name].WhichOneof("kind") != kind:
+      return (f"{name} is a {features[name].WhichOneof('kind') or 'nothing'}, "
+              f"not a {kind}")
+    length = len(getattr(features[name], kind).value)
+    if length != feature.shape[0]:
+      return f"{name} has {length} values, not {feature.shape[0]}"
+  return "it is no record of pre-training"
+
+
 def pretraining_dataset(
     files: Sequence[str], record_format: PretrainingFormat, vocab_size: int,
-    batch_size: int, is_training: bool, seed: int, drop_remainder: bool,
+    type_vocab_size: int, batch_size: int, is_training: bool, seed: int,
+    drop_remainder: bool,
     position: Optional[Sequence[int]] = None,
     mask_anew: Optional[Callable] = None) -> tf.data.Dataset:
   """Batches of records that `create_pretraining_data.py` wrote.
@@ -632,7 +858,8 @@ def pretraining_dataset(
     files: TFRecord files.
     record_format: what `check_pretraining_files` says of them.
     vocab_size: ids have to be below; the Dataset fails at a batch that has a
-      higher one.
+      value out of range.
+    type_vocab_size: segment ids have to be below.
     batch_size: examples per batch.
     is_training: whether to shuffle and to repeat without end.
     seed: of the order; it differs from epoch to epoch.
@@ -647,16 +874,15 @@ def pretraining_dataset(
     next batch begins.
   """
   spec = record_format.feature_spec()
+  limits = _limits(record_format, vocab_size, type_vocab_size)
 
   def parse(records):
     features = tf.io.parse_example(records, spec)
-    highest = tf.maximum(tf.reduce_max(features["input_ids"]),
-                         tf.reduce_max(features["masked_lm_ids"]))
-    with tf.control_dependencies([tf.debugging.Assert(
-        highest < vocab_size,
-        ["The input_file has the id", highest, "but the vocab_size of the "
-         f"model is {vocab_size}. Were the records made with its vocabulary?"
-        ])]):
+    # Which record it is, and what is wrong, is found by `examine_records`.
+    is_right = tf.reduce_all([tf.reduce_all(is_within) for _, is_within in
+                              _within_limits(features, limits)])
+    with tf.control_dependencies([tf.debugging.Assert(is_right, [
+        "A record has values out of range."])]):
       return {name: tf.cast(value, tf.int32)
               if value.dtype == tf.int64 else tf.identity(value)
               for name, value in features.items()}

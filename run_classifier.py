@@ -252,7 +252,8 @@ def run(run_config: estimator_lib.RunConfig,
   classifier = _classifier(task, examples, init_checkpoint)
   targets = {name: task.targets(examples[name], classifier.labels)
              for name in examples}
-  classifier.check_start(FLAGS.output_dir, init_checkpoint, FLAGS.do_train)
+  classifier.check_start(common_flags.newest_checkpoint(), init_checkpoint,
+                         FLAGS.do_train)
 
   training = Training(None, None, 0)
   if FLAGS.do_train:
@@ -313,7 +314,9 @@ def _classifier(task, examples, init_checkpoint) -> classifier_lib.Classifier:
   Raises:
     UserError: there is nothing to predict with, or the data have changed.
   """
-  known = classifier_lib.Classifier.read(FLAGS.output_dir)
+  known = None
+  if not FLAGS.restart:
+    known = classifier_lib.Classifier.read(FLAGS.output_dir)
   if not FLAGS.do_train:
     if not known and init_checkpoint:
       known = classifier_lib.Classifier.read(os.path.dirname(init_checkpoint))

@@ -23,6 +23,7 @@ import common_flags
 from data import file_io
 from errors import UserError
 import estimator as estimator_lib
+from data import records as record_files
 import input_pipeline
 import losses
 import metrics
@@ -63,11 +64,13 @@ class Split(NamedTuple):
     sentences: in the order of the file.
     record_file: the windows.
     places: for each window, what `ner.Feature.places` says.
+    checksum: of the file.
   """
 
   sentences: list[ner.Sentence]
   record_file: str
   places: list[list[int]]
+  checksum: int
 
 
 def model_fn_builder(config, num_tags, num_train_steps):
@@ -103,10 +106,14 @@ def model_fn_builder(config, num_tags, num_train_steps):
 def input_fn_builder(split: Split, is_training: bool, batch_size=None):
   """Returns the `input_fn`; `batch_size` is the estimator's, if not given."""
   def input_fn(params):
+    order = None
+    if is_training:
+      order = input_pipeline.TrainingOrder(
+          len(split.places), split.checksum, params["seed"],
+          params.get(estimator_lib.INPUT_POSITION))
     return input_pipeline.task_dataset(
         split.record_file, FLAGS.max_seq_length,
-        batch_size or params["batch_size"], _SPEC,
-        len(split.places) if is_training else 0, params["seed"],
+        batch_size or params["batch_size"], _SPEC, order,
         common_flags.static_shapes(is_training))
 
   return input_fn
@@ -190,7 +197,9 @@ def _tagger(sentences) -> classifier_lib.Classifier:
   Raises:
     UserError: there is nothing to predict with, or the tags have changed.
   """
-  known = classifier_lib.Classifier.read(FLAGS.output_dir)
+  known = None
+  if not FLAGS.restart:
+    known = classifier_lib.Classifier.read(FLAGS.output_dir)
   if known and known.problem_type != classifier_lib.TAGGING:
     raise UserError(f"--output_dir={FLAGS.output_dir} holds a classifier for "
                     f"{known.problem_type}. Choose another one.")
@@ -212,7 +221,8 @@ def _tagger(sentences) -> classifier_lib.Classifier:
       raise UserError(f"{FLAGS.output_dir} holds no classifier.json of a "
                       "trained tagger. Train first, or point --output_dir to "
                       "one.")
-  tagger.check_start(FLAGS.output_dir, FLAGS.init_checkpoint, FLAGS.do_train)
+  tagger.check_start(common_flags.newest_checkpoint(), FLAGS.init_checkpoint,
+                     FLAGS.do_train)
   return tagger
 
 
@@ -235,25 +245,35 @@ def _check_tags(name: str, sentences, tags) -> None:
 
 
 def _write_records(name: str, sentences, tokenizer, tagger) -> Split:
-  """Writes the windows of a file."""
+  """Writes the windows of a file, unless they are there already."""
   ids = {tag: i for i, tag in enumerate(tagger.labels)}
   labels = [ids[tag] for sentence in sentences
             for tag in sentence.tags or (tagger.labels[0],) * len(
                 sentence.words)]
-  split = Split(sentences, common_flags.record_file(name), [])
+  path = common_flags.record_file(name)
 
-  def records():
-    for feature in ner.features_of(sentences, tokenizer, FLAGS.max_seq_length,
-                                   FLAGS.document_context):
-      split.places.append(feature.places)
-      yield input_pipeline.create_task_record(
-          feature.packed,
-          label_ids=[labels[place] if place >= 0 else 0
-                     for place in feature.places],
-          label_weights=[float(place >= 0) for place in feature.places])
+  def write():
+    places = []
 
-  input_pipeline.write_records(split.record_file, records())
-  return split
+    def records():
+      for feature in ner.features_of(
+          sentences, tokenizer, FLAGS.max_seq_length, FLAGS.document_context):
+        places.append(list(map(int, feature.places)))
+        yield input_pipeline.create_task_record(
+            feature.packed,
+            label_ids=[labels[place] if place >= 0 else 0
+                       for place in feature.places],
+            label_weights=[float(place >= 0) for place in feature.places])
+
+    input_pipeline.write_records(path, records())
+    return {"places": places}
+
+  digest = record_files.digest_of(
+      "tagging", [(sentence.words, sentence.document) for sentence in sentences],
+      labels, record_files.digest_of_tokenizer(tokenizer),
+      FLAGS.max_seq_length, FLAGS.document_context)
+  stamped = record_files.reuse_or_write(path, digest, write)
+  return Split(sentences, path, stamped.facts["places"], stamped.checksum)
 
 
 def predict_tags(estimator, split: Split, tagger, batch_size: int

@@ -14,14 +14,17 @@ alone, and packed ones train several pairs in a row.
 
 import launch  # First: from here on a signal ends the program quietly.
 
+import contextlib
 import os
 
 from absl import flags
 from absl import logging
 import tensorflow as tf
 
+import checkpoint
 import common_flags
 from data import file_io
+from data import records as record_files
 from errors import UserError
 import estimator as estimator_lib
 import input_pipeline
@@ -63,6 +66,10 @@ def define_flags() -> None:
                      upper_bound=1.0)
   flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, "
                     "or none, with --dynamic_masking.")
+  flags.DEFINE_bool("skip_damaged_records", False, "Leave out damaged records "
+                    "and count them, instead of stopping. All files are read "
+                    "once before the training; those with damage are copied "
+                    "without it to the folder `undamaged` of --output_dir.")
 
 
 def loss_fn_builder(model):
@@ -111,13 +118,13 @@ def model_fn_builder(config, record_format):
   return model_fn
 
 
-def input_fn_builder(input_files, record_format, vocab_size, is_training,
+def input_fn_builder(input_files, record_format, config, is_training,
                      mask_anew=None):
   """Returns the `input_fn` of records."""
   def input_fn(params):
     return input_pipeline.pretraining_dataset(
-        input_files, record_format, vocab_size, params["batch_size"],
-        is_training, params["seed"],
+        input_files, record_format, config.vocab_size, config.type_vocab_size,
+        params["batch_size"], is_training, params["seed"],
         # TPUs want one shape; elsewhere every record is evaluated.
         drop_remainder=is_training or FLAGS.use_tpu,
         position=params.get(estimator_lib.INPUT_POSITION),
@@ -134,31 +141,42 @@ def main(_):
   if not (FLAGS.do_train or FLAGS.do_eval):
     raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
   mask_anew = _mask_anew(config)
+  common_flags.newest_checkpoint()  # checks it
   train_files = _input_files("input_file")
   eval_files = (_input_files("eval_input_file") if FLAGS.eval_input_file
                 else train_files)
   record_format = input_pipeline.check_pretraining_files(
       train_files + eval_files, FLAGS.max_seq_length,
-      FLAGS.max_predictions_per_seq)
+      FLAGS.max_predictions_per_seq, FLAGS.skip_damaged_records)
+
+  def examine(records):
+    return input_pipeline.examine_records(
+        records, record_format, config.vocab_size, config.type_vocab_size)
+
+  if FLAGS.skip_damaged_records:
+    train_files = _without_damage(train_files, examine)
+    eval_files = _without_damage(eval_files, examine)
   estimator = estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(config, record_format), config=run_config,
       train_batch_size=FLAGS.train_batch_size,
       eval_batch_size=FLAGS.eval_batch_size)
 
   def evaluate():
-    return estimator.evaluate(
-        input_fn_builder(eval_files, record_format, config.vocab_size,
-                         is_training=False),
-        steps=FLAGS.max_eval_steps)
+    with _damage_named(eval_files, examine):
+      return estimator.evaluate(
+          input_fn_builder(eval_files, record_format, config,
+                           is_training=False),
+          steps=FLAGS.max_eval_steps)
 
   if FLAGS.do_train:
     logging.info("***** Running training *****")
     logging.info("  Batch size = %d", FLAGS.train_batch_size)
-    estimator.train(
-        input_fn_builder(train_files, record_format, config.vocab_size,
-                         is_training=True, mask_anew=mask_anew),
-        max_steps=FLAGS.num_train_steps,
-        evaluate_fn=evaluate if FLAGS.do_eval else None)
+    with _damage_named(train_files, examine):
+      estimator.train(
+          input_fn_builder(train_files, record_format, config,
+                           is_training=True, mask_anew=mask_anew),
+          max_steps=FLAGS.num_train_steps,
+          evaluate_fn=evaluate if FLAGS.do_eval else None)
     common_flags.export_model(estimator, config)
 
   if FLAGS.do_eval:
@@ -175,6 +193,48 @@ def _input_files(flag) -> list[str]:
   for file in files:
     logging.info("  %s", file)
   return files
+
+
+@contextlib.contextmanager
+def _damage_named(files, examine):
+  """Says in a UserError which record it was that could not be read."""
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    logging.info("A record cannot be used. Looking for it ...")
+    damage = record_files.find_damage(files, examine)
+    if damage is None:
+      raise
+    newest = checkpoint.latest(FLAGS.output_dir)
+    saved = (f"The training up to {newest} is saved" if newest
+             else "Nothing was saved yet")
+    raise UserError(
+        f"{damage}. {saved}. Make the file again with create_pretraining_data."
+        "py, or pass --skip_damaged_records to leave such records out; the "
+        "same command continues from what is saved.") from error
+
+
+def _without_damage(files, examine) -> list[str]:
+  """Returns the files, or where there is damage copies without it.
+
+  Raises:
+    UserError: nothing is left of a file.
+  """
+  folder = os.path.join(FLAGS.output_dir, "undamaged")
+  result = []
+  for number, file in enumerate(files):
+    # Files of the same name in different folders get different copies.
+    copy, damages = record_files.without_damage(
+        file, os.path.join(folder, str(number)), examine)
+    for damage in damages:
+      logging.warning("Left out: %s.", damage)
+    if damages:
+      logging.warning("%d damaged records of %s are left out.", len(damages),
+                      file)
+      if not tf.io.gfile.stat(copy).length:
+        raise UserError(f"{file} has no undamaged record. Leave it out.")
+    result.append(copy)
+  return result
 
 
 def _mask_anew(config):

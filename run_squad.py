@@ -14,10 +14,12 @@ For SQuAD 2.0 add --version_2_with_negative. To ask questions of a text:
 
 import launch  # First: from here on a signal ends the program quietly.
 
+import collections
 import json
 import math
 import os
 import sys
+import tempfile
 from typing import Iterator, Mapping, NamedTuple
 
 from absl import flags
@@ -29,6 +31,7 @@ import common_flags
 from data import file_io
 from errors import UserError
 import estimator as estimator_lib
+from data import records as record_files
 import input_pipeline
 import losses
 import modeling
@@ -106,18 +109,51 @@ def model_fn_builder(config, num_train_steps):
   return model_fn
 
 
-def input_fn_builder(record_file, num_training_records=0):
-  """Returns the `input_fn` of records; 0 records not to train with them."""
-  spec = {}
-  if num_training_records:
-    spec = {name: tf.io.FixedLenFeature([], tf.int64)
-            for name in ("start_positions", "end_positions")}
+class Windows(NamedTuple):
+  """A file of windows to predict.
+
+  Attributes:
+    file: the records.
+    places: the number of the question of each, and of the window among those of
+      the question.
+    lengths: how many tokens each has.
+  """
+
+  file: str
+  places: list[tuple[int, int]]
+  lengths: list[int]
+
+
+class TrainingWindows(NamedTuple):
+  """A file of windows to train with."""
+
+  file: str
+  num_records: int
+  checksum: int
+
+
+def training_input_fn_builder(windows: TrainingWindows):
+  """Returns the `input_fn` of windows with the positions of answers."""
+  spec = {name: tf.io.FixedLenFeature([], tf.int64)
+          for name in ("start_positions", "end_positions")}
 
   def input_fn(params):
     return input_pipeline.task_dataset(
-        record_file, FLAGS.max_seq_length, params["batch_size"], spec,
-        num_training_records, params["seed"],
-        common_flags.static_shapes(is_training=num_training_records > 0))
+        windows.file, FLAGS.max_seq_length, params["batch_size"], spec,
+        input_pipeline.TrainingOrder(
+            windows.num_records, windows.checksum, params["seed"],
+            params.get(estimator_lib.INPUT_POSITION)),
+        common_flags.static_shapes(is_training=True))
+
+  return input_fn
+
+
+def input_fn_builder(windows: Windows):
+  """Returns the `input_fn` of windows to predict."""
+  def input_fn(params):
+    return input_pipeline.task_dataset(
+        windows.file, FLAGS.max_seq_length, params["batch_size"], {},
+        static_shapes=common_flags.static_shapes(is_training=False))
 
   return input_fn
 
@@ -140,21 +176,20 @@ def main(_):
     predict_reader = reader(_read_dataset(FLAGS.predict_file))
   if FLAGS.do_train:
     train_reader = reader(_read_dataset(FLAGS.train_file))
-    train_file, num_records = _write_training_records(train_reader)
-    num_train_steps = common_flags.num_task_steps(num_records)
+    training_windows = write_training_windows(train_reader)
+    num_train_steps = common_flags.num_task_steps(training_windows.num_records)
   estimator = estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(config, num_train_steps), config=run_config,
       train_batch_size=FLAGS.train_batch_size,
       predict_batch_size=FLAGS.predict_batch_size)
   if FLAGS.do_predict:
-    windows = write_windows(
-        predict_reader, common_flags.record_file("dev"))
+    windows = write_windows(predict_reader, common_flags.record_file("dev"))
 
   if FLAGS.do_train:
-    common_flags.log_training(len(train_reader.dataset.questions), num_records,
-                              num_train_steps)
+    common_flags.log_training(len(train_reader.dataset.questions),
+                              training_windows.num_records, num_train_steps)
     estimator.train(
-        input_fn_builder(train_file, num_records), max_steps=num_train_steps,
+        training_input_fn_builder(training_windows), max_steps=num_train_steps,
         evaluate_fn=lambda: _evaluate(estimator, predict_reader, windows)
         if FLAGS.do_predict and predict_reader.dataset.has_answers else None)
     common_flags.export_model(estimator, config)
@@ -186,7 +221,7 @@ def _check_flags(config) -> None:
         f"--max_seq_length={FLAGS.max_seq_length} leaves no room beside "
         f"--max_query_length={FLAGS.max_query_length} and three special "
         "tokens.")
-  newest = checkpoint.latest(FLAGS.output_dir)
+  newest = common_flags.newest_checkpoint()
   if newest or FLAGS.init_checkpoint:
     flag = "--output_dir" if newest else "--init_checkpoint"
     weights = checkpoint.open_checkpoint(newest or FLAGS.init_checkpoint, flag)
@@ -209,45 +244,50 @@ def _read_dataset(path: str) -> squad.Dataset:
 # --- Records -----------------------------------------------------------------
 
 
-class Windows(NamedTuple):
-  """A file of windows to predict.
-
-  Attributes:
-    file: the records.
-    places: the number of the question of each, and of the window among those of
-      the question.
-    lengths: how many tokens each has.
-  """
-
-  file: str
-  places: list[tuple[int, int]]
-  lengths: list[int]
-
-
 def write_windows(reader: squad.Reader, path: str) -> Windows:
-  """Writes the windows of all questions."""
-  result = Windows(path, [], [])
+  """Writes the windows of all questions, unless they are there already."""
+  def write():
+    facts = {"places": [], "lengths": []}
 
-  def records() -> Iterator[bytes]:
-    for feature in reader.features():
-      result.places.append((feature.question, feature.window))
-      result.lengths.append(len(feature.packed.input_ids))
-      yield input_pipeline.create_task_record(feature.packed)
+    def records() -> Iterator[bytes]:
+      for feature in reader.features():
+        facts["places"].append((feature.question, feature.window))
+        facts["lengths"].append(len(feature.packed.input_ids))
+        yield input_pipeline.create_task_record(feature.packed)
 
-  input_pipeline.write_records(result.file, records())
-  return result
+    input_pipeline.write_records(path, records())
+    return {**facts, "counts": reader.counts}
+
+  facts = record_files.reuse_or_write(path, _digest(reader), write).facts
+  reader.counts = collections.Counter(facts["counts"])
+  return Windows(path, list(map(tuple, facts["places"])), facts["lengths"])
 
 
-def _write_training_records(reader: squad.Reader) -> tuple[str, int]:
-  """Writes the windows to train with; returns their file and number."""
+def write_training_windows(reader: squad.Reader) -> TrainingWindows:
+  """Writes the windows to train with, unless they are there already."""
   path = common_flags.record_file("train")
-  count = input_pipeline.write_records(path, (
-      input_pipeline.create_task_record(
-          feature.packed, start_positions=[start], end_positions=[end])
-      for feature, (start, end) in reader.training_features(
-          FLAGS.skip_missing_answers)))
+
+  def write():
+    num_records = input_pipeline.write_records(path, (
+        input_pipeline.create_task_record(
+            feature.packed, start_positions=[start], end_positions=[end])
+        for feature, (start, end) in reader.training_features(
+            FLAGS.skip_missing_answers)))
+    return {"num_records": num_records, "counts": reader.counts}
+
+  stamped = record_files.reuse_or_write(
+      path, _digest(reader, FLAGS.skip_missing_answers), write)
+  reader.counts = collections.Counter(stamped.facts["counts"])
   _report("train", reader)
-  return path, count
+  return TrainingWindows(path, stamped.facts["num_records"], stamped.checksum)
+
+
+def _digest(reader: squad.Reader, *settings) -> str:
+  """Returns a digest of all that windows depend on."""
+  return record_files.digest_of(
+      "questions", reader.dataset.paragraphs, reader.dataset.questions,
+      reader.settings, record_files.digest_of_tokenizer(reader.tokenizer),
+      *settings)
 
 
 def _report(name: str, reader: squad.Reader) -> None:
@@ -267,7 +307,7 @@ def predict_answers(estimator, reader: squad.Reader, windows: Windows
   """Returns predictions by the id of the question."""
   logits = {}
   if windows.places:
-    for row in estimator.predict(input_fn_builder(windows.file)):
+    for row in estimator.predict(input_fn_builder(windows)):
       number = int(row["record_number"])
       length = windows.lengths[number]
       logits[windows.places[number]] = (row["start_logits"][:length],
@@ -344,21 +384,21 @@ def _answer_questions(estimator, make_reader) -> None:
     raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
   text = "\n".join(file_io.read_lines(FLAGS.context_file))
   questions = [FLAGS.question] if FLAGS.question else sys.stdin
-  for question in filter(None, map(str.strip, questions)):
-    reader = make_reader(squad.Dataset(
-        FLAGS.context_file, [text], [squad.Question("0", question, 0)]))
-    windows = write_windows(
-        reader, os.path.join(FLAGS.output_dir, "question.tf_record"))
-    prediction = predict_answers(estimator, reader, windows)["0"]
-    print(f"\n{question}")
-    for candidate, span in list(zip(prediction.n_best,
-                                    prediction.spans))[:_NUM_SHOWN]:
-      shown = "(no answer)"
-      if span:
-        shown = _in_context(text, *reader.paragraph(0).offsets(*span))
-      print(f"  {candidate.probability:6.1%}  {shown}")
-    sys.stdout.flush()
-    tf.io.gfile.remove(windows.file)
+  # The folder of the model is only read: a training may be running there.
+  with tempfile.TemporaryDirectory() as folder:
+    for question in filter(None, map(str.strip, questions)):
+      reader = make_reader(squad.Dataset(
+          FLAGS.context_file, [text], [squad.Question("0", question, 0)]))
+      windows = write_windows(reader, os.path.join(folder, "windows.tf_record"))
+      prediction = predict_answers(estimator, reader, windows)["0"]
+      print(f"\n{question}")
+      for candidate, span in list(zip(prediction.n_best,
+                                      prediction.spans))[:_NUM_SHOWN]:
+        shown = "(no answer)"
+        if span:
+          shown = _in_context(text, *reader.paragraph(0).offsets(*span))
+        print(f"  {candidate.probability:6.1%}  {shown}")
+      sys.stdout.flush()
 
 
 def _in_context(text: str, begin: int, end: int) -> str:

@@ -22,6 +22,7 @@ import tensorflow as tf
 import classifier as classifier_lib
 import common_flags
 import estimator as estimator_lib
+from data import records as record_files
 import input_pipeline
 import losses
 import metrics
@@ -51,10 +52,11 @@ def define_flags() -> None:
 
 
 class Split(NamedTuple):
-  """The examples of a file, and their records."""
+  """The examples of a file, their records, and the checksum of these."""
 
   examples: list[swag.Example]
   record_file: str
+  checksum: int
 
 
 def model_fn_builder(config, num_choices, num_train_steps):
@@ -88,10 +90,14 @@ def model_fn_builder(config, num_choices, num_train_steps):
 def input_fn_builder(split: Split, is_training: bool, batch_size=None):
   """Returns the `input_fn`; `batch_size` is the estimator's, if not given."""
   def input_fn(params):
+    order = None
+    if is_training:
+      order = input_pipeline.TrainingOrder(
+          len(split.examples), split.checksum, params["seed"],
+          params.get(estimator_lib.INPUT_POSITION))
     return input_pipeline.task_dataset(
         split.record_file, FLAGS.max_seq_length,
-        batch_size or params["batch_size"], _SPEC,
-        len(split.examples) if is_training else 0, params["seed"],
+        batch_size or params["batch_size"], _SPEC, order,
         common_flags.static_shapes(is_training),
         num_sequences=len(split.examples[0].choices))
 
@@ -113,8 +119,8 @@ def main(_):
   classifier = classifier_lib.Classifier(
       classifier_lib.MULTIPLE_CHOICE, (), FLAGS.do_lower_case,
       FLAGS.max_seq_length, input_pipeline.TRUNCATE)
-  classifier.check_start(FLAGS.output_dir, FLAGS.init_checkpoint,
-                         FLAGS.do_train)
+  classifier.check_start(common_flags.newest_checkpoint(),
+                         FLAGS.init_checkpoint, FLAGS.do_train)
   splits = {name: _write_records(name, examples[name], tokenizer)
             for name in examples}
   estimator = estimator_lib.TPUEstimator(
@@ -145,7 +151,7 @@ def main(_):
 
 
 def _write_records(name: str, examples, tokenizer) -> Split:
-  """Writes the records of a file."""
+  """Writes the records of a file, unless they are there already."""
   cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
   path = common_flags.record_file(name)
 
@@ -160,8 +166,16 @@ def _write_records(name: str, examples, tokenizer) -> Split:
           sequence_lengths=[len(one.input_ids) for one in packed],
           label_ids=[example.label or 0])
 
-  input_pipeline.write_records(path, records())
-  return Split(examples, path)
+  def write():
+    input_pipeline.write_records(path, records())
+    return {}
+
+  digest = record_files.digest_of(
+      "choices", [(example.context, example.choices, example.label)
+                  for example in examples],
+      record_files.digest_of_tokenizer(tokenizer), FLAGS.max_seq_length)
+  stamped = record_files.reuse_or_write(path, digest, write)
+  return Split(examples, path, stamped.checksum)
 
 
 def _predict_logits(estimator, split: Split, batch_size: int) -> np.ndarray:

@@ -455,6 +455,27 @@ def sync_tree(folder: str) -> None:
     sync_folder(parent)
 
 
+def check_writable(folder: str, flag: str) -> None:
+  """Creates a folder, and checks that files can be written there.
+
+  Args:
+    folder: its path.
+    flag: what the user gave it with, for error messages.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  probe = temporary_path(os.path.join(folder, "probe"))
+  try:
+    tf.io.gfile.makedirs(folder)
+    with tf.io.gfile.GFile(probe, "w") as writer:
+      writer.write("")
+    tf.io.gfile.remove(probe)
+  except FILE_ERRORS as error:
+    raise UserError(
+        f"{flag}={folder} cannot be written: {reason(error)}.") from error
+
+
 def remove_leftovers(folder: str) -> None:
   """Removes temporary files of processes that were killed while they wrote.
 

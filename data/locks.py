@@ -25,7 +25,8 @@ except ImportError:  # not a Unix system
 # What a file system says that cannot lock files.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP,
              errno.EINVAL)
-_FILE = ".lock"
+# Ending of lock files; the one in a folder has no other name.
+SUFFIX = ".lock"
 
 
 def try_lock(descriptor: int) -> Optional[bool]:
@@ -65,7 +66,7 @@ class Lock:
   @classmethod
   def of_folder(cls, folder: str, place: str) -> "Lock":
     """Returns the lock of a folder, which is created if it is not there."""
-    return cls(os.path.join(folder, _FILE), place)
+    return cls(os.path.join(folder, SUFFIX), place)
 
   def __enter__(self) -> "Lock":
     """Takes the lock.

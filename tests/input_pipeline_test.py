@@ -1,15 +1,19 @@
 """Tests of input_pipeline.py."""
 
+import functools
 import gzip
 import itertools
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from data import file_io
+from data import records
 import input_pipeline
 import tokenization
 from tasks import glue
@@ -115,7 +119,8 @@ def test_training_batches_have_near_lengths_and_every_example(
   lengths = [5 + 3 * (i % 10) for i in range(200)]
   file = write_examples(tmp_path / "x.tf_record", lengths)
   def epochs_of(seed):
-    dataset = input_pipeline.task_dataset(file, 40, 4, LABEL, 200, seed)
+    dataset = input_pipeline.task_dataset(
+        file, 40, 4, LABEL, input_pipeline.TrainingOrder(200, 7, seed))
     widths, labels, epochs = [], [], []
     for batch in dataset.take(100):
       widths.append(batch["input_ids"].shape[1])
@@ -223,6 +228,102 @@ def test_rows_are_serialized_like_single_records():
             {name: values[row].tolist() for name, values in features.items()})))
 
 
+# 23 records in windows of 8: windows begin and end inside of epochs.
+@pytest.mark.parametrize("taken", [1, 2, 3, 4, 7, 12])
+def test_training_batches_continue_from_a_position(
+    tmp_path, monkeypatch, taken):
+  monkeypatch.setattr(input_pipeline, "_RECORDS_PER_WINDOW", 8)
+  file = write_examples(tmp_path / "x.tf_record", [5 + i for i in range(23)])
+  def batches(count, position=None, batch_size=4, identity=7):
+    return list(input_pipeline.task_dataset(
+        file, 40, batch_size, LABEL, input_pipeline.TrainingOrder(
+            23, identity, 1, position)).take(count).as_numpy_iterator())
+  whole = batches(20)
+  rest = batches(20 - taken, whole[taken - 1]["input_position"].tolist())
+  for batch, again in zip(whole[taken:], rest, strict=True):
+    for name, value in batch.items():
+      np.testing.assert_array_equal(value, again[name])
+  # Between windows also with other batches: 23 windows are 8 whole epochs.
+  if taken % 2 == 0:
+    more = batches(92 - 2 * taken, whole[taken - 1]["input_position"].tolist(),
+                   batch_size=2)
+    labels = [label for batch in whole[:taken] + more
+              for label in batch["label_ids"]]
+    assert sorted(labels) == sorted([*range(23)] * 8)
+
+
+def test_order_of_a_window_depends_on_its_place_not_on_its_records(
+    tmp_path, monkeypatch):
+  monkeypatch.setattr(input_pipeline, "_RECORDS_PER_WINDOW", 40)
+  lengths = [5 + i for i in range(40)]
+  orders = []
+  for name in ("a", "b"):
+    file = write_examples(tmp_path / name, lengths)
+    dataset = input_pipeline.task_dataset(
+        file, 60, 4, LABEL, input_pipeline.TrainingOrder(40, 7, 1))
+    orders.append([batch["input_ids"].shape[1] for batch in dataset.take(30)])
+    lengths = lengths[::-1]
+  assert orders[0] == orders[1]
+  assert len({tuple(orders[0][i:i + 10]) for i in (0, 10, 20)}) == 3
+
+
+# Maps of protocol buffers are serialized in another order in each process,
+# unless they are asked not to.
+def test_records_are_the_same_bytes_in_every_process():
+  code = ("import input_pipeline as p; print(p.create_task_record("
+          "p.Packed([1], [0]), label_ids=[1], a=[1.0], b=[2], c=[3.0]).hex())")
+  outputs = {subprocess.run(
+      [sys.executable, "-c", code], check=True, capture_output=True,
+      env={**os.environ, "PYTHONPATH": os.path.dirname(input_pipeline.__file__)}
+  ).stdout for _ in range(2)}
+  record = input_pipeline.create_task_record(
+      input_pipeline.Packed([1], [0]), label_ids=[1], a=[1.0], b=[2], c=[3.0])
+  assert outputs == {record.hex().encode() + b"\n"}
+
+
+RIGHT_RECORD = {"input_ids": [1, 2], "input_mask": [1, 1],
+                "segment_ids": [0, 1], "masked_lm_positions": [1],
+                "masked_lm_ids": [2], "masked_lm_weights": [1.0],
+                "next_sentence_labels": [0]}
+
+
+@pytest.mark.parametrize("changes, problem", [
+    (dict(input_ids=[1, 100]), "input_ids has the value 100 at place 1"),
+    (dict(input_ids=[-1, 1]), "input_ids has the value -1 at place 0"),
+    (dict(input_mask=[1, 2]), "input_mask has the value 2"),
+    (dict(segment_ids=[0, 3]), "segment_ids has the value 3"),
+    (dict(masked_lm_positions=[2]), "masked_lm_positions has the value 2"),
+    (dict(masked_lm_ids=[-5]), "masked_lm_ids has the value -5"),
+    (dict(masked_lm_weights=[float("nan")]), "masked_lm_weights has the value"),
+    (dict(masked_lm_weights=[float("inf")]), "masked_lm_weights has the value"),
+    (dict(masked_lm_weights=[-1.0]), "masked_lm_weights has the value -1"),
+    (dict(next_sentence_labels=[2]), "next_sentence_labels has the value 2"),
+    (dict(input_ids=[1]), "input_ids has 1 values, not 2"),
+    (dict(input_ids=[1.0, 2.0]), "input_ids is a float_list, not a int64_list"),
+    (dict(input_mask=None), "input_mask is missing")])
+def test_damaged_records_stop_the_reading_and_are_found(
+    tmp_path, changes, problem):
+  features = {name: value for name, value in {
+      **RIGHT_RECORD, **changes}.items() if value is not None}
+  right, wrong = (input_pipeline.serialize(record)
+                  for record in (RIGHT_RECORD, features))
+  record_format = input_pipeline.PretrainingFormat(2, 1)
+  path = str(tmp_path / "x.tfrecord")
+  input_pipeline.write_records(path, [right, right, wrong, right])
+  dataset = input_pipeline.pretraining_dataset(
+      [path], record_format, 100, 2, 2, False, 1, False)
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    list(dataset)
+  examine = functools.partial(
+      input_pipeline.examine_records, record_format=record_format,
+      vocab_size=100, type_vocab_size=2)
+  damage = records.find_damage([path], examine)
+  assert str(damage).startswith(f"{path}, record 3: {problem}")
+  copy, damages = records.without_damage(path, str(tmp_path / "new"), examine)
+  assert damages == [damage]
+  assert list(tf.data.TFRecordDataset(copy).as_numpy_iterator()) == [right] * 3
+
+
 @pytest.fixture
 def record_files(tmp_path):
   """Files of 5 to 11 records; the first id of each record is its number."""
@@ -244,7 +345,7 @@ def record_files(tmp_path):
 def read_batches(files, num_batches, batch_size=4, seed=1, position=None):
   """Returns the numbers of the records of batches, and the last position."""
   dataset = input_pipeline.pretraining_dataset(
-      files, input_pipeline.PretrainingFormat(2, 1), 100, batch_size, True,
+      files, input_pipeline.PretrainingFormat(2, 1), 100, 2, batch_size, True,
       seed, True, position)
   batches = list(dataset.take(num_batches).as_numpy_iterator())
   numbers = [int(n) for batch in batches for n in batch["input_ids"][:, 0]]

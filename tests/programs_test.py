@@ -341,7 +341,7 @@ def test_masks_drawn_in_training_follow_the_place_in_the_data(
 
   def batches(count, position=None):
     return list(input_pipeline.pretraining_dataset(
-        files, record_format, 100, 4, True, 1, True, position,
+        files, record_format, 100, 2, 4, True, 1, True, position,
         masker.mask_anew).take(count).as_numpy_iterator())
 
   whole = batches(num_records)  # four epochs
