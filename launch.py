@@ -27,8 +27,7 @@ from errors import UserError
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 _EXIT_CODE_BROKEN_PIPE = 128 + 13  # what shells say of a death by SIGPIPE
-# Set for a program that is to end when its standard input does, see
-# `end_with_parent`.
+# Set for a program that is to end when its standard input does.
 _PARENT_VARIABLE = "BERT_ENDS_WITH_STDIN"
 
 # What a file system says, in the form in which TensorFlow tells it.
@@ -63,12 +62,8 @@ def _is_program() -> bool:
       == os.path.dirname(os.path.abspath(__file__)))
 
 
-if _is_program() and threading.current_thread() is threading.main_thread():
-  _handle_signals(_exit_at_once)
-
-
 def parent_settings() -> dict[str, object]:
-  """Returns the arguments of `subprocess.Popen` for `end_with_parent`."""
+  """Returns arguments of `subprocess.Popen`: the program ends when we do."""
   import subprocess  # pylint: disable=g-import-not-at-top
   return {"stdin": subprocess.PIPE,
           "env": {**os.environ, _PARENT_VARIABLE: "1"}}
@@ -84,6 +79,12 @@ def _end_with_parent() -> None:
   os._exit(1)
 
 
+if _is_program() and threading.current_thread() is threading.main_thread():
+  _handle_signals(_exit_at_once)
+  if os.environ.pop(_PARENT_VARIABLE, None):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
 def run(main: Callable, passes_on_flags: str = "") -> None:
   """Runs a program.
 
@@ -96,8 +97,6 @@ def run(main: Callable, passes_on_flags: str = "") -> None:
   from absl import flags  # pylint: disable=g-import-not-at-top
   from absl import logging  # pylint: disable=g-import-not-at-top
   logging.set_verbosity(logging.INFO)
-  if os.environ.pop(_PARENT_VARIABLE, None):
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
   def parse_flags(argv):
     if passes_on_flags and any(

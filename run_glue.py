@@ -15,8 +15,8 @@ import launch  # First: from here on a signal ends the program quietly.
 
 import json
 import os
+import re
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
@@ -43,9 +43,10 @@ _BATCH_SIZES = (8, 16, 32, 64, 128)
 _LEARNING_RATES = (3e-4, 1e-4, 5e-5, 3e-5)
 _QUICK_BATCH_SIZES = (16, 32)
 _QUICK_LEARNING_RATES = (1e-4, 5e-5)
-# What a run that is done does without.
-_LEFTOVERS = ("model.ckpt-*", "checkpoint", "*.tf_record", "best/*", "eval/*",
-              "events.*")
+# Files of a run that nobody needs when it is done.
+_NOT_KEPT = re.compile(
+    r"model\.ckpt-\d+\.(index|json|data-\d{5}-of-\d{5})|checkpoint|"
+    r"(train|eval|eval_\w+)\.tf_record(\.stamp\.json)?|events\.out\..*")
 
 
 def define_flags() -> None:
@@ -111,11 +112,10 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What came of a run: its entries of `eval_results.txt`, and seconds."""
+  """What came of a run: its entries of `eval_results.txt`."""
 
   run: Run
   scores: dict[str, float]
-  seconds: float
 
   @property
   def score(self) -> float:
@@ -136,7 +136,10 @@ def _common_arguments(task) -> list[str]:
 
 
 def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
-  """Runs the program; what it says goes to a file.
+  """Runs the program, which writes its messages to a file.
+
+  It ends when this program does, even by a kill, so that the next call of the
+  same command is alone in the folder.
 
   Raises:
     UserError: it failed.
@@ -145,18 +148,21 @@ def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
                          "run_classifier.py")
   with open(log_file, "a", encoding="utf-8") as log:
     process = subprocess.Popen([sys.executable, program, *arguments],
-                               stdout=log, stderr=subprocess.STDOUT)
+                               stdout=log, stderr=subprocess.STDOUT,
+                               **launch.parent_settings())
     try:
       code = process.wait()
     except BaseException:
       process.terminate()  # it saves what it has
       process.wait()
       raise
+    finally:
+      process.stdin.close()
   if code in launch.EXIT_CODES.values():
-    logging.info("Stopped. The same command goes on from there.")
+    logging.info("Stopped. The same command continues from there.")
     sys.exit(code)
   if code:
-    with open(log_file, encoding="utf-8") as log:
+    with open(log_file, encoding="utf-8", errors="replace") as log:
       last_line = log.read().strip().rpartition("\n")[2]
     raise UserError(f"{last_line} (The rest is in {log_file}.)")
 
@@ -170,28 +176,48 @@ def do_run(run: Run) -> Result:
   result_file = os.path.join(run.folder, "result.json")
   command = run.command()
   if tf.io.gfile.exists(result_file):
-    with tf.io.gfile.GFile(result_file) as reader:
-      saved = json.loads(reader.read())
+    saved = _read_result(result_file)
     if saved["command"] != command:
       differing = sorted(set(saved["command"]) ^ set(command))
       raise UserError(f"{run.folder} holds a run with other settings: "
                       f"{' '.join(differing)}. Choose another --output_dir.")
-    return Result(run, saved["scores"], saved["seconds"])
+    _remove_what_is_not_kept(run.folder)
+    return Result(run, saved["scores"])
   tf.io.gfile.makedirs(run.folder)
   started = time.monotonic()
   _run_classifier(command, os.path.join(run.folder, "log.txt"))
-  seconds = time.monotonic() - started
-  scores_file = os.path.join(run.folder, "eval_results.txt")
-  with tf.io.gfile.GFile(scores_file) as reader:
-    scores = {name: float(value) for name, value in (
-        line.split(" = ") for line in reader.read().splitlines())}
-  file_io.write_text(result_file, json.dumps(
-      {"command": command, "scores": scores, "seconds": seconds},
-      indent=2) + "\n")
-  for pattern in _LEFTOVERS:
-    for path in tf.io.gfile.glob(os.path.join(run.folder, pattern)):
-      tf.io.gfile.remove(path)
-  return Result(run, scores, seconds)
+  logging.info("  %s took %.0f s.", run.name, time.monotonic() - started)
+  lines = file_io.read_lines(os.path.join(run.folder, "eval_results.txt"))
+  scores = {name: float(value) for name, value in (
+      line.split(" = ") for line in lines)}
+  file_io.write_json(result_file, {"command": command, "scores": scores})
+  _remove_what_is_not_kept(run.folder)
+  return Result(run, scores)
+
+
+def _read_result(path: str) -> dict:
+  """Returns the command and the scores of a run that is done.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  saved = file_io.read_json(path)
+  command, scores = saved.get("command"), saved.get("scores")
+  if not (isinstance(command, list) and isinstance(scores, dict)
+          and all(isinstance(argument, str) for argument in command)
+          and all(isinstance(score, (float, int)) for score in scores.values())):
+    raise UserError(f"{path} is damaged: it has no command and scores. Delete "
+                    "the folder that it is in, and the run is made again.")
+  return saved
+
+
+def _remove_what_is_not_kept(folder: str) -> None:
+  """Deletes checkpoints, records and curves of a run that is done."""
+  for part in (folder, os.path.join(folder, "best"),
+               os.path.join(folder, "eval")):
+    for name in (tf.io.gfile.listdir(part) if tf.io.gfile.isdir(part) else ()):
+      if _NOT_KEPT.fullmatch(name):
+        tf.io.gfile.remove(os.path.join(part, name))
 
 
 def _forget_weights(run: Run) -> None:
@@ -212,8 +238,7 @@ def do_task(task, grid: Sequence[tuple[int, float]],
   Returns:
     What is written to `task.json`: `grid`, the score of each setting with the
     first seed; `seeds`, all scores of the best setting, and its `batch_size`
-    and `learning_rate`; the `folder` and the `best_seed` of the best run; and
-    `seconds`, of all runs.
+    and `learning_rate`; the `folder` and the `best_seed` of the best run.
   """
   best: Optional[Result] = None
 
@@ -221,9 +246,9 @@ def do_task(task, grid: Sequence[tuple[int, float]],
     nonlocal best
     for number, run in enumerate(runs, 1):
       result = do_run(run)
-      logging.info("  %d/%d  %s: %s  (%.0f s)", number, len(runs), run.name,
+      logging.info("  %d/%d  %s: %s", number, len(runs), run.name,
                    ", ".join(f"{metric} {result.scores['eval_' + metric]:.4f}"
-                             for metric in task.main_metrics), result.seconds)
+                             for metric in task.main_metrics))
       if best and result.score <= best.score:
         _forget_weights(run)
       else:
@@ -246,8 +271,7 @@ def do_task(task, grid: Sequence[tuple[int, float]],
       "seeds": [{"seed": result.run.seed, "scores": result.scores}
                 for result in (chosen, *more)],
       "best_seed": best.run.seed,
-      "folder": best.run.folder,
-      "seconds": sum(result.seconds for result in of_grid + more)}
+      "folder": best.run.folder}
 
 
 def _predict(task, folder: str) -> None:
@@ -260,10 +284,9 @@ def _predict(task, folder: str) -> None:
     logging.info("  There is no test file in %s.", data_dir)
     return
   done_file = os.path.join(output_dir, "predicted.json")
-  if tf.io.gfile.exists(done_file):
-    with tf.io.gfile.GFile(done_file) as reader:
-      if json.loads(reader.read()) == folder:
-        return
+  if tf.io.gfile.exists(done_file) and (
+      file_io.read_json(done_file, object) == folder):
+    return
   if not tf.io.gfile.exists(export_dir):
     raise UserError(f"{folder} is the best run of these, but its weights have "
                     "gone, for a better one there was. Delete the folder, and "
@@ -273,12 +296,13 @@ def _predict(task, folder: str) -> None:
       [*_common_arguments(task), "--do_predict", "--predict_batch_size=32",
        f"--init_checkpoint={os.path.join(export_dir, 'bert_model.ckpt')}",
        f"--output_dir={output_dir}"], os.path.join(output_dir, "log.txt"))
-  for path in tf.io.gfile.glob(os.path.join(output_dir, "submission", "*")):
-    target = os.path.join(FLAGS.output_dir, "submission",
-                          os.path.basename(path))
-    tf.io.gfile.makedirs(os.path.dirname(target))
-    tf.io.gfile.copy(path, target, overwrite=True)
-  file_io.write_text(done_file, json.dumps(folder) + "\n")
+  submission_dir = os.path.join(output_dir, "submission")
+  for name in (tf.io.gfile.listdir(submission_dir)
+               if tf.io.gfile.isdir(submission_dir) else ()):
+    file_io.write_bytes(
+        os.path.join(FLAGS.output_dir, "submission", name),
+        file_io.read_bytes(os.path.join(submission_dir, name)))
+  file_io.write_json(done_file, folder)
 
 
 # --- The table ---------------------------------------------------------------
@@ -349,16 +373,16 @@ def to_markdown(summary, model_name: str) -> str:
       "|---" * (len(headings) + 2) + "|",
       "| " + " | ".join([model_name, f"{100 * summary['score']:.1f}", *cells])
       + " |", "",
-      "| Task | batch size | rate | seeds | best seed | runs of the grid "
-      "| seconds |", "|---" * 7 + "|"]
+      "| Task | batch size | rate | seeds | best seed | runs of the grid |",
+      "|---" * 6 + "|"]
   for task, facts in summary["tasks"].items():
     lines.append("| " + " | ".join(map(str, (
         FOLDERS[task], facts["batch_size"], f"{facts['learning_rate']:g}",
         ", ".join(str(run["seed"]) for run in facts["seeds"]),
         facts["best_seed"],
         ", ".join(f"{point['batch_size']} x {point['learning_rate']:g}: "
-                  f"{100 * point['score']:.1f}" for point in facts["grid"]),
-        f"{facts['seconds']:.0f}"))) + " |")
+                  f"{100 * point['score']:.1f}" for point in facts["grid"])))
+                 ) + " |")
   return "\n".join(lines) + "\n"
 
 
@@ -397,8 +421,7 @@ def write_results() -> None:
   for task, folder in FOLDERS.items():
     path = _task_file(folder)
     if tf.io.gfile.exists(path):
-      with tf.io.gfile.GFile(path) as reader:
-        results[task] = json.loads(reader.read())
+      results[task] = file_io.read_json(path)
   summary = summarize(results)
   checkpoint_dir = os.path.dirname(os.path.abspath(FLAGS.init_checkpoint))
   table = to_markdown(summary, os.path.basename(checkpoint_dir))
@@ -452,9 +475,6 @@ def _tasks() -> list[classification.ClassificationTask]:
 def main(_):
   common_flags.resolve_model("bert_config_file", "vocab_file",
                              "init_checkpoint")
-  # A run is given the time to save what it has.
-  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(
-      launch.EXIT_CODES[number]))
   tasks = _tasks()
   for task in tasks:  # what is wrong with files is told before hours of work
     data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
@@ -468,8 +488,7 @@ def main(_):
   seeds = _values("seeds", int, (), ())
   for task in tasks:
     result = do_task(task, grid, seeds)
-    file_io.write_text(_task_file(FOLDERS[task.name]),
-                              json.dumps(result, indent=2) + "\n")
+    file_io.write_json(_task_file(FOLDERS[task.name]), result)
     if FLAGS.do_predict:
       _predict(task, result["folder"])
     write_results()
