@@ -14,7 +14,7 @@ without a comma, that were seen before.
 import itertools
 import re
 import unicodedata
-from typing import Iterable, NamedTuple, Sequence
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
 from absl import logging
 import tensorflow as tf
@@ -34,6 +34,11 @@ _CJK_BLOCKS = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF),
 # 2**18 take about 60 MB, and 30 MB of English novels stay within them.
 _CACHE_SIZE = 2 ** 18
 _CACHED_LENGTH = 40
+
+# What white space separates, as `str.split` has it.
+_STRETCH = re.compile(r"\S+")
+# Stands for bytes that were no text. It is dropped, though it is printable.
+_REPLACEMENT = "\ufffd"
 
 
 def _is_whitespace(char: str) -> bool:
@@ -56,7 +61,7 @@ def _is_cjk(char: str) -> bool:
 
 def _clean(char: str) -> str:
   """What cleaning leaves of a character: nothing, a space, or itself."""
-  if char in "\0\ufffd" or _is_control(char):
+  if char in "\0" + _REPLACEMENT or _is_control(char):
     return ""
   return " " if _is_whitespace(char) else char
 
@@ -76,23 +81,78 @@ class _Table(dict):
 _CLEAN_TABLE = _Table(_clean)
 
 
+def _clean_with_places(text: str, places: Sequence[int]
+                      ) -> tuple[str, list[int]]:
+  """Cleans text; keeps of the places of its characters those that are left."""
+  cleaned = [_CLEAN_TABLE[ord(char)] for char in text]
+  return "".join(cleaned), [
+      place for place, char in zip(places, cleaned) if char]
+
+
+class _KeptMarks(dict):
+  """Whether a character is, or decomposes into, a mark that is kept.
+
+  Such marks (category Mc with a combining class) have an order of their own:
+  Unicode's normal form sorts them, and the marks that are dropped, by class.
+  """
+
+  def __missing__(self, char):
+    result = self[char] = any(
+        unicodedata.combining(part) and unicodedata.category(part) != "Mn"
+        for part in unicodedata.normalize("NFD", char))
+    return result
+
+
+_KEPT_MARKS = _KeptMarks()
+
+
+def _has_kept_marks(text: str) -> bool:
+  # One character at a time: `unicodedata.normalize` needs time that grows with
+  # the square of the length of a run of marks.
+  return any(map(_KEPT_MARKS.__getitem__, text))
+
+
 def _needs_context(text: str) -> bool:
   """Whether characters of `text` change what becomes of their neighbours.
 
   Only two kinds do: a capital sigma is lower-cased by its place in the word,
-  and marks that are kept (category Mc) are put in canonical order.
+  and marks that are kept are put in canonical order.
   """
-  return not text.isascii() and ("Σ" in text or any(
-      unicodedata.combining(char) and unicodedata.category(char) != "Mn"
-      for char in unicodedata.normalize("NFD", text)))
+  return not text.isascii() and ("Σ" in text or _has_kept_marks(text))
 
 
-class _Char(NamedTuple):
-  """A character of normalized text, and the stretch of text it stands for."""
+def _lower_sigmas(text: str) -> str:
+  """Lower-cases capital sigmas, each by its place in its word."""
+  lowered = iter(re.findall("[σς]", text.lower()))
+  return re.sub("[Σσς]", lambda _: next(lowered), text)
+
+
+def _runs_of_marks(text: str) -> Iterator[str]:
+  """Cuts text at all places that marks cannot cross when they are sorted."""
+  start = 0
+  ends_in_mark = False
+  for place, char in enumerate(text):
+    decomposed = unicodedata.normalize("NFD", char)
+    if place and not (ends_in_mark and unicodedata.combining(decomposed[0])):
+      yield text[start:place]
+      start = place
+    ends_in_mark = unicodedata.combining(decomposed[-1]) > 0
+  yield text[start:]
+
+
+class Word(NamedTuple):
+  """A word of normalized text.
+
+  Attributes:
+    text: the word.
+    starts: for each of its characters, where the text that it was made of
+      begins.
+    ends: where that text ends.
+  """
 
   text: str
-  start: int
-  end: int
+  starts: Sequence[int]
+  ends: Sequence[int]
 
 
 class BasicTokenizer:
@@ -140,72 +200,91 @@ class BasicTokenizer:
     if stretch in self.never_split:
       return [stretch]
     if _needs_context(stretch):
-      return [_text(word) for word in self.split_with_offsets(stretch)]
+      # Printable text was not cleaned, and may hold this one character.
+      stretch = stretch.replace(_REPLACEMENT, "")
+      return "".join(form for _, form in self._parts(stretch)).split()
     return stretch.translate(self._table).split()
 
-  def split_with_offsets(self, text: str) -> list[list[_Char]]:
+  def split_with_offsets(self, text: str) -> list[Word]:
     """Returns the words of `text`, and where each character comes from.
 
-    One character at a time, where `tokenize` uses tables: slower, the same
-    result. A mark that was dropped counts to the character before it.
+    Slower than `tokenize`; the words are the same. A mark that was dropped
+    counts to the character before it, unless there is a space between them.
+    Marks that were sorted, and of which some are kept, cannot be told apart:
+    each of them that is kept stands for all.
     """
+    places = range(len(text))
+    if self.never_split:
+      text, places = self._part_tokens(text)
+    if not text.isprintable():
+      text, places = _clean_with_places(text, places)
     words = []
-    for part in self._split_never_split(text):
-      if len(part) == 1 and part[0].text in self.never_split:
-        words.append(part)
-        continue
-      for stretch in _split_chars(_clean_chars(part)):
-        words.extend(self._split_punctuation(self._normalize_chars(stretch)))
+    for match in _STRETCH.finditer(text):
+      stretch = match.group()
+      stretch_places = places[match.start():match.end()]
+      if stretch in self.never_split:
+        words.append(Word(stretch, stretch_places,
+                          [place + 1 for place in stretch_places]))
+      else:
+        words += self._split_stretch_with_places(stretch, stretch_places)
     return words
 
-  def _split_never_split(self, text: str):
-    """Yields lists of characters, a never-split token being one character."""
-    position = 0
-    parts = [text]
-    if self.never_split:
-      parts = self._never_split_pattern.split(text)
+  def _part_tokens(self, text: str) -> tuple[str, list[int]]:
+    """Puts spaces around tokens that are not split.
+
+    Returns:
+      The text, and where each of its characters was before. The place of an
+      added space has no meaning.
+    """
+    parts = self._never_split_pattern.split(text)
+    places = []
+    place = 0
     for part in parts:
-      end = position + len(part)
-      if part in self.never_split:
-        yield [_Char(part, position, end)]
-      else:
-        yield [_Char(char, position + i, position + i + 1)
-               for i, char in enumerate(part)]
-      position = end
+      places += [*range(place, place + len(part)), -1]
+      place += len(part)
+    return " ".join(parts), places
 
-  def _normalize_chars(self, chars: list[_Char]) -> list[_Char]:
-    """Lower-cases and strips accents of one stretch, by Unicode's rules."""
-    if self.do_lower_case:
-      lowered = iter("".join(char.text for char in chars).lower())
-      chars = [char._replace(text=text) for char in chars
-               for text in itertools.islice(lowered, len(char.text.lower()))]
-    if not self.strip_accents:
-      return chars
-    chars = [char._replace(text=text) for char in chars
-             for text in unicodedata.normalize("NFD", char.text)]
-    result = []
-    # Canonical order: runs of marks are sorted by class, which is stable.
-    for is_mark, run in itertools.groupby(
-        chars, lambda char: unicodedata.combining(char.text) > 0):
-      if is_mark:
-        run = sorted(run, key=lambda char: unicodedata.combining(char.text))
-      for char in run:
-        if unicodedata.category(char.text) != "Mn":
-          result.append(char)
-        elif result:
-          result[-1] = result[-1]._replace(end=max(result[-1].end, char.end))
-    return result
+  def _split_stretch_with_places(self, stretch: str,
+                                 places: Sequence[int]) -> list[Word]:
+    """Returns the words of a stretch, given the place of each character."""
+    if _REPLACEMENT in stretch:
+      stretch, places = _clean_with_places(stretch, places)
+    forms, starts, ends = [], [], []
+    first = 0
+    for length, form in self._parts(stretch):
+      last = first + length - 1
+      if form:
+        forms.append(form)
+        starts += [places[first]] * len(form)
+        ends += [places[last] + 1] * len(form)
+      elif forms:
+        ends[-len(forms[-1]):] = [places[last] + 1] * len(forms[-1])
+      first += length
+    return [Word(match.group(), starts[slice(*match.span())],
+                 ends[slice(*match.span())])
+            for match in _STRETCH.finditer("".join(forms))]
 
-  def _split_punctuation(self, chars: list[_Char]) -> list[list[_Char]]:
-    words = [[]]
-    for char in chars:
-      if _is_punctuation(char.text):
-        words.extend(([char], []))
-      elif char.text.isspace():
-        words.append([])
+  def _parts(self, stretch: str) -> Iterator[tuple[int, str]]:
+    """Normalizes a stretch in parts, which are single characters if possible.
+
+    Only marks that change places with others are normalized together.
+
+    Yields:
+      How many characters a part has, and its form as by `normalize_char`.
+    """
+    if self.do_lower_case and "Σ" in stretch:
+      stretch = _lower_sigmas(stretch)
+    has_order = self.strip_accents and _has_kept_marks(stretch)
+    for run in _runs_of_marks(stretch) if has_order else stretch:
+      ordered = decomposed = [run]
+      if has_order:
+        decomposed = [part for char in run
+                      for part in unicodedata.normalize("NFD", char)]
+        ordered = sorted(decomposed, key=unicodedata.combining)
+      if ordered == decomposed:
+        yield from ((1, self._table[ord(char)]) for char in run)
       else:
-        words[-1].append(char)
-    return [word for word in words if word]
+        yield len(run), "".join(self._table[ord(part)] for part in ordered)
 
   def normalize_char(self, char: str) -> str:
     """What the basic step makes of one character, out of context.
@@ -221,26 +300,6 @@ class BasicTokenizer:
       cleaned = "".join(c for c in unicodedata.normalize("NFD", cleaned)
                         if unicodedata.category(c) != "Mn")
     return "".join(f" {c} " if _is_punctuation(c) else c for c in cleaned)
-
-
-def _text(chars: Iterable[_Char]) -> str:
-  return "".join(char.text for char in chars)
-
-
-def _clean_chars(chars: Iterable[_Char]) -> Iterable[_Char]:
-  for char in chars:
-    cleaned = _clean(char.text)
-    if cleaned and _is_cjk(cleaned):
-      space = _Char(" ", char.start, char.start)
-      yield from (space, char, space)
-    elif cleaned:
-      yield char._replace(text=cleaned)
-
-
-def _split_chars(chars: Iterable[_Char]) -> list[list[_Char]]:
-  """Splits characters at what Python calls white space."""
-  return [list(run) for is_space, run in itertools.groupby(
-      chars, lambda char: char.text.isspace()) if not is_space]
 
 
 class WordpieceTokenizer:
@@ -367,15 +426,15 @@ class FullTokenizer:
     ids = []
     offsets = []
     for word in self.basic_tokenizer.split_with_offsets(text):
-      pieces = self.wordpiece_tokenizer.split_word(_text(word))
+      pieces = self.wordpiece_tokenizer.split_word(word.text)
       ids.extend(self.vocab[piece] for piece in pieces)
       if len(pieces) == 1:
-        offsets.append((word[0].start, word[-1].end))
+        offsets.append((word.starts[0], word.ends[-1]))
         continue
       first = 0
       for piece in pieces:
         last = first + len(piece) - (2 if first else 0)
-        offsets.append((word[first].start, word[last - 1].end))
+        offsets.append((word.starts[first], word.ends[last - 1]))
         first = last
     return ids, offsets
 

@@ -1,6 +1,7 @@
 """Tests of tokenization.py."""
 
 import gzip
+import itertools
 import json
 import os
 import random
@@ -43,6 +44,7 @@ def test_basic_tokenizer_case_accents_and_never_split():
   assert basic(never_split=["[MASK]"]).tokenize("a [MASK]b[MASK].") == [
       "a", "[MASK]", "b", "[MASK]", "."]
   assert basic().tokenize("ΑΣ ΣΑ ΑΣ.") == ["ας", "σα", "ας", "."]
+  assert basic().tokenize("ΑΣ\ufffdΑ") == ["ασα"]
 
 
 def test_wordpiece_takes_the_longest_piece_and_gives_up_on_long_words():
@@ -55,32 +57,145 @@ def test_wordpiece_takes_the_longest_piece_and_gives_up_on_long_words():
   assert wordpiece.tokenize("abcdd abcddd") == ["ab", "##cd", "##d", "[UNK]"]
 
 
-@pytest.mark.parametrize("do_lower_case", [True, False])
-def test_tables_and_the_walk_over_characters_agree(do_lower_case):
-  # Two implementations in one module: `tokenize` looks characters up,
-  # `split_with_offsets` applies Unicode's rules to whole words.
-  basic = tokenization.BasicTokenizer(do_lower_case, never_split=["[X]"])
-  rng = random.Random(0)
-  alphabet = ODD + "aAbB  " + "".join(
-      chr(rng.randrange(0x20, 0xD800)) for _ in range(300))
-  for _ in range(3000):
-    text = "".join(rng.choices(alphabet, k=rng.randrange(12)))
-    if rng.random() < 0.2:
-      text += "[X]" + text
-    walked = basic.split_with_offsets(text)
-    assert basic.tokenize(text) == [
-        "".join(char.text for char in word) for word in walked], repr(text)
-    spans = [(word[0].start, word[-1].end) for word in walked]
-    assert all(0 <= s <= e <= len(text) for s, e in spans), repr(text)
-    assert spans == sorted(spans), repr(text)
+# --- Offsets -----------------------------------------------------------------
 
 
 def test_offsets_give_back_what_was_written(tokenizer):
-  text = "Réd  CATS\u0301, 中 unaffable"
+  text = "Réd  CATS\u0301, 中\ufe00 unaffable"
   ids, offsets = tokenizer.encode_with_offsets(text)
   assert ids == tokenizer.encode(text)
   assert [text[start:end] for start, end in offsets] == [
-      "Réd", "CAT", "S\u0301", ",", "中", "un", "aff", "able"]
+      "Réd", "CAT", "S\u0301", ",", "中\ufe00", "un", "aff", "able"]
+
+
+def test_marks_that_change_places_are_covered_together():
+  # The class of the second mark is the lowest, so it comes first; it and the
+  # last one are kept, the first and the third are not.
+  text = "ab\u0301\U0001D165\u0301\u302ec"
+  [word] = tokenization.BasicTokenizer().split_with_offsets(text)
+  assert word == ("ab\U0001D165\u302ec", [0, 1, 2, 2, 6], [1, 2, 6, 6, 7])
+
+
+_MARKS = [chr(codepoint) for codepoint in range(0x20000)
+          if unicodedata.combining(chr(codepoint))]
+_KEPT_MARKS = [char for char in _MARKS if unicodedata.category(char) != "Mn"]
+_POOLS = [
+    "abcdeABCDE  .,'", ODD, "ΑΣΣσςα.'", "İIıiẞßﬁﬀǅKÅΩΐᾳ≮①", "é\u1e69ệÅǰñ",
+    "एकभाषा\u09cb\u0bcb\u0dddகொ", "한글각힣각ᅵᇂ", "中\ufe00豈龥\U0002f800。「」",
+    "\U0001F468\u200d\U0001F469\U0001F3FB\ufe0f", "\0\x01\x7f\x9f\x1c\xad\u200b\u202e",
+    " \xa0\u1680\u2009\u202f\u3000\u2028\u2029\x85\x0b", "\ue000\uf8ff\U0010ffff\u0378",
+    "\U0001D15E\U0001D160\u0344\u0340\u0f73", _MARKS, _KEPT_MARKS]
+_TOKENS = ("[MASK]", "[unused1]")
+
+
+def random_text(rng):
+  """Returns text that mixes scripts, marks, spaces and what is not text."""
+  parts = []
+  for _ in range(rng.randrange(1, 12)):
+    kind = rng.random()
+    if kind < 0.05:
+      parts.append(rng.choice(_TOKENS))
+    elif kind < 0.1:
+      parts.append(chr(rng.choice([
+          rng.randrange(0xd800), rng.randrange(0xe000, 0x110000)])))
+    elif kind < 0.11:
+      parts.append(rng.choice(rng.choice(_POOLS)) * rng.randrange(190, 210))
+    elif kind < 0.3:
+      parts += rng.choices(_MARKS + 10 * _KEPT_MARKS, k=rng.randrange(1, 5))
+    else:
+      parts += rng.choices(rng.choice(_POOLS), k=rng.randrange(1, 6))
+  return "".join(parts)
+
+
+def tokenizers_of_random_text(folder):
+  """Returns a tokenizer for each setting, of pieces of some random texts."""
+  rng = random.Random(0)
+  settings = list(itertools.product([True, False], [True, False],
+                                    [(), _TOKENS]))
+  pieces = set()
+  for _ in range(1000):
+    text = random_text(rng)
+    for do_lower_case, strip_accents, _ in settings:
+      for word in tokenization.BasicTokenizer(
+          do_lower_case, strip_accents).tokenize(text):
+        pieces.update(word)
+        start = rng.randrange(len(word))
+        pieces.add(word[start:start + rng.randrange(1, 4)])
+  path = folder / "pieces.txt"
+  path.write_text("\n".join([
+      "[UNK]", "[CLS]", "[SEP]", *_TOKENS, *sorted(pieces),
+      *(f"##{piece}" for piece in sorted(pieces))]) + "\n")
+  return [tokenization.FullTokenizer(str(path), *setting)
+          for setting in settings]
+
+
+def check_offsets(tokenizer, text):
+  """Checks all that is true of words, pieces and their offsets."""
+  basic = tokenizer.basic_tokenizer
+  def normalize(text):
+    # A sigma is lower-cased by its place, which a part of a text lacks.
+    return "".join(basic.tokenize(text)).replace("ς", "σ")
+
+  ids, offsets = tokenizer.encode_with_offsets(text)
+  assert ids == tokenizer.encode(text), repr(text)
+  for bounds in zip(*offsets):
+    assert list(bounds) == sorted(bounds), repr(text)
+  words = [word.text for word in basic.split_with_offsets(text)]
+  assert words == basic.tokenize(text), repr(text)
+  pieces = []
+  for word in words:
+    of_word = tokenizer.wordpiece_tokenizer.split_word(word)
+    pieces += [word] if of_word == ["[UNK]"] else [
+        of_word[0], *(piece[2:] for piece in of_word[1:])]
+  # The stretch of a piece, normalized alone, gives the piece. So do stretches
+  # that overlap, put together, and each of them contains its piece.
+  shared, shared_start, shared_end = "", 0, 0
+  for piece, (start, end) in zip(pieces, offsets, strict=True):
+    piece = piece.replace("ς", "σ")
+    assert 0 <= start < end <= len(text), repr(text)
+    assert piece in normalize(text[start:end]), repr(text)
+    if start >= shared_end:
+      assert shared == normalize(text[shared_start:shared_end]), repr(text)
+      shared, shared_start = "", start
+    shared += piece
+    shared_end = end
+  assert shared == normalize(text[shared_start:shared_end]), repr(text)
+
+
+def check_random_texts(folder, num_texts):
+  tokenizers = tokenizers_of_random_text(folder)
+  rng = random.Random(1)
+  for number in range(num_texts):
+    check_offsets(tokenizers[number % len(tokenizers)], random_text(rng))
+
+
+def test_offsets_of_any_text(tmp_path):
+  check_random_texts(tmp_path, 2500)
+
+
+@pytest.mark.large
+def test_offsets_of_a_million_texts(tmp_path):
+  check_random_texts(tmp_path, 1_000_000)
+
+
+def test_words_follow_the_rules_of_unicode():
+  # Of text that is lower-cased and put in normal form as a whole.
+  rng = random.Random(3)
+  basic = tokenization.BasicTokenizer()
+  for _ in range(2000):
+    text = random_text(rng).translate(tokenization._CLEAN_TABLE)
+    text = "".join(f" {char} " if tokenization._is_cjk(char) else char
+                   for char in text)
+    stripped = "".join(
+        char for char in unicodedata.normalize("NFD", text.lower())
+        if unicodedata.category(char) != "Mn")
+    expected = "".join(
+        f" {char} " if tokenization._is_punctuation(char) else char
+        for char in stripped).split()
+    assert basic.tokenize(text) == expected, repr(text)
+
+
+# --- Tokens that are not split, the cache ------------------------------------
 
 
 def test_never_split_tokens_get_their_ids(vocab_file):
