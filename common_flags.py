@@ -1,6 +1,7 @@
 """Flags that several programs share, and what follows from them."""
 
 import os
+import re
 import sys
 from typing import Iterable, Mapping, Optional
 
@@ -9,6 +10,7 @@ from absl import logging
 import tensorflow as tf
 
 import checkpoint
+import classifier as classifier_lib
 import corpus
 from data import file_io
 from errors import UserError
@@ -456,18 +458,62 @@ def costs(config: modeling.BertConfig, num_outputs: Optional[int] = None,
   return {"work_fn": work_fn, "activation_bytes": activation_bytes}
 
 
-def export_model(trained: estimator.TPUEstimator,
-                 config: modeling.BertConfig) -> None:
-  """Writes a folder like those of released models: `export` in the output."""
+def export_model(trained: estimator.TPUEstimator, config: modeling.BertConfig,
+                 classifier: Optional[classifier_lib.Classifier] = None) -> None:
+  """Writes a folder like those of released models: `export` in the output.
+
+  The index of the checkpoint is removed first and written last, so that new
+  weights never stand next to an old config.
+
+  Args:
+    trained: has the weights.
+    config: of the model.
+    classifier: what the head predicts, if it needs to be known.
+  """
+  if not trained.is_chief:
+    return
   folder = os.path.join(FLAGS.output_dir, "export")
+  prefix = os.path.join(folder, "bert_model.ckpt")
   file_io.remove_leftovers(folder)
-  trained.export_weights(os.path.join(folder, "bert_model.ckpt"))
-  files = {"bert_config.json": config.to_json_string()}
-  for name, text in files.items():
-    file_io.write_text(os.path.join(folder, name), text)
+  file_io.remove_if_there([prefix + ".index"])
+  file_io.write_text(os.path.join(folder, "bert_config.json"),
+                     config.to_json_string())
   if "vocab_file" in FLAGS and FLAGS.vocab_file:
     file_io.write_bytes(os.path.join(folder, "vocab.txt"),
                         file_io.read_bytes(FLAGS.vocab_file))
+  if classifier:
+    classifier.write(folder)
+  trained.export_weights(prefix)
+
+
+# What programs that train write into --output_dir.
+_OUTPUT_NAME = re.compile(
+    r"checkpoint|checkpoint\.journal|model\.ckpt-.*|classifier\.json|"
+    r"(train|eval|predict)(_\w+)?\.tf_record(\.stamp\.json)?|"
+    r"training_log\.jsonl|eval_results\.txt|(train|predict)\.report\.json|"
+    r"(nbest_)?predictions\.json|null_odds\.json|"
+    r"test_(results|predictions|scores)(_\w+)?\.(tsv|txt|jsonl)|"
+    r"(confusion_matrix|worst_mistakes)(_\w+)?\.tsv")
+
+
+def check_inputs_are_kept(inputs: Mapping[str, Iterable[str]]) -> None:
+  """Checks that no input file has the name of a file that will be written.
+
+  Args:
+    inputs: flag -> paths that are read.
+
+  Raises:
+    UserError: an input is in --output_dir and has such a name.
+  """
+  output_dir = os.path.realpath(FLAGS.output_dir)
+  for flag, paths in inputs.items():
+    for path in paths:
+      folder, name = os.path.split(os.path.realpath(path))
+      if folder == output_dir and _OUTPUT_NAME.fullmatch(name):
+        raise UserError(
+            f"{flag}: {path} is in --output_dir={FLAGS.output_dir} and has the "
+            "name of a file that is written there. Choose another "
+            "--output_dir.")
 
 
 def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:

@@ -228,6 +228,11 @@ class TPUEstimator:
     """The number of steps that the weights have seen."""
     return int(self._global_step.numpy())
 
+  @property
+  def is_chief(self) -> bool:
+    """Whether this is the only machine, or the first of several."""
+    return self._is_chief
+
   def _check_batch_size(self) -> None:
     replicas = self._strategy.num_replicas_in_sync
     parts = self._config.gradient_accumulation_steps

@@ -159,6 +159,9 @@ def message_for_user(error: BaseException) -> Optional[str]:
   if "tensorflow" not in type(error).__module__:
     return None
   text = getattr(error, "message", None) or str(error)
+  if type(error).__name__ == "DataLossError":
+    return (f"A file is damaged: {text.splitlines()[0][:200]}. Records that "
+            "the program made for itself are made again by the same command.")
   # The parts of the message of an assertion are in brackets.
   asserted = re.search(r"assertion failed: (.*)", text)
   if asserted:

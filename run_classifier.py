@@ -248,6 +248,7 @@ def run(run_config: estimator_lib.RunConfig,
   """
   _check_flags()
   task = task_of_flags()
+  _check_inputs(task)
   examples = _read_examples(task)
   classifier = _classifier(task, examples, init_checkpoint)
   targets = {name: task.targets(examples[name], classifier.labels)
@@ -281,8 +282,7 @@ def run(run_config: estimator_lib.RunConfig,
            lambda: _evaluate(task, classifier, estimator, dev)
            if FLAGS.do_eval else None)
     if config:
-      common_flags.export_model(estimator, config)
-      classifier.write(os.path.join(FLAGS.output_dir, "export"))
+      common_flags.export_model(estimator, config, classifier)
 
   if FLAGS.do_eval:
     common_flags.write_results(
@@ -299,6 +299,17 @@ def _check_flags() -> None:
       FLAGS.max_seq_length < 8):
     raise UserError(f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
                     "for windows of a text. Use 8 or more.")
+
+
+def _check_inputs(task) -> None:
+  """Raises a UserError if a file of the task would be written over."""
+  data_files = [os.path.join(FLAGS.data_dir, columns.file)
+                for splits in task.splits.values() for columns in splits]
+  if FLAGS.transfer_file:
+    data_files.append(os.path.join(FLAGS.data_dir, FLAGS.transfer_file))
+  common_flags.check_inputs_are_kept({
+      "--data_dir": data_files,
+      "--task_file": [FLAGS.task_file] if FLAGS.task_file else []})
 
 
 def _read_examples(task) -> dict[str, list[classification.Example]]:

@@ -164,6 +164,10 @@ def main(_):
   run_config = common_flags.run_config("do_predict")
   config = common_flags.model_config()
   _check_flags(config)
+  common_flags.check_inputs_are_kept({
+      f"--{name}": [FLAGS[name].value]
+      for name in ("train_file", "predict_file", "context_file")
+      if FLAGS[name].value})
   tokenizer = common_flags.tokenizer(config)
 
   def reader(dataset):

@@ -110,6 +110,10 @@ def main(_):
   config = common_flags.model_config()
   common_flags.check_max_seq_length(config)
   wanted = common_flags.wanted_splits()
+  common_flags.check_inputs_are_kept({
+      f"--{name}_file": [os.path.join(FLAGS.data_dir,
+                                      FLAGS[f"{name}_file"].value)]
+      for name in wanted})
   tokenizer = common_flags.tokenizer(config)
   examples = {name: swag.read_examples(
       os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value),
@@ -138,8 +142,7 @@ def main(_):
         max_steps=num_train_steps,
         evaluate_fn=lambda: _evaluate(estimator, splits["dev"])
         if FLAGS.do_eval else None)
-    common_flags.export_model(estimator, config)
-    classifier.write(os.path.join(FLAGS.output_dir, "export"))
+    common_flags.export_model(estimator, config, classifier)
 
   if FLAGS.do_eval:
     common_flags.write_results(

@@ -208,17 +208,16 @@ def _forget_later_steps(log_file: str, step: int) -> None:
   """Drops what a log says of steps that will be made again."""
   if not tf.io.gfile.exists(log_file):
     return
-  with tf.io.gfile.GFile(log_file) as reader:
-    lines = reader.read().splitlines(keepends=True)
+  lines = file_io.read_bytes(log_file).splitlines(keepends=True)
   kept = []
   for line in lines:
     try:
       if json.loads(line)["step"] <= step:
         kept.append(line)
-    except json.JSONDecodeError:
-      pass  # a line that was cut off by a kill
+    except (ValueError, TypeError, KeyError, RecursionError):
+      pass  # a kill cut the line off, or it is damaged
   if kept != lines:
-    file_io.write_text(log_file, "".join(kept))
+    file_io.write_bytes(log_file, b"".join(kept))
 
 
 def _duration(seconds: float) -> str:
