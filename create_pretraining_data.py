@@ -7,18 +7,19 @@ The input is plain text, one sentence a line, with a blank line between
 documents; or JSON lines with a text each. Sentences should be real ones, since
 the second task is about them. Input and output may be of any size: a worker
 holds a block of some megabytes, and the result is the same for any number of
-workers, or for any `--runner` of Apache Beam. A run that was killed goes on
-where it was.
+workers, or for any `--runner` of Apache Beam. A run that was killed continues
+when the same command is run again.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
 import collections
+import contextlib
 import dataclasses
 import functools
-import json
 import os
 import time
+from typing import Mapping
 import zlib
 
 from absl import flags
@@ -28,6 +29,7 @@ import tensorflow as tf
 import common_flags
 import corpus
 from data import file_io
+from data import locks
 from errors import UserError
 import pretraining_instances
 import shards
@@ -121,8 +123,7 @@ def sharded_output(input_files, settings, parser) -> shards.ShardedOutput:
   """Returns where the records go, and what decides their content."""
   files = shards.output_files(FLAGS.output_file, FLAGS.num_shards)
   stats = [tf.io.gfile.stat(file) for file in input_files]
-  with tf.io.gfile.GFile(settings.vocab_file, "rb") as reader:
-    vocab_hash = zlib.crc32(reader.read())
+  vocab_hash = zlib.crc32(file_io.read_bytes(settings.vocab_file))
   # Records take about twice the bytes of their text.
   expected_bytes = 2 * settings.dupe_factor * corpus.text_bytes(input_files)
   return shards.ShardedOutput(
@@ -149,13 +150,12 @@ def block_worker(job: Job):
   """Returns the function that makes the parts of a block."""
   maker = pretraining_instances.InstanceMaker(job.settings)
 
-  def write_block(block: corpus.Block) -> tuple[int, collections.Counter]:
+  def write_block(block: corpus.Block):
     counts = collections.Counter()
-    job.output.write_block(
-        block.number,
-        maker.make(block.number, job.parser.documents(block, counts), counts),
-        counts)
-    return block.input_bytes, counts
+    records = maker.make(
+        block.number, job.parser.documents(block, counts), counts)
+    index = job.output.write_block(block.number, records, counts)
+    return block.number, block.input_bytes, index
 
   return write_block
 
@@ -171,16 +171,42 @@ def main(argv):
   common_flags.tokenizer()  # checks the vocabulary
   settings, parser = settings_of_flags(), common_flags.text_parser()
   output = sharded_output(input_files, settings, parser)
-  job = Job(settings, parser, output)
+  check_not_inputs(output, input_files)
+  with contextlib.ExitStack() as stack:
+    for lock_file in output.lock_files:
+      stack.enter_context(locks.Lock(
+          lock_file, f"--output_file={FLAGS.output_file}"))
+    for folder in sorted({os.path.dirname(file) for file in output.files}):
+      file_io.remove_leftovers(folder or ".")
+    create(Job(settings, parser, output), input_files, argv[1:])
+
+
+def check_not_inputs(output: shards.ShardedOutput, input_files) -> None:
+  """Raises a UserError if the output would replace a file that is read."""
+  folder = output.parts_folder.path
+  made = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+  file_io.check_not_inputs(
+      {"--output_file": [*output.files, output.report_file, *output.lock_files,
+                         *(os.path.join(folder, name) for name in made)]},
+      {"--input_file": input_files, "--vocab_file": [FLAGS.vocab_file]})
+
+
+def create(job: Job, input_files, beam_arguments) -> None:
+  """Makes all files that are not there yet."""
+  output = job.output
   if output.is_complete() and not FLAGS.overwrite:
     logging.info("%s is there already, made of the same input with the same "
                  "settings.", FLAGS.output_file)
-    output.remove_parts()
+    output.parts_folder.remove()
     return
-  if FLAGS.runner:
-    counts = run_beam(job, input_files, argv[1:])
-  else:
-    counts = run_workers(job, input_files)
+  try:
+    if FLAGS.runner:
+      counts = run_beam(job, input_files, beam_arguments)
+    else:
+      counts = run_workers(job, input_files)
+  except BaseException:
+    output.parts_folder.remove_if_empty()
+    raise
   report = create_report(counts, job.settings)
   output.finish(report)
   common_flags.log_lines("Report", (
@@ -191,14 +217,13 @@ def run_workers(job: Job, input_files) -> collections.Counter:
   """Makes the shards in processes of this machine; returns all counts."""
   output = job.output
   output.begin(FLAGS.overwrite)
-  make_parts(job, input_files)
-  indices = output.indices()
+  indices = make_parts(job, input_files)
   counts = sum((collections.Counter(index["counts"])
                 for index in indices.values()), collections.Counter())
   try:
     pretraining_instances.check_counts(counts, job.settings, len(output.files))
   except ValueError:
-    output.remove_parts()
+    output.parts_folder.remove()
     raise
   write_shards(output, indices)
   return counts
@@ -228,43 +253,45 @@ def run_beam(job: Job, input_files, arguments) -> collections.Counter:
   options = pretraining_beam.parse_options(arguments)
   output = job.output
   output.begin(FLAGS.overwrite)
-  counts_file = os.path.join(output.parts_dir, "counts.json")
+  counts_file = output.parts_folder.path_of("counts.json")
   pretraining_beam.run(
       options, input_files, job.parser, job.settings, output,
       functools.partial(
           pretraining_instances.check_counts, settings=job.settings,
           num_shards=len(output.files)), counts_file)
-  with tf.io.gfile.GFile(counts_file) as reader:
-    return collections.Counter(json.loads(reader.read()))
+  return collections.Counter(file_io.read_json(counts_file))
 
 
-def make_parts(job: Job, input_files) -> None:
-  """Makes the parts of all blocks that are not done yet."""
+def make_parts(job: Job, input_files) -> dict[shards.Number, shards.Index]:
+  """Makes the parts of all blocks that are not done; returns all indices."""
   logging.info("*** Reading from input files ***")
   for file in input_files:
     logging.info("  %s", file)
   size = corpus.block_bytes(input_files)
   num_bytes = corpus.text_bytes(input_files)
-  done = job.output.indices()
-  if done:
-    logging.info("%d blocks of the input are done; going on with the rest.",
-                 len(done))
   progress = Progress(
       sum(tf.io.gfile.stat(file).length for file in input_files))
+  indices = {}
 
-  def blocks():
+  def missing_blocks():
     for block in corpus.read_all_blocks(input_files, size):
-      if block.number in done:
-        progress.skip(block.input_bytes)
-      else:
+      index = job.output.read_index(block.number)
+      if index is None:
         yield block
+      else:
+        indices[block.number] = index
+        progress.skip(block.input_bytes)
 
-  for input_bytes, counts in workers.map_unordered(
-      functools.partial(block_worker, job), blocks(),
+  for number, input_bytes, index in workers.map_unordered(
+      functools.partial(block_worker, job), missing_blocks(),
       workers.useful_number(
           FLAGS.num_workers, num_bytes // size,
           job.settings.dupe_factor * num_bytes)):
-    progress.report(input_bytes, counts)
+    indices[number] = index
+    progress.report(input_bytes, index["counts"])
+  if progress.num_skipped:
+    logging.info("%d blocks were done by an earlier run.", progress.num_skipped)
+  return indices
 
 
 def write_shards(output: shards.ShardedOutput, indices) -> None:
@@ -285,18 +312,20 @@ class Progress:
 
   def __init__(self, total_bytes: int):
     self._total_bytes = total_bytes
+    self.num_skipped = 0
     self._skipped_bytes = self._done_bytes = 0
     self._counts = collections.Counter()
     self._start = self._last_line = time.monotonic()
 
   def skip(self, input_bytes: int) -> None:
-    """Takes note of input that was done by an earlier run."""
+    """Counts a block that was done by an earlier run."""
+    self.num_skipped += 1
     self._skipped_bytes += input_bytes
 
-  def report(self, input_bytes: int, counts: collections.Counter) -> None:
-    """Takes note of input that was done, and logs that now and then."""
+  def report(self, input_bytes: int, counts: Mapping[str, int]) -> None:
+    """Counts a block that was done, and logs the progress now and then."""
     self._done_bytes += input_bytes
-    self._counts += counts
+    self._counts.update(counts)
     now = time.monotonic()
     if now - self._last_line < _SECONDS_PER_LOG_LINE:
       return

@@ -3,16 +3,14 @@
     blocks --write_block--> parts, by bucket --write_shard--> shards
 
 Each record goes to a bucket at random; a shard is a few buckets, and a bucket
-is small enough to be shuffled in memory. What is done lies in a folder beside
-the output: the parts of each block, with an index that is written last. A
-block with an index is not made again, and a shard that is there is whole.
+is small enough to be shuffled in memory. Blocks that are done are files of a
+`data.parts` folder next to the output. A block that is whole there is not made
+again, and a shard that is there is whole.
 """
 
 import collections
 import dataclasses
-import functools
 import json
-import os
 import re
 from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
@@ -20,6 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from data import file_io
+from data import locks
+from data import parts
 from errors import UserError
 import input_pipeline
 import pretraining_instances
@@ -30,6 +30,9 @@ _PART_BYTES = 2 ** 25
 
 # Of a block: the number of its unit of input, and its own within that.
 Number = tuple[int, ...]
+# Of a block: the `counts` of what it holds, and the `places` of the buckets in
+# each of its parts.
+Index = Mapping[str, object]
 
 
 def output_files(output_file: str, num_shards: int) -> list[str]:
@@ -81,25 +84,32 @@ class ShardedOutput:
   settings: Mapping[str, object]
 
   @property
-  def _stem(self) -> str:
-    """The path of what lies beside the shards, without its ending."""
-    path = re.sub(r"-00000-of-\d{5}$", "", self.files[0])
-    return re.sub(r"\.tf_?records?$", "", path)
-
-  @property
   def report_file(self) -> str:
-    return self._stem + file_io.REPORT_SUFFIX
+    return _stem(self.files[0]) + file_io.REPORT_SUFFIX
 
   @property
-  def parts_dir(self) -> str:
-    return self._stem + file_io.PARTS_SUFFIX
+  def parts_folder(self) -> parts.PartsFolder:
+    return parts.PartsFolder(_stem(self.files[0]) + file_io.PARTS_SUFFIX,
+                             self.settings)
+
+  @property
+  def lock_files(self) -> list[str]:
+    """The files by which programs that write here keep each other out."""
+    is_family = self.files[0].endswith(f"-00000-of-{len(self.files):05d}")
+    names = self.files[:1] if is_family else self.files
+    return sorted({_stem(name) + locks.SUFFIX for name in names})
 
   # --- Beginning and ending --------------------------------------------------
 
   def is_complete(self) -> bool:
     """Whether all that is to be made is there."""
-    return (all(map(tf.io.gfile.exists, self.files))
-            and self._settings_of(self.report_file) == self._plain_settings)
+    if not all(map(tf.io.gfile.exists, (*self.files, self.report_file))):
+      return False
+    try:
+      report = file_io.read_json(self.report_file)
+    except UserError:
+      return False
+    return report.get("settings") == self.parts_folder.settings
 
   def begin(self, overwrite: bool) -> None:
     """Makes the folder of parts, or takes up one that is there.
@@ -110,56 +120,36 @@ class ShardedOutput:
     Raises:
       UserError: there is another build, and it is not to be overwritten.
     """
-    settings_file = os.path.join(self.parts_dir, "settings.json")
-    settings = self._settings_of(settings_file)
-    if settings == self._plain_settings:
+    folder = self.parts_folder
+    if folder.known_settings() == folder.settings:
+      folder.open()
       return
     there = [file for file in self.files if tf.io.gfile.exists(file)]
     changed = ""
-    if settings is not None and self.indices():
-      there.append(self.parts_dir)
-      changed = " It was begun with other settings: " + ", ".join(
-          name for name, value in self._plain_settings.items()
-          if settings.get(name) != value) + "."
+    differing = folder.differing_settings()
+    if differing:
+      there.append(folder.path)
+      changed = (" It was begun with other settings: "
+                 f"{', '.join(differing)}.")
     if there and not overwrite:
       raise UserError(f"{there[0]} exists already.{changed} Delete it, name "
                       "another --output_file, or pass --overwrite.")
     # First the shards: while parts are there, a shard counts as made of them.
-    for file in (*self.files, self.report_file):
-      if tf.io.gfile.exists(file):
-        tf.io.gfile.remove(file)
-    self.remove_parts()
-    file_io.write_json(settings_file, {"settings": self.settings})
-
-  @functools.cached_property
-  def _plain_settings(self) -> dict:
-    return json.loads(json.dumps(self.settings))
-
-  def _settings_of(self, path: str) -> Optional[dict]:
-    if not tf.io.gfile.exists(path):
-      return None
-    try:
-      return file_io.read_json(path).get("settings")
-    except ValueError:
-      return {}
+    file_io.remove_if_there([*self.files, self.report_file])
+    folder.open()
 
   def finish(self, report: Mapping[str, object]) -> None:
     """Writes the report and removes the parts."""
     file_io.write_json(self.report_file, {**report, "settings": self.settings})
-    self.remove_parts()
-
-  def remove_parts(self) -> None:
-    """Removes the folder of parts."""
-    if tf.io.gfile.exists(self.parts_dir):
-      tf.io.gfile.rmtree(self.parts_dir)
+    self.parts_folder.remove()
 
   # --- Blocks ----------------------------------------------------------------
 
   def write_block(
-      self, number: Sequence[int],
+      self, number: Number,
       records: Iterable[tuple[pretraining_instances.Records,
                               np.random.Generator]],
-      counts: collections.Counter) -> None:
+      counts: collections.Counter) -> Index:
     """Writes the parts of a block, and that it is done.
 
     Args:
@@ -170,9 +160,9 @@ class ShardedOutput:
     Raises:
       UserError: a file cannot be written.
     """
-    path = self._part_path(number, "records")
+    name = _block_name(number)
     places = []
-    with file_io.whole_file(path) as temporary:
+    with file_io.whole_file(self.parts_folder.path_of(name)) as temporary:
       with tf.io.gfile.GFile(temporary, "wb") as writer:
         place = 0
         writer.write(b"")  # even without records there is a file
@@ -181,26 +171,13 @@ class ShardedOutput:
           places.append([place, *(place + np.cumsum(sizes)).tolist()])
           place = places[-1][-1]
           writer.write(b"".join(part))
-    file_io.write_json(self._part_path(number, "json"),
-                       {"counts": counts, "places": places})
+    index = {"counts": dict(counts), "places": places}
+    self.parts_folder.record(name, index)
+    return index
 
-  def _part_path(self, number, suffix: str) -> str:
-    return os.path.join(self.parts_dir,
-                        "block-" + "-".join(map(str, number)) + f".{suffix}")
-
-  def indices(self) -> dict[Number, dict]:
-    """Returns the index of each block that is done, by number, in order.
-
-    An index has the `counts` of the block, and the `places` of the buckets in
-    each of its parts.
-    """
-    result = {}
-    for name in tf.io.gfile.listdir(self.parts_dir):
-      match = re.fullmatch(r"block-([\d-]+)\.json", name)
-      if match:
-        number = tuple(map(int, match.group(1).split("-")))
-        result[number] = file_io.read_json(os.path.join(self.parts_dir, name))
-    return dict(sorted(result.items()))
+  def read_index(self, number: Number) -> Optional[Index]:
+    """Returns the index of a block, or None if it has to be made."""
+    return self.parts_folder.facts(_block_name(number))
 
   def shard_of(self, bucket: int) -> int:
     """Returns the number of the shard that a bucket is part of."""
@@ -213,8 +190,7 @@ class ShardedOutput:
     return [i for i, file in enumerate(self.files)
             if not tf.io.gfile.exists(file)]
 
-  def write_shard(self, indices: Mapping[Number, Mapping],
-                  shard: int) -> None:
+  def write_shard(self, indices: Mapping[Number, Index], shard: int) -> None:
     """Shuffles the records of a shard and writes its file.
 
     Args:
@@ -225,8 +201,8 @@ class ShardedOutput:
       UserError: the file cannot be written.
     """
     def contents(bucket):
-      for number, index in indices.items():
-        with tf.io.gfile.GFile(self._part_path(number, "records"),
+      for number, index in sorted(indices.items()):
+        with tf.io.gfile.GFile(self.parts_folder.path_of(_block_name(number)),
                                "rb") as reader:
           for places in index["places"]:
             reader.seek(places[bucket])
@@ -248,13 +224,23 @@ class ShardedOutput:
             if self.shard_of(bucket) == shard
             for record in self._shuffled(bucket, contents(bucket))),
         # What a kill leaves there goes with the folder.
-        temporary_dir=self.parts_dir)
+        temporary_dir=self.parts_folder.path)
 
   def _shuffled(self, bucket: int, contents) -> Iterator[bytes]:
     records = [record for content in contents for record in _split(content)]
     rng = np.random.Generator(np.random.PCG64([self.seed % 2 ** 64, bucket]))
     for place in rng.permutation(len(records)).tolist():
       yield records[place]
+
+
+def _stem(file: str) -> str:
+  """Returns the path of the files next to an output, without their endings."""
+  path = re.sub(r"-00000-of-\d{5}$", "", file)
+  return re.sub(r"\.tf_?records?$", "", path)
+
+
+def _block_name(number: Number) -> str:
+  return f"block-{'-'.join(map(str, number))}.records"
 
 
 def deal(records: Iterable[tuple[pretraining_instances.Records,
@@ -304,7 +290,7 @@ def _split(content: bytes) -> Iterator[bytes]:
     place += length
 
 
-def size_of_parts(indices: Mapping[Number, Mapping]) -> int:
+def size_of_parts(indices: Mapping[Number, Index]) -> int:
   """Returns how many bytes the parts of blocks have."""
   return sum(places[-1] for index in indices.values()
              for places in index["places"])

@@ -2,4 +2,5 @@
 
     file_io   text, JSON and whole, durable files; names and patterns
     locks     one writer at a time in a folder
+    parts     parts of an output while it is made, with their checksums
 """

@@ -29,15 +29,20 @@ def records_of_block(number):
 
 
 def build(output, blocks=(0, 1, 2)):
-  """Does what is not done yet."""
+  """Does what is not done yet; returns the blocks that were made."""
   output.begin(overwrite=False)
+  indices, made = {}, []
   for number in blocks:
-    if (0, number) not in output.indices():
-      output.write_block((0, number), records_of_block(number),
-                         {"records": 200})
+    index = output.read_index((0, number))
+    if index is None:
+      made.append(number)
+      index = output.write_block((0, number), records_of_block(number),
+                                 {"records": 200})
+    indices[(0, number)] = index
   for shard in output.missing_shards():
-    output.write_shard(output.indices(), shard)
+    output.write_shard(indices, shard)
   output.finish({"records": 600})
+  return made
 
 
 def contents(folder):
@@ -97,7 +102,7 @@ def test_death_at_any_file_operation_loses_nothing(tmp_path, monkeypatch):
           assert open(file, "rb").read() == (
               whole / os.path.basename(file)).read_bytes()
       if output_of(folder).is_complete():
-        output_of(folder).remove_parts()
+        output_of(folder).parts_folder.remove()
       else:
         build(output_of(folder))
     assert contents(folder) == contents(whole)
@@ -114,7 +119,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
   with pytest.raises(ValueError,
                      match="block-0-7.*cannot be written.*No space"):
     output.write_block((0, 7), records_of_block(7), {})
-  assert os.listdir(output.parts_dir) == ["settings.json"]
+  assert os.listdir(output.parts_folder.path) == ["settings.json"]
 
 
 def test_output_that_exists_is_not_overwritten(tmp_path):
@@ -127,10 +132,59 @@ def test_output_that_exists_is_not_overwritten(tmp_path):
     other.begin(overwrite=False)
   assert contents(tmp_path) == before
   other.begin(overwrite=True)
-  assert os.listdir(tmp_path) == [os.path.basename(other.parts_dir)]
+  assert [str(path) for path in tmp_path.iterdir()] == [
+      other.parts_folder.path]
   other.write_block((0, 0), records_of_block(0), {})
   with pytest.raises(ValueError, match="begun with other settings: factor"):
     output.begin(overwrite=False)
+
+
+def change_byte(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file, damage, made", [
+    ("block-0-1.records", change_byte, [1]),
+    ("block-0-1.records", lambda path: os.truncate(path, 1000), [1]),
+    ("block-0-1.records", os.remove, [1]),
+    ("block-0-1.json", lambda path: os.truncate(path, 0), [1]),
+    ("block-0-1.json", lambda path: path.write_text("[1]"), [1]),
+    ("block-0-1.json", lambda path: path.write_text(
+        path.read_text().replace('"records": 200', '"records": 201')), [1]),
+    ("settings.json", lambda path: os.truncate(path, 0), [0, 1, 2]),
+    ("settings.json", lambda path: path.write_text("[]"), [0, 1, 2])])
+def test_damaged_blocks_are_made_again(tmp_path, file, damage, made):
+  build(output_of(tmp_path / "whole", x=1))
+  output = output_of(tmp_path / "killed", x=1)
+  output.begin(overwrite=False)
+  for number in range(3):
+    output.write_block((0, number), records_of_block(number), {"records": 200})
+  damage(tmp_path / "killed" / "out.tfrecord-0.parts" / file)
+  assert build(output_of(tmp_path / "killed", x=1)) == made
+  assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_files_of_others_are_kept(tmp_path):
+  output = output_of(tmp_path)
+  output.begin(overwrite=False)
+  notes = tmp_path / "out.tfrecord-0.parts" / "block-notes.txt"
+  notes.write_text("mine")
+  leftover = notes.parent / "out.tfrecord-0.0123abcd.tmp"
+  leftover.write_text("of a killed run")
+  build(output)
+  assert os.listdir(notes.parent) == [notes.name]
+
+
+def test_lock_files(tmp_path):
+  def names(output_file, num_shards):
+    return shards.ShardedOutput(
+        shards.output_files(output_file, num_shards), 4, 1, {}).lock_files
+  assert names("x.tfrecord", 3) == names("x", 0) == ["x.lock"]
+  assert names("a.tfrecord,b", 0) == ["a.lock", "b.lock"]
+  # Shards that are made one by one do not exclude each other.
+  assert names("x-00001-of-00003", 0) == ["x-00001-of-00003.lock"]
 
 
 @pytest.mark.parametrize("output_file,num_shards,problem", [
