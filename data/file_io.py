@@ -72,7 +72,7 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
     # `records*` does not mean the files next to records.
     found = [file for file in sorted(tf.io.gfile.glob(pattern))
              if file == pattern
-             or not (file.endswith((REPORT_SUFFIX, PARTS_SUFFIX))
+             or not (file.endswith((REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX))
                      or _TEMPORARY.search(file))]
     if not found:
       raise UserError(f"{flag}: {pattern} matches no file.")
