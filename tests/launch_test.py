@@ -1,0 +1,136 @@
+"""Tests of launch.py."""
+
+import errno
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from errors import Interrupted
+from errors import UserError
+import launch
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+PROGRAM = """
+import launch
+import os, sys
+
+def wait(word):
+  print(word, flush=True)
+  sys.stdin.readline()
+
+def main(argv):
+  {body}
+
+if __name__ == "__main__":
+  {imports}
+  launch.run(main)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+  """Starts a program that only has launch.py, in a folder of its own."""
+  processes = []
+
+  def run(body="pass", imports="pass", **settings):
+    for name in ("launch.py", "errors.py"):
+      shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "program.py").write_text(PROGRAM.format(
+        body=body, imports=imports))
+    processes.append(subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py")], text=True, **{
+            "stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE, **settings}))
+    return processes[-1]
+
+  yield run
+  for process in processes:
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75),
+                                          (signal.SIGINT, 130)])
+@pytest.mark.parametrize("phase", ["imports", "body"])
+def test_signal_ends_a_program_quietly(start, phase, number, code):
+  process = start(**{phase: "wait('ready')"})
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(number)
+  _, messages = process.communicate()
+  assert process.returncode == code
+  assert messages == ("" if phase == "imports" else
+                      "program.py: Stopped. The same command continues from "
+                      "what was saved.\n")
+
+
+def test_second_signal_does_not_wait(start):
+  process = start("""
+  try:
+    wait('ready')
+  finally:
+    wait('cleaning')
+""")
+  for word in ("ready", "cleaning"):
+    assert process.stdout.readline() == word + "\n"
+    process.send_signal(signal.SIGINT)
+  process.communicate()
+  assert process.returncode == 130
+
+
+def test_closed_pipe_is_no_error(start):
+  process = start("""
+  wait('ready')
+  for _ in range(10_000):
+    print('x' * 100)
+""")
+  assert process.stdout.readline() == "ready\n"
+  process.stdout.close()
+  process.stdin.write("\n")
+  process.stdin.flush()
+  assert process.stderr.read() == ""
+  assert process.wait() == 141
+
+
+def test_user_error_is_one_line(start):
+  process = start("from errors import UserError; raise UserError('Bad x.')")
+  assert process.communicate()[1] == "program.py: Bad x.\n"
+  assert process.returncode == 1
+
+
+def test_mistake_of_ours_has_a_traceback(start):
+  process = start("int('x')")
+  assert "Traceback" in process.communicate()[1] and process.returncode == 1
+
+
+@pytest.mark.parametrize("phase", ["imports", "body"])
+def test_program_ends_with_the_one_that_started_it(start, phase):
+  code = "print('ready', flush=True); import signal; signal.pause()"
+  process = start(**{phase: code}, **launch.parent_settings())
+  assert process.stdout.readline() == "ready\n"
+  process.stdin.close()  # as the system does when the parent dies
+  process.stdin = None
+  assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("error, message", [
+    (UserError("Bad x."), "Bad x."),
+    (Interrupted(signal.SIGINT, "Stopped."), "Stopped."),
+    (PermissionError(errno.EACCES, "Permission denied", "x.txt"),
+     "x.txt: Permission denied."),
+    (tf.errors.ResourceExhaustedError(None, None, "a/x; No space left on "
+                                      "device"), "a/x: No space left on "
+     "device."),
+    (tf.errors.InvalidArgumentError(
+        None, None, "assertion failed: [Too large:] [7] [[node x]]"),
+     "Too large: 7"),
+    (tf.errors.NotFoundError(None, None, "no such node"), None),
+    (ValueError("invalid literal"), None), (KeyError("x"), None)])
+def test_what_the_user_is_told(error, message):
+  assert launch.message_for_user(error) == message

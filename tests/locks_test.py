@@ -1,0 +1,89 @@
+"""Tests of data/locks.py."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from data import locks
+from errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_second_writer_is_told_who_the_first_one_is(tmp_path):
+  with locks.Lock.of_folder(str(tmp_path), "--output_dir=x"):
+    with pytest.raises(UserError, match=r"--output_dir=x is in use: .*"
+                       rf"\(process {os.getpid()} on .*since 20"):
+      with locks.Lock.of_folder(str(tmp_path), "--output_dir=x"):
+        pass
+    with locks.Lock.of_folder(str(tmp_path / "other"), "--output_dir=y"):
+      pass
+  with locks.Lock.of_folder(str(tmp_path), "--output_dir=x"):
+    pass
+  assert os.listdir(tmp_path) == []
+
+
+def test_folders_that_stay_empty_are_removed(tmp_path):
+  with locks.Lock.of_folder(str(tmp_path / "a" / "b"), ""):
+    pass
+  assert os.listdir(tmp_path) == []
+  with locks.Lock.of_folder(str(tmp_path / "a" / "b"), ""):
+    (tmp_path / "a" / "b" / "file").touch()
+  assert os.listdir(tmp_path / "a" / "b") == ["file"]
+
+
+def test_kill_releases_a_lock(tmp_path):
+  code = ("import sys; from data import locks\n"
+          "with locks.Lock.of_folder(sys.argv[1], 'x'):\n"
+          "  print('locked', flush=True); sys.stdin.read()")
+  process = subprocess.Popen(
+      [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+  assert process.stdout.readline() == b"locked\n"
+  with pytest.raises(UserError, match=f"process {process.pid} on"):
+    with locks.Lock.of_folder(str(tmp_path), "x"):
+      pass
+  process.kill()
+  process.communicate()
+  assert os.listdir(tmp_path) == [".lock"]
+  with locks.Lock.of_folder(str(tmp_path), "x"):
+    pass
+  assert os.listdir(tmp_path) == []
+
+
+# The holder removes the file before another one that has opened it locks it.
+def test_file_without_a_name_is_no_lock(tmp_path, monkeypatch):
+  try_lock = locks.try_lock
+  path = tmp_path / ".lock"
+
+  def removed_meanwhile(descriptor):
+    monkeypatch.undo()
+    path.unlink()
+    return try_lock(descriptor)
+
+  monkeypatch.setattr(locks, "try_lock", removed_meanwhile)
+  with locks.Lock.of_folder(str(tmp_path), "x"):
+    assert path.exists()
+    with pytest.raises(UserError, match="in use"):
+      with locks.Lock.of_folder(str(tmp_path), "x"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_damaged_lock_file_is_no_obstacle(tmp_path, content):
+  (tmp_path / ".lock").write_bytes(content)
+  with locks.Lock.of_folder(str(tmp_path), "x"):
+    (tmp_path / ".lock").write_bytes(content)
+    with pytest.raises(UserError, match="in use: another program writes"):
+      with locks.Lock.of_folder(str(tmp_path), "x"):
+        pass
+
+
+def test_place_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(UserError, match="--output_dir=x cannot be written"):
+    with locks.Lock.of_folder(str(tmp_path / "file"), "--output_dir=x"):
+      pass
