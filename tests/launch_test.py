@@ -128,7 +128,7 @@ def test_program_ends_with_the_one_that_started_it(start, phase):
                                       "device"), "a/x: No space left on "
      "device."),
     (tf.errors.InvalidArgumentError(
-        None, None, "assertion failed: [Too large:] [7] [[node x]]"),
+        None, None, "assertion failed: [Too large:] [7]\n\t [[{{node x}}]]"),
      "Too large: 7"),
     (tf.errors.NotFoundError(None, None, "no such node"), None),
     (ValueError("invalid literal"), None), (KeyError("x"), None)])
