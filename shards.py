@@ -4,7 +4,7 @@
 
 Each record goes to a bucket at random; a shard is a few buckets, and a bucket
 is small enough to be shuffled in memory. Blocks that are done are files of a
-`data.parts` folder next to the output. A block that is whole there is not made
+folder of parts next to the output. A block that is whole there is not made
 again, and a shard that is there is whole.
 """
 
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from data import file_io
 from data import locks
-from data import parts
+from data import unfinished
 from errors import UserError
 import input_pipeline
 import pretraining_instances
@@ -88,8 +88,8 @@ class ShardedOutput:
     return _stem(self.files[0]) + file_io.REPORT_SUFFIX
 
   @property
-  def parts_folder(self) -> parts.PartsFolder:
-    return parts.PartsFolder(_stem(self.files[0]) + file_io.PARTS_SUFFIX,
+  def parts_folder(self) -> unfinished.PartsFolder:
+    return unfinished.PartsFolder(_stem(self.files[0]) + file_io.PARTS_SUFFIX,
                              self.settings)
 
   @property

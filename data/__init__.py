@@ -1,6 +1,6 @@
 """Files and records: how data are read, and how they are written.
 
-    file_io   text, JSON and whole, durable files; names and patterns
-    locks     one writer at a time in a folder
-    parts     parts of an output while it is made, with their checksums
+    file_io      text, JSON and whole, durable files; names and patterns
+    locks        one writer at a time in a folder
+    unfinished   parts of an output while it is made, with their checksums
 """
