@@ -170,11 +170,14 @@ class Windows(NamedTuple):
     lengths = np.minimum(room, num_tokens - starts)
     # The context of a token is the smaller one of left and right; among equal
     # ones the longer window counts, and then the first.
-    left = np.arange(num_tokens) - starts[:, np.newaxis]       # [n, tokens]
-    right = lengths[:, np.newaxis] - 1 - left
-    context = np.minimum(left, right) + 0.01 * lengths[:, np.newaxis]
-    context[(left < 0) | (right < 0)] = -np.inf
-    best = np.argmax(context, axis=0) if num_windows else np.zeros(0, int)
+    best, most_context = np.zeros(num_tokens, int), np.full(num_tokens, -np.inf)
+    for window, (start, length) in enumerate(zip(starts, lengths)):
+      here = slice(start, start + length)
+      left = np.arange(length)
+      context = np.minimum(left, left[::-1]) + 0.01 * length
+      is_best = context > most_context[here]
+      best[here][is_best] = window
+      most_context[here][is_best] = context[is_best]
     places = starts[:, np.newaxis] + np.arange(min(room, num_tokens))
     is_max_context = (best[np.minimum(places, num_tokens - 1)]
                       == np.arange(num_windows)[:, np.newaxis]) & (
