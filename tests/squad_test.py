@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -116,6 +117,15 @@ def test_windows_cover_every_token_and_one_has_most_context():
           assert (contexts >= others)[is_max[:length]].all()
       assert (owners == 1).all()
       assert bool(num_tokens) == bool(len(windows.starts))
+
+
+def test_windows_of_a_long_text_take_little_memory():
+  tracemalloc.start()
+  windows = input_pipeline.Windows.cut(20_000, room=10, stride=8)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert windows.is_max_context.shape == (2500, 10)
+  assert peak < 50e6
 
 
 def test_sequences_of_a_long_paragraph(tokenizer):
