@@ -17,8 +17,8 @@ import unicodedata
 from typing import Iterable, Iterator, NamedTuple, Sequence
 
 from absl import logging
-import tensorflow as tf
 
+from data import file_io
 from errors import UserError
 
 REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -374,7 +374,7 @@ class FullTokenizer:
     inv_vocab: id -> token.
 
   Raises:
-    UserError: the vocabulary is missing, is not UTF-8, or lacks `[UNK]`,
+    UserError: the vocabulary cannot be read, is not UTF-8, or lacks `[UNK]`,
       `[CLS]`, `[SEP]` or `[MASK]`; or a never-split token is not in it.
   """
 
@@ -472,16 +472,13 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
 
 
 def _read_vocab(vocab_file: str) -> list[str]:
-  if not tf.io.gfile.exists(vocab_file):
-    raise UserError(f"The vocabulary {vocab_file} does not exist.")
-  with tf.io.gfile.GFile(vocab_file, "rb") as reader:
-    content = reader.read()
-  try:
-    text = content.decode("utf-8")
-  except UnicodeDecodeError as error:
-    raise UserError(
-        f"The vocabulary {vocab_file} is not UTF-8: line "
-        f"{content.count(10, 0, error.start) + 1}.") from error
+  text = file_io.read_text(vocab_file)
+  if not text.strip():
+    raise UserError(f"The vocabulary {vocab_file} is empty.")
+  if "\0" in text:
+    line = text.count("\n", 0, text.index("\0")) + 1
+    raise UserError(f"The vocabulary {vocab_file} has a zero byte in line "
+                    f"{line}. Is it text, in UTF-8?")
   # Only line feeds end a line: some tokens are other line separators.
   return [line.strip() for line in text.removesuffix("\n").split("\n")]
 

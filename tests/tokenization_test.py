@@ -10,6 +10,7 @@ import unicodedata
 import conftest
 import pytest
 
+from errors import UserError
 import tokenization
 
 # Characters that trip tokenizers: several kinds of space, controls, marks,
@@ -225,15 +226,30 @@ def test_vocabulary_lines_are_stripped_and_later_duplicates_win(tmp_path):
   assert tokenization.load_vocab(str(path))["a"] == 6
 
 
+def test_vocabulary_may_begin_with_a_byte_order_mark(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("\ufeff[UNK]\n[CLS]\n[SEP]\n[MASK]\n\u2028\na\ufeff\n")
+  assert list(tokenization.load_vocab(str(path))) == [
+      "[UNK]", "[CLS]", "[SEP]", "[MASK]", "", "a\ufeff"]
+
+
 @pytest.mark.parametrize("content, message", [
     (b"[UNK]\n[CLS]\n[SEP]\n", r"not \[MASK\]"),
-    (b"", r"not \[UNK\], \[CLS\]"),
-    (b"[UNK]\n\xff\n", "not UTF-8: line 2")])
+    (b"", "is empty"), (b"\xef\xbb\xbf\n", "is empty"),
+    (b"[UNK]\n\xff\n", "not UTF-8: line 2"),
+    ("[UNK]\n[CLS]\n".encode("utf-16-le"), "zero byte in line 1. Is it text")])
 def test_bad_vocabularies_are_refused(tmp_path, content, message):
   path = tmp_path / "vocab.txt"
   path.write_bytes(content)
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(UserError, match=f"vocab.txt.*{message}"):
     tokenization.FullTokenizer(str(path))
+
+
+def test_vocabularies_that_are_no_files_are_refused(tmp_path):
+  with pytest.raises(UserError, match="is a folder"):
+    tokenization.load_vocab(str(tmp_path))
+  with pytest.raises(UserError, match="vocab.txt does not exist"):
+    tokenization.load_vocab(str(tmp_path / "vocab.txt"))
 
 
 def test_lower_casing_for_a_cased_vocabulary_is_refused():
