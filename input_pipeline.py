@@ -771,6 +771,12 @@ def _format_of_record(record: bytes, file: str, max_seq_length: int,
   return record_format
 
 
+_LIMIT_MEANINGS = {
+    **dict.fromkeys(("input_ids", "masked_lm_ids"),
+                    ", the vocab_size of the model"),
+    "segment_ids": ", the type_vocab_size of the model"}
+
+
 def _limits(record_format: PretrainingFormat, vocab_size: int,
             type_vocab_size: int) -> dict[str, int]:
   """Returns the number that all values of each feature have to be below."""
@@ -824,8 +830,9 @@ def examine_records(records: Sequence[bytes], record_format: PretrainingFormat,
     for i in np.flatnonzero(~np.all(is_within.numpy(), axis=1)).tolist():
       place = int(np.argmin(is_within[i]))
       value = features[name][i, place].numpy()
-      problems.setdefault(i, f"{name} has the value {value} at place {place}, "
-                          f"but values are from 0 to below {limits[name]}")
+      problems.setdefault(
+          i, f"{name} has the value {value} at place {place}, but values are "
+          f"from 0 to below {limits[name]}{_LIMIT_MEANINGS.get(name, '')}")
   return problems
 
 

@@ -33,7 +33,9 @@ import convert_checkpoint
 import corpus
 import create_pretraining_data
 import create_vocabulary
+from data import locks
 import distillation
+from errors import UserError
 import export_saved_model
 import extract_features
 import hub_encoder
@@ -482,9 +484,62 @@ def test_pretraining_refuses_ids_outside_the_vocabulary(
     create, pretrain, tmp_path):
   small = tmp_path / "small.json"
   small.write_text(conftest.tiny_config(vocab_size=12).to_json_string())
-  with pytest.raises(tf.errors.InvalidArgumentError,
-                     match="vocab_size of the model is 12"):
+  with pytest.raises(UserError, match=r"x.tfrecord, record \d+: .*_ids has the "
+                     "value .*below 12, the vocab_size of the model.*Nothing "
+                     "was saved"):
     pretrain(create(), bert_config_file=small)
+
+
+def test_damaged_record_is_named_and_can_be_left_out(create, pretrain):
+  records = create()
+  num_records = len(read_records(records))
+  content = bytearray(pathlib.Path(records).read_bytes())
+  content[-20] ^= 1  # in the last record, before its checksum
+  pathlib.Path(records).write_bytes(content)
+  flags = dict(train_batch_size=num_records - 1, save_checkpoints_steps=1)
+  with pytest.raises(UserError, match=r"x.tfrecord, record \d+: its checksum is "
+                     "wrong.*--skip_damaged_records"):
+    pretrain(records, **flags)
+  run = pretrain(records, skip_damaged_records=True, do_eval=True, **flags)
+  assert checkpoint.latest(str(run)).endswith("ckpt-4")
+  [copy] = (run / "undamaged").glob("*/x.tfrecord")
+  assert len(read_records(str(copy))) == num_records - 1
+
+
+def test_lost_list_of_checkpoints_is_no_fresh_start(create, pretrain, tmp_path):
+  records = create()
+  flags = dict(save_checkpoints_steps=2, do_eval=True, eval_every_steps=2)
+  run = pretrain(records, **flags)
+  first = (run / "model.ckpt-2.index").read_bytes()
+  (run / "checkpoint").unlink()
+  before = {path: path.read_bytes() for path in run.rglob("*.data*")}
+  for settings in (flags, dict(do_train=False, do_eval=True)):
+    with pytest.raises(UserError, match="checkpoint is missing.*ckpt-2, "
+                       "model.ckpt-4.*--restart"):
+      pretrain(records, **settings)
+  assert {path: path.read_bytes() for path in before} == before
+  with pytest.raises(UserError, match="--restart .*pass --do_train"):
+    pretrain(records, do_train=False, do_eval=True, restart=True)
+  with pytest.raises(UserError, match="would delete --init_checkpoint"):
+    pretrain(records, restart=True, init_checkpoint=run / "model.ckpt-4")
+  # Begins again: another seed trains other weights from step 0 on.
+  pretrain(records, restart=True, seed=5, **flags)
+  assert (run / "model.ckpt-2.index").read_bytes() != first
+  steps = [json.loads(line)["step"] for line in
+           (run / "training_log.jsonl").read_text().splitlines()]
+  assert steps == sorted(steps) and steps[-1] == 4
+  assert checkpoint.latest(str(run / "best"))
+
+
+def test_second_program_in_a_folder_is_refused(create, pretrain, tmp_path):
+  records = create()
+  run = pretrain(records)
+  before = sorted(run.iterdir())
+  with locks.Lock.of_folder(str(run), "x"):
+    for flags in (dict(num_train_steps=6), dict(do_train=False, do_eval=True)):
+      with pytest.raises(UserError, match="--output_dir=.*is in use"):
+        pretrain(records, **flags)
+  assert sorted(run.iterdir()) == before
 
 
 def test_pretraining_refuses_another_models_folder(create, pretrain, tmp_path):
@@ -1105,7 +1160,10 @@ def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
   context = tmp_path / "context.txt"
   context.write_text("the dog sat and the\nbird ran and the cat flew")
   capsys.readouterr()
-  answer(context_file=context, question="it was")
+  before = sorted(tmp_path.rglob("*"))
+  with locks.Lock.of_folder(str(tmp_path / "run"), "x"):  # as a training would
+    answer(context_file=context, question="it was")
+  assert sorted(tmp_path.rglob("*")) == before
   printed = capsys.readouterr().out.splitlines()
   assert printed[1] == "it was"
   assert printed[2].endswith("%  the dog sat and the [bird] ran and the cat flew")
