@@ -11,6 +11,7 @@ from concurrent import futures
 import json
 import os
 import re
+import reprlib
 from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from absl import logging
@@ -20,6 +21,7 @@ import tensorflow as tf
 from data import file_io
 from errors import UserError
 import pytorch_checkpoint
+import safetensors_checkpoint
 
 # What a training checkpoint holds beside weights.
 _TRAINING_ONLY = re.compile(r"(^|/)(adam_m|adam_v|global_step)$")
@@ -86,35 +88,42 @@ _REDUNDANT = re.compile(
 class _TransformersReader:
   """A file with the names of PyTorch transformers."""
 
-  def __init__(self, names: Sequence[str],
-               shape_of: Callable[[str], Sequence[int]],
+  def __init__(self, path: str, shapes: Mapping[str, Sequence[int]],
                tensor_of: Callable[[str], np.ndarray]):
+    """Finds out which tensor is which.
+
+    Args:
+      path: of the file, for error messages.
+      shapes: its name -> shape.
+      tensor_of: returns the tensor of a name of the file.
+
+    Raises:
+      UserError: two names of the file stand for the same variable.
+    """
     self._names = {}
     self._tensor_of = tensor_of
     self.shapes = {}
-    for theirs in names:
+    for theirs, shape in shapes.items():
       if _REDUNDANT.search(theirs):
         continue
       name = _renamed(theirs.replace(".", "/"), _RENAMES_IN)
-      shape = tuple(shape_of(theirs))
+      if name in self._names:
+        raise UserError(
+            f"{path} holds two tensors for one variable: "
+            f"{self._names[name][:80]!r} and {theirs[:80]!r}. Delete one.")
       self._names[name] = theirs
       # Their dense layers multiply from the other side.
-      self.shapes[name] = shape[::-1] if name.endswith("/kernel") else shape
+      self.shapes[name] = (
+          tuple(shape[::-1]) if name.endswith("/kernel") else tuple(shape))
 
   @classmethod
   def open(cls, path: str) -> "_TransformersReader":
     if path.endswith(".bin"):
       tensors = pytorch_checkpoint.read(path)
-      return cls(list(tensors), lambda name: tensors[name].shape,
-                 tensors.__getitem__)
-    try:
-      import safetensors  # pylint: disable=g-import-not-at-top
-      file = safetensors.safe_open(path, framework="numpy")
-    except Exception as error:
-      raise UserError(f"{path} cannot be read as safetensors: {error}. Is "
-                      "the file whole?") from error
-    return cls(list(file.keys()), lambda name: file.get_slice(name).get_shape(),
-               file.get_tensor)
+      shapes = {name: tensor.shape for name, tensor in tensors.items()}
+      return cls(path, shapes, tensors.__getitem__)
+    file = safetensors_checkpoint.File(path)
+    return cls(path, file.shapes, file.get_tensor)
 
   def get_tensor(self, name: str) -> np.ndarray:
     tensor = self._tensor_of(self._names[name])
@@ -631,6 +640,9 @@ def read_state(prefix: str) -> dict:
 _ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu",
                 "gelu_pytorch_tanh": "gelu"}
 _ACTIVATIONS_OUT = {"gelu_erf": "gelu", "gelu": "gelu_new"}
+# Fields of their configs that make a model another one than BERT.
+_FIXED_FIELDS = {"model_type": "bert", "position_embedding_type": "absolute",
+                 "layer_norm_eps": 1e-12}
 
 
 def write_transformers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -672,20 +684,20 @@ def to_transformers_config(config: Mapping[str, object]) -> dict:
 def read_transformers_config(json_file: str) -> dict:
   """Returns a `config.json` of PyTorch transformers as a dict for `BertConfig`.
 
+  Their defaults stand for missing fields where they differ from ours.
+
   Raises:
     UserError: the file is not the config of a BERT model that we can run.
   """
-  with tf.io.gfile.GFile(json_file) as reader:
-    config = json.load(reader)
-  if config.get("model_type", "bert") != "bert":
-    raise UserError(f"{json_file} describes a model of type "
-                    f"{config['model_type']!r}, not 'bert'.")
-  if config.get("position_embedding_type", "absolute") != "absolute":
-    raise UserError(f"{json_file}: position_embedding_type="
-                    f"{config['position_embedding_type']!r} is not BERT's.")
-  if config.get("layer_norm_eps", 1e-12) != 1e-12:
-    raise UserError(f"{json_file}: layer_norm_eps={config['layer_norm_eps']} "
-                    "is not BERT's, which is 1e-12.")
-  config["hidden_act"] = _ACTIVATIONS.get(
-      config["hidden_act"], config["hidden_act"])
+  config = file_io.read_json(json_file)
+  for field, needed in _FIXED_FIELDS.items():
+    value = config.get(field, needed)
+    if value != needed:
+      raise UserError(f"{json_file}: {field}={reprlib.repr(value)} is not "
+                      f"BERT's, which is {needed!r}.")
+  activation = config.get("hidden_act", "gelu")
+  if isinstance(activation, str):
+    activation = _ACTIVATIONS.get(activation, activation)
+  config["hidden_act"] = activation
+  config.setdefault("type_vocab_size", 2)
   return config

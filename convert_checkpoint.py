@@ -65,8 +65,9 @@ def _copy_vocabulary() -> None:
 
 def from_transformers(weights_name: str) -> modeling.BertConfig:
   """Writes a released-style folder; returns the config."""
+  config_file = _path("config.json")
   config = modeling.BertConfig.from_dict(
-      checkpoint.read_transformers_config(_path("config.json")))
+      checkpoint.read_transformers_config(config_file), config_file)
   source = _path(weights_name)
   # Restoring into the encoder checks names and shapes against the config.
   checkpoint.restore(checkpoint.variables_by_name(modeling.BertModel(config)),

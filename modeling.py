@@ -200,17 +200,28 @@ class BertConfig:
           "or fewer layers.")
 
   @classmethod
-  def from_dict(cls, json_object: dict) -> "BertConfig":
-    """Returns the config of a dictionary; unknown keys are logged, not used."""
+  def from_dict(cls, json_object: dict, path: str = "") -> "BertConfig":
+    """Returns the config of a dictionary; unknown keys are logged, not used.
+
+    Args:
+      json_object: field -> value.
+      path: the file that it comes from, for error messages.
+
+    Raises:
+      UserError: a field has a value that no model can have.
+    """
     known = {field.name for field in dataclasses.fields(cls)}
-    if "vocab_size" not in json_object:
-      raise UserError("BertConfig: vocab_size is missing.")
     unknown = sorted(set(json_object) - known)
     if unknown:
       # The released Chinese and multilingual configs carry `pooler_*` keys.
       logging.info("bert_config: keys that are not used: %s",
                    ", ".join(unknown))
-    return cls(**{k: v for k, v in json_object.items() if k in known})
+    try:
+      if "vocab_size" not in json_object:
+        raise UserError("BertConfig: vocab_size is missing.")
+      return cls(**{k: v for k, v in json_object.items() if k in known})
+    except UserError as error:
+      raise UserError(f"{path}: {error}" if path else str(error)) from error
 
   @classmethod
   def from_json_file(cls, json_file: str) -> "BertConfig":
@@ -219,11 +230,7 @@ class BertConfig:
     Raises:
       UserError: the file cannot be read, is not JSON, or holds a bad field.
     """
-    json_object = file_io.read_json(json_file)
-    try:
-      return cls.from_dict(json_object)
-    except UserError as error:
-      raise UserError(f"{json_file}: {error}") from error
+    return cls.from_dict(file_io.read_json(json_file), json_file)
 
   @classmethod
   def from_size(cls, name: str, vocab_size: int = 30522) -> "BertConfig":

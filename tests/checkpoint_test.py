@@ -299,7 +299,24 @@ def test_transformers_config(tmp_path):
     config = checkpoint.read_transformers_config(str(path))
     assert modeling.BertConfig.from_dict(config).hidden_act == ours
   for field, value in [("model_type", "roberta"), ("layer_norm_eps", 1e-5),
-                       ("position_embedding_type", "relative_key")]:
+                       ("position_embedding_type", ["relative_key"])]:
     path.write_text(json.dumps({**fields, field: value}))
-    with pytest.raises(UserError, match=str(value)):
+    with pytest.raises(UserError, match=f"config.json: {field}=.*is not"):
       checkpoint.read_transformers_config(str(path))
+
+
+def test_transformers_config_with_missing_and_bad_fields(tmp_path):
+  path = str(tmp_path / "config.json")
+  def read(text):
+    (tmp_path / "config.json").write_text(text)
+    return modeling.BertConfig.from_dict(
+        checkpoint.read_transformers_config(path), path)
+  config = read('{"vocab_size": 99}')
+  assert (config.hidden_act, config.type_vocab_size) == ("gelu_erf", 2)
+  for text, message in [
+      ("{", "not JSON"), ("[1]", "not an object"),
+      ("{}", "vocab_size is missing"),
+      ('{"vocab_size": 99, "hidden_act": ["gelu"]}', "hidden_act=.*one of"),
+      ('{"vocab_size": 99, "hidden_size": null}', "hidden_size=None must be")]:
+    with pytest.raises(UserError, match=f"config.json.*{message}"):
+      read(text)
