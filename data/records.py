@@ -73,7 +73,8 @@ def reuse_or_write(path: str, digest: str,
   facts = json.loads(json.dumps(write()))
   num_bytes, checksum = _checksum(path)
   file_io.write_json(stamp_file, {
-      "digest": digest, "bytes": num_bytes, "crc32": checksum, "facts": facts})
+      "digest": digest, "bytes": num_bytes, "crc32": checksum, "facts": facts,
+      "facts_crc32": _checksum_of_facts(facts)})
   return StampedFile(facts, checksum)
 
 
@@ -86,7 +87,14 @@ def _read_stamp(path: str) -> dict:
   except UserError as error:
     logging.warning("%s The records are made again.", error)
     return {}
-  return stamp if isinstance(stamp.get("facts"), dict) else {}
+  facts = stamp.get("facts")
+  is_whole = isinstance(facts, dict) and (
+      _checksum_of_facts(facts) == stamp.get("facts_crc32"))
+  return stamp if is_whole else {}
+
+
+def _checksum_of_facts(facts: dict) -> int:
+  return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def _checksum(path: str) -> tuple[int, int]:
