@@ -1,106 +1,339 @@
 """Reads the tensors of a `pytorch_model.bin` without running what is in it.
 
-Such a file is a pickle, which can name any function of any module to be called.
-Here only what tensors are made of is understood, and nothing is called but code
-of this file; whatever else is in the file is refused. Both formats of PyTorch
-are read: the one of today, a zip archive, and the one before version 1.6.
+Such a file holds a pickle: a program for a small machine, which can call any
+function of any module. The machine here is our own. It knows the opcodes that
+tensors are stored with and makes nothing but plain values; it imports nothing,
+looks up no attribute and calls nothing, and refuses the rest by name.
+
+Both formats of PyTorch are read: the zip archive, and the one before version
+1.6. Every size in a file is compared with the size of the file before memory
+is taken.
 """
 
-import collections
-import pickle
+import dataclasses
+import io
+import math
+import os
+import pickletools
+import re
 import struct
-from typing import BinaryIO, Callable, NamedTuple
+from typing import BinaryIO, Mapping, Optional
 import zipfile
 
 import numpy as np
+import tensorflow as tf
 
+from data import file_io
 from errors import UserError
 
-# What the older format begins with.
+# Limits on a pickle, which no BERT comes near: one with 400 tensors takes 60 kB
+# and 12,000 opcodes. They bound the memory and the time that reading takes.
+_MAX_PICKLE_BYTES = 4 << 20
+_MAX_OPCODES = 1 << 17
+_MAX_INT_BITS = 128
+_MAX_NAME_LENGTH = 1000
+_MAX_PROTOCOL = 5
+
+# NumPy's limits: dimensions of an array, and elements of 8 bytes of one, where
+# an empty array counts as if it were none.
+_MAX_DIMENSIONS = 32
+_MAX_ELEMENTS = 1 << 59
+
+_ZIP_MAGIC = b"PK\3\4"
+# The older format begins with these two numbers.
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_FORMAT_VERSION = 1001
 
-# bfloat16 is the upper half of a float32.
-_BFLOAT16 = "bfloat16"
-_DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8",
-           "BFloat16Storage": _BFLOAT16, "LongStorage": "<i8",
-           "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "<i1",
-           "ByteStorage": "<u1", "BoolStorage": "?"}
+# PyTorch's names: those of storages to those of dtypes.
+_STORAGES = {
+    "FloatStorage": "float32", "HalfStorage": "float16",
+    "DoubleStorage": "float64", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16",
+    "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4", "UntypedStorage": "untyped"}
+# The dtypes that can be read.
+_BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
+_DTYPES = {
+    "float32": np.dtype("<f4"), "float16": np.dtype("<f2"),
+    "float64": np.dtype("<f8"), "bfloat16": _BFLOAT16,
+    "int64": np.dtype("<i8"), "int32": np.dtype("<i4"),
+    "int16": np.dtype("<i2"), "int8": np.dtype("i1"), "uint8": np.dtype("u1"),
+    "bool": np.dtype("?")}
+
+_UNREADABLE = "which cannot be read; convert it to float32 with PyTorch"
+
+# The functions that a file may name. Here they are only names.
+_ORDERED_DICT = "collections.OrderedDict"
+_REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
+_REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
+_SIZE = "torch.Size"
+_REBUILD_OF_DTYPE = "torch._utils._rebuild_tensor_v3"
+# Tensors that can be named in an error, but not read.
+_REBUILD_OTHERS = {
+    "torch._utils._rebuild_sparse_tensor": "is sparse",
+    "torch._utils._rebuild_sparse_csr_tensor": "is sparse",
+    "torch._utils._rebuild_qtensor": "is quantized",
+    "torch.serialization._get_layout": "is a layout"}
+_GLOBALS = frozenset([
+    _ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER, _REBUILD_OF_DTYPE,
+    *_REBUILD_OTHERS, _SIZE, "torch.storage.UntypedStorage",
+    "torch.per_tensor_affine", "torch.per_channel_affine",
+    *(f"torch.{storage}" for storage in _STORAGES)])
+_DTYPE_GLOBAL = re.compile(r"torch\.(b?float|u?int|complex|bits)\d\w*",
+                           re.ASCII)
 
 
-class _Storage(NamedTuple):
-  """Where the numbers of tensors are."""
+# --- Values ------------------------------------------------------------------
+# The machine makes these, and None, bool, int, float, str, bytes, list, tuple.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Global:
+  """The name of a function or class, which is never looked up."""
+
+  name: str
+
+
+@dataclasses.dataclass(eq=False)
+class _Dict:
+  """The entries of a dictionary, which should be pairs.
+
+  Keys are not hashed: to hash tuples that contain each other takes forever.
+  """
+
+  items: list = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+  """A row of numbers that tensors refer to."""
 
   key: str
   dtype: str
   size: int
 
-
-class _Tensor(NamedTuple):
-  """A tensor whose numbers are not read yet."""
-
-  storage: _Storage
-  offset: int
-  shape: tuple[int, ...]
-  strides: tuple[int, ...]
-
-  def read(self, content: bytes) -> np.ndarray:
-    """Returns the array, given the bytes of its storage."""
-    storage = self.storage
-    last = self.offset + sum((size - 1) * stride for size, stride in zip(
-        self.shape, self.strides))
-    numbers = [self.offset, *self.shape, *self.strides]
-    if len(self.shape) != len(self.strides) or not all(
-        isinstance(n, int) and n >= 0 for n in numbers) or (
-            0 not in self.shape and last >= storage.size):
-      raise UserError("a tensor reaches beyond its numbers")
-    if storage.dtype == _BFLOAT16:
-      values = (np.frombuffer(content, "<u2", storage.size).astype(np.uint32)
-                << 16).view(np.float32)
-    else:
-      values = np.frombuffer(content, storage.dtype, storage.size)
-    return np.lib.stride_tricks.as_strided(
-        values[self.offset:], self.shape,
-        [stride * values.itemsize for stride in self.strides]).copy()
+  @property
+  def num_bytes(self) -> int:
+    return self.size * _DTYPES[self.dtype].itemsize
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *unused):
-  if not isinstance(storage, _Storage):
-    raise pickle.UnpicklingError("a tensor without numbers")
-  return _Tensor(storage, offset, tuple(shape), tuple(strides))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Tensor:
+  """A tensor whose numbers are not read yet; its fields may be anything."""
+
+  storage: object
+  offset: object
+  shape: object
+  strides: object
 
 
-def _rebuild_parameter(tensor, *unused):
-  return tensor
+@dataclasses.dataclass(frozen=True, eq=False)
+class _OtherTensor:
+  """A tensor that cannot be read, and the reason."""
+
+  reason: str
 
 
-_ALLOWED: dict[tuple[str, str], object] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
-}
+# --- The machine -------------------------------------------------------------
 
 
-class _Unpickler(pickle.Unpickler):
-  """Understands tensors and nothing else."""
+class _Machine:
+  """Runs pickles on the values above.
 
-  def find_class(self, module, name):
-    try:
-      return _ALLOWED[module, name]
-    except KeyError:
-      raise pickle.UnpicklingError(
-          f"it holds {module}.{name}, which is no tensor") from None
+  Attributes:
+    storages: all that the pickles refer to, by key.
+  """
 
-  def persistent_load(self, pid):
-    kind, dtype, key, _, size = pid[:5]
-    if kind != "storage" or dtype not in _DTYPES.values() or (
-        not isinstance(size, int) or size < 0):
-      raise pickle.UnpicklingError(f"it refers to {pid!r}")
-    return _Storage(str(key), dtype, size)
+  def __init__(self):
+    self.storages: dict[str, _Storage] = {}
+    self._stack = []
+    self._marks = []  # heights of the stack
+    self._memo = {}
+
+  def run(self, stream: BinaryIO) -> object:
+    """Returns the value of a pickle, and leaves the stream behind its end.
+
+    Raises:
+      UserError: it holds something other than tensors and plain values.
+      ValueError: it is damaged.
+    """
+    self._stack, self._marks, self._memo = [], [], {}
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+      if number >= _MAX_OPCODES:
+        raise UserError(f"its pickle has more than {_MAX_OPCODES} opcodes")
+      if opcode.name == "STOP":
+        return self._pop()
+      self._step(opcode.name, argument)
+    raise AssertionError("genops ends with STOP or an error")
+
+  def _step(self, opcode: str, argument) -> None:
+    """Runs one opcode."""
+    push, pop = self._stack.append, self._pop
+    match opcode:
+      case "PROTO":
+        if argument > _MAX_PROTOCOL:
+          raise UserError(f"its pickle has the unknown protocol {argument}")
+      case "FRAME":
+        pass  # how much to read at once
+      case "NONE":
+        push(None)
+      case "NEWTRUE" | "NEWFALSE":
+        push(opcode == "NEWTRUE")
+      case "BININT" | "BININT1" | "BININT2" | "LONG1" | "INT" | "LONG":
+        if argument.bit_length() > _MAX_INT_BITS:
+          raise UserError("it holds a number that is too large")
+        push(argument)
+      case ("BINFLOAT" | "SHORT_BINUNICODE" | "BINUNICODE" | "SHORT_BINSTRING"
+            | "BINSTRING" | "SHORT_BINBYTES" | "BINBYTES"):
+        push(argument)
+      case "MARK":
+        self._marks.append(len(self._stack))
+      case "EMPTY_TUPLE":
+        push(())
+      case "TUPLE1" | "TUPLE2" | "TUPLE3":
+        values = [pop() for _ in range(int(opcode[-1]))]
+        push(tuple(reversed(values)))
+      case "TUPLE":
+        push(tuple(self._pop_to_mark()))
+      case "EMPTY_LIST":
+        push([])
+      case "APPEND":
+        value = pop()
+        self._top(list).append(value)
+      case "APPENDS":
+        values = self._pop_to_mark()
+        self._top(list).extend(values)
+      case "EMPTY_DICT":
+        push(_Dict())
+      case "SETITEM":
+        value, key = pop(), pop()
+        self._top(_Dict).items.append((key, value))
+      case "SETITEMS":
+        values = self._pop_to_mark()
+        if len(values) % 2:
+          raise UserError("its pickle has a key without a value")
+        self._top(_Dict).items.extend(zip(values[::2], values[1::2]))
+      case "BINPUT" | "LONG_BINPUT":
+        self._memo[argument] = self._top(object)
+      case "MEMOIZE":
+        self._memo[len(self._memo)] = self._top(object)
+      case "BINGET" | "LONG_BINGET":
+        if argument not in self._memo:
+          raise UserError(f"its pickle refers to {argument}, which is unknown")
+        push(self._memo[argument])
+      case "GLOBAL":
+        push(_named(*argument.split(" ", 1)))
+      case "STACK_GLOBAL":
+        name, module = pop(), pop()
+        if type(module) is not str or type(name) is not str:
+          raise UserError("it refers to a function without a name")
+        push(_named(module, name))
+      case "BINPERSID":
+        push(self._find_storage(pop()))
+      case "REDUCE":
+        arguments, function = pop(), pop()
+        push(_rebuild(function, arguments))
+      case "BUILD":
+        # PyTorch sets `_metadata` of a state dict, which says nothing of
+        # tensors.
+        pop()
+        self._top(_Dict)
+      case _:
+        raise UserError(f"its pickle uses {opcode}, which tensors do not need")
+
+  def _pop(self):
+    self._top(object)
+    return self._stack.pop()
+
+  def _top(self, kind: type):
+    """Returns the last value, which must be above the last mark."""
+    if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+      raise UserError("its pickle takes a value where there is none")
+    value = self._stack[-1]
+    if not isinstance(value, kind):
+      raise UserError(f"its pickle changes a value of the wrong type "
+                      f"({type(value).__name__})")
+    return value
+
+  def _pop_to_mark(self) -> list:
+    if not self._marks:
+      raise UserError("its pickle ends a group that has no beginning")
+    height = self._marks.pop()
+    values = self._stack[height:]
+    del self._stack[height:]
+    return values
+
+  def _find_storage(self, reference) -> _Storage:
+    """Returns the storage that a pickle refers to."""
+    # ("storage", class, key, device, size), and in the older format the storage
+    # that this one is a part of, which is None.
+    if type(reference) is not tuple or len(reference) not in (5, 6) or (
+        reference[0] != "storage" or reference[5:] not in ((), (None,))):
+      raise UserError("it refers to something that is no storage of numbers")
+    _, kind, key, _, size = reference[:5]
+    name = kind.name.rpartition(".")[2] if isinstance(kind, _Global) else None
+    if name not in _STORAGES or type(key) is not str or (
+        not _is_size(size)):
+      raise UserError("it refers to a storage of an unknown kind")
+    storage = _Storage(key, _STORAGES[name], size)
+    if self.storages.setdefault(key, storage) != storage:
+      raise UserError(f"it describes the storage {key[:80]!r} in two ways")
+    return storage
+
+
+def _named(module: str, name: str) -> _Global:
+  """Returns the marker for a name, if tensors are made with it."""
+  full = f"{module}.{name}"
+  if "." in name or not (full in _GLOBALS or _DTYPE_GLOBAL.fullmatch(full)):
+    raise UserError(f"it refers to {full[:80]!r}, which is no part of a "
+                    "tensor")
+  return _Global(full)
+
+
+def _rebuild(function, arguments):
+  """Returns what PyTorch would get by calling a function with arguments."""
+  if not isinstance(function, _Global) or type(arguments) is not tuple:
+    raise UserError("it calls something that is no function of PyTorch")
+  name = function.name
+  if name == _ORDERED_DICT and not arguments:
+    return _Dict()
+  if name == _ORDERED_DICT and len(arguments) == 1 and (
+      type(arguments[0]) is list):
+    # As Python 2 wrote it. The list is not copied: a file can refer to a long
+    # one many times.
+    return _Dict(arguments[0])
+  if name == _REBUILD_TENSOR and len(arguments) >= 4:
+    # The rest says whether the tensor is trained, lists its hooks, and rarely
+    # ends with how to read its numbers.
+    if len(arguments) > 6:
+      return _OtherTensor("is a view of negated or conjugated numbers")
+    return _Tensor(*arguments[:4])
+  if name == _REBUILD_PARAMETER and arguments and isinstance(
+      arguments[0], (_Tensor, _OtherTensor)):
+    return arguments[0]
+  if name == _SIZE and len(arguments) == 1:
+    return arguments[0]
+  if name == _REBUILD_OF_DTYPE:
+    names = [argument.name for argument in arguments
+             if isinstance(argument, _Global)]
+    dtype = names[-1].removeprefix("torch.") if names else "unknown"
+    return _OtherTensor(f"has the dtype {dtype}")
+  if name in _REBUILD_OTHERS:
+    return _OtherTensor(_REBUILD_OTHERS[name])
+  raise UserError(f"it calls {name} with arguments that do not fit")
+
+
+# --- Files -------------------------------------------------------------------
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-  """Returns the tensors of a file by name.
+  """Returns the tensors of a file by name; bfloat16 ones as float32.
+
+  Tensors that share numbers in the file share them in memory, so they cannot
+  be written to.
 
   Args:
     path: of a state dict, as `torch.save` writes it.
@@ -110,57 +343,193 @@ def read(path: str) -> dict[str, np.ndarray]:
   """
   try:
     with open(path, "rb") as file:
-      if zipfile.is_zipfile(file):
-        return _read_zip(file)
+      file_size = os.fstat(file.fileno()).st_size
+      is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
       file.seek(0)
-      return _read_legacy(file)
-  except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError,
-          AttributeError, IndexError, struct.error,
-          zipfile.BadZipFile) as error:
+      return (_read_zip if is_zip else _read_legacy)(file, file_size)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {file_io.reason(error)}.") from (
+        error)
+  # A damaged file raises whatever zipfile and pickletools do not expect.
+  except Exception as error:  # pylint: disable=broad-except
+    reason = " ".join(str(error).split())[:400] or type(error).__name__
     raise UserError(
-        f"{path} cannot be read as tensors of PyTorch: {error}. Is it whole, "
+        f"{path} cannot be read as tensors of PyTorch: {reason}. Is it whole, "
         "and a state dict? Files that hold more than tensors are not opened, "
-        "for they could run anything.") from error
+        "because they could run anything.") from error
 
 
-def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_zip(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
   with zipfile.ZipFile(file) as archive:
-    [name] = [name for name in archive.namelist()
-              if name.endswith("/data.pkl")]
-    folder = name.removesuffix("data.pkl")
-    with archive.open(name) as pickled:
-      tensors = _tensors(_Unpickler(pickled).load())
-    return _materialize(
-        tensors, lambda storage: archive.read(f"{folder}data/{storage.key}"))
+    members = {member.filename: member for member in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+      raise UserError("two members of the archive have the same name")
+    pickles = [name for name in members if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+      raise UserError(f"the archive has {len(pickles)} members data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
+
+    def read_member(name: str) -> bytes:
+      member = members.get(folder + name)
+      _check_member(member, name, file_size)
+      return archive.read(member)
+
+    if folder + "byteorder" in members and (
+        read_member("byteorder") != b"little"):
+      raise UserError("its numbers are not little-endian")
+    if members[pickles[0]].file_size > _MAX_PICKLE_BYTES:
+      raise UserError(f"its pickle is larger than {_MAX_PICKLE_BYTES} bytes")
+    machine = _Machine()
+    tensors = _tensors(machine.run(io.BytesIO(read_member("data.pkl"))))
+    storages = _storages_of(tensors)
+    # Members may overlap, and so take more memory than the file has bytes.
+    if sum(storage.num_bytes for storage in storages.values()) > file_size:
+      raise UserError("its tensors are larger than the file")
+    return _arrays(tensors, {
+        key: _numbers(read_member(f"data/{key}"), storage)
+        for key, storage in storages.items()})
 
 
-def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
-  if _Unpickler(file).load() != _MAGIC_NUMBER:
+def _check_member(member: Optional[zipfile.ZipInfo], name: str,
+                  file_size: int) -> None:
+  """Checks that a member of an archive is stored as it is."""
+  if member is None:
+    raise UserError(f"the archive has no {name[:80]!r}")
+  if member.compress_type != zipfile.ZIP_STORED or (
+      member.file_size != member.compress_size):
+    raise UserError(f"{name[:80]!r} is compressed, which PyTorch never does; "
+                    "save it with PyTorch again")
+  if member.header_offset + member.file_size > file_size:
+    raise UserError(f"{name[:80]!r} reaches beyond the end of the file")
+
+
+def _read_legacy(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
+  stream = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
+  machine = _Machine()
+  if machine.run(stream) != _MAGIC_NUMBER:
     raise UserError("it does not begin like such a file")
-  for _ in range(2):  # versions and sizes of C's types
-    _Unpickler(file).load()
-  tensors = _tensors(_Unpickler(file).load())
-  keys = _Unpickler(file).load()
-  storages = {tensor.storage.key: tensor.storage
-              for tensor in tensors.values()}
-  contents = {}
+  if machine.run(stream) != _FORMAT_VERSION:
+    raise UserError("it has an unknown version")
+  machine.run(stream)  # sizes of C's types
+  tensors = _tensors(machine.run(stream))
+  storages = _storages_of(tensors)
+  keys = machine.run(stream)
+  if type(keys) is not list:
+    raise UserError("it has no list of storages")
+
+  file.seek(stream.tell())
+  numbers = {}
   for key in keys:
-    size, = struct.unpack("<q", file.read(8))
-    dtype = storages[key].dtype
-    width = 2 if dtype == _BFLOAT16 else np.dtype(dtype).itemsize
-    contents[key] = file.read(size * width)
-  return _materialize(tensors, lambda storage: contents[storage.key])
+    if type(key) is not str or key not in machine.storages:
+      raise UserError("it lists a storage that no tensor refers to")
+    storage = machine.storages[key]
+    size = file.read(8)
+    if size != struct.pack("<q", storage.size):
+      raise UserError(f"the storage {key[:80]!r} has another size than its "
+                      "tensors say")
+    if storage.dtype not in _DTYPES:
+      raise UserError(f"the storage {key[:80]!r} has the dtype "
+                      f"{storage.dtype}, {_UNREADABLE}")
+    if storage.num_bytes > file_size - file.tell():
+      raise UserError(f"the storage {key[:80]!r} reaches beyond the end of "
+                      "the file")
+    if key in storages:
+      numbers[key] = _numbers(file.read(storage.num_bytes), storage)
+    else:
+      file.seek(storage.num_bytes, os.SEEK_CUR)
+  return _arrays(tensors, numbers)
+
+
+# --- Tensors -----------------------------------------------------------------
 
 
 def _tensors(content) -> dict[str, _Tensor]:
-  """Returns the tensors of a state dict."""
-  if not isinstance(content, dict):
+  """Returns the tensors of a state dict, which are checked.
+
+  Raises:
+    UserError: there is none, or one cannot be read.
+  """
+  if not isinstance(content, _Dict):
     raise UserError("it is no state dict")
-  return {name: tensor for name, tensor in content.items()
-          if isinstance(tensor, _Tensor)}
+  if not all(type(item) in (list, tuple) and len(item) == 2
+             for item in content.items):
+    raise UserError("its state dict is not made of pairs")
+  tensors = {}
+  for name, tensor in content.items:
+    if not isinstance(tensor, (_Tensor, _OtherTensor)):
+      continue
+    if type(name) is not str or len(name) > _MAX_NAME_LENGTH or (
+        not name.isprintable()):
+      raise UserError("it holds a tensor whose name is no text")
+    if isinstance(tensor, _OtherTensor):
+      raise UserError(f"the tensor {name[:80]!r} {tensor.reason}, "
+                      f"{_UNREADABLE}")
+    _check_tensor(name, tensor)
+    tensors[name] = tensor
+  if not tensors:
+    names = ", ".join(key for key, _ in content.items[:5]
+                      if type(key) is str)
+    raise UserError("it holds no tensors by name, only "
+                    f"{names[:80]!r}")
+  return tensors
 
 
-def _materialize(tensors, content_of: Callable[[_Storage], bytes]
-                ) -> dict[str, np.ndarray]:
-  return {name: tensor.read(content_of(tensor.storage))
+def _check_tensor(name: str, tensor: _Tensor) -> None:
+  """Checks that a tensor consists of numbers of its storage."""
+  shown = repr(name[:80])
+  storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
+  if not isinstance(storage, _Storage):
+    raise UserError(f"the tensor {shown} has no numbers")
+  if storage.dtype not in _DTYPES:
+    raise UserError(f"the tensor {shown} has the dtype {storage.dtype}, "
+                    f"{_UNREADABLE}")
+  if type(shape) is not tuple or type(strides) is not tuple or (
+      len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS
+      or not all(map(_is_size, (tensor.offset, *shape, *strides)))):
+    raise UserError(f"the tensor {shown} has a damaged shape")
+  # An empty tensor has no last number, but NumPy limits its other dimensions.
+  size = math.prod(length for length in shape if length)
+  last = tensor.offset + sum(
+      (length - 1) * stride for length, stride in zip(shape, strides))
+  if size > _MAX_ELEMENTS or (
+      0 not in shape and (size > storage.size or last >= storage.size)):
+    raise UserError(f"the tensor {shown} reaches beyond its numbers")
+
+
+def _storages_of(tensors: Mapping[str, _Tensor]) -> dict[str, _Storage]:
+  return {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+
+
+def _numbers(content: bytes, storage: _Storage) -> np.ndarray:
+  """Returns the numbers of a storage as an array of one dimension."""
+  dtype = _DTYPES[storage.dtype]
+  if len(content) // dtype.itemsize != storage.size:
+    raise UserError(f"the storage {storage.key[:80]!r} has another size than "
+                    "its tensors say")
+  values = np.frombuffer(content, dtype, storage.size)
+  return values.astype(np.float32) if values.dtype == _BFLOAT16 else values
+
+
+def _arrays(tensors: Mapping[str, _Tensor], numbers: Mapping[str, np.ndarray]
+           ) -> dict[str, np.ndarray]:
+  """Returns the tensors as views of the numbers of their storages."""
+  missing = [key for key in _storages_of(tensors) if key not in numbers]
+  if missing:
+    raise UserError(f"the storage {missing[0][:80]!r} is missing")
+  return {name: _view(tensor, numbers[tensor.storage.key])
           for name, tensor in tensors.items()}
+
+
+def _view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+  if 0 in tensor.shape:
+    return np.zeros(tensor.shape, numbers.dtype)
+  # The stride of a dimension of length 1 means nothing, and may be huge.
+  strides = [stride * numbers.itemsize if length > 1 else 0
+             for length, stride in zip(tensor.shape, tensor.strides)]
+  return np.lib.stride_tricks.as_strided(
+      numbers[tensor.offset:], tensor.shape, strides, writeable=False)
+
+
+def _is_size(value) -> bool:
+  """Whether a value of a file is a whole number of at least 0."""
+  return type(value) is int and value >= 0

@@ -4,12 +4,15 @@ import collections
 import io
 import os
 import pickle
+import random
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
+from errors import UserError
 import pytorch_checkpoint
 
 
@@ -27,12 +30,19 @@ class Storage:
     self.key, self.dtype, self.array = key, dtype, array
 
 
-class Tensor:
+class Call:
+  """Pickles as the call of a function."""
+
+  def __init__(self, name, *arguments):
+    self.name, self.arguments = name, arguments
+
+
+class Tensor(Call):
   """Pickles as PyTorch's tensors do."""
 
-  def __init__(self, storage, offset, shape, strides):
-    self.arguments = (storage, offset, shape, strides, False,
-                      collections.OrderedDict())
+  def __init__(self, storage, offset, shape, strides, *more):
+    super().__init__("torch._utils._rebuild_tensor_v2", storage, offset, shape,
+                     strides, False, collections.OrderedDict(), *more)
 
 
 class Pickler(pickle._Pickler):  # the one in Python can write any global
@@ -42,13 +52,13 @@ class Pickler(pickle._Pickler):  # the one in Python can write any global
     module, _, name = obj.name.rpartition(".")
     self.write(f"c{module}\n{name}\n".encode())
 
-  def save_tensor(self, obj):
-    self.save(Global("torch._utils._rebuild_tensor_v2"))
+  def save_call(self, obj):
+    self.save(Global(obj.name))
     self.save(obj.arguments)
     self.write(pickle.REDUCE)
 
   dispatch[Global] = save_global_by_name
-  dispatch[Tensor] = save_tensor
+  dispatch[Call] = dispatch[Tensor] = save_call
 
   def persistent_id(self, obj):
     if isinstance(obj, Storage):
@@ -57,47 +67,86 @@ class Pickler(pickle._Pickler):  # the one in Python can write any global
     return None
 
 
-def dumps(*objects):
+def dumps(*objects, protocol=2):
   output = io.BytesIO()
   for obj in objects:
-    Pickler(output, 2).dump(obj)
+    Pickler(output, protocol).dump(obj)
   return output.getvalue()
 
 
 def write(path, is_zip, content, storages):
+  return write_pickle(path, is_zip, dumps(content), storages)
+
+
+def write_pickle(path, is_zip, pickled, storages=()):
   if is_zip:
     with zipfile.ZipFile(path, "w") as archive:
-      archive.writestr("archive/data.pkl", dumps(content))
+      archive.writestr("archive/data.pkl", pickled)
       for storage in storages:
         archive.writestr(f"archive/data/{storage.key}",
                          storage.array.tobytes())
     return str(path)
-  data = dumps(pytorch_checkpoint._MAGIC_NUMBER, 1001, {"little_endian": True},
-               content, [storage.key for storage in storages])
+  data = dumps(pytorch_checkpoint._MAGIC_NUMBER, 1001, {"little_endian": True})
+  data += pickled + dumps([storage.key for storage in storages])
   for storage in storages:
     data += struct.pack("<q", storage.array.size) + storage.array.tobytes()
   path.write_bytes(data)
   return str(path)
 
 
+def floats(size, key="0"):
+  return Storage(key, "FloatStorage", np.arange(size, dtype=np.float32))
+
+
+def assert_refused(path, message, most_bytes=100e6):
+  """Asserts that a file is refused in one line, with little memory."""
+  tracemalloc.start()
+  try:
+    with pytest.raises(UserError, match=message) as info:
+      pytorch_checkpoint.read(str(path))
+    assert tracemalloc.get_traced_memory()[1] < most_bytes
+  finally:
+    tracemalloc.stop()
+  assert str(path) in str(info.value) and str(info.value).isprintable()
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 4])
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_tensors_are_read(tmp_path, is_zip):
-  numbers = np.arange(24, dtype=np.float32)
-  floats = Storage("0", "FloatStorage", numbers)
+def test_tensors_are_read(tmp_path, is_zip, protocol):
+  storage = floats(24)
+  numbers = storage.array
   halves = Storage("1", "HalfStorage", np.array([1.5, -2.0], np.float16))
   # The upper half of float32 3.140625.
   brain = Storage("2", "BFloat16Storage", np.array([0x4049], np.uint16))
+  parameter = Call("torch._utils._rebuild_parameter",
+                   Tensor(storage, 5, (), ()), True, collections.OrderedDict())
   content = collections.OrderedDict(
-      a=Tensor(floats, 0, (4, 3), (3, 1)), b=Tensor(floats, 12, (3, 4), (1, 3)),
-      c=Tensor(halves, 0, (2,), (1,)), d=Tensor(brain, 0, (1,), (1,)),
-      e=Tensor(floats, 5, (), ()), count=7)
-  tensors = pytorch_checkpoint.read(write(
-      tmp_path / "x.bin", is_zip, content, [floats, halves, brain]))
-  assert list(tensors) == ["a", "b", "c", "d", "e"]
+      a=Tensor(storage, 0, (4, 3), (3, 1)),
+      b=Tensor(storage, 12, (3, 4), (1, 3)), c=Tensor(halves, 0, (2,), (1,)),
+      d=Tensor(brain, 0, (1, 1), (2 ** 62, 1)), e=parameter,
+      f=Tensor(floats(0, "3"), 0, (0, 768), (768, 1)), count=7)
+  content._metadata = collections.OrderedDict({"": {"version": 1}})
+  tensors = pytorch_checkpoint.read(write_pickle(
+      tmp_path / "x.bin", is_zip, dumps(content, protocol=protocol),
+      [storage, halves, brain, floats(0, "3")]))
+  assert list(tensors) == ["a", "b", "c", "d", "e", "f"]
   np.testing.assert_array_equal(tensors["a"], numbers[:12].reshape(4, 3))
   np.testing.assert_array_equal(tensors["b"], numbers[12:].reshape(4, 3).T)
   assert tensors["c"].tolist() == [1.5, -2.0]
-  assert tensors["d"].tolist() == [3.140625] and tensors["e"] == 5.0
+  assert tensors["d"].tolist() == [[3.140625]] and tensors["e"] == 5.0
+  assert tensors["f"].shape == (0, 768)
+
+
+def test_state_dicts_of_python_2_are_read(tmp_path):
+  # Its OrderedDict calls itself with a list of pairs; its text is bytes.
+  storage = floats(3)
+  content = Call("collections.OrderedDict", [["k", Tensor(storage, 0, (3,),
+                                                          (1,))]])
+  pickled = dumps(content).replace(b"X\1\0\0\0k", b"U\1k")
+  assert b"U\1k" in pickled
+  tensors = pytorch_checkpoint.read(write_pickle(
+      tmp_path / "x.bin", False, pickled, [storage]))
+  assert tensors["k"].tolist() == [0, 1, 2]
 
 
 class Attack:
@@ -109,31 +158,316 @@ class Attack:
 def test_nothing_in_a_file_is_run(tmp_path, is_zip):
   attack = Attack()
   attack.path = str(tmp_path / "made")
-  with pytest.raises(ValueError, match="x.bin cannot be read as tensors .*"
-                     "it holds .*mkdir, which is no tensor"):
-    pytorch_checkpoint.read(write(tmp_path / "x.bin", is_zip,
-                                  {"a": attack}, []))
+  write(tmp_path / "x.bin", is_zip, {"a": attack}, [])
+  assert_refused(tmp_path / "x.bin", "cannot be read as tensors of PyTorch: it "
+                 "refers to '.*mkdir', which is no part of a tensor")
   assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("offset, shape, strides", [
-    (0, (5,), (1,)), (3, (2,), (1,)), (0, (2, 2), (3, 1)), (-1, (1,), (1,)),
-    (0, (2,), (-1,)), (0, (2, 2), (1,))])
-def test_tensors_stay_within_their_numbers(tmp_path, offset, shape, strides):
-  storage = Storage("0", "FloatStorage", np.zeros(4, np.float32))
-  with pytest.raises(ValueError, match="a tensor reaches beyond its numbers"):
-    pytorch_checkpoint.read(write(
-        tmp_path / "x.bin", True,
-        {"a": Tensor(storage, offset, shape, strides)}, [storage]))
+ORDERED_DICT = b"ccollections\nOrderedDict\n"
+FLOAT_STORAGE = b"ctorch\nFloatStorage\n"
+
+
+def text(value):
+  return b"X" + struct.pack("<I", len(value)) + value
+
+
+def reference(kind=FLOAT_STORAGE, key=text(b"0"), size=b"K\1", more=b""):
+  return (b"(" + text(b"storage") + kind + key + text(b"cpu") + size + more
+          + b"tQ")
+
+
+@pytest.mark.parametrize("opcodes, message", [
+    (b"cos\nsystem\n", "refers to 'os.system'"),
+    (b"ctorch._utils\n_import_dotted_name\n", "_import_dotted_name"),
+    (text(b"os") + text(b"system") + b"\x93", "refers to 'os.system'"),
+    (text(b"torch") + text(b"_utils._rebuild_tensor_v2") + b"\x93",
+     "refers to 'torch._utils._rebuild_tensor_v2'"),
+    (text(b"torch") + text(b"float.x32") + b"\x93", "refers to"),
+    (b"]K\1\x93", "without a name"),
+    (b"(ios\nsystem\n", "uses INST"), (b"(" + ORDERED_DICT + b"o", "uses OBJ"),
+    (ORDERED_DICT + b")\x81", "uses NEWOBJ,"),
+    (ORDERED_DICT + b")}\x92", "uses NEWOBJ_EX"),
+    (FLOAT_STORAGE + b")R", "calls torch.FloatStorage with"),
+    (ORDERED_DICT + b"K\1K\2\x86R", "calls collections.OrderedDict with"),
+    (ORDERED_DICT + b"K\1R", "calls something that is no function"),
+    (text(b"x") + b")R", "calls something that is no function"),
+    (ORDERED_DICT + b")R)R", "calls something that is no function"),
+    (b"ctorch._utils\n_rebuild_parameter\nN\x85R", "_rebuild_parameter with"),
+    (ORDERED_DICT + b"}b", r"of the wrong type \(_Global\)"),
+    (b"]}b", r"of the wrong type \(list\)"),
+    (reference() + b"}b", r"of the wrong type \(_Storage\)"),
+    (b"\x82\1", "uses EXT1"), (b"\x83\1\0", "uses EXT2"),
+    (b"\x84\1\0\0\0", "uses EXT4"), (b"Pstorage\n", "uses PERSID"),
+    (b"NQ", "no storage"), (b"(" + text(b"module") + b"NNNNtQ", "no storage"),
+    (reference(more=text(b"1") + b"K\0K\1\x87"), "no storage"),
+    (reference(kind=text(b"FloatStorage")), "unknown kind"),
+    (reference(kind=ORDERED_DICT), "unknown kind"),
+    (reference(key=b"K\0"), "unknown kind"), (reference(size=b"\x88"), "kind"),
+    (reference(size=b"J\xff\xff\xff\xff"), "unknown kind"),
+    (reference() + reference(size=b"K\2"), "storage '0' in two ways"),
+    (b"\x97", "uses NEXT_BUFFER"), (b"N\x98", "uses READONLY_BUFFER"),
+    (b"\x96" + bytes(8), "uses BYTEARRAY8"), (b"\x8f", "uses EMPTY_SET"),
+    (b"(\x91", "uses FROZENSET"), (b"N2", "uses DUP"), (b"N0", "uses POP"),
+    (b"(d", "uses DICT"), (b"h\0", "refers to 0, which is unknown"),
+    (b"(", "no value|where there is none"), (b"u", "no beginning"),
+    (b"}(Nu", "a key without a value"), (b"}NNNs", "wrong type"),
+    (b"\xff", "opcode"), (b"\x80\x09", "unknown protocol 9"),
+    (b"\x8a\x11" + b"\1" * 17, "too large"),
+    (b"X\xff\xff\xff\xff", "only .* remain"),
+    (b"\x8b\xff\xff\xff\x7f1", "not enough data"),
+    (b"I" + b"9" * 5000 + b"\n", "limit"), (b"", "where there is none")])
+def test_opcodes_that_tensors_do_not_need_are_refused(
+    tmp_path, opcodes, message):
+  for is_zip in (True, False):
+    write_pickle(tmp_path / "x.bin", is_zip, b"\x80\2" + opcodes + b".")
+    assert_refused(tmp_path / "x.bin", message)
+
+
+# Each tuple holds the one before it twice.
+DOUBLED = b"N" + b"q\0h\0\x86" * 1000
+
+
+@pytest.mark.parametrize("pickled, message", [
+    (b"N" * 9999 + b".", "more than 9000 opcodes"),
+    (b"(" * 9999, "more than 9000 opcodes"),
+    (b"]" * 4000 + b"a" * 3999 + b".", "no state dict"),
+    (b"N" + b"\x85" * 8000 + b".", "no state dict"),
+    (b"]q\0h\0a.", "no state dict"),
+    (b"}q\0h\0h\0s.", "no tensors by name"),
+    (b"}" + DOUBLED + b"Ns.", "no tensors by name"),
+    (DOUBLED + b"Q.", "no storage"), (DOUBLED + b")R.", "no function"),
+    (ORDERED_DICT + b"q\1](" + b"N" * 3000 + b"eq\2" + b"h\1h\2\x85R" * 1200
+     + b".", "not made of pairs"),
+    (text(b"x" * (5 << 20)) + b".", "larger than|only .* remain")])
+def test_pickles_that_waste_time_or_memory_are_refused(
+    tmp_path, monkeypatch, pickled, message):
+  monkeypatch.setattr(pytorch_checkpoint, "_MAX_OPCODES", 9000)
+  for is_zip in (True, False):
+    write_pickle(tmp_path / "x.bin", is_zip, pickled)
+    assert_refused(tmp_path / "x.bin", message, 20e6)
+
+
+@pytest.mark.parametrize("offset, shape, strides, message", [
+    (0, (5,), (1,), "reaches beyond"), (3, (2,), (1,), "reaches beyond"),
+    (0, (2, 2), (3, 1), "reaches beyond"), (0, (1000,), (0,), "reaches beyond"),
+    (0, (2 ** 40, 2 ** 40), (0, 0), "reaches beyond"),
+    (0, (0, 2 ** 60), (1, 1), "reaches beyond"), (4, (1,), (1,), "reaches"),
+    (-1, (1,), (1,), "damaged"), (0, (2,), (-1,), "damaged"),
+    (0, (2, 2), (1,), "damaged"), (0, (-1,), (1,), "damaged"),
+    (0, (1.0,), (1,), "damaged"), (True, (1,), (1,), "damaged"),
+    (0, [1], [1], "damaged"), (0, (1,) * 33, (1,) * 33, "damaged"),
+    (0, None, (1,), "damaged")])
+def test_tensors_stay_within_their_numbers(
+    tmp_path, offset, shape, strides, message):
+  storage = floats(4)
+  write(tmp_path / "x.bin", True,
+        {"a.b": Tensor(storage, offset, shape, strides)}, [storage])
+  assert_refused(tmp_path / "x.bin", f"the tensor 'a.b' .*{message}")
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda storage: Call("torch._utils._rebuild_tensor_v3", storage, 0, (2,),
+                          (1,), False, {}, Global("torch.float8_e4m3fn")),
+     "has the dtype float8_e4m3fn"),
+    (lambda storage: Call("torch._utils._rebuild_qtensor", storage, 0),
+     "is quantized"),
+    (lambda storage: Call("torch._utils._rebuild_sparse_tensor", None),
+     "is sparse"),
+    (lambda storage: Tensor(storage, 0, (2,), (1,), {"neg": True}),
+     "is a view of negated"),
+    (lambda storage: Tensor(None, 0, (2,), (1,)), "has no numbers"),
+    (lambda storage: Tensor(Storage("0", "ComplexFloatStorage", storage.array),
+                            0, (2,), (1,)), "has the dtype complex64"),
+    (lambda storage: Call("torch._utils._rebuild_parameter", Tensor(Storage(
+        "0", "QInt8Storage", storage.array), 0, (2,), (1,))),
+     "has the dtype qint8")])
+def test_other_tensors_are_refused_by_name(tmp_path, make, message):
+  storage = floats(2)
+  write(tmp_path / "x.bin", True, {"a.b": make(storage)}, [storage])
+  assert_refused(tmp_path / "x.bin", f"the tensor 'a.b' {message}")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\ud800", "a" * 1001, b"a", 1, None])
+def test_names_of_tensors_are_text(tmp_path, name):
+  storage = floats(1)
+  write_pickle(tmp_path / "x.bin", True,
+               dumps({name: Tensor(storage, 0, (1,), (1,))}, protocol=3),
+               [storage])
+  assert_refused(tmp_path / "x.bin", "a tensor whose name is no text")
+
+
+def test_storages_fit_into_a_file_of_the_older_format(tmp_path):
+  path = tmp_path / "x.bin"
+  storage = floats(1000)
+  content = {"a": Tensor(storage, 0, (2,), (1,))}
+  write(path, False, content, [])
+  begin = path.read_bytes()[:-len(dumps([]))]
+  for rest, message in [
+      (dumps([]), "storage '0' is missing"), (dumps({}), "no list of storages"),
+      (dumps(["1"]), "no tensor refers to"), (dumps([[]]), "no tensor refers"),
+      (dumps(["0"]) + struct.pack("<q", 999) + bytes(4000), "another size"),
+      (dumps(["0"]) + struct.pack("<q", 1000) + bytes(3999), "beyond the end"),
+      (dumps(["0"]) + b"\0", "another size")]:
+    path.write_bytes(begin + rest)
+    assert_refused(path, message)
+
+
+def test_members_of_an_archive_fit(tmp_path):
+  path = tmp_path / "x.bin"
+  storage = floats(1000)
+  pickled = dumps({"a": Tensor(storage, 0, (2,), (1,))})
+
+  def write_members(*members, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+      for name, content in members:
+        archive.writestr(f"archive/{name}", content)
+
+  numbers = ("data/0", storage.array.tobytes())
+  write_members(("data.pkl", pickled), numbers, ("byteorder", "little"))
+  assert pytorch_checkpoint.read(str(path))["a"].tolist() == [0, 1]
+  for members, message in [
+      ([("data.pkl", pickled), ("data/1", bytes(4000))], "no 'data/0'"),
+      ([numbers], "0 members data.pkl"),
+      ([("data.pkl", pickled), ("data/0", bytes(3996))], "another size"),
+      ([("data.pkl", pickled), ("data/0", bytes(4004))], "another size"),
+      ([("data.pkl", pickled), ("x/data.pkl", pickled)], "2 members data.pkl"),
+      ([("data.pkl", pickled), numbers, ("byteorder", "big")], "little-endian"),
+      ([("data.pkl", bytes(5 << 20))], "larger than 4194304 bytes")]:
+    write_members(*members)
+    assert_refused(path, message)
+  with pytest.warns(UserWarning):
+    write_members(("data.pkl", pickled), numbers, numbers)
+  assert_refused(path, "same name")
+  write_members(("data.pkl", pickled), numbers, method=zipfile.ZIP_DEFLATED)
+  assert_refused(path, "'data.pkl' is compressed")
+
+
+def change_directory(path, **fields):
+  """Changes fields of the last entry of an archive's directory."""
+  content = bytearray(path.read_bytes())
+  start = content.rindex(b"PK\1\2")
+  places = {"flags": (8, "<H"), "method": (10, "<H"), "crc": (16, "<I"),
+            "compressed": (20, "<I"), "size": (24, "<I"), "offset": (42, "<I")}
+  for field, value in fields.items():
+    place, form = places[field]
+    struct.pack_into(form, content, start + place, value)
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"flags": 1}, "encrypted"), ({"method": 99}, "compressed"),
+    ({"crc": 0}, "CRC"), ({"size": 2 ** 32 - 2}, "compressed"),
+    ({"size": 2 ** 31, "compressed": 2 ** 31}, "beyond the end"),
+    ({"size": 3, "compressed": 3}, "CRC|another size"),
+    ({"offset": 2 ** 31}, "beyond the end"), ({"offset": 3}, "magic number")])
+def test_damaged_directories_of_archives(tmp_path, fields, message):
+  storage = floats(1000)
+  write(tmp_path / "x.bin", True, {"a": Tensor(storage, 0, (2,), (1,))},
+        [storage])
+  change_directory(tmp_path / "x.bin", **fields)
+  assert_refused(tmp_path / "x.bin", message)
+
+
+def test_archives_whose_members_overlap_are_refused(tmp_path):
+  # Each member holds all that follow it, so that the sum of their sizes is
+  # quadratic in the size of the file.
+  path = tmp_path / "x.bin"
+  block, members = bytes(1 << 16), []
+  for number in range(100):
+    member = zipfile.ZipInfo(f"archive/data/{number:03}")
+    member.file_size = member.compress_size = len(block)
+    member.CRC = zipfile.crc32(block)
+    block = member.FileHeader() + block
+    members.append((member, len(block)))
+  storages = [
+      Storage(f"{number:03}", "ByteStorage", np.empty(member.file_size, "u1"))
+      for number, (member, _) in enumerate(members)]
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("archive/data.pkl", dumps(
+        {s.key: Tensor(s, 0, (1,), (1,)) for s in storages}))
+    start = archive.fp.tell()
+    archive.fp.write(block)
+    for member, distance in members:
+      member.header_offset = start + len(block) - distance
+      archive.filelist.append(member)
+    archive.start_dir = archive.fp.tell()
+  assert_refused(path, "its tensors are larger than the file")
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+  with pytest.raises(UserError, match="x.bin cannot be read: No such file"):
+    pytorch_checkpoint.read(str(tmp_path / "x.bin"))
+  with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    pytorch_checkpoint.read(str(tmp_path))
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_files_that_are_cut_off(tmp_path, is_zip):
-  storage = Storage("0", "FloatStorage", np.zeros(400, np.float32))
+  storage = floats(400)
   path = write(tmp_path / "x.bin", is_zip,
                {"a": Tensor(storage, 0, (400,), (1,))}, [storage])
   content = (tmp_path / "x.bin").read_bytes()
-  for size in (0, 20, len(content) // 2, len(content) - 1):
+  for size in (0, 3, 4, 20, len(content) // 2, len(content) - 1):
     (tmp_path / "x.bin").write_bytes(content[:size])
-    with pytest.raises(ValueError, match="Is it whole"):
-      pytorch_checkpoint.read(path)
+    assert_refused(path, "Is it whole")
+
+
+def mutations(content, count, seed):
+  """Yields copies of `content` with a few changes each."""
+  rng = random.Random(seed)
+  for _ in range(count):
+    changed = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+      place = rng.randrange(len(changed))
+      length = rng.choice([1, 2, 4, 8, 40])
+      part = slice(place, place + length)
+      choice = rng.randrange(6)
+      if choice == 0:
+        changed[place] ^= 1 << rng.randrange(8)
+      elif choice == 1:
+        changed[place] = rng.choice(b"\0\1\x7f\x80\xff(R")
+      elif choice == 2:
+        changed[part] = rng.randbytes(length)
+      elif choice == 3:
+        changed[part] = b"\xff" * length
+      elif choice == 4:
+        changed[place:place] = changed[part]
+      else:
+        del changed[part]
+    yield bytes(changed)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+def test_damaged_files_are_refused_or_read_right(tmp_path, is_zip):
+  path = tmp_path / "x.bin"
+  storages = [floats(24), Storage("1", "BFloat16Storage", np.arange(
+      6, dtype=np.uint16))]
+  content = collections.OrderedDict(
+      weight=Tensor(storages[0], 0, (4, 3), (3, 1)),
+      bias=Tensor(storages[0], 12, (3, 4), (1, 3)),
+      gamma=Tensor(storages[1], 0, (6,), (1,)))
+  content._metadata = {"": {"version": 1}}
+  write(path, is_zip, content, storages)
+  expected = pytorch_checkpoint.read(str(path))
+  tracemalloc.start()
+  try:
+    num_refused = 0
+    for number, changed in enumerate(mutations(path.read_bytes(), 300, 1)):
+      path.write_bytes(changed)
+      try:
+        tensors = pytorch_checkpoint.read(str(path))
+      except UserError as error:
+        assert str(error).isprintable(), number
+        num_refused += 1
+        continue
+      if is_zip:  # which has checksums
+        assert list(tensors) == list(expected), number
+        for name, tensor in tensors.items():
+          np.testing.assert_array_equal(tensor, expected[name])
+      assert sum(tensor.nbytes for tensor in tensors.values()) < 1000, number
+    assert 100 < num_refused < 300
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+  finally:
+    tracemalloc.stop()
