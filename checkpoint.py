@@ -42,13 +42,34 @@ def variables_by_name(module: tf.Module) -> dict[str, tf.Variable]:
 class _TensorFlowReader:
   """A name-based TensorFlow checkpoint."""
 
-  def __init__(self, prefix: str):
-    self._reader = tf.train.load_checkpoint(prefix)
+  def __init__(self, prefix: str, place: str):
+    """Opens it.
+
+    Args:
+      prefix: of its files.
+      place: what the user gave, for error messages.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    self._place = place
+    try:
+      self._reader = tf.train.load_checkpoint(prefix)
+    except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
+      raise UserError(f"{place} cannot be read: {error}. Are its files whole?"
+                      ) from error
     self.shapes = {name: tuple(shape) for name, shape in
                    self._reader.get_variable_to_shape_map().items()}
 
   def get_tensor(self, name: str) -> np.ndarray:
-    return self._reader.get_tensor(name)
+    try:
+      tensor = self._reader.get_tensor(name)
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+      raise UserError(f"{self._place}: {name} cannot be read: {error}. Is the "
+                      "file whole?") from error
+    if tensor.dtype == object:
+      raise UserError(f"{self._place}: {name} holds text, not numbers.")
+    return tensor
 
 
 # PyTorch transformers' names, after dots became slashes, to released names.
@@ -167,11 +188,7 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
     raise UserError(
         f"{flag}={path}: there is no {prefix}.index. Give the part of the "
         "file names before `.index` and `.data-00000-of-00001`.")
-  try:
-    return _TensorFlowReader(prefix)
-  except (tf.errors.OpError, RuntimeError, ValueError) as error:
-    raise UserError(f"{flag}={path} cannot be read: {error}. Are its files "
-                    "whole?") from error
+  return _TensorFlowReader(prefix, f"{flag}={path}")
 
 
 def without_training_state(names: Iterable[str]) -> list[str]:
@@ -255,11 +272,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _assign(names, variables, reader, path, flag):
   for name in names:
-    try:
-      tensor = reader.get_tensor(name)
-    except (tf.errors.OpError, RuntimeError, IndexError) as error:
-      raise UserError(f"{flag}={path}: {name} cannot be read: {error}. Is "
-                      "the file whole?") from error
+    tensor = reader.get_tensor(name)
     if not np.all(np.isfinite(tensor)):
       raise UserError(f"{flag}={path}: {name} has values that are not finite. "
                       "The training that saved it failed, or the file is "
