@@ -71,6 +71,14 @@ def test_safetensors_with_and_without_prefix(tmp_path, prefix):
   assert_same(loaded, saved)
 
 
+def test_two_tensors_for_one_variable_are_refused(tmp_path):
+  path = str(tmp_path / "model.safetensors")
+  safetensors.save_file({"pooler.dense.bias": np.zeros(3),
+                         "bert.pooler.dense.bias": np.ones(3)}, path)
+  with pytest.raises(UserError, match="two tensors for one variable.*'pooler.d"):
+    checkpoint.open_checkpoint(path)
+
+
 def test_new_head_keeps_its_values(tmp_path):
   saved = random_model(seed=1)
   prefix = str(tmp_path / "model.ckpt")
