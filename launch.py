@@ -30,6 +30,10 @@ _EXIT_CODE_BROKEN_PIPE = 128 + 13  # what shells say of a death by SIGPIPE
 # Set for a program that is to end when its standard input does.
 _PARENT_VARIABLE = "BERT_ENDS_WITH_STDIN"
 
+# What a message shows of something long: its beginning, and its end, which says
+# what to do.
+_LONGEST_BEGINNING, _LONGEST_END = 1000, 400
+
 # What a file system says, in the form in which TensorFlow tells it.
 _FILE_ERROR = re.compile(
     r"^(?P<path>[^\n;]+); (?P<reason>No space left on device|Permission denied|"
@@ -149,8 +153,20 @@ def message_for_user(error: BaseException) -> Optional[str]:
   """Returns what the user is told of an error; None if it is a mistake of ours.
 
   Three kinds are the user's: those that our code raises as such, checks of ours
-  inside a `tf.data` pipeline, and what the operating system says of a file.
+  inside a `tf.data` pipeline, and what the operating system says of a file. The
+  message is one line of moderate length, whatever the files hold that it cites.
   """
+  message = _message(error)
+  if message is None:
+    return None
+  if len(message) > _LONGEST_BEGINNING + _LONGEST_END:
+    message = f"{message[:_LONGEST_BEGINNING]} ... {message[-_LONGEST_END:]}"
+  return "".join(char if char.isprintable() else " " if char.isspace() else "?"
+                 for char in message.strip())
+
+
+def _message(error: BaseException) -> Optional[str]:
+  """Returns what an error says to the user, None if nothing."""
   if isinstance(error, (UserError, Interrupted)):
     return str(error)
   if isinstance(error, OSError) and error.errno is not None:

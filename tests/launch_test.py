@@ -121,6 +121,9 @@ def test_program_ends_with_the_one_that_started_it(start, phase):
 
 @pytest.mark.parametrize("error, message", [
     (UserError("Bad x."), "Bad x."),
+    (UserError("a\nb\u2028c\0d\udce9."), "a b c?d?."),
+    (UserError(f"x={'y' * 10_000}. Do z."), f"x={'y' * 998} ... {'y' * 393}"
+     ". Do z."),
     (Interrupted(signal.SIGINT, "Stopped."), "Stopped."),
     (PermissionError(errno.EACCES, "Permission denied", "x.txt"),
      "x.txt: Permission denied."),
