@@ -183,11 +183,9 @@ def main(argv):
 
 def check_not_inputs(output: shards.ShardedOutput, input_files) -> None:
   """Raises a UserError if the output would replace a file that is read."""
-  folder = output.parts_folder.path
-  made = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
   file_io.check_not_inputs(
       {"--output_file": [*output.files, output.report_file, *output.lock_files,
-                         *(os.path.join(folder, name) for name in made)]},
+                         *output.parts_folder.files()]},
       {"--input_file": input_files, "--vocab_file": [FLAGS.vocab_file]})
 
 

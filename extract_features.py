@@ -7,12 +7,14 @@
         --bert_config_file=$BERT/bert_config.json
 
 A line of input is a sentence, or two with ` ||| ` between them. Input of any
-size is read in stretches; run a command that was killed again, and it goes on.
+size is read in stretches. A run that was killed continues when the same command
+is run again.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
 import itertools
+import os
 from typing import Iterator, Sequence
 
 from absl import flags
@@ -20,8 +22,11 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+import checkpoint
 import common_flags
 from data import file_io
+from data import locks
+from data import unfinished
 from errors import UserError
 import estimator as estimator_lib
 import feature_files
@@ -174,10 +179,43 @@ def main(_):
   input_files = file_io.expand_patterns(
       FLAGS.input_file, "--input_file")
   common_flags.resolve_model("init_checkpoint")
-  output = open_output(layers, input_files)
-  estimator = create_estimator(config, layers)
-  extract(estimator, tokenizer, input_files, output,
-          stretch_lines(config, layers))
+  checkpoint.open_checkpoint(FLAGS.init_checkpoint)  # checks it
+  # A training that is still running may write a newer one.
+  FLAGS.init_checkpoint = _newest_weights(FLAGS.init_checkpoint)
+  lock_file = FLAGS.output_file + locks.SUFFIX
+  check_not_inputs(input_files, lock_file)
+  with locks.Lock(lock_file, f"--output_file={FLAGS.output_file}"):
+    file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
+    output = open_output(layers, input_files)
+    estimator = create_estimator(config, layers)
+    extract(estimator, tokenizer, input_files, output,
+            stretch_lines(config, layers))
+
+
+def _newest_weights(path: str) -> str:
+  """Returns the path of weights; of those in a folder, the newest."""
+  if tf.io.gfile.isdir(path):
+    return checkpoint.latest(path, "--init_checkpoint")
+  return path.removesuffix(".index")
+
+
+def _weights_file(path: str) -> str:
+  """Returns the file that differs if weights do."""
+  # The index of a checkpoint has a checksum of each tensor.
+  return path if path.endswith((".safetensors", ".bin")) else path + ".index"
+
+
+def check_not_inputs(input_files, lock_file: str) -> None:
+  """Raises a UserError if the output would replace a file that is read."""
+  weights_file = _weights_file(FLAGS.init_checkpoint)
+  file_io.check_not_inputs(
+      {"--output_file": [
+          FLAGS.output_file, lock_file,
+          *feature_files.files_of_parts(FLAGS.output_file)]},
+      {"--input_file": input_files, "--vocab_file": [FLAGS.vocab_file],
+       "--bert_config_file": [FLAGS.bert_config_file],
+       "--init_checkpoint": [
+           weights_file, *tf.io.gfile.glob(FLAGS.init_checkpoint + ".data-*")]})
 
 
 def create_estimator(config, layers) -> estimator_lib.TPUEstimator:
@@ -192,23 +230,26 @@ def create_estimator(config, layers) -> estimator_lib.TPUEstimator:
 def extract(estimator, tokenizer, input_files,
             output: feature_files.PartedFile, lines_per_part: int) -> None:
   """Writes the features of all lines that `output` does not have yet."""
-  line = output.num_parts * lines_per_part
-  if line:
-    logging.info("The features of %d lines are there; going on.", line)
+  num_lines = num_kept = num_parts = 0
   sequences = read_packed(input_files, tokenizer, FLAGS.max_seq_length)
-  for _ in itertools.islice(sequences, line):
-    pass
   while stretch := list(itertools.islice(sequences, lines_per_part)):
-    output.write_part([
-        feature_files.Features(
-            line + i,
-            tokenizer.convert_ids_to_tokens(stretch[i].input_ids)
-            if FLAGS.pooling == "none" else None, values)
-        for i, values in enumerate(compute(estimator, stretch))])
-    line += len(stretch)
-    logging.info("  %d lines", line)
-  output.finish()
-  logging.info("Features of %d lines are in %s.", line, FLAGS.output_file)
+    if output.has_part(num_parts, len(stretch)):
+      num_kept += len(stretch)
+    else:
+      output.write_part(num_parts, [
+          feature_files.Features(
+              num_lines + i,
+              tokenizer.convert_ids_to_tokens(stretch[i].input_ids)
+              if FLAGS.pooling == "none" else None, values)
+          for i, values in enumerate(compute(estimator, stretch))])
+    num_parts += 1
+    num_lines += len(stretch)
+    logging.info("  %d lines", num_lines)
+  if num_kept:
+    logging.info("The features of %d lines were made by an earlier run.",
+                 num_kept)
+  output.finish(num_parts)
+  logging.info("Features of %d lines are in %s.", num_lines, FLAGS.output_file)
 
 
 def open_output(layers, input_files) -> feature_files.PartedFile:
@@ -232,6 +273,10 @@ def _settings(input_files) -> dict[str, object]:
            "do_lower_case", "precision")
   stats = [tf.io.gfile.stat(file) for file in input_files]
   return {**{name: FLAGS[name].value for name in names},
+          "config_hash": unfinished.checksum(FLAGS.bert_config_file),
+          "vocab_hash": unfinished.checksum(FLAGS.vocab_file),
+          "weights_hash": unfinished.checksum(
+              _weights_file(FLAGS.init_checkpoint)),
           "input_files": [[file, stat.length, stat.mtime_nsec]
                           for file, stat in zip(input_files, stats)]}
 

@@ -1,13 +1,12 @@
 """Files of features: in parts while they are made, then in one piece.
 
-A part holds the features of a number of lines. Parts are whole or not there, so
-that whoever is killed goes on after the last; when all are there they become
-one file, in memory that does not grow with it.
+A part holds the features of a number of lines. A program that was killed keeps
+the parts that are whole; when all are there they become one file, in memory
+that does not grow with it.
 """
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -19,9 +18,9 @@ import orjson
 import tensorflow as tf
 
 from data import file_io
+from data import unfinished
 from errors import UserError
 
-_SETTINGS = "settings.json"
 
 
 class Features(NamedTuple):
@@ -145,7 +144,7 @@ class Npz:
             self._write_array(archive, name, parts)
             continue
           lengths = np.concatenate([_read_npz(part)[name] for part in parts])
-          with archive.open("offsets.npy", "w") as target:
+          with archive.open(_zip_entry("offsets"), "w") as target:
             np.lib.format.write_array(
                 target, np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -155,12 +154,17 @@ class Npz:
     arrays = [_read_npz(part)[name][:0] for part in parts]  # types alone
     dtype = np.result_type(*arrays)
     size = sum(len(_read_npz(part)[name]) for part in parts)
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as target:
+    with archive.open(_zip_entry(name), "w", force_zip64=True) as target:
       np.lib.format.write_array_header_2_0(target, {
           "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
           "shape": (size, *arrays[0].shape[1:])})
       for part in parts:
         target.write(_read_npz(part)[name].astype(dtype).tobytes())
+
+
+def _zip_entry(name: str) -> zipfile.ZipInfo:
+  """Returns the entry of an array, without the time of now."""
+  return zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:
@@ -219,10 +223,10 @@ class Parquet:
 
 
 class PartedFile:
-  """A file that is made in parts, in a folder beside it."""
+  """A file that is made in parts, in a folder next to it."""
 
   def __init__(self, path: str, file_format, settings: Mapping[str, object]):
-    """Finds out what is there.
+    """Looks for parts that are there.
 
     Args:
       path: of the file.
@@ -234,39 +238,65 @@ class PartedFile:
     """
     self._path = path
     self._format = file_format
-    self._folder = path + file_io.PARTS_SUFFIX
-    self._settings = settings
-    self._settings_file = os.path.join(self._folder, _SETTINGS)
-    if tf.io.gfile.exists(self._settings_file):
-      with tf.io.gfile.GFile(self._settings_file) as reader:
-        known = json.loads(reader.read())
-      if known != settings:
-        differing = sorted(name for name in {*known, *settings}
-                           if known.get(name) != settings.get(name))
-        raise UserError(
-            f"{self._folder} holds parts that were made with other settings: "
-            f"{', '.join(differing)}. Delete it to begin anew, or give the "
-            "same ones to go on.")
-    self.num_parts = 0
-    while tf.io.gfile.exists(self._part(self.num_parts)):
-      self.num_parts += 1
+    self._folder = _parts_folder(path, settings)
+    self._is_open = False
+    differing = self._folder.differing_settings()
+    if differing:
+      raise UserError(
+          f"{self._folder.path} holds parts that were made with other settings: "
+          f"{', '.join(differing)}. Delete it to start again, or give the same "
+          "settings to continue.")
+    self._is_continued = (
+        self._folder.known_settings() == self._folder.settings)
 
-  def _part(self, number: int) -> str:
-    return os.path.join(self._folder, f"part-{number:06d}")
+  def has_part(self, number: int, num_lines: int) -> bool:
+    """Whether a part is whole that has so many lines.
 
-  def write_part(self, features: Sequence[Features]) -> None:
-    """Writes the next part, whole or not at all."""
-    if not self.num_parts:
-      file_io.write_text(self._settings_file,
-                                json.dumps(self._settings, indent=2) + "\n")
-    path = self._part(self.num_parts)
-    with file_io.whole_file(path) as temporary:
+    Raises:
+      UserError: it cannot be read.
+    """
+    return self._is_continued and (
+        self._folder.facts(_name(number)) == {"lines": num_lines})
+
+  def write_part(self, number: int, features: Sequence[Features]) -> None:
+    """Writes a part, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    if not self._is_open:
+      self._folder.open()
+      self._is_open = True
+    name = _name(number)
+    with file_io.whole_file(self._folder.path_of(name)) as temporary:
       self._format.write(temporary, features)
-    self.num_parts += 1
+    self._folder.record(name, {"lines": len(features)})
 
-  def finish(self) -> None:
-    """Makes the file of its parts, and removes these."""
-    parts = [self._part(number) for number in range(self.num_parts)]
+  def finish(self, num_parts: int) -> None:
+    """Makes the file of its parts, and removes these.
+
+    Raises:
+      UserError: a part is not what was written, or the file cannot be written.
+    """
+    names = [_name(number) for number in range(num_parts)]
+    for name in names:
+      if self._folder.facts(name) is None:
+        raise UserError(f"{self._folder.path_of(name)} was damaged in the "
+                        "meantime. Run the same command again: it is made "
+                        "again.")
     with file_io.whole_file(self._path) as temporary:
-      self._format.merge(parts, temporary)
-    tf.io.gfile.rmtree(self._folder)
+      self._format.merge(list(map(self._folder.path_of, names)), temporary)
+    self._folder.remove()
+
+
+def files_of_parts(path: str) -> list[str]:
+  """Returns the paths of the parts that a file has, finished or not."""
+  return _parts_folder(path, {}).files()
+
+
+def _parts_folder(path: str, settings) -> unfinished.PartsFolder:
+  return unfinished.PartsFolder(path + file_io.PARTS_SUFFIX, settings)
+
+
+def _name(number: int) -> str:
+  return f"part-{number:06d}"

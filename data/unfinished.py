@@ -45,6 +45,12 @@ class PartsFolder:
     """Returns the path of a part, or of another file of the folder."""
     return os.path.join(self.path, name)
 
+  def files(self) -> list[str]:
+    """Returns the paths of all that is there."""
+    if not tf.io.gfile.isdir(self.path):
+      return []
+    return [self.path_of(name) for name in tf.io.gfile.listdir(self.path)]
+
   # --- Beginning and ending --------------------------------------------------
 
   def known_settings(self) -> Optional[dict]:
@@ -126,9 +132,8 @@ class PartsFolder:
     Raises:
       UserError: the manifest cannot be written.
     """
-    size, checksum = _measure(self.path_of(name), facts)
     file_io.write_json(self._manifest(name), {
-        "size": size, "checksum": checksum, "facts": facts})
+        **_measure(self.path_of(name), facts), "facts": facts})
 
   def facts(self, name: str) -> Optional[dict]:
     """Returns the facts of a part, or None if it has to be made.
@@ -146,8 +151,8 @@ class PartsFolder:
       logging.warning("%s The part is made again.", error)
       return None
     facts = manifest.get("facts")
-    is_whole = tf.io.gfile.exists(path) and _measure(path, facts) == (
-        manifest.get("size"), manifest.get("checksum"))
+    is_whole = tf.io.gfile.exists(path) and manifest == {
+        **_measure(path, facts), "facts": facts}
     if not is_whole:
       logging.warning("%s is damaged: it does not fit its size and checksum in "
                       "%s. It is made again.", path, manifest_path)
@@ -158,16 +163,29 @@ class PartsFolder:
     return self.path_of(os.path.splitext(name)[0] + ".json")
 
 
-def _measure(path: str, facts) -> tuple[int, int]:
+def _measure(path: str, facts) -> dict[str, int]:
   """Returns the size of a file, and a checksum of it and of facts about it."""
-  size = 0
-  checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+  facts_checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+  return {"size": tf.io.gfile.stat(path).length,
+          "checksum": checksum(path, facts_checksum)}
+
+
+def checksum(path: str, start: int = 0) -> int:
+  """Returns a checksum of a file of any size.
+
+  Args:
+    path: of the file.
+    start: the checksum of what comes before it.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  result = start
   try:
     with tf.io.gfile.GFile(path, "rb") as reader:
       while chunk := reader.read(_CHUNK_BYTES):
-        size += len(chunk)
-        checksum = zlib.crc32(chunk, checksum)
+        result = zlib.crc32(chunk, result)
   except file_io.FILE_ERRORS as error:
     raise UserError(
         f"{path} cannot be read: {file_io.reason(error)}.") from error
-  return size, checksum
+  return result
