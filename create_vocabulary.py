@@ -6,8 +6,8 @@
 The text is what create_pretraining_data.py takes, of any size. Words are split
 from it by the tokenizer that will use the vocabulary, and counted in all
 processes; the pieces are learnt by the WordPiece trainer of Hugging Face's
-tokenizers. The folder then holds `vocab.txt` and a `bert_config.json` that
-fits.
+tokenizers. The folder then holds `vocab.txt`, a `bert_config.json` that fits,
+and `vocab.report.json`. `vocab.txt` comes last: it says that all are there.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import json
 import os
-from typing import Iterator, Mapping
+from typing import Iterator, Mapping, Optional
 
 from absl import flags
 from absl import logging
@@ -33,6 +33,9 @@ import tokenization
 import workers
 
 FLAGS = flags.FLAGS
+
+_VOCAB, _CONFIG = "vocab.txt", "bert_config.json"
+_REPORT = "vocab" + file_io.REPORT_SUFFIX
 
 # Longer words are not worth a piece of their own.
 _LONGEST_WORD = 100
@@ -134,7 +137,8 @@ def count_words(input_files, parser) -> tuple[collections.Counter,
   size = corpus.block_bytes(input_files)
   num_bytes = corpus.text_bytes(input_files)
   words, counts = collections.Counter(), collections.Counter()
-  for block_words, block_counts in workers.map_unordered(
+  # In order, so that the same words are dropped in each run.
+  for block_words, block_counts in workers.map_ordered(
       functools.partial(word_counter, parser, FLAGS.do_lower_case),
       corpus.read_all_blocks(input_files, size),
       workers.useful_number(FLAGS.num_workers, num_bytes // size, num_bytes)):
@@ -230,15 +234,83 @@ def create_report(vocab: Mapping[str, int], words: Mapping[str, int],
   }
 
 
+def _path(name: str) -> str:
+  return os.path.join(FLAGS.output_dir, name)
+
+
+def settings_of_flags(input_files, config) -> dict[str, object]:
+  """Returns what the files depend on, as JSON gives it back."""
+  names = ("vocab_size", "do_lower_case", "character_coverage", "min_frequency",
+           "num_unused_tokens", "special_tokens", "text_field",
+           "split_sentences", "errors")
+  stats = [tf.io.gfile.stat(file) for file in input_files]
+  return {**{name: FLAGS[name].value for name in names},
+          "config": config.to_dict() if config else None,
+          "input_files": [[file, stat.length, stat.mtime_nsec]
+                          for file, stat in zip(input_files, stats)]}
+
+
+def check_place(input_files) -> None:
+  """Raises a UserError if an output would replace a file that is read."""
+  configs = [FLAGS.bert_config_file] if FLAGS.bert_config_file else []
+  file_io.check_not_inputs(
+      {"--output_dir": map(_path, (_VOCAB, _CONFIG, _REPORT))},
+      {"--input_file": input_files, "--bert_config_file": configs})
+
+
+def is_complete(settings: Mapping[str, object]) -> bool:
+  """Whether the files are there already, made with the same settings.
+
+  Raises:
+    UserError: files are there that may not be overwritten.
+  """
+  if FLAGS.overwrite:
+    return False
+  known = _known_settings()
+  has_config = tf.io.gfile.exists(_path(_CONFIG))
+  wants_config = settings["config"] is not None
+  there = _path(_VOCAB)
+  if tf.io.gfile.exists(there):
+    if known == settings and (has_config or not wants_config):
+      return True
+  # Without vocab.txt, a run was killed that had written the report, and then
+  # perhaps the config.
+  elif has_config and wants_config and not (known or {}).get("config"):
+    there = _path(_CONFIG)
+  else:
+    return False
+  raise UserError(f"{there} exists already. Name another --output_dir, or pass "
+                  "--overwrite.")
+
+
+def _known_settings() -> Optional[dict]:
+  """Returns the settings of the report that is there, if it can be read."""
+  try:
+    settings = file_io.read_json(_path(_REPORT)).get("settings")
+  except UserError:
+    return None
+  return settings if isinstance(settings, dict) else None
+
+
+def write_files(files: Mapping[str, str]) -> None:
+  """Writes files; vocab.txt, which says that all are there, comes last."""
+  file_io.remove_if_there([_path(_VOCAB)])
+  for name in sorted(files, key=(_REPORT, _CONFIG, _VOCAB).index):
+    file_io.write_text(_path(name), files[name])
+
+
+@launch.owns("output_dir")
 def main(_):
   input_files = file_io.expand_patterns(
       FLAGS.input_file, "--input_file")
   tokens = fixed_tokens()
   config = config_of_flags()
-  vocab_file = os.path.join(FLAGS.output_dir, "vocab.txt")
-  if tf.io.gfile.exists(vocab_file) and not FLAGS.overwrite:
-    raise UserError(f"{vocab_file} exists already. Name another --output_dir, "
-                    "or pass --overwrite.")
+  check_place(input_files)
+  settings = settings_of_flags(input_files, config)
+  if is_complete(settings):
+    logging.info("%s is there already, made of the same input with the same "
+                 "settings.", _path(_VOCAB))
+    return
   logging.info("*** Counting words ***")
   words, counts = count_words(input_files, common_flags.text_parser())
   if not words:
@@ -252,15 +324,12 @@ def main(_):
                     "--vocab_size=%d.", len(tokens), FLAGS.vocab_size)
   report = create_report({token: i for i, token in enumerate(tokens)}, words,
                          counts, characters)
-  files = {"vocab" + file_io.REPORT_SUFFIX:
-               json.dumps(report, indent=2) + "\n"}
+  files = {_REPORT: json.dumps({**report, "settings": settings}, indent=2) + "\n",
+           _VOCAB: "\n".join(tokens) + "\n"}
   if config:
-    files["bert_config.json"] = dataclasses.replace(
+    files[_CONFIG] = dataclasses.replace(
         config, vocab_size=len(tokens)).to_json_string()
-  # The last: it says that all is there.
-  files["vocab.txt"] = "\n".join(tokens) + "\n"
-  for name, text in files.items():
-    file_io.write_text(os.path.join(FLAGS.output_dir, name), text)
+  write_files(files)
   common_flags.log_lines("Report", (
       f"{name} = {value}" for name, value in report.items()))
 
