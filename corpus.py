@@ -43,6 +43,9 @@ _SMALLEST_BLOCK_BYTES = 2 ** 20
 # What lines are counted as that are not what they should be.
 REASONS_TO_SKIP = ("not_utf8", "not_json", "without_text")
 
+# How much of what was given an error message repeats, in characters.
+_MESSAGE_LENGTH = 200
+
 # How many bytes of text a byte of a compressed file holds, or a little more.
 _COMPRESSION = 4
 
@@ -138,7 +141,8 @@ def read_blocks(unit: Sequence[str], number: int, size: int
     size: bytes.
 
   Raises:
-    UserError: a compressed file is damaged, or a line far too long.
+    UserError: a file cannot be read, a compressed file is damaged, or a line
+      is far too long.
   """
   index = 0
   block, waiting = [], None
@@ -205,22 +209,24 @@ def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
   """Yields what a file holds, decompressed if need be.
 
   Raises:
-    UserError: a compressed file is damaged or cut off.
+    UserError: the file cannot be read, or is compressed and damaged or cut off.
   """
-  magic = raw.read(4)
-  raw.seek(0)
-  if magic.startswith(_MAGIC_OF_GZIP):
-    chunks = iter(functools.partial(
-        gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES), b"")
-  elif magic == _MAGIC_OF_ZSTANDARD:
-    chunks = _read_zstandard(raw)
-  else:
-    chunks = iter(functools.partial(raw.read, _CHUNK_BYTES), b"")
   try:
-    yield from chunks
+    magic = raw.read(4)
+    raw.seek(0)
+    if magic.startswith(_MAGIC_OF_GZIP):
+      yield from iter(functools.partial(
+          gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES), b"")
+    elif magic == _MAGIC_OF_ZSTANDARD:
+      yield from _read_zstandard(raw)
+    else:
+      yield from iter(functools.partial(raw.read, _CHUNK_BYTES), b"")
   except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
     raise UserError(f"{file} is compressed, and damaged or cut off: {error}. "
                     "Was it copied whole?") from error
+  except file_io.FILE_ERRORS as error:
+    raise UserError(
+        f"{file} cannot be read: {file_io.reason(error)}.") from error
 
 
 def _read_zstandard(raw: tf.io.gfile.GFile) -> Iterator[bytes]:
@@ -327,37 +333,51 @@ class Parser:
     for number, line in enumerate(lines, stretch.first_line):
       if not line.strip():
         continue
+      place = f"{stretch.file}, line {number}"
       try:
-        json_object = json.loads(line)
-      except json.JSONDecodeError as error:
-        problem, reason = f"not JSON ({error})", "not_json"
+        json_object = file_io.parse_json(line, place, object)
+      except UserError as error:
+        problem, reason = str(error), "not_json"
       else:
         text = (json_object.get(self.text_field)
                 if isinstance(json_object, dict) else None)
         if isinstance(text, str):
           yield [part for part in text.split("\n") if part.strip()]
           continue
-        problem, reason = "no JSON object with a text in it", "without_text"
-        if isinstance(json_object, dict):
-          problem = (f"no text in the field {self.text_field!r}; there are: "
-                     f"{', '.join(map(repr, json_object)) or 'none'}")
+        problem, reason = self._missing_text(json_object, place), "without_text"
       if self.errors == "strict":
-        raise UserError(
-            f"{stretch.file}, line {number}: {problem}. Mend it, or pass "
-            "--errors=replace to leave such lines out; --text_field names the "
-            "field.")
+        raise UserError(f"{problem} Correct the line, or skip such lines with "
+                        "--errors=replace.")
       counts[reason] += 1
+
+  def _missing_text(self, json_object, place: str) -> str:
+    """Returns what is wrong with JSON that has no text."""
+    if not isinstance(json_object, dict):
+      return f"{place}: no JSON object with a text in it."
+    if self.text_field in json_object:
+      value = json.dumps(json_object[self.text_field])
+      return (f"{place}: the field {self.text_field!r} holds "
+              f"{_shortened(value)}, not a text.")
+    names = ", ".join(map(repr, json_object)) or "none"
+    return (f"{place}: no field {self.text_field!r}; there are: "
+            f"{_shortened(names)}; --text_field names the field of the text.")
+
+
+def _shortened(text: str) -> str:
+  return text if len(text) <= _MESSAGE_LENGTH else (
+      text[:_MESSAGE_LENGTH] + "...")
 
 
 # Where a sentence may end: after a mark, and quotes and brackets that close,
 # before white space and what a sentence begins with; or after a mark of
-# Chinese or Japanese, which needs no space.
+# Chinese or Japanese, which needs no space. Looking behind spares a run of
+# marks that ends no sentence from being tried at each of its characters.
 _SENTENCE_END = re.compile(
-    r"""[.!?\u2026]+["'\u201d\u2019\u00bb)\]]*\s+
+    r"""(?<![.!?\u2026])[.!?\u2026]+["'\u201d\u2019\u00bb)\]]*\s+
             (?=["'\u201c\u2018\u00ab(\[\u00bf\u00a1-]*[^\W_a-z])
         | [\u3002\uff01\uff1f]+["\u201d\u2019\u300d\u300f\uff09]*\s*""",
     re.VERBOSE)
-_LAST_WORD = re.compile(r"[^\s(\[\"'\u201c\u2018]+$")
+_BEFORE_WORDS = frozenset("([\"'\u201c\u2018")
 _ACRONYM = re.compile(r"(\w\.)*\w")
 # Words that a point after them does not end a sentence, whatever follows, and
 # those of which the same is true before a number.
@@ -382,8 +402,7 @@ def split_sentences(text: str) -> list[str]:
   start = 0
   for match in _SENTENCE_END.finditer(text):
     if text[match.start()] == ".":
-      word = _LAST_WORD.search(text, start, match.start())
-      word = word.group() if word else ""
+      word = _last_word(text, start, match.start())
       if (word.lower() in _TITLES or _ACRONYM.fullmatch(word)
           and not word.isdigit() or word.lower() in _BEFORE_NUMBERS
           and text[match.end()].isdigit()):
@@ -394,3 +413,13 @@ def split_sentences(text: str) -> list[str]:
     start = match.end()
   sentences.append(text[start:].strip())
   return [sentence for sentence in sentences if sentence]
+
+
+def _last_word(text: str, start: int, end: int) -> str:
+  """Returns the word that ends at `end` and does not begin before `start`."""
+  # From the end: many abbreviations may follow each other.
+  place = end
+  while place > start and not (
+      text[place - 1].isspace() or text[place - 1] in _BEFORE_WORDS):
+    place -= 1
+  return text[place:end]

@@ -6,10 +6,12 @@ import json
 
 import hypothesis
 from hypothesis import strategies as st
+import long_texts
 import pytest
 import zstandard
 
 import corpus
+from errors import UserError
 
 
 @pytest.fixture
@@ -130,6 +132,14 @@ def test_split_sentences(sentences):
   assert corpus.split_sentences(f" {joined} ") == sentences
 
 
+@pytest.mark.parametrize("shape", long_texts.SHAPES)
+def test_long_lines_are_split_in_time_that_grows_with_them(shape):
+  text = long_texts.of_length(shape, 200_000)
+  with long_texts.time_limit():
+    sentences = corpus.split_sentences(text)
+  assert "".join(sentences).replace(" ", "") == text.replace(" ", "")
+
+
 # --- Bad input ---------------------------------------------------------------
 
 
@@ -168,16 +178,47 @@ def test_compressed_files_that_are_cut_off(tmp_path, small_limits, ending):
     documents_of([str(path)])
 
 
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_files_that_are_damaged_anywhere(tmp_path, ending):
+  path = tmp_path / f"text.txt{ending}"
+  content = compress(TEXT, ending)
+  damaged = 0
+  for place in range(0, len(content), 7):
+    path.write_bytes(content[:place] + bytes([content[place] ^ 0xff])
+                     + content[place + 1:])
+    try:
+      documents_of([str(path)])
+    except UserError as error:
+      assert str(path) in str(error)
+      damaged += 1
+  assert damaged > 0.8 * len(range(0, len(content), 7))
+
+
+def test_what_is_no_file(tmp_path):
+  with pytest.raises(UserError, match=f"{tmp_path} cannot be read: "):
+    documents_of([str(tmp_path)])
+
+
 @pytest.mark.parametrize("line,problem,reason", [
     ('{"text": "A cat."', "line 2: not JSON", "not_json"),
+    ('{"text": "A cat.", "score": NaN}', "line 2: not JSON: NaN", "not_json"),
+    ('{"text": "A \\ud800 cat."}', "line 2 holds half of", "not_json"),
+    ('\ufeff{"text": "A cat."}', "line 2: not JSON", "not_json"),
+    (f'{{"text": "A cat.", "id": {"1" * 5000}}}', "line 2: not JSON",
+     "not_json"),
+    ("[" * 100_000, "line 2 is nested too deeply", "not_json"),
     ('["A cat."]', "line 2: no JSON object", "without_text"),
-    ('{"body": "A cat."}', "'text'; there are: 'body'", "without_text"),
+    ('{"text": 7}', "line 2: the field 'text' holds 7", "without_text"),
+    ('{"body": "A cat."}', "line 2: no field 'text'; there are: 'body'",
+     "without_text"),
+    (f'{{"{"x" * 100_000}": 1}}', r"'x+\.\.\.; --text_field", "without_text"),
 ])
 def test_bad_json_lines(tmp_path, line, problem, reason):
   path = tmp_path / "text.jsonl"
-  path.write_text(f'{{"text": "A."}}\n{line}\n\n{{"text": "B."}}\n')
-  with pytest.raises(ValueError, match=problem):
+  path.write_text(f'\ufeff{{"text": "A."}}\n{line}\n\n{{"text": "B."}}\n')
+  with pytest.raises(UserError, match=problem) as error:
     documents_of([str(path)])
+  assert len(str(error.value)) < 1000
   counts = collections.Counter()
   documents, _ = documents_of([str(path)], counts=counts, errors="replace")
   assert documents == [["A."], ["B."]] and counts == {reason: 1}
