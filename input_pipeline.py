@@ -928,7 +928,10 @@ def _shuffled_records(files, seed, position) -> tf.data.Dataset:
   identity = zlib.crc32(
       "\n".join(os.path.basename(file) for file in files).encode())
   first_epoch, first_group, num_taken = 0, 0, 0
-  if position is not None:
+  if position is not None and len(position) != 4:
+    logging.warning("The checkpoint does not know its place in the data as "
+                    "this program does: training begins with a new epoch.")
+  elif position is not None:
     known, first_epoch, first_group, num_taken = position
     if known not in (identity, 0):
       first_epoch, first_group, num_taken = first_epoch + 1, 0, 0
