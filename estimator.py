@@ -914,7 +914,8 @@ class _State:
           0 <= value < 2 ** 63)
 
     def is_number(value):
-      return isinstance(value, (int, float)) and math.isfinite(value)
+      return isinstance(value, (int, float)) and not isinstance(
+          value, bool) and abs(value) <= float(np.finfo(np.float32).max)
 
     def is_best(best):
       return (isinstance(best, dict) and is_count(best.get("step"))
