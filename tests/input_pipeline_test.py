@@ -378,6 +378,11 @@ def test_position_in_other_files_goes_on_with_the_next_epoch(record_files):
   assert position[1] == 1 and max(numbers) <= 11
 
 
+def test_position_of_another_form_begins_with_a_new_epoch(record_files):
+  assert read_batches(record_files, 3, position=[7]) == read_batches(
+      record_files, 3)
+
+
 def test_a_glob_does_not_mean_what_lies_beside_records(tmp_path):
   for name in ("out-00000-of-00002", "out-00001-of-00002", "out.report.json"):
     (tmp_path / name).write_text("x")
