@@ -90,7 +90,8 @@ class TfRecords:
         if line.tokens is not None:
           fields["tokens"].bytes_list.value.extend(
               token.encode() for token in line.tokens)
-        writer.write(example.SerializeToString())
+        # The order of a map differs between processes otherwise.
+        writer.write(example.SerializeToString(deterministic=True))
 
   def merge(self, parts: Sequence[str], path: str) -> None:
     _concatenate(parts, path)

@@ -1,13 +1,22 @@
 """Tests of how programs make files: wholly, again, alone, and over no input."""
 
+import functools
 import os
-import pathlib
 
+import conftest
+import numpy as np
 import pytest
 import tensorflow as tf
 
+import checkpoint
+import create_pretraining_data
 import create_vocabulary
+from data import file_io
+from data import locks
 from errors import UserError
+import extract_features
+import feature_files
+import modeling
 
 
 class Killed(BaseException):
@@ -133,4 +142,204 @@ def test_a_vocabulary_does_not_replace_what_it_is_made_of(
   with pytest.raises(UserError, match="that --input_file reads"):
     learn(tmp_path, overwrite=True)
   os.remove(tmp_path / "vocab.txt")
+  assert contents(tmp_path) == before
+
+
+# --- Features ----------------------------------------------------------------
+
+FORMATS = {"json": lambda: feature_files.JsonLines([-1, 0]),
+           "npz": feature_files.Npz, "tfrecord": feature_files.TfRecords,
+           "parquet": feature_files.Parquet}
+
+
+def features_of_part(number):
+  return [feature_files.Features(
+      3 * number + i, ["a", "bird"][:1 + i % 2],
+      np.full([1 + i % 2, 2, 4], number + i / 3, np.float32))
+          for i in range(3)]
+
+
+def write_features(folder, file_format, settings=None):
+  """Writes a file of three parts; returns which of them were made."""
+  file_io.remove_leftovers(str(folder))
+  output = feature_files.PartedFile(
+      str(folder / "out"), FORMATS[file_format](), settings or {"x": 1})
+  made = []
+  for number in range(3):
+    if not output.has_part(number, 3):
+      output.write_part(number, features_of_part(number))
+      made.append(number)
+  output.finish(3)
+  return made
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_features_killed_anywhere_are_those_of_one_run(
+    die_after, monkeypatch, tmp_path, file_format):
+  def run(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_features(folder, file_format)
+  run(tmp_path / "whole")
+  # What formats do differently takes up only some operations.
+  steps = range(0, 1000, 1 if file_format == "json" else 5)
+  check_deaths(run, die_after, monkeypatch, tmp_path / "killed",
+               contents(tmp_path / "whole"), steps)
+
+
+def cut(path):
+  os.truncate(path, path.stat().st_size - 5)
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file, damage, made", [
+    ("part-000001", cut, [1]), ("part-000001", flip, [1]),
+    ("part-000001.json", cut, [1]), ("part-000000.json", os.remove, [0]),
+    ("part-000001.json", lambda path: path.write_text("[]"), [1]),
+    ("settings.json", lambda path: os.truncate(path, 0), [0, 1, 2])])
+def test_damaged_parts_of_features_are_made_again(
+    monkeypatch, tmp_path, file, damage, made):
+  write_features(tmp_path, "json")
+  whole = contents(tmp_path)
+  with monkeypatch.context() as context:
+    context.setattr(feature_files.PartedFile, "finish", lambda *unused: None)
+    write_features(tmp_path, "json")
+  with pytest.raises(UserError, match="other settings: x, y. Delete"):
+    write_features(tmp_path, "json", {"x": 2, "y": 1})
+  damage(tmp_path / "out.parts" / file)
+  assert write_features(tmp_path, "json") == made
+  assert contents(tmp_path) == whole
+
+
+def test_features_are_not_made_of_parts_that_were_damaged_meanwhile(tmp_path):
+  output = feature_files.PartedFile(
+      str(tmp_path / "out"), FORMATS["json"](), {})
+  output.write_part(0, features_of_part(0))
+  cut(tmp_path / "out.parts" / "part-000000")
+  with pytest.raises(UserError, match="part-000000 was damaged.*Run the same"):
+    output.finish(1)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_is_a_folder_is_told_in_one_line(tmp_path):
+  (tmp_path / "out.parts" / "settings.json").mkdir(parents=True)
+  with pytest.raises(UserError, match="settings.json is a folder"):
+    write_features(tmp_path, "json")
+
+
+@pytest.fixture
+def extract(run_program, config_file, vocab_file, tmp_path):
+  prefix = str(tmp_path / "bert_model.ckpt")
+  checkpoint.write(prefix, checkpoint.variables_by_name(
+      modeling.BertForPreTraining(conftest.tiny_config(), seed=5)))
+  (tmp_path / "in.txt").write_text("the cat sat\nbird\n")
+
+  def run(**flags):
+    run_program(extract_features, **{**dict(
+        input_file=tmp_path / "in.txt", output_file=tmp_path / "out",
+        vocab_file=vocab_file, bert_config_file=config_file, max_seq_length=16,
+        init_checkpoint=prefix, layers="-1"), **flags})
+  return run
+
+
+@pytest.mark.parametrize("name, flag", [
+    ("in.txt", "input_file"), ("vocab.txt", "vocab_file"),
+    ("bert_config.json", "bert_config_file"),
+    ("bert_model.ckpt.data-00000-of-00001", "init_checkpoint")])
+def test_features_do_not_replace_what_they_are_made_of(
+    extract, tmp_path, name, flag):
+  os.symlink(tmp_path / name, tmp_path / "out")
+  before = contents(tmp_path)
+  with pytest.raises(UserError, match=f"that --{flag} reads"):
+    extract()
+  assert contents(tmp_path) == before
+
+
+def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
+  # Three models with files of the same names.
+  with monkeypatch.context() as context:
+    context.setattr(feature_files.PartedFile, "finish", lambda *unused: None)
+    extract()
+  checkpoint.write(str(tmp_path / "bert_model.ckpt"),
+                   checkpoint.variables_by_name(
+                       modeling.BertForPreTraining(conftest.tiny_config())))
+  with pytest.raises(UserError, match="other settings: weights_hash"):
+    extract()
+  vocab = tmp_path / "vocab.txt"
+  vocab.write_text(vocab.read_text().replace("cat\ndog", "dog\ncat"))
+  with pytest.raises(UserError, match="other settings: vocab_hash, weights_hash"):
+    extract()
+
+
+# --- Records -----------------------------------------------------------------
+
+
+def test_a_glob_does_not_mean_what_lies_next_to_its_files(tmp_path):
+  for name in ("out-1", "out.lock", "out.report.json", "out-2.0123abcd.tmp"):
+    (tmp_path / name).write_text("x")
+  assert file_io.expand_patterns(str(tmp_path / "out*"), "--input_file") == [
+      str(tmp_path / "out-1")]
+
+
+@pytest.fixture
+def create(run_program, vocab_file, tmp_path):
+  (tmp_path / "in.txt").write_text("the cat sat\na dog ran\n\n" * 20)
+
+  def run(**flags):
+    run_program(create_pretraining_data, **{**dict(
+        input_file=tmp_path / "in.txt", output_file=tmp_path / "x.tfrecord",
+        vocab_file=vocab_file, max_seq_length=24, max_predictions_per_seq=4),
+                                            **flags})
+  return run
+
+
+@pytest.mark.parametrize("output, flag", [
+    ("in.txt", "input_file"), ("vocab.txt", "vocab_file"),
+    ("link", "input_file"), ("x.lock", "input_file")])
+def test_records_do_not_replace_what_they_are_made_of(
+    create, tmp_path, output, flag):
+  os.symlink(tmp_path / "in.txt", tmp_path / "link")
+  (tmp_path / "x.lock").write_text("one\n\ntwo")
+  flags = {"output_file": tmp_path / output}
+  if output == "x.lock":
+    flags = {"input_file": tmp_path / output}
+  before = contents(tmp_path)
+  with pytest.raises(UserError, match=f"that --{flag} reads"):
+    create(overwrite=True, **flags)
+  assert contents(tmp_path) == before
+
+
+def test_leftovers_go_with_the_next_run(create, tmp_path):
+  """Also if that has nothing else to do, or begins again."""
+  create()
+  whole = contents(tmp_path)
+  for flags in ({}, {"overwrite": True}):
+    (tmp_path / "x.parts").mkdir()
+    for name in ("x.parts/settings.json", "x.parts/block-0-0.records",
+                 "x.parts/x.tfrecord.0123abcd.tmp",
+                 "x.report.json.0123abcd.tmp"):
+      (tmp_path / name).write_text("of a killed run")
+    create(**flags)
+    assert contents(tmp_path) == whole
+    assert not (tmp_path / "x.parts").exists()
+
+
+# --- Two at once --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program, place", [
+    ("create", "x.lock"), ("extract", "out.lock"), ("learn", "v/.lock")])
+def test_a_second_program_names_the_first(
+    request, program, place, tmp_path):
+  run = request.getfixturevalue(program)
+  if program == "learn":
+    run = functools.partial(run, tmp_path / "v")
+  before = contents(tmp_path)
+  with locks.Lock(str(tmp_path / place), "the place"):
+    with pytest.raises(UserError, match=rf"is in use: .*process {os.getpid()}"):
+      run()
   assert contents(tmp_path) == before
