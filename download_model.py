@@ -4,31 +4,36 @@
 
 models/uncased_L-12_H-768_A-12 then holds bert_config.json, vocab.txt, the
 checkpoint bert_model.ckpt, and download.json: where it came from, its size and
-hash. A download that was broken off goes on where it stopped. --mirror, or the
-environment variable BERT_MODEL_MIRROR, names another server with the same
-paths. Programs take the model by its name, as --model.
+hash. An interrupted download continues where it stopped when the same command
+is run again. --mirror, or the environment variable BERT_MODEL_MIRROR, names
+another server with the same paths. Programs take the model by its name, as
+--model.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
 import base64
 import hashlib
+import http.client
 import json
 import os
 import shutil
 import stat
+import struct
 import sys
 import time
 from typing import Iterator, Mapping, Optional
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 
 from absl import flags
 from absl import logging
 
 import common_flags
 from data import file_io
+from data import locks
 from errors import UserError
 import modeling
 
@@ -92,11 +97,14 @@ class _Progress:
           f" of {self._total / 1e6:.1f}" if self._total else ""))
 
 
-def download(url: str, path: str) -> dict[str, object]:
-  """Downloads a file, going on with what is there of it.
+def download(url: str, part: str) -> dict[str, object]:
+  """Downloads a file, or the rest of it if there is a beginning.
 
-  Until it is whole it is called `<path>.part`, and what the server said of it
-  is in `<path>.part.json`.
+  The headers of the server are kept in `<part>.json` meanwhile.
+
+  Args:
+    url: of the file.
+    part: path of what is there of it, in the end all.
 
   Returns:
     `url`, `bytes` and `sha256`.
@@ -104,8 +112,7 @@ def download(url: str, path: str) -> dict[str, object]:
   Raises:
     UserError: the server has no such file, or something else than it says.
   """
-  part = path + ".part"
-  os.makedirs(os.path.dirname(path), exist_ok=True)
+  os.makedirs(os.path.dirname(part), exist_ok=True)
   for attempt in range(_TRIES):
     try:
       headers = _fetch(url, part)
@@ -113,16 +120,18 @@ def download(url: str, path: str) -> dict[str, object]:
     except urllib.error.HTTPError as error:
       raise UserError(f"{url}: the server says {error.code} {error.reason}. "
                       "Is the --mirror right?") from error
+    except UserError:
+      raise
+    except (ValueError, http.client.HTTPException) as error:
+      raise UserError(f"{url} could not be downloaded: {error}. Is the "
+                      "--mirror right?") from error
     except OSError as error:  # of the connection, or a file
       if attempt == _TRIES - 1 or os.path.isdir(part):
         raise UserError(
             f"{url} could not be downloaded: {error}. Run the same command "
             "again: it goes on from what is there.") from error
       logging.info("  %s; trying again.", error)
-  record = _verified(url, part, headers)
-  os.replace(part, path)
-  os.remove(part + ".json")
-  return record
+  return _verified(url, part, headers)
 
 
 def _fetch(url: str, part: str) -> dict[str, str]:
@@ -131,13 +140,10 @@ def _fetch(url: str, part: str) -> dict[str, str]:
   Raises:
     OSError: the connection broke off, among others.
   """
-  size, known = 0, {}
-  if os.path.exists(part) and os.path.exists(part + ".json"):
-    size = os.path.getsize(part)
-    with open(part + ".json", encoding="utf-8") as reader:
-      known = json.load(reader)
-    if size == int(known["size"]):
-      return known
+  known = _known_headers(part)
+  size = os.path.getsize(part) if known else 0
+  if known and size == int(known["size"]):
+    return known
   request = urllib.request.Request(url)
   if size:
     request.add_header("Range", f"bytes={size}-")
@@ -171,6 +177,23 @@ def _fetch(url: str, part: str) -> dict[str, str]:
   return known
 
 
+def _known_headers(part: str) -> Optional[dict[str, str]]:
+  """Returns the headers of a download that was begun; None for a new one."""
+  if not (os.path.exists(part) and os.path.exists(part + ".json")):
+    return None
+  try:
+    known = file_io.read_json(part + ".json")
+  except UserError as error:
+    logging.warning("%s The download starts again.", error)
+    return None
+  if (set(known) != {"size", "etag", "hash"}
+      or not all(isinstance(value, str) for value in known.values())
+      or not known["size"].isdecimal()):
+    logging.warning("%s.json is damaged. The download starts again.", part)
+    return None
+  return known
+
+
 def _verified(url: str, part: str, headers) -> dict[str, object]:
   """Returns the record of a whole file.
 
@@ -187,11 +210,16 @@ def _verified(url: str, part: str, headers) -> dict[str, object]:
             headers["hash"].split(",") if field.strip().startswith("md5=")]
   is_wrong = wanted and wanted[0] != base64.b64encode(md5.digest()).decode()
   if is_wrong or size != int(headers["size"]):
-    os.remove(part)
+    remove_download(part)
     raise UserError(f"{url}: what came is not what the server has (by its "
                     f"{'hash' if is_wrong else 'size'}), and is removed. Run "
                     "the same command again.")
   return {"url": url, "bytes": size, "sha256": sha256.hexdigest()}
+
+
+def remove_download(part: str) -> None:
+  """Removes what there is of a download."""
+  file_io.remove_if_there([part, part + ".json"])
 
 
 # --- Unpacking ---------------------------------------------------------------
@@ -199,10 +227,10 @@ def _verified(url: str, part: str, headers) -> dict[str, object]:
 
 def unpack(archive_path: str, folder: str,
            record: Mapping[str, object]) -> None:
-  """Unpacks a model; the folder appears when it is whole.
+  """Unpacks a model; the folder appears when it is whole, with the record.
 
   Files come from the archive's top or from the one folder in it. Only plain
-  files with plain names are taken.
+  files with plain names are taken. An archive that cannot be used is removed.
 
   Args:
     archive_path: of the archive.
@@ -213,28 +241,34 @@ def unpack(archive_path: str, folder: str,
     UserError: the archive is damaged, is no model, or wants to write
       elsewhere.
   """
-  temporary = folder + ".tmp"
-  shutil.rmtree(temporary, ignore_errors=True)
-  os.makedirs(temporary)
+  with file_io.whole_folder(folder) as temporary:
+    try:
+      _extract(archive_path, temporary)
+    except UserError:
+      remove_download(archive_path)  # it would not be better next time
+      raise
+    file_io.write_json(os.path.join(temporary, _RECORD), record)
+
+
+def _extract(archive_path: str, folder: str) -> None:
+  """Puts the files of an archive into a folder, and checks them."""
   try:
     with zipfile.ZipFile(archive_path) as archive:
       for member, name in _members(archive, archive_path):
         with archive.open(member) as source:
-          with open(os.path.join(temporary, name), "wb") as target:
+          with open(os.path.join(folder, name), "wb") as target:
             shutil.copyfileobj(source, target, _CHUNK_BYTES)
-    missing = [name for name in _NEEDED
-               if not os.path.exists(os.path.join(temporary, name))]
-    if missing:
-      raise UserError(f"{archive_path} is no model: it has no {missing[0]}.")
-    modeling.BertConfig.from_json_file(os.path.join(temporary, _CONFIG))
-    file_io.write_text(os.path.join(temporary, _RECORD),
-                              json.dumps(record, indent=2) + "\n")
-    os.rename(temporary, folder)
-  except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError,
-          OSError) as error:
-    raise UserError(f"{archive_path} cannot be unpacked: {error}.") from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+  except UserError:
+    raise
+  except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError,
+          RuntimeError) as error:
+    raise UserError(f"{archive_path} cannot be unpacked, and is removed: "
+                    f"{error}. Run the same command again.") from error
+  for name in _NEEDED:
+    if not os.path.exists(os.path.join(folder, name)):
+      raise UserError(f"{archive_path} is no model: it has no {name}. It is "
+                      "removed.")
+  modeling.BertConfig.from_json_file(os.path.join(folder, _CONFIG))
 
 
 def _members(archive: zipfile.ZipFile, path: str
@@ -248,7 +282,9 @@ def _members(archive: zipfile.ZipFile, path: str
     kind = stat.S_IFMT(member.external_attr >> 16)
     if (len(folders) > 1 or folders in ([""], ["."], [".."])
         or name in ("", ".", "..") or "\\" in member.filename
-        or ":" in member.filename or kind not in (0, stat.S_IFREG)):
+        or ":" in member.filename or kind not in (0, stat.S_IFREG)
+        or member.compress_type not in (zipfile.ZIP_STORED,
+                                        zipfile.ZIP_DEFLATED)):
       raise UserError(f"{path} holds {member.filename!r}, which is no plain "
                       "file of a model. It is not unpacked.")
     if name in seen:
@@ -263,21 +299,22 @@ def _members(archive: zipfile.ZipFile, path: str
 
 def main(_):
   folder = os.path.join(FLAGS.output_dir, FLAGS.name)
-  if os.path.exists(os.path.join(folder, _RECORD)):
-    logging.info("%s is there already.", folder)
-    return
-  if os.path.exists(folder):
-    raise UserError(f"{folder} exists, but was not put there by this program: "
-                    f"it has no {_RECORD}. Choose another --output_dir.")
-  server = FLAGS.mirror or os.environ.get(_MIRROR_VARIABLE) or _SERVER
-  url = server.rstrip("/") + "/" + MODELS[FLAGS.name]
-  archive = folder + ".zip"
-  logging.info("Downloading %s", url)
-  record = download(url, archive)
-  try:
-    unpack(archive, folder, record)
-  finally:
-    os.remove(archive)
+  with locks.Lock(folder + locks.SUFFIX, folder):
+    file_io.remove_leftovers(FLAGS.output_dir)
+    part = folder + ".zip.part"
+    if os.path.exists(os.path.join(folder, _RECORD)):
+      logging.info("%s is there already.", folder)
+      remove_download(part)
+      return
+    if os.path.exists(folder):
+      raise UserError(f"{folder} exists, but was not put there by this program: "
+                      f"it has no {_RECORD}. Choose another --output_dir.")
+    server = FLAGS.mirror or os.environ.get(_MIRROR_VARIABLE) or _SERVER
+    url = server.rstrip("/") + "/" + MODELS[FLAGS.name]
+    logging.info("Downloading %s", url)
+    record = download(url, part)
+    unpack(part, folder, record)
+    remove_download(part)
   logging.info("%s holds the model (%d bytes, sha256 %s).", folder,
                record["bytes"], record["sha256"])
   sys.stdout.write(folder + "\n")

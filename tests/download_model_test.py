@@ -1,19 +1,25 @@
 """Tests of download_model.py, against a server on this machine."""
 
 import base64
+import errno
 import hashlib
 from http import server
 import io
 import json
 import os
+import shutil
 import stat
 import threading
+import urllib.request
 import zipfile
 
 import conftest
 import pytest
+import tensorflow as tf
 
+from data import locks
 import download_model
+from errors import UserError
 
 NAME = "uncased_L-2_H-128_A-2"
 FILES = {"bert_config.json": conftest.tiny_config().to_json_string(),
@@ -190,15 +196,81 @@ def test_archives_that_grow_beyond_any_model(web, tmp_path, monkeypatch):
   assert not list(tmp_path.glob("models/*"))
 
 
-def test_a_folder_that_appears_is_known_as_downloaded(web, monkeypatch):
-  rename = os.rename
-  def rename_and_die(source, target):
-    rename(source, target)
-    raise KeyboardInterrupt
-  monkeypatch.setattr(os, "rename", rename_and_die)
-  with pytest.raises(KeyboardInterrupt):
+class Killed(BaseException):
+  """Ends a process that the test only imagines."""
+
+
+def test_a_download_killed_anywhere_continues(web, tmp_path, monkeypatch):
+  def dying(function, count, last):
+    def wrapper(*args, **kwargs):
+      count.append(function)
+      if len(count) > last:
+        raise Killed
+      return function(*args, **kwargs)
+    return wrapper
+
+  targets = [(tf.io.gfile, name) for name in (
+      "rename", "remove", "rmtree", "makedirs", "GFile")] + [
+          (os, "fsync"), (zipfile, "ZipFile"), (shutil, "copyfileobj"),
+          (urllib.request, "urlopen")]
+  for last in range(100):
+    web.etag = f'"{last}"'
+    with monkeypatch.context() as context:
+      count = []
+      for module, name in targets:
+        context.setattr(module, name, dying(getattr(module, name), count, last))
+      try:
+        web.run()
+        break
+      except Killed:
+        pass
     web.run()
-  web.run()  # nothing is left to do, and nothing in the way
+    check_model(tmp_path, web.content)
+    shutil.rmtree(tmp_path / "models")
+  check_model(tmp_path, web.content)
+  assert last > 20
+
+
+@pytest.mark.parametrize("damaged", [
+    "", "{", "[]", '{"size": 1000}',
+    '{"size": "x", "etag": "", "hash": ""}'])
+def test_a_download_with_damaged_headers_starts_again(web, tmp_path, damaged):
+  web.cuts = [1000, 0, 0, 0, 0]
+  with pytest.raises(UserError):
+    web.run()
+  (tmp_path / "models" / f"{NAME}.zip.part.json").write_text(damaged)
+  web.run()
+  check_model(tmp_path, web.content)
+  assert web.requests[-1][1] is None
+
+
+def test_a_second_download_leaves_the_first_alone(web, tmp_path):
+  folder = tmp_path / "models"
+  with locks.Lock(str(folder / f"{NAME}.lock"), "the model"):
+    part = folder / f"{NAME}.zip.part"
+    part.write_text("of the first one")
+    with pytest.raises(UserError, match=f"{NAME} is in use: .*process"):
+      web.run()
+    assert part.read_text() == "of the first one" and not web.requests
+    part.unlink()
+
+
+def test_a_full_disk_keeps_the_download(web, tmp_path, monkeypatch):
+  def copy(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+  with monkeypatch.context() as context:
+    context.setattr(shutil, "copyfileobj", copy)
+    with pytest.raises(UserError, match=f"{NAME} cannot be written: No space"):
+      web.run()
+  web.run()
+  check_model(tmp_path, web.content)
+  assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize("mirror", ["nowhere", "http://a b/", "http://[/"])
+def test_a_mirror_that_is_no_address(run_program, tmp_path, mirror):
+  with pytest.raises(UserError, match="could not be downloaded.*--mirror"):
+    run_program(download_model, name=NAME, output_dir=tmp_path, mirror=mirror)
 
 
 def test_what_is_no_archive(web, tmp_path):
