@@ -17,6 +17,7 @@ import functools
 import gzip
 import itertools
 import json
+import os
 import re
 from typing import Iterator, NamedTuple, Sequence
 import zlib
@@ -54,6 +55,7 @@ _LINE_ENDS = re.compile(rb"\n")
 _JSON_LINES_SUFFIX = re.compile(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$")
 _MAGIC_OF_GZIP = b"\x1f\x8b"
 _MAGIC_OF_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_MAGIC_OF_ENDING = {".gz": _MAGIC_OF_GZIP, ".zst": _MAGIC_OF_ZSTANDARD}
 
 
 class Stretch(NamedTuple):
@@ -214,6 +216,11 @@ def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
   try:
     magic = raw.read(4)
     raw.seek(0)
+    ending = os.path.splitext(file)[1]
+    if not magic.startswith(_MAGIC_OF_ENDING.get(ending, b"")):
+      raise UserError(f"{file} is not compressed as its name says. If it is "
+                      f"plain text, let its name not end in {ending}; else it "
+                      "is damaged.")
     if magic.startswith(_MAGIC_OF_GZIP):
       yield from iter(functools.partial(
           gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES), b"")

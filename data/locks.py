@@ -150,5 +150,5 @@ def _description(content: bytes) -> str:
     holder = json.loads(content)
     return (f"{holder['program']} (process {holder['process']} on "
             f"{holder['machine']}, since {holder['since']})")
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError, RecursionError):
     return "another program"  # it has only just begun

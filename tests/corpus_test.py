@@ -179,6 +179,15 @@ def test_compressed_files_that_are_cut_off(tmp_path, small_limits, ending):
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_files_that_are_not_compressed_as_their_name_says(tmp_path, ending):
+  path = tmp_path / f"text.txt{ending}"
+  for content in (TEXT.encode(), b"(", b""):
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"name not end in {ending}"):
+      documents_of([str(path)], errors="replace")
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
 def test_compressed_files_that_are_damaged_anywhere(tmp_path, ending):
   path = tmp_path / f"text.txt{ending}"
   content = compress(TEXT, ending)

@@ -72,7 +72,8 @@ def test_file_without_a_name_is_no_lock(tmp_path, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff",
+                                     b"[" * 9999])
 def test_damaged_lock_file_is_no_obstacle(tmp_path, content):
   (tmp_path / ".lock").write_bytes(content)
   with locks.Lock.of_folder(str(tmp_path), "x"):
