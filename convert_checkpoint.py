@@ -5,7 +5,8 @@
 
 From config.json, vocab.txt and model.safetensors (or pytorch_model.bin) the
 output folder gets bert_config.json, vocab.txt and bert_model.ckpt; from these,
-the former. Heads come along. What there is tells the direction.
+the former. Heads come along. The files of --input_dir decide the direction. The
+config is written last: with it, all is there.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
@@ -20,12 +21,16 @@ import tensorflow as tf
 import checkpoint
 import classifier as classifier_lib
 from data import file_io
+from data import locks
 from errors import UserError
 import modeling
 import tokenization
 
 FLAGS = flags.FLAGS
 
+_VOCAB, _CONFIG, _CHECKPOINT = "vocab.txt", "bert_config.json", "bert_model.ckpt"
+_THEIR_CONFIG = "config.json"
+# The first is the one that is written.
 _THEIR_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Their classes of models that we have, by what our `classifier.json` says.
 _ARCHITECTURES = {classifier_lib.TAGGING: "BertForTokenClassification",
@@ -40,7 +45,7 @@ def define_flags() -> None:
   flags.DEFINE_string("input_dir", None, "Folder of the model.", required=True)
   flags.DEFINE_string("output_dir", None, "Folder to write the model to.",
                       required=True)
-  flags.DEFINE_string("checkpoint", "bert_model.ckpt", "Name of the checkpoint "
+  flags.DEFINE_string("checkpoint", _CHECKPOINT, "Name of the checkpoint "
                       "in a released-style --input_dir.")
 
 
@@ -55,52 +60,56 @@ def _path(name: str) -> str:
   return path
 
 
-def _copy_vocabulary() -> None:
-  path = _path("vocab.txt")
+def _output_path(name: str) -> str:
+  return os.path.join(FLAGS.output_dir, name)
+
+
+def _read_vocabulary() -> bytes:
+  path = _path(_VOCAB)
   tokenization.load_vocab(path)  # checks it
-  with tf.io.gfile.GFile(path) as reader:
-    file_io.write_text(
-        os.path.join(FLAGS.output_dir, "vocab.txt"), reader.read())
+  return file_io.read_bytes(path)
 
 
 def from_transformers(weights_name: str) -> modeling.BertConfig:
   """Writes a released-style folder; returns the config."""
-  config_file = _path("config.json")
   config = modeling.BertConfig.from_dict(
-      checkpoint.read_transformers_config(config_file), config_file)
+      checkpoint.read_transformers_config(_path(_THEIR_CONFIG)))
   source = _path(weights_name)
   # Restoring into the encoder checks names and shapes against the config.
   checkpoint.restore(checkpoint.variables_by_name(modeling.BertModel(config)),
                      source, "--input_dir")
-  reader = checkpoint.open_checkpoint(source)
-  _copy_vocabulary()
+  reader = checkpoint.open_checkpoint(source, "--input_dir")
+  vocabulary = _read_vocabulary()
+  # Without its config a model that is there counts as unfinished.
+  file_io.remove_if_there([_output_path(_CONFIG)])
+  file_io.write_bytes(_output_path(_VOCAB), vocabulary)
   checkpoint.write(
-      os.path.join(FLAGS.output_dir, "bert_model.ckpt"),
+      _output_path(_CHECKPOINT),
       {name: reader.get_tensor(name) for name in reader.shapes})
-  file_io.write_text(
-      os.path.join(FLAGS.output_dir, "bert_config.json"),
-      config.to_json_string())
+  file_io.write_text(_output_path(_CONFIG), config.to_json_string())
   return config
 
 
 def to_transformers() -> modeling.BertConfig:
   """Writes a folder that PyTorch transformers loads; returns the config."""
-  config = modeling.BertConfig.from_json_file(_path("bert_config.json"))
+  config = modeling.BertConfig.from_json_file(_path(_CONFIG))
   _path(FLAGS.checkpoint + ".index")
   prefix = os.path.join(FLAGS.input_dir, FLAGS.checkpoint)
   checkpoint.restore(checkpoint.variables_by_name(modeling.BertModel(config)),
                      prefix, "--input_dir")
   reader = checkpoint.open_checkpoint(prefix, "--input_dir")
   names = checkpoint.without_training_state(reader.shapes)
-  _copy_vocabulary()
-  with file_io.whole_file(
-      os.path.join(FLAGS.output_dir, "model.safetensors")) as temporary:
-    checkpoint.write_transformers(
-        temporary, {name: reader.get_tensor(name) for name in names})
+  tensors = {name: reader.get_tensor(name) for name in names}
+  their_config = {**checkpoint.to_transformers_config(config.to_dict()),
+                  **_head(names)}
+  vocabulary = _read_vocabulary()
+  file_io.remove_if_there([_output_path(_THEIR_CONFIG)])
+  file_io.write_bytes(_output_path(_VOCAB), vocabulary)
+  with file_io.whole_file(_output_path(_THEIR_WEIGHTS[0])) as temporary:
+    checkpoint.write_transformers(temporary, tensors)
   file_io.write_text(
-      os.path.join(FLAGS.output_dir, "config.json"),
-      json.dumps({**checkpoint.to_transformers_config(config.to_dict()),
-                  **_head(names)}, indent=2, sort_keys=True) + "\n")
+      _output_path(_THEIR_CONFIG),
+      json.dumps(their_config, indent=2, sort_keys=True) + "\n")
   return config
 
 
@@ -126,10 +135,25 @@ def _head(names) -> dict[str, object]:
           "label2id": {label: i for i, label in enumerate(labels)}}
 
 
+def check_place() -> None:
+  """Raises a UserError if the output would replace a file that is read."""
+  outputs = (_VOCAB, _CONFIG, f"{_CHECKPOINT}.index",
+             f"{_CHECKPOINT}.data-00000-of-00001", _THEIR_CONFIG,
+             _THEIR_WEIGHTS[0])
+  file_io.check_not_inputs(
+      {"--output_dir": [FLAGS.output_dir, *map(_output_path, outputs)]},
+      {"--input_dir": [FLAGS.input_dir, *tf.io.gfile.glob(
+          os.path.join(FLAGS.input_dir, "*"))]})
+
+
 def main(_):
+  check_place()
   found = [name for name in _THEIR_WEIGHTS if tf.io.gfile.exists(
       os.path.join(FLAGS.input_dir, name))]
-  config = from_transformers(found[0]) if found else to_transformers()
+  with locks.Lock.of_folder(FLAGS.output_dir,
+                            f"--output_dir={FLAGS.output_dir}"):
+    file_io.remove_leftovers(FLAGS.output_dir)
+    config = from_transformers(found[0]) if found else to_transformers()
   logging.info("%s holds the model, with hidden_act=%s.", FLAGS.output_dir,
                config.hidden_act)
 

@@ -1,5 +1,6 @@
 """Tests of how programs make files: wholly, again, alone, and over no input."""
 
+import errno
 import functools
 import os
 
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+import convert_checkpoint
 import create_pretraining_data
 import create_vocabulary
 from data import file_io
@@ -326,6 +328,72 @@ def test_leftovers_go_with_the_next_run(create, tmp_path):
     create(**flags)
     assert contents(tmp_path) == whole
     assert not (tmp_path / "x.parts").exists()
+
+
+# --- Conversions -------------------------------------------------------------
+
+
+@pytest.fixture
+def convert(run_program):
+  def run(source, target):
+    run_program(convert_checkpoint, input_dir=source, output_dir=target)
+  return run
+
+
+@pytest.fixture
+def released(config_file, vocab_file, tmp_path):
+  """A folder with a model like those of the authors, and one file more."""
+  del config_file, vocab_file
+  folder = tmp_path / "released"
+  folder.mkdir()
+  for name in ("bert_config.json", "vocab.txt"):
+    os.rename(tmp_path / name, folder / name)
+  checkpoint.write(str(folder / "bert_model.ckpt"),
+                   checkpoint.variables_by_name(
+                       modeling.BertModel(conftest.tiny_config(), seed=5)))
+  return folder
+
+
+def test_a_conversion_killed_anywhere_is_made_by_the_same_command(
+    convert, released, die_after, monkeypatch, tmp_path):
+  theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+  convert(released, theirs)
+  convert(theirs, ours)
+  for source, whole, last in ((released, theirs, "config.json"),
+                              (theirs, ours, "bert_config.json")):
+    def run(folder):
+      convert(source, folder)
+      assert folder.joinpath(last).exists()
+    check_deaths(run, die_after, monkeypatch, tmp_path / f"to_{whole.name}",
+                 contents(whole), range(0, 1000, 3))
+
+
+def test_a_conversion_that_was_interrupted_has_no_config(
+    convert, released, monkeypatch, tmp_path):
+  theirs = tmp_path / "theirs"
+  convert(released, theirs)
+  def full(*unused_args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+  with monkeypatch.context() as context:
+    context.setattr(checkpoint, "write_transformers", full)
+    with pytest.raises(UserError, match="model.safetensors cannot be written: "
+                       "No space"):
+      convert(released, theirs)
+  assert "config.json" not in contents(theirs)
+
+
+def test_a_conversion_does_not_replace_its_input(convert, released, tmp_path):
+  before = contents(tmp_path)
+  os.symlink(released, tmp_path / "link")
+  for target in (released, tmp_path / "link"):
+    with pytest.raises(UserError, match="that --input_dir reads"):
+      convert(released, target)
+  (tmp_path / "target").mkdir()
+  os.symlink(released / "vocab.txt", tmp_path / "target" / "vocab.txt")
+  with pytest.raises(UserError, match="target/vocab.txt.*--input_dir reads"):
+    convert(released, tmp_path / "target")
+  os.remove(tmp_path / "target" / "vocab.txt")
+  assert contents(tmp_path) == before
 
 
 # --- Two at once --------------------------------------------------------------
