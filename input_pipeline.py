@@ -178,10 +178,8 @@ class Windows(NamedTuple):
       is_best = context > most_context[here]
       best[here][is_best] = window
       most_context[here][is_best] = context[is_best]
-    places = starts[:, np.newaxis] + np.arange(min(room, num_tokens))
-    is_max_context = (best[np.minimum(places, num_tokens - 1)]
-                      == np.arange(num_windows)[:, np.newaxis]) & (
-                          places < num_tokens)
+    is_max_context = np.zeros([num_windows, min(room, num_tokens)], bool)
+    is_max_context[best, np.arange(num_tokens) - starts[best]] = True
     return cls(starts, lengths, is_max_context)
 
 
