@@ -16,6 +16,7 @@ import os
 
 from absl import flags
 from absl import logging
+import safetensors
 import tensorflow as tf
 
 import checkpoint
@@ -105,8 +106,12 @@ def to_transformers() -> modeling.BertConfig:
   vocabulary = _read_vocabulary()
   file_io.remove_if_there([_output_path(_THEIR_CONFIG)])
   file_io.write_bytes(_output_path(_VOCAB), vocabulary)
-  with file_io.whole_file(_output_path(_THEIR_WEIGHTS[0])) as temporary:
-    checkpoint.write_transformers(temporary, tensors)
+  weights_file = _output_path(_THEIR_WEIGHTS[0])
+  try:
+    with file_io.whole_file(weights_file) as temporary:
+      checkpoint.write_transformers(temporary, tensors)
+  except safetensors.SafetensorError as error:  # such as a full disk
+    raise UserError(f"{weights_file} cannot be written: {error}.") from error
   file_io.write_text(
       _output_path(_THEIR_CONFIG),
       json.dumps(their_config, indent=2, sort_keys=True) + "\n")

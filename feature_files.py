@@ -269,9 +269,13 @@ class PartedFile:
       self._folder.open()
       self._is_open = True
     name = _name(number)
-    with file_io.whole_file(self._folder.path_of(name)) as temporary:
-      self._format.write(temporary, features)
-    self._folder.record(name, {"lines": len(features)})
+    try:
+      with file_io.whole_file(self._folder.path_of(name)) as temporary:
+        self._format.write(temporary, features)
+      self._folder.record(name, {"lines": len(features)})
+    except BaseException:
+      self._folder.remove_if_empty()
+      raise
 
   def finish(self, num_parts: int) -> None:
     """Makes the file of its parts, and removes these.
