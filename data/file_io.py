@@ -423,8 +423,8 @@ def sync(path: str) -> None:
   """Forces what was written to a file onto the disk."""
   if is_remote(path):
     return
-  # Windows wants the right to write; other systems do not care.
-  descriptor = os.open(path, os.O_RDWR)
+  # Only Windows needs the right to write, which copies of read-only files lack.
+  descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
