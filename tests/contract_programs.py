@@ -61,6 +61,7 @@ class Program:
     times: patterns of what may differ within files.
     phases: patterns of log lines after each of which a signal is sent.
     is_locked: whether a second process is refused.
+    refusal: pattern of what it says, as an error, when all is done already.
     is_slow: whether a run takes much longer than those of the others.
   """
 
@@ -72,6 +73,7 @@ class Program:
   times: tuple[bytes, ...] = ()
   phases: tuple[str, ...] = ()
   is_locked: bool = True
+  refusal: Optional[str] = None
   is_slow: bool = False
 
 
@@ -338,7 +340,8 @@ PROGRAMS = {program.name: program for program in (
         times=(rb'"seconds": [^,}\n]*', rb"\| \d+ \|\n"), is_slow=True),
     *map(_extract, ("json", "npz", "parquet", "tfrecord")),
     Program("export", "export_saved_model.py", _flags(
-        model="{inputs}/teacher/out/export", export_dir="out", version=1)),
+        model="{inputs}/teacher/out/export", export_dir="out", version=1),
+            refusal="--version=1 is in out already"),
     Program("to_transformers", "convert_checkpoint.py", _flags(
         input_dir="{inputs}/teacher/out/export", output_dir="out")),
     Program("from_transformers", "convert_checkpoint.py", _flags(
