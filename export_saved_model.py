@@ -5,24 +5,27 @@
 What a program of this repository has trained is recognized by its head: a
 classifier, a tagger, a finder of answers, a chooser among answers, or else an
 encoder, which gives features. --export_dir gets a folder with the number of the
-version, as TensorFlow Serving looks for it; the model needs nothing else.
+version, as TensorFlow Serving looks for it; the model needs nothing else. The
+folder appears when it is whole.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
+import hashlib
 import os
 from typing import Optional
-import uuid
 
 from absl import flags
 from absl import logging
 import tensorflow as tf
+from tensorflow.core.protobuf import fingerprint_pb2
 from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 import checkpoint
 import classifier as classifier_lib
 import common_flags
+from data import file_io
 from errors import UserError
 import input_pipeline
 import modeling
@@ -38,6 +41,7 @@ _CLASSIFIERS = (*classification.PROBLEM_TYPES, classifier_lib.TAGGING,
                 classifier_lib.MULTIPLE_CHOICE)
 _SPAN_FLAGS = ("doc_stride", "max_query_length", "max_answer_length")
 _WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+_FINGERPRINT_FILE = "fingerprint.pb"
 
 
 def define_flags() -> None:
@@ -66,6 +70,7 @@ def define_flags() -> None:
                        "Most tokens of an answer.", lower_bound=1)
 
 
+@launch.owns("export_dir")
 def main(_):
   config = common_flags.model_config()
   common_flags.resolve_model("vocab_file", "init_checkpoint")
@@ -83,15 +88,12 @@ def main(_):
 
 
 def _version_dir() -> str:
-  """Returns the folder to write, which does not exist yet."""
+  """Returns the folder to write."""
   names = (tf.io.gfile.listdir(FLAGS.export_dir)
            if tf.io.gfile.isdir(FLAGS.export_dir) else [])
   versions = [int(name.strip("/")) for name in names
-              if name.strip("/").isdigit()]
+              if name.strip("/").isdecimal()]
   version = FLAGS.version or max(versions, default=0) + 1
-  if version in versions:
-    raise UserError(f"--version={version} is in {FLAGS.export_dir} already. "
-                    "Give another number, or none for the next.")
   return os.path.join(FLAGS.export_dir, str(version))
 
 
@@ -180,22 +182,56 @@ def save(served: tf.Module, folder: str) -> None:
   Args:
     served: a model of `serving`.
     folder: to write; its name is the number of the version.
+
+  Raises:
+    UserError: the folder exists with another model, or cannot be written.
   """
-  parent, version = os.path.split(folder)
-  # A name that is no number is no version, to whoever looks meanwhile.
-  temporary = os.path.join(parent, f"tmp-{version}-{uuid.uuid4().hex[:8]}")
-  try:
+  # The name of a temporary folder is no number: a server does not take it for
+  # a version.
+  with file_io.temporary_folder(folder) as temporary:
     tf.saved_model.save(served, temporary, signatures=served.signatures())
+    _set_fingerprint(os.path.join(temporary, _FINGERPRINT_FILE))
     warmup_file = os.path.join(temporary, _WARMUP_FILE)
     tf.io.gfile.makedirs(os.path.dirname(warmup_file))
+    parent, version = os.path.split(folder)
     model_name = os.path.basename(os.path.abspath(parent))
     with tf.io.TFRecordWriter(warmup_file) as writer:
       for signature, inputs in served.requests().items():
         writer.write(_warmup_record(model_name, signature, inputs))
+    if tf.io.gfile.exists(folder):
+      # Perhaps of the same command, killed when it was done.
+      if not _is_same(folder, temporary):
+        raise UserError(f"--version={version} is in {parent} already, with "
+                        "other files. Give another number, or none for the "
+                        "next.")
+      logging.info("%s is there already, with the same files.", folder)
+      return
+    file_io.sync_tree(temporary)
     tf.io.gfile.rename(temporary, folder)
-  finally:
-    if tf.io.gfile.isdir(temporary):
-      tf.io.gfile.rmtree(temporary)
+    file_io.sync_folder(parent)
+
+
+def _set_fingerprint(path: str) -> None:
+  """Replaces the random identifier of a SavedModel by one of its content."""
+  if not tf.io.gfile.exists(path):
+    return
+  fingerprint = fingerprint_pb2.FingerprintDef.FromString(
+      file_io.read_bytes(path))
+  fingerprint.uuid = ""
+  digest = hashlib.sha256(fingerprint.SerializeToString(deterministic=True))
+  fingerprint.uuid = str(int.from_bytes(digest.digest()[:8], "big"))
+  file_io.write_bytes(path, fingerprint.SerializeToString(deterministic=True))
+
+
+def _is_same(folder: str, other: str) -> bool:
+  """Whether two folders hold the same files."""
+  names, other_names = (
+      sorted(os.path.relpath(os.path.join(parent, name), top)
+             for parent, _, files in tf.io.gfile.walk(top) for name in files)
+      for top in (folder, other))
+  return names == other_names and all(
+      file_io.read_bytes(os.path.join(folder, name))
+      == file_io.read_bytes(os.path.join(other, name)) for name in names)
 
 
 def _warmup_record(model_name: str, signature: str, inputs) -> bytes:
@@ -207,7 +243,8 @@ def _warmup_record(model_name: str, signature: str, inputs) -> bytes:
     request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
   log = prediction_log_pb2.PredictionLog()
   log.predict_log.request.CopyFrom(request)
-  return log.SerializeToString()
+  # The order of a map differs between processes otherwise.
+  return log.SerializeToString(deterministic=True)
 
 
 if __name__ == "__main__":

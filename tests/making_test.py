@@ -2,12 +2,18 @@
 
 import errno
 import functools
+import io
 import os
+import random
+import sys
+import types
+import zlib
 
 import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import fingerprint_pb2
 
 import checkpoint
 import convert_checkpoint
@@ -16,9 +22,12 @@ import create_vocabulary
 from data import file_io
 from data import locks
 from errors import UserError
+import export_saved_model
 import extract_features
 import feature_files
 import modeling
+import predict_masked
+import tokenization
 
 
 class Killed(BaseException):
@@ -394,6 +403,89 @@ def test_a_conversion_does_not_replace_its_input(convert, released, tmp_path):
     convert(released, tmp_path / "target")
   os.remove(tmp_path / "target" / "vocab.txt")
   assert contents(tmp_path) == before
+
+
+# --- Exports -----------------------------------------------------------------
+
+
+class Served:
+  """Stands for a model of `serving`."""
+
+  def signatures(self):
+    return {}
+
+  def requests(self):
+    return {"text": {"text_a": ["a"], "text_b": ["b"]}}
+
+
+@pytest.fixture
+def export(monkeypatch):
+  """Exports version 1, with what TensorFlow writes made up."""
+  def run(folder, model=b"model"):
+    def save(unused_served, path, signatures):
+      del signatures
+      os.makedirs(os.path.join(path, "variables"))
+      fingerprint = fingerprint_pb2.FingerprintDef(
+          saved_model_checksum=zlib.crc32(model), uuid=str(random.random()))
+      for name, content in [("saved_model.pb", model),
+                            ("variables/variables.index", b"index"),
+                            ("fingerprint.pb", fingerprint.SerializeToString())]:
+        with open(os.path.join(path, name), "wb") as writer:
+          writer.write(content)
+      os.chmod(os.path.join(path, "saved_model.pb"), 0o444)
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    folder.mkdir(parents=True, exist_ok=True)
+    file_io.remove_leftovers(str(folder))
+    export_saved_model.save(Served(), str(folder / "served" / "1"))
+    monkeypatch.undo()
+  return run
+
+
+def test_an_export_killed_anywhere_is_made_by_the_same_command(
+    export, die_after, monkeypatch, tmp_path):
+  export(tmp_path / "whole")
+  whole = contents(tmp_path / "whole")
+  def run(folder):
+    file_io.remove_leftovers(str(folder / "served"))
+    export(folder)
+    assert os.listdir(folder / "served") == ["1"]
+  check_deaths(run, die_after, monkeypatch, tmp_path / "killed", whole)
+
+
+def test_a_version_that_is_there_stays(export, tmp_path):
+  export(tmp_path)
+  before = contents(tmp_path)
+  export(tmp_path)  # the same again
+  with pytest.raises(UserError, match="--version=1 is in .* already, with other"):
+    export(tmp_path, b"another")
+  assert contents(tmp_path) == before
+
+
+# --- Masked words ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("texts, message", [
+    (["[MASK] sat", "the cat"], "'the cat' has no .MASK."),
+    (["[MASK] sat", "\udcff"], "--text, line 2: not UTF-8")])
+def test_a_bad_text_is_told_before_others_are_answered(
+    vocab_file, monkeypatch, texts, message):
+  monkeypatch.setattr(predict_masked, "FLAGS", types.SimpleNamespace(
+      text=texts, score=False, max_seq_length=16))
+  sequences = predict_masked.read_sequences(tokenization.FullTokenizer(
+      vocab_file, never_split=["[MASK]"]))
+  with pytest.raises(UserError, match=message):
+    next(sequences)
+
+
+def test_bad_bytes_on_standard_input_are_told(monkeypatch):
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(
+      b"the [MASK]\nb\xe9d\n")))
+  monkeypatch.setattr(predict_masked, "FLAGS", types.SimpleNamespace(text=[]))
+  texts = predict_masked._texts()
+  assert next(texts) == "the [MASK]"
+  with pytest.raises(UserError, match="Standard input, line 2: not UTF-8"):
+    next(texts)
 
 
 # --- Two at once --------------------------------------------------------------
