@@ -13,6 +13,7 @@ of the probabilities of what stood there are added up.
 import launch  # First: from here on a signal ends the program quietly.
 
 import json
+import os
 import sys
 from typing import Iterator, NamedTuple
 
@@ -22,6 +23,7 @@ import tensorflow as tf
 
 import checkpoint
 import common_flags
+from data import file_io
 from errors import UserError
 import input_pipeline
 import metrics
@@ -151,7 +153,34 @@ def score(model: MaskedLM, sequence: Sequence, mask_id: int) -> list[float]:
 
 
 def _texts() -> Iterator[str]:
-  yield from FLAGS.text or filter(None, map(str.strip, sys.stdin))
+  """Yields the texts of the flag, or else of standard input.
+
+  Raises:
+    UserError: one is not UTF-8.
+  """
+  if FLAGS.text:
+    for number, text in enumerate(FLAGS.text, 1):
+      yield file_io.decode_line(os.fsencode(text), "--text", number)
+    return
+  if sys.stdin is None:
+    raise UserError("Standard input is closed. Pass --text.")
+  for number, line in enumerate(sys.stdin.buffer, 1):
+    text = file_io.decode_line(line, "Standard input", number).strip()
+    if text:
+      yield text
+
+
+def read_sequences(tokenizer) -> Iterator[tuple[str, Sequence]]:
+  """Yields the texts, and the sequences that they make.
+
+  Raises:
+    UserError: see `_texts` and `read_sequence`; of the flag's texts, before any
+      of them is yielded.
+  """
+  sequences = ((text, read_sequence(text, tokenizer)) for text in _texts())
+  if FLAGS.text:
+    sequences = list(sequences)
+  yield from sequences
 
 
 def main(_):
@@ -162,8 +191,7 @@ def main(_):
   tokenizer = tokenization.FullTokenizer(
       FLAGS.vocab_file, FLAGS.do_lower_case, never_split=[_MASK])
   model = MaskedLM(config, FLAGS.init_checkpoint, common_flags.compute_dtype())
-  for text in _texts():
-    sequence = read_sequence(text, tokenizer)
+  for text, sequence in read_sequences(tokenizer):
     if FLAGS.score:
       scores = score(model, sequence, tokenizer.vocab[_MASK])
       record = {"text": text, "pseudo_log_likelihood": sum(scores),

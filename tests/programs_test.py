@@ -1638,7 +1638,8 @@ def test_masks_are_filled_and_texts_scored(
     changed = list(ids)
     changed[position] = tokenizer.vocab["[MASK]"]
     total += log_probabilities(changed, [position])[0, ids[position]]
-  monkeypatch.setattr(sys, "stdin", io.StringIO("the cat sat ||| a dog\n\n"))
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(
+      b"the cat sat ||| a dog\n\n")))
   [line] = masked(score=True, batch_size=2)
   assert line == f"{total:.3f}\t{total / 5:.3f}\tthe cat sat ||| a dog"
 
