@@ -189,6 +189,14 @@ def test_ids_that_are_not_unique(tmp_path):
     read(tmp_path, "key\ttext\tlabel\nk1\ta\tx\nk2\tb\tx\nk1\tc\ty\n", task)
 
 
+@pytest.mark.parametrize("key", ["null", "true", "1.5", "[1]"])
+def test_ids_that_are_no_texts(tmp_path, key):
+  task = classification.custom_task(id="key")
+  with pytest.raises(errors.UserError, match="line 1: the id is .*, not a text"):
+    read(tmp_path, f'{{"key": {key}, "text": "a", "label": "x"}}\n', task,
+         "train.jsonl")
+
+
 def test_labels_that_are_all_the_same(tmp_path):
   with pytest.raises(ValueError, match="have the label 'x' only"):
     TASK.find_labels(read(tmp_path, "words\tkind\na\tx\nb\tx\n"))

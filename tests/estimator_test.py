@@ -662,3 +662,11 @@ def test_packed_rows_train_as_their_pairs_do(tmp_path):
     with open(tmp_path / name / "training_log.jsonl") as reader:
       losses.append([json.loads(line)["loss"] for line in reader])
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", [
+    {"best": {"step": 1, "metric": "f1", "evaluations_since": 0,
+              "value": 10 ** 400}}, {"loss_scale": [True, 7]}])
+def test_state_with_numbers_that_no_run_has_is_damaged(field):
+  with pytest.raises(errors.UserError, match="x.json is damaged: it has"):
+    estimator_lib._State.from_json(field, "x.json")

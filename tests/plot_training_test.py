@@ -50,7 +50,7 @@ def test_damaged_lines_are_named(run, line, message):
 
 
 def test_the_same_logs_give_the_same_file(run_program, run, tmp_path):
-  runs = f"{run(LINES, 'a $b$')},{run(LINES + LINES, 'c$')}"
+  runs = f"{run(LINES, 'a $b{$')},{run(LINES + LINES, 'c$')}"
   pictures = []
   for name in ("x.png", "y.png"):
     run_program(plot_training, runs=runs, output_file=tmp_path / name)
