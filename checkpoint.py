@@ -430,17 +430,33 @@ def finish_save(model_dir: str) -> None:
   journal = os.path.join(model_dir, _JOURNAL)
   if not tf.io.gfile.exists(journal):
     return
+  listed = _read_list(model_dir)
+  for name in _journaled(model_dir):
+    if name not in listed:
+      _delete(model_dir, name)
+  tf.io.gfile.remove(journal)
+
+
+def _journaled(model_dir: str) -> list[str]:
+  """Returns the names in the journal, none if it is damaged or not there."""
+  journal = os.path.join(model_dir, _JOURNAL)
+  if not tf.io.gfile.exists(journal):
+    return []
   try:
     names = file_io.read_json(journal, list)
   except UserError as error:
-    logging.warning("%s It is removed.", error)
-    names = []
-  listed = _read_list(model_dir)
-  for name in names:
-    if (isinstance(name, str) and _OWN_NAME.fullmatch(name)
-        and name not in listed):
-      _delete(model_dir, name)
-  tf.io.gfile.remove(journal)
+    logging.warning("%s It is of no use.", error)
+    return []
+  return [name for name in names
+          if isinstance(name, str) and _OWN_NAME.fullmatch(name)]
+
+
+def _being_saved(model_dir: str) -> set[str]:
+  """Returns the names of checkpoints that are journaled and not listed."""
+  try:
+    return set(_journaled(model_dir)) - set(_read_list(model_dir))
+  except UserError:
+    return set(_journaled(model_dir))
 
 
 def _delete(model_dir: str, name: str) -> None:
@@ -578,7 +594,8 @@ def latest(model_dir: str, flag: str = "--output_dir") -> Optional[str]:
     UserError: the list of checkpoints contradicts the folder. To start at step
       0 then would lose the run in silence.
   """
-  present = _whole_checkpoints(model_dir)
+  # One that a killed process was still saving does not exist yet.
+  present = _whole_checkpoints(model_dir) - _being_saved(model_dir)
   try:
     listed = _read_list(model_dir)
     if listed and listed[-1] in present:

@@ -124,7 +124,9 @@ def run(main: Callable, passes_on_flags: str = "") -> None:
       logging.debug("%s", traceback.format_exc())
       sys.exit(code)
     finally:
-      _handle_signals(_exit_at_once)
+      # All is done or told. Python's own end would restore the default, which
+      # is to die with another exit status.
+      _handle_signals(signal.SIG_IGN)
 
   app.run(guarded_main, flags_parser=parse_flags)
 

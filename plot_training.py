@@ -17,6 +17,7 @@ from absl import logging
 import tensorflow as tf
 
 from data import file_io
+from data import locks
 from errors import UserError
 from tasks import text_files
 
@@ -120,9 +121,12 @@ def main(_):
     axis.legend()
   for axis in axes:
     axis.grid(alpha=0.3)
-  with file_io.whole_file(FLAGS.output_file) as temporary:
-    with tf.io.gfile.GFile(temporary, "wb") as writer:
-      picture.savefig(writer, format="png", dpi=120)
+  with locks.Lock(f"{FLAGS.output_file}.lock",
+                  f"--output_file={FLAGS.output_file}"):
+    file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
+    with file_io.whole_file(FLAGS.output_file) as temporary:
+      with tf.io.gfile.GFile(temporary, "wb") as writer:
+        picture.savefig(writer, format="png", dpi=120)
   logging.info("%s shows %d runs.", FLAGS.output_file, len(curves))
 
 

@@ -10,7 +10,6 @@ again, and a shard that is there is whole.
 
 import collections
 import dataclasses
-import json
 import re
 from typing import Iterable, Iterator, Mapping, Optional, Sequence
 

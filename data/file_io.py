@@ -1,4 +1,4 @@
-"""Reads and writes files: checked on the way in, whole and durable on the way out.
+"""Reads files with checks, and writes them whole and durable.
 
 A file is written under a temporary name, forced to the disk and renamed, so it
 is whole or not there even after a power failure. A temporary file stays locked
@@ -33,7 +33,7 @@ PARTS_SUFFIX = ".parts"
 
 FILE_ERRORS = (OSError, tf.errors.OpError)
 _CHUNK_BYTES = 2 ** 20
-_TEMPORARY = re.compile(r".\.[0-9a-f]{8}\.tmp$")
+_TEMPORARY = re.compile(r".\.[0-9a-f]{8}\.unfinished$")
 _FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
                    errno.EROFS)
 # How much of a bad value a message shows.
@@ -377,7 +377,7 @@ def temporary_path(path: str, folder: Optional[str] = None) -> str:
   path = path.rstrip("/")
   if folder is not None:
     path = os.path.join(folder, os.path.basename(path))
-  return f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+  return f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
 
 
 def _is_about(error: Exception, path: str) -> bool:

@@ -24,7 +24,7 @@ _SETTINGS = "settings.json"
 # The names that programs give to files in such a folder, whole or temporary.
 _PART = re.compile(r"(part|block)-[\d-]+(\.records|\.json)?")
 _OUR_NAMES = re.compile(
-    rf"(settings|counts)\.json|{_PART.pattern}|.+\.[0-9a-f]{{8}}\.tmp")
+    rf"(settings|counts)\.json|{_PART.pattern}|.+\.[0-9a-f]{{8}}\.unfinished")
 _CHUNK_BYTES = 2 ** 22
 
 

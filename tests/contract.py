@@ -44,8 +44,8 @@ _NEVER = 10 ** 9  # more operations than any program makes
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 # What a run must not leave behind.
-_LEFTOVER = re.compile(r"(\.tmp|_temp|\.parts|\.part|\.part\.json|(^|/)\.[^/]*)"
-                       r"(/|$)")
+_LEFTOVER = re.compile(
+    r"(\.unfinished|_temp|\.parts|\.part|\.part\.json|\.lock|(^|/)\.[^/]*)(/|$)")
 # What is written over while a program runs.
 _REWRITTEN = re.compile(r"(^|/)(checkpoint|training_log\.jsonl)$")
 _WEIGHTS = re.compile(r"^out/(model\.ckpt-(\d+)\..*|checkpoint)$")

@@ -13,7 +13,6 @@ from http import server
 import io
 import itertools
 import json
-import os
 import pathlib
 import random
 import threading
@@ -36,7 +35,7 @@ _ZIP_NAME = "uncased_L-2_H-128_A-2"
 # training keeps its weights.
 _FILES_OF_OTHERS = (
     "notes.txt", "sibling/notes.txt", "sibling/model.ckpt-1.index", "out.tmp",
-    "out/notes.txt", "out/x.tmp", "out/notes.0123abcx.tmp",
+    "out/notes.txt", "out/x.tmp", "out/notes.0123abcx.unfinished",
     "out/other.parts/part-000000", "out/tmp-1-notes/keep.txt")
 _NEXT_TO_WEIGHTS = (
     "out/model.ckpt-notes.txt", "out/model.ckpt-99_temp/keep.txt",
@@ -350,7 +349,7 @@ PROGRAMS = {program.name: program for program in (
         name=_ZIP_NAME, output_dir="out", mirror="{server}")),
     Program("plot", "plot_training.py", _flags(
         runs="{inputs}/pretrained/out,{inputs}/teacher/out",
-        output_file="out/loss.png"), is_locked=False),
+        output_file="out/loss.png")),
 )}
 
 # Commands that only read what a training writes, or has written, to `{run}`.

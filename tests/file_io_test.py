@@ -59,12 +59,13 @@ def test_error_of_another_file_is_not_blamed_on_the_output(tmp_path):
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
-  kept = ["notes.txt", "x.tmp", "x.txt.0123456.tmp", "x.txt.0123456z.tmp",
-          "0123abcd.tmp.txt", ".0123abcd.tmp"]
-  for name in kept + ["x.txt.0123abcd.tmp"]:
+  kept = ["notes.txt", "x.unfinished", "x.txt.0123abcd.tmp",
+          "x.txt.0123456.unfinished", "x.txt.0123456z.unfinished",
+          "0123abcd.unfinished.txt", ".0123abcd.unfinished"]
+  for name in kept + ["x.txt.0123abcd.unfinished"]:
     (tmp_path / name).write_text("x")
-  (tmp_path / "model.0123abcd.tmp").mkdir()
-  (tmp_path / "model.0123abcd.tmp" / "part").write_text("x")
+  (tmp_path / "model.0123abcd.unfinished").mkdir()
+  (tmp_path / "model.0123abcd.unfinished" / "part").write_text("x")
   (tmp_path / "inner").mkdir()
   with file_io.whole_file(str(tmp_path / "y.txt")) as file:
     with file_io.whole_folder(str(tmp_path / "z")) as folder:

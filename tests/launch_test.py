@@ -1,7 +1,6 @@
 """Tests of launch.py."""
 
 import errno
-import os
 import pathlib
 import shutil
 import signal

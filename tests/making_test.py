@@ -290,7 +290,7 @@ def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
 
 
 def test_a_glob_does_not_mean_what_lies_next_to_its_files(tmp_path):
-  for name in ("out-1", "out.lock", "out.report.json", "out-2.0123abcd.tmp"):
+  for name in ("out-1", "out.lock", "out.report.json", "out-2.0123abcd.unfinished"):
     (tmp_path / name).write_text("x")
   assert file_io.expand_patterns(str(tmp_path / "out*"), "--input_file") == [
       str(tmp_path / "out-1")]
@@ -331,8 +331,8 @@ def test_leftovers_go_with_the_next_run(create, tmp_path):
   for flags in ({}, {"overwrite": True}):
     (tmp_path / "x.parts").mkdir()
     for name in ("x.parts/settings.json", "x.parts/block-0-0.records",
-                 "x.parts/x.tfrecord.0123abcd.tmp",
-                 "x.report.json.0123abcd.tmp"):
+                 "x.parts/x.tfrecord.0123abcd.unfinished",
+                 "x.report.json.0123abcd.unfinished"):
       (tmp_path / name).write_text("of a killed run")
     create(**flags)
     assert contents(tmp_path) == whole

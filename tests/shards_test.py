@@ -171,7 +171,7 @@ def test_files_of_others_are_kept(tmp_path):
   output.begin(overwrite=False)
   notes = tmp_path / "out.tfrecord-0.parts" / "block-notes.txt"
   notes.write_text("mine")
-  leftover = notes.parent / "out.tfrecord-0.0123abcd.tmp"
+  leftover = notes.parent / "out.tfrecord-0.0123abcd.unfinished"
   leftover.write_text("of a killed run")
   build(output)
   assert os.listdir(notes.parent) == [notes.name]
