@@ -17,8 +17,10 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import threading
+import time
 import traceback
 from typing import Callable, Optional
 
@@ -33,6 +35,9 @@ _PARENT_VARIABLE = "BERT_ENDS_WITH_STDIN"
 # What a message shows of something long: its beginning, and its end, which says
 # what to do.
 _LONGEST_BEGINNING, _LONGEST_END = 1000, 400
+
+# How long a program that saves nothing has to tidy up when a signal comes.
+_SECONDS_TO_END = 1.0
 
 # What a file system says, in the form in which TensorFlow tells it.
 _FILE_ERROR = re.compile(
@@ -56,6 +61,27 @@ def _interrupt(number: int, unused_frame) -> None:
 def _handle_signals(handler: Callable) -> None:
   for number in EXIT_CODES:
     signal.signal(number, handler)
+
+
+def _end_soon_after_signals() -> None:
+  """Ends this process soon after a signal, wherever its main thread is then.
+
+  Python's handlers wait for the end of a call of a library, which may be
+  minutes away. The interpreter writes the number of a signal to a socket at
+  once.
+  """
+  receiver, sender = socket.socketpair()
+  sender.setblocking(False)
+  signal.set_wakeup_fd(sender.fileno())
+
+  def wait_for_signal(unused_sender):  # which stays open by being an argument
+    while numbers := receiver.recv(1):
+      if numbers[0] in EXIT_CODES:
+        time.sleep(_SECONDS_TO_END)
+        os._exit(EXIT_CODES[numbers[0]])
+
+  threading.Thread(
+      target=wait_for_signal, args=(sender,), daemon=True).start()
 
 
 def _is_program() -> bool:
@@ -89,13 +115,17 @@ if _is_program() and threading.current_thread() is threading.main_thread():
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def run(main: Callable, passes_on_flags: str = "") -> None:
+def run(main: Callable, passes_on_flags: str = "",
+        saves_at_signals: bool = True) -> None:
   """Runs a program.
 
   Args:
     main: takes what is left of the command line, its first entry the program.
     passes_on_flags: a flag that makes flags which are not known be left, and
       not an error, where it is given.
+    saves_at_signals: whether the program takes its time to save what it has
+      when a signal comes. If not, it ends within a second or two, even in the
+      middle of a long call of a library.
   """
   from absl import app  # pylint: disable=g-import-not-at-top
   from absl import flags  # pylint: disable=g-import-not-at-top
@@ -113,6 +143,8 @@ def run(main: Callable, passes_on_flags: str = "") -> None:
         passes_on_flags and flags.FLAGS[passes_on_flags].value):
       raise app.UsageError(f"What does {argv[1]!r} belong to? Flags look like "
                            "--name=value.")
+    if not saves_at_signals:
+      _end_soon_after_signals()
     try:
       _handle_signals(_interrupt)
       main(argv)

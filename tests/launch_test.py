@@ -29,7 +29,7 @@ def main(argv):
 
 if __name__ == "__main__":
   {imports}
-  launch.run(main)
+  launch.run(main{run_flags})
 """
 
 
@@ -38,11 +38,11 @@ def start(tmp_path):
   """Starts a program that only has launch.py, in a folder of its own."""
   processes = []
 
-  def run(body="pass", imports="pass", **settings):
+  def run(body="pass", imports="pass", run_flags="", **settings):
     for name in ("launch.py", "errors.py"):
       shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "program.py").write_text(PROGRAM.format(
-        body=body, imports=imports))
+        body=body, imports=imports, run_flags=run_flags))
     processes.append(subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py")], text=True, **{
             "stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
@@ -81,6 +81,22 @@ def test_second_signal_does_not_wait(start):
     process.send_signal(signal.SIGINT)
   process.communicate()
   assert process.returncode == 130
+
+
+def test_signal_ends_a_program_in_a_long_call_of_a_library(start):
+  # The call goes on for half a minute, and no handler of Python's runs then.
+  process = start("""
+  import hashlib
+  try:
+    print('ready', flush=True)
+    hashlib.pbkdf2_hmac('sha256', b'a', b'b', 30_000_000)
+  finally:
+    print('the call is over', flush=True)
+""".strip(), run_flags=", saves_at_signals=False")
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(signal.SIGTERM)
+  output, messages = process.communicate()
+  assert process.returncode == 75 and output == messages == ""
 
 
 def test_closed_pipe_is_no_error(start):
