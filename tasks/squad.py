@@ -27,8 +27,9 @@ from tasks import text_files
 
 # What separates words of a paragraph; other white space is part of them.
 _WORD = re.compile("[^ \t\r\n\u202f]+")
-# How many paragraphs to keep cut up, some 50 kB each.
-_PARAGRAPHS_KEPT = 1000
+_STRETCH = re.compile(r"\S+")
+# How many characters of paragraphs to keep cut up, at 70 bytes each.
+_CHARACTERS_KEPT = 1_000_000
 # A score that every score of an empty answer is below.
 _NO_NULL_SCORE = 1_000_000.0
 # What is answered where nothing can be and something has to be.
@@ -176,6 +177,8 @@ class Paragraph:
     self.first_tokens = [0, *np.cumsum(counts).tolist()]
     self._starts = [start for start, _ in self.spans]
     self._windows = {}
+    self._found = {}
+    self._offsets = {}
 
   def windows(self, room: int, stride: int) -> input_pipeline.Windows:
     """Returns its windows of at most `room` tokens, each `stride` further."""
@@ -202,14 +205,23 @@ class Paragraph:
     tokenizer says of the origin of each token decides.
     """
     words = self.word_of_token[first], self.word_of_token[last] + 1
-    original = " ".join(self.words[slice(*words)])
-    basic = " ".join(filter(None, self._basic[slice(*words)]))
     wanted = " ".join(self._tokens[first:last + 1]).replace(
         " ##", "").replace("##", "")
+    # Many candidates have the same text, and a word may be very long.
+    if (words, wanted) not in self._found:
+      self._found[words, wanted] = self._find(words, wanted)
+    found = self._found[words, wanted]
+    return self._stretch(first, last) if found is None else found
+
+  def _find(self, words: tuple[int, int], wanted: str) -> Optional[str]:
+    """Returns the text of what is found in the basic tokens of some words."""
+    if not self._is_one_to_one(words):
+      return None
+    original = " ".join(self.words[slice(*words)])
+    basic = " ".join(filter(None, self._basic[slice(*words)]))
     start = basic.find(wanted)
-    num_chars = self._num_chars[words[1]] - self._num_chars[words[0]]
-    if start < 0 or len(basic) - basic.count(" ") != num_chars:
-      return self._stretch(first, last)
+    if start < 0:
+      return None
     # Of all characters of the paragraph but spaces, the first and the last.
     begin = self._num_chars[words[0]] + start - basic.count(" ", 0, start)
     end = begin + len(wanted) - wanted.count(" ") - 1
@@ -218,6 +230,12 @@ class Paragraph:
         + bisect.bisect_right(self._num_chars, char) - 1 - words[0]
         for char in (begin, end))
     return original[begin:end + 1]
+
+  def _is_one_to_one(self, words: tuple[int, int]) -> bool:
+    """Whether words have as many characters as their basic tokens."""
+    first, last = words
+    return (self._num_chars[last] - self._num_chars[first]
+            == self._num_basic_chars[last] - self._num_basic_chars[first])
 
   @functools.cached_property
   def _tokens(self) -> list[str]:
@@ -234,16 +252,49 @@ class Paragraph:
     """How many characters of words come before each word, and in all."""
     return [0, *itertools.accumulate(map(len, self.words))]
 
+  @functools.cached_property
+  def _num_basic_chars(self) -> list[int]:
+    """Likewise of their basic tokens."""
+    return [0, *itertools.accumulate(
+        len(basic) - basic.count(" ") for basic in self._basic)]
+
   def _stretch(self, first: int, last: int) -> str:
     """Returns the text from the beginning of a token to the end of one."""
     ends = []
     for token in (first, last):
       word = self.word_of_token[token]
-      _, offsets = self._tokenizer.encode_with_offsets(self.words[word])
+      if word not in self._offsets:
+        _, self._offsets[word] = self._tokenizer.encode_with_offsets(
+            self.words[word])
       begin = self.spans[word][0]
       ends.append([begin + place for place in
-                   offsets[token - self.first_tokens[word]]])
+                   self._offsets[word][token - self.first_tokens[word]]])
     return " ".join(self.text[ends[0][0]:ends[1][1]].split())
+
+  def places_of(self, wanted: str) -> Iterator[tuple[int, int]]:
+    """Yields where some words are in the text.
+
+    Args:
+      wanted: the words, separated by single spaces; in the text they may be
+        separated by any white space.
+
+    Yields:
+      Where they begin and end; places do not overlap.
+    """
+    matches = list(_STRETCH.finditer(self.text))
+    text = " ".join(match.group() for match in matches)
+    starts = [0, *itertools.accumulate(
+        match.end() - match.start() + 1 for match in matches)]
+
+    def place_in_text(place: int) -> int:
+      stretch = bisect.bisect_right(starts, place) - 1
+      return matches[stretch].start() + place - starts[stretch]
+
+    place = text.find(wanted)
+    while place >= 0:
+      end = place + len(wanted)
+      yield place_in_text(place), place_in_text(end - 1) + 1
+      place = text.find(wanted, end)
 
 
 # --- Windows of questions ----------------------------------------------------
@@ -304,6 +355,7 @@ class Reader:
     self._cls_id, self._sep_id = tokenizer.convert_tokens_to_ids(
         ["[CLS]", "[SEP]"])
     self._paragraphs = {}
+    self._characters_kept = 0
 
   def note(self, question: Question, what: str) -> None:
     """Counts a question that there is something to say of."""
@@ -313,11 +365,13 @@ class Reader:
 
   def paragraph(self, number: int) -> Paragraph:
     if number not in self._paragraphs:
-      if len(self._paragraphs) >= _PARAGRAPHS_KEPT:
+      text = self.dataset.paragraphs[number]
+      if self._characters_kept + len(text) > _CHARACTERS_KEPT:
         # Questions come paragraph by paragraph: old ones are done with.
         self._paragraphs.clear()
-      self._paragraphs[number] = Paragraph(
-          self.dataset.paragraphs[number], self.tokenizer)
+        self._characters_kept = 0
+      self._paragraphs[number] = Paragraph(text, self.tokenizer)
+      self._characters_kept += len(text)
     return self._paragraphs[number]
 
   def _query_ids(self, question: Question) -> list[int]:
@@ -400,8 +454,8 @@ class Reader:
       return 0, 0
     if not question.answers:
       raise UserError(
-          f"{self.dataset.path}: question {question.id!r} has no answer to "
-          "train with, and is not marked by is_impossible.")
+          f"{self.dataset.path}: question {text_files.shown(question.id)} has "
+          "no answer to train with, and is not marked by is_impossible.")
     paragraph = self.paragraph(question.paragraph)
     words = self._answer_words(paragraph, question)
     if words is None:
@@ -409,18 +463,18 @@ class Reader:
       if skip_missing_answers:
         return None
       raise UserError(
-          f"{self.dataset.path}: the answer {question.answers[0].text!r} of "
-          f"question {question.id!r} is not in its paragraph. Correct it, or "
-          "leave such questions out with --skip_missing_answers.")
+          f"{self.dataset.path}: the answer "
+          f"{text_files.shown(question.answers[0].text)} of question "
+          f"{text_files.shown(question.id)} is not in its paragraph. Correct "
+          "it, or leave such questions out with --skip_missing_answers.")
     first = paragraph.first_tokens[words[0]]
     last = max(first, paragraph.first_tokens[words[1] + 1] - 1)
     # Those of its words that are the answer: 1895 of (1895-1943).
     wanted = self.tokenizer.encode(question.answers[0].text)
-    for begin in range(first, last + 1):
-      if wanted and paragraph.ids[begin:begin + len(wanted)] == wanted and (
-          begin + len(wanted) - 1 <= last):
-        return begin, begin + len(wanted) - 1
-    return first, last
+    place = _find_ids(paragraph.ids[first:last + 1], wanted)
+    if not wanted or place < 0:
+      return first, last
+    return first + place, first + place + len(wanted) - 1
 
   def _answer_words(self, paragraph: Paragraph,
                     question: Question) -> Optional[tuple[int, int]]:
@@ -434,13 +488,22 @@ class Reader:
     if wanted in " ".join(paragraph.words[words[0]:words[1] + 1]):
       return words[0], words[1]
     # Annotated with another offset, or other white space: the nearest place.
-    pattern = r"\s+".join(map(re.escape, wanted.split()))
-    found = [match.span() for match in re.finditer(pattern, paragraph.text)]
-    if not found:
+    nearest = min(paragraph.places_of(wanted), default=None,
+                  key=lambda span: abs(span[0] - answer.start))
+    if nearest is None:
       return None
     self.note(question, "answers found elsewhere than annotated")
-    begin, end = min(found, key=lambda span: abs(span[0] - answer.start))
+    begin, end = nearest
     return paragraph.word_at(begin), paragraph.word_at(end - 1)
+
+
+def _find_ids(ids: Sequence[int], wanted: Sequence[int]) -> int:
+  """Returns where some ids first stand among others, or -1."""
+  # As characters: text is searched in time that grows with its length only.
+  characters = {id_: chr(number)
+                for number, id_ in enumerate(dict.fromkeys(wanted), 1)}
+  text = "".join(characters.get(id_, "\0") for id_ in ids)
+  return text.find("".join(characters[id_] for id_ in wanted))
 
 
 # --- Answers -----------------------------------------------------------------

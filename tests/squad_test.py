@@ -1,10 +1,12 @@
 """Tests of tasks/squad.py and tasks/squad_evaluation.py."""
 
+import collections
 import gzip
 import json
 import os
 import tracemalloc
 
+import long_texts
 import numpy as np
 import pytest
 
@@ -165,6 +167,23 @@ def test_answers_are_found(tokenizer, context, answer, tokens):
       feature.packed.input_ids[start:end + 1]) == tokens
 
 
+def test_long_answers_are_found_in_time_that_grows_with_them(tokenizer):
+  context = "the " * 100_000 + "cat"
+  half = context[len(context) // 2:]
+  dataset = dataset_of(
+      context, ("was", (half, len(context) // 2)),
+      # With other tokens at the beginning; and elsewhere than annotated.
+      ("was", (half[1:], len(context) // 2 + 1)), ("was", (half, 0)),
+      ("was", (half + "x", 0)))
+  reader = reader_of(dataset, tokenizer, max_seq_length=500, doc_stride=400)
+  with long_texts.time_limit():
+    spans = [reader._answer_tokens(question, skip_missing_answers=True)
+             for question in dataset.questions]
+    place = squad._find_ids([5] * 1_000_000 + [7], [5] * 500_000 + [7])
+  assert spans == [(50_000, 100_000)] * 3 + [None]
+  assert place == 500_000
+
+
 def test_answers_that_are_not_there(tokenizer):
   dataset = dataset_of("the cat sat", ("who", ("the dog", 0)),
                        ("was", ("cat", 4)))
@@ -233,6 +252,51 @@ def test_the_best_span_is_the_answer(tokenizer):
     ("the \u0130zz, cat", 1, 1, "\u0130zz")])
 def test_answers_are_as_written(tokenizer, text, first, last, expected):
   assert squad.Paragraph(text, tokenizer).answer(first, last) == expected
+
+
+def test_a_long_word_is_looked_at_once_for_all_answers(
+    tmp_path, vocab_file, monkeypatch):
+  path = tmp_path / "with_chinese.txt"
+  with open(vocab_file, encoding="utf-8") as reader:
+    path.write_text(reader.read() + "\u4e2d\n")
+  tokenizer = tokenization.FullTokenizer(str(path))
+  calls = collections.Counter()
+
+  def count_calls(owner, name):
+    original = getattr(owner, name)
+    def counted(*args):
+      calls[name] += 1
+      return original(*args)
+    monkeypatch.setattr(owner, name, counted)
+
+  count_calls(squad.Paragraph, "_find")
+  count_calls(tokenizer, "encode_with_offsets")
+  paragraph = squad.Paragraph("\u4e2d" * 1000, tokenizer)
+  for token in range(998):
+    assert paragraph.answer(token, token + 2) == "\u4e2d" * 3
+  assert calls == {"_find": 1}
+  # Hangul has fewer characters than its basic tokens.
+  paragraph = squad.Paragraph("\u4e2d" * 1000 + "\ud55c", tokenizer)
+  for token in range(998):
+    assert paragraph.answer(token, token + 2) == "\u4e2d" * 3
+  assert calls == {"_find": 2, "encode_with_offsets": 1}
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("shape", long_texts.SHAPES)
+def test_long_contexts_take_time_that_grows_with_them(tokenizer, shape):
+  context = long_texts.of_length(shape, 100_000)
+  reader = reader_of(dataset_of(context, ("was", (context[-20:], 0))),
+                     tokenizer, max_seq_length=32, doc_stride=16)
+  places = np.arange(32)
+  with long_texts.time_limit(300):
+    num_windows = len(list(reader.training_features(True)))
+    # There are fewer texts than answers to give, so all candidates are seen.
+    logits = {(0, window): (np.sin(places + window), np.cos(places))
+              for window in range(num_windows)}
+    [(_, prediction)] = squad.predict(
+        reader, logits, squad.AnswerSettings(5, max_answer_length=2))
+  assert prediction.text in context or prediction.text == "empty"
 
 
 def test_no_answer_is_weighed_against_the_best(tokenizer):
