@@ -1178,7 +1178,7 @@ def test_questions_without_answer(answer):
   file = answer.write("v2.json", version_2=True)
   run = answer(do_train=True, do_predict=True, train_file=file,
                predict_file=file, version_2_with_negative=True,
-               num_train_epochs=200)
+               num_train_epochs=200, learning_rate=0.002)
   results = read_results(run)
   assert results["NoAns_exact"] == 100 and results["best_f1"] > 90
   assert results["best_f1"] >= results["f1"] and "best_f1_thresh" in results
