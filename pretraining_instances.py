@@ -35,6 +35,9 @@ _TARGETS_PER_STRETCH = 16
 # How much text is split into words at once; it takes some hundred bytes a
 # character.
 _SEGMENTED_CHARACTERS = 100_000
+# For how many pairs of characters to remember whether they are one word; 2**18
+# take about 40 MB.
+_PAIRS_REMEMBERED = 2 ** 18
 
 
 class TokenizedBlock(NamedTuple):
@@ -229,17 +232,19 @@ class InstanceMaker:
 
   def _join_words(self, words: Sequence[str]) -> list[str]:
     """Joins words that the tokenizer does not take apart, such as `3` `D`."""
-    result = []
+    parts = []
     for word in filter(None, words):
-      if result and self._is_one_word(result[-1][-1], word[0]):
-        result[-1] += word
+      if parts and self._is_one_word(parts[-1][-1][-1], word[0]):
+        parts[-1].append(word)
       else:
-        result.append(word)
-    return result
+        parts.append([word])
+    return list(map("".join, parts))
 
   def _is_one_word(self, character: str, next_character: str) -> bool:
     pair = character + next_character
     if pair not in self._are_one_word:
+      if len(self._are_one_word) >= _PAIRS_REMEMBERED:
+        self._are_one_word.clear()
       self._are_one_word[pair] = len(
           self.tokenizer.basic_tokenizer.tokenize(pair)) == 1 and not (
               character.isspace() or next_character.isspace())

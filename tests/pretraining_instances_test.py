@@ -235,6 +235,17 @@ def test_words_do_not_change_how_text_is_tokenized(vocab_path):
   assert continues == [False, True, True, False, False, True, True]
 
 
+def test_few_pairs_of_characters_are_remembered(vocab_path, monkeypatch):
+  settings = instances.Settings(
+      vocab_path, do_whole_word_mask=True, word_separator="|")
+  text = "un|affable| |cat|, the| d|o|g|"
+  expected = instances.InstanceMaker(settings)._encode_words(text)
+  monkeypatch.setattr(instances, "_PAIRS_REMEMBERED", 2)
+  maker = instances.InstanceMaker(settings)
+  assert maker._encode_words(text) == expected
+  assert len(maker._are_one_word) <= 2
+
+
 @pytest.mark.parametrize("flags,text", [
     ({"word_separator": "|"}, "\u6211\u4eec|\u559c\u6b22|\u4f60"),
     ({"word_separator": " "}, "\u6211\u4eec \u559c\u6b22 \u4f60"),
