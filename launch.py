@@ -11,6 +11,7 @@ happens to be; `estimator` handles it during training, and saves first. What the
 user can mend is told in one line, without a traceback (`-v=1` shows it).
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -154,6 +155,10 @@ def run(main: Callable, passes_on_flags: str = "",
       if code is None:
         raise
       logging.debug("%s", traceback.format_exc())
+      if isinstance(error, Interrupted) and not saves_at_signals:
+        with contextlib.suppress(OSError):
+          sys.stdout.flush()
+        os._exit(code)  # libraries may take long to end their threads
       sys.exit(code)
     finally:
       # All is done or told. Python's own end would restore the default, which
