@@ -202,8 +202,9 @@ def create(job: Job, input_files, beam_arguments) -> None:
       counts = run_beam(job, input_files, beam_arguments)
     else:
       counts = run_workers(job, input_files)
-  except BaseException:
-    output.parts_folder.remove_if_empty()
+  except Exception:
+    if len(output.missing_shards()) == len(output.files):
+      output.parts_folder.remove_if_empty()
     raise
   report = create_report(counts, job.settings)
   output.finish(report)
@@ -374,4 +375,4 @@ def create_report(counts, settings: pretraining_instances.Settings) -> dict:
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main, passes_on_flags="runner")
+  launch.run(main, passes_on_flags="runner", saves_at_signals=False)

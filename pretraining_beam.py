@@ -9,17 +9,68 @@ failed; it takes the place of worker processes and of the folder of parts.
 
 import collections
 import functools
+import os
+import re
+import socket
 import tempfile
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+import threading
+from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
 
 import corpus
 from data import file_io
+from data import locks
 from errors import UserError
 import pretraining_instances
 import shards
+
+
+# Whether this process is to end with the program, see `Program`.
+_is_bound = False
+
+
+class Program(NamedTuple):
+  """The program that runs a pipeline, as its workers know it.
+
+  Attributes:
+    machine: its name.
+    process: its number.
+    lock_file: a file that the program keeps locked.
+  """
+
+  machine: str
+  process: int
+  lock_file: str
+
+  @classmethod
+  def of_this_process(cls, lock_file: str) -> "Program":
+    if "://" not in lock_file:
+      lock_file = os.path.abspath(lock_file)
+    return cls(socket.gethostname(), os.getpid(), lock_file)
+
+  def bind(self) -> None:
+    """Makes this process end with the program, if it is on its machine.
+
+    Beam's own workers find out only when they next talk to the program.
+    """
+    global _is_bound
+    if (_is_bound or locks.fcntl is None or "://" in self.lock_file
+        or self.machine != socket.gethostname()
+        or self.process == os.getpid()):
+      return
+    _is_bound = True
+
+    def end_with_program():
+      try:
+        with open(self.lock_file, "rb") as file:
+          locks.fcntl.flock(file, locks.fcntl.LOCK_SH)
+      except FileNotFoundError:
+        pass  # the program has ended
+      os._exit(1)
+
+    threading.Thread(target=end_with_program, daemon=True).start()
 
 
 class Part(NamedTuple):
@@ -65,7 +116,57 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
     check_counts: raises an error, before anything is written, if the counts of
       all blocks say that there is nothing to write.
     counts_file: where to write these counts, as JSON.
+
+  Raises:
+    UserError: the text cannot be used, or a file cannot be written.
   """
+  # Other runners may keep their workers for other programs.
+  runner = options.view_as(pipeline_options.StandardOptions).runner or ""
+  program = None
+  if runner.endswith("DirectRunner"):
+    program = Program.of_this_process(output.lock_files[0])
+  _call_in_thread(functools.partial(
+      _run_pipeline, options, input_files, parser, settings, output,
+      check_counts, counts_file, program))
+
+
+def _call_in_thread(function: Callable[[], None]) -> None:
+  """Calls a function in another thread, and returns when it has ended.
+
+  Signals interrupt the main thread. In the middle of Beam, the interruption
+  would be taken for an error of the pipeline.
+  """
+  errors = []
+
+  def call():
+    try:
+      function()
+    except Exception as error:  # pylint: disable=broad-except
+      errors.append(error)
+
+  thread = threading.Thread(target=call, daemon=True)
+  thread.start()
+  thread.join()
+  for error in errors:
+    raise _user_error(error) or error
+
+
+def _user_error(error: Exception) -> Optional[UserError]:
+  """Returns the error for the user that an error of Beam tells of, if any.
+
+  Beam adds the step to the text of an error, and puts the text of an error of
+  another process into one of its own.
+  """
+  text = str(error)
+  if not isinstance(error, UserError):
+    _, name, text = text.rpartition("UserError: ")
+    if not name:
+      return None
+  return UserError(re.sub(r" \[while running .*", "", text, flags=re.DOTALL))
+
+
+def _run_pipeline(options, input_files, parser, settings, output, check_counts,
+                  counts_file, program: Optional[Program]) -> None:
   size = corpus.block_bytes(input_files)
   missing = frozenset(output.missing_shards())
   with beam.Pipeline(options=options) as pipeline:
@@ -78,7 +179,8 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
         # Lets other machines make the records than the one that reads.
         | "Reshuffle" >> beam.Reshuffle()
         | "Make" >> beam.ParDo(
-            _MakeRecords(parser, settings, output, missing)).with_outputs(
+            _MakeRecords(parser, settings, output, missing, program)
+        ).with_outputs(
                 "counts", main="parts"))
     counts = (made.counts
               | "Add" >> beam.CombineGlobally(_add_counts)
@@ -89,7 +191,7 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
         # The counts are an argument so that nothing is written before the
         # check.
         | "Write" >> beam.Map(
-            lambda shard, counts: _write_shard(output, *shard),
+            lambda shard, counts: _write_shard(output, program, *shard),
             beam.pvalue.AsSingleton(counts)))
     _ = counts | "Counts" >> beam.Map(
         functools.partial(file_io.write_json, counts_file))
@@ -98,13 +200,16 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
 class _MakeRecords(beam.DoFn):
   """Yields (shard, part) for blocks, and their counts."""
 
-  def __init__(self, parser, settings, output, shards_to_write):
+  def __init__(self, parser, settings, output, shards_to_write, program):
     self._parser = parser
     self._settings = settings
     self._output = output
     self._shards_to_write = shards_to_write
+    self._program = program
 
   def setup(self):
+    if self._program:
+      self._program.bind()
     self._maker = pretraining_instances.InstanceMaker(self._settings)
 
   def process(self, block: corpus.Block):
@@ -132,9 +237,11 @@ def _checked(counts, check_counts):
   return counts
 
 
-def _write_shard(output: shards.ShardedOutput, shard: int,
-                 parts: Iterable[Part]) -> None:
+def _write_shard(output: shards.ShardedOutput, program: Optional[Program],
+                 shard: int, parts: Iterable[Part]) -> None:
   """Writes a shard, of which one bucket at a time is in memory."""
+  if program:
+    program.bind()
   with tempfile.TemporaryFile() as file:
     places = collections.defaultdict(list)
     for part in parts:

@@ -27,6 +27,7 @@ import extract_features
 import feature_files
 import modeling
 import predict_masked
+import pretraining_beam
 import tokenization
 
 
@@ -322,6 +323,18 @@ def test_records_do_not_replace_what_they_are_made_of(
   with pytest.raises(UserError, match=f"that --{flag} reads"):
     create(overwrite=True, **flags)
   assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("error, message", [
+    (UserError("x, line 2: bad. [while running 'Make/ParDo(f)']"),
+     "x, line 2: bad."),
+    (RuntimeError("Traceback\n  raise UserError(\nerrors.UserError: x, line 2: "
+                  "bad. [while running 'Make/ParDo(f)']\n\n"),
+     "x, line 2: bad."),
+    (RuntimeError("of another kind"), None)])
+def test_errors_of_beam_are_told_without_it(error, message):
+  told = pretraining_beam._user_error(error)
+  assert (told and str(told)) == message
 
 
 def test_leftovers_go_with_the_next_run(create, tmp_path):
