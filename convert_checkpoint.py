@@ -165,4 +165,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, saves_at_signals=False)

@@ -249,4 +249,4 @@ def _warmup_record(model_name: str, signature: str, inputs) -> bytes:
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, saves_at_signals=False)

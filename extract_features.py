@@ -300,4 +300,4 @@ def layers_of_flag(config) -> list[int]:
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, saves_at_signals=False)

