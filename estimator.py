@@ -195,8 +195,8 @@ class TPUEstimator:
         and `seed` added.
 
     Raises:
-      UserError: `model_dir` cannot be written, a checkpoint does not fit, or
-        the batch cannot be dealt out to the devices.
+      UserError: a checkpoint does not fit, or the batch cannot be split evenly
+        among the devices.
     """
     self._config = config
     self._strategy = config.strategy or tf.distribute.get_strategy()
@@ -267,8 +267,8 @@ class TPUEstimator:
         `best_metric` of the config among them.
 
     Raises:
-      UserError: the loss is not finite, the data end too early, memory runs
-        out, or a checkpoint cannot be written.
+      UserError: `model_dir` cannot be written, the loss is not finite, the data
+        end too early, or memory runs out.
       Interrupted: SIGTERM or SIGINT came; the last step made is saved.
     """
     if self._is_best:  # training goes on from the last weights

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import checkpoint
 import errors
+from errors import UserError
 import estimator as estimator_lib
 import interruption
 import losses
@@ -272,8 +273,9 @@ def test_checkpoints_hold_released_names_and_logs_are_written(tmp_path):
 
 def test_folder_that_cannot_be_written_is_refused(tmp_path):
   (tmp_path / "file").write_text("in the way")
-  with pytest.raises(ValueError, match="--output_dir=.* cannot be written"):
-    line_estimator(tmp_path / "file" / "run")
+  estimator = line_estimator(tmp_path / "file" / "run")
+  with pytest.raises(UserError, match="--output_dir=.* cannot be written"):
+    estimator.train(line_input(True), 1)
 
 
 def test_folder_with_another_models_checkpoint_is_refused(tmp_path):
