@@ -2,5 +2,6 @@
 
     file_io      text, JSON and whole, durable files; names and patterns
     locks        one writer at a time in a folder
-    unfinished   parts of an output while it is made, with their checksums
+    records      TFRecord files: when they can be used again, what is damaged
+    unfinished   parts of an output while it is made
 """
