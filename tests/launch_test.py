@@ -84,12 +84,18 @@ def test_second_signal_does_not_wait(start):
 
 
 def test_signal_ends_a_program_in_a_long_call_of_a_library(start):
-  # The call goes on for half a minute, and no handler of Python's runs then.
+  # The call lasts half a minute, in which no handler of Python's runs.
   process = start("""
-  import hashlib
-  try:
-    print('ready', flush=True)
+  import hashlib, threading
+  def call():
     hashlib.pbkdf2_hmac('sha256', b'a', b'b', 30_000_000)
+  def say_ready(thread):
+    while sys._current_frames()[thread].f_code is not call.__code__:
+      pass
+    print('ready', flush=True)
+  threading.Thread(target=say_ready, args=(threading.get_ident(),)).start()
+  try:
+    call()
   finally:
     print('the call is over', flush=True)
 """.strip(), run_flags=", saves_at_signals=False")
