@@ -98,7 +98,10 @@ class Run:
     self.send(signal.SIGCONT)
 
   def log(self) -> str:
-    return self._log.read_text(errors="replace")
+    try:
+      return self._log.read_text(errors="replace")
+    except FileNotFoundError:
+      return ""  # the program has only just been started
 
   def wait_for_line(self, pattern: str, seconds: float) -> bool:
     """Returns when the log has a line (True), or the program has ended."""
