@@ -23,6 +23,7 @@ import checkpoint
 import classifier as classifier_lib
 from data import file_io
 from data import locks
+from data import unfinished
 from errors import UserError
 import modeling
 import tokenization
@@ -33,6 +34,10 @@ _VOCAB, _CONFIG, _CHECKPOINT = "vocab.txt", "bert_config.json", "bert_model.ckpt
 _THEIR_CONFIG = "config.json"
 # The first is the one that is written.
 _THEIR_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# What is written, in this order: the config says that all is there.
+_OUR_FILES = (_VOCAB, f"{_CHECKPOINT}.data-00000-of-00001",
+              f"{_CHECKPOINT}.index", _CONFIG)
+_THEIR_FILES = (_VOCAB, _THEIR_WEIGHTS[0], _THEIR_CONFIG)
 # Their classes of models that we have, by what our `classifier.json` says.
 _ARCHITECTURES = {classifier_lib.TAGGING: "BertForTokenClassification",
                   classifier_lib.MULTIPLE_CHOICE: "BertForMultipleChoice"}
@@ -81,13 +86,13 @@ def from_transformers(weights_name: str) -> modeling.BertConfig:
                      source, "--input_dir")
   reader = checkpoint.open_checkpoint(source, "--input_dir")
   vocabulary = _read_vocabulary()
-  # Without its config a model that is there counts as unfinished.
-  file_io.remove_if_there([_output_path(_CONFIG)])
-  file_io.write_bytes(_output_path(_VOCAB), vocabulary)
-  checkpoint.write(
-      _output_path(_CHECKPOINT),
-      {name: reader.get_tensor(name) for name in reader.shapes})
-  file_io.write_text(_output_path(_CONFIG), config.to_json_string())
+  with file_io.temporary_folder(_output_path("model")) as folder:
+    file_io.write_bytes(os.path.join(folder, _VOCAB), vocabulary)
+    checkpoint.write(
+        os.path.join(folder, _CHECKPOINT),
+        {name: reader.get_tensor(name) for name in reader.shapes})
+    file_io.write_text(os.path.join(folder, _CONFIG), config.to_json_string())
+    unfinished.move_files(folder, FLAGS.output_dir, _OUR_FILES)
   return config
 
 
@@ -104,17 +109,19 @@ def to_transformers() -> modeling.BertConfig:
   their_config = {**checkpoint.to_transformers_config(config.to_dict()),
                   **_head(names)}
   vocabulary = _read_vocabulary()
-  file_io.remove_if_there([_output_path(_THEIR_CONFIG)])
-  file_io.write_bytes(_output_path(_VOCAB), vocabulary)
-  weights_file = _output_path(_THEIR_WEIGHTS[0])
   try:
-    with file_io.whole_file(weights_file) as temporary:
-      checkpoint.write_transformers(temporary, tensors)
+    with file_io.temporary_folder(_output_path("model")) as folder:
+      file_io.write_bytes(os.path.join(folder, _VOCAB), vocabulary)
+      with file_io.whole_file(
+          os.path.join(folder, _THEIR_WEIGHTS[0])) as temporary:
+        checkpoint.write_transformers(temporary, tensors)
+      file_io.write_text(
+          os.path.join(folder, _THEIR_CONFIG),
+          json.dumps(their_config, indent=2, sort_keys=True) + "\n")
+      unfinished.move_files(folder, FLAGS.output_dir, _THEIR_FILES)
   except safetensors.SafetensorError as error:  # such as a full disk
-    raise UserError(f"{weights_file} cannot be written: {error}.") from error
-  file_io.write_text(
-      _output_path(_THEIR_CONFIG),
-      json.dumps(their_config, indent=2, sort_keys=True) + "\n")
+    raise UserError(
+        f"--output_dir={FLAGS.output_dir} cannot be written: {error}.") from error
   return config
 
 
@@ -142,11 +149,9 @@ def _head(names) -> dict[str, object]:
 
 def check_place() -> None:
   """Raises a UserError if the output would replace a file that is read."""
-  outputs = (_VOCAB, _CONFIG, f"{_CHECKPOINT}.index",
-             f"{_CHECKPOINT}.data-00000-of-00001", _THEIR_CONFIG,
-             _THEIR_WEIGHTS[0])
   file_io.check_not_inputs(
-      {"--output_dir": [FLAGS.output_dir, *map(_output_path, outputs)]},
+      {"--output_dir": [FLAGS.output_dir, *map(
+          _output_path, (*_OUR_FILES, *_THEIR_FILES))]},
       {"--input_dir": [FLAGS.input_dir, *tf.io.gfile.glob(
           os.path.join(FLAGS.input_dir, "*"))]})
 

@@ -27,6 +27,7 @@ import tokenizers
 import common_flags
 import corpus
 from data import file_io
+from data import unfinished
 from errors import UserError
 import modeling
 import tokenization
@@ -293,10 +294,12 @@ def _known_settings() -> Optional[dict]:
 
 
 def write_files(files: Mapping[str, str]) -> None:
-  """Writes files; vocab.txt, which says that all are there, comes last."""
-  file_io.remove_if_there([_path(_VOCAB)])
-  for name in sorted(files, key=(_REPORT, _CONFIG, _VOCAB).index):
-    file_io.write_text(_path(name), files[name])
+  """Writes files, all or none; vocab.txt, which says so, appears last."""
+  names = [name for name in (_REPORT, _CONFIG, _VOCAB) if name in files]
+  with file_io.temporary_folder(_path("vocabulary")) as folder:
+    for name in names:
+      file_io.write_text(os.path.join(folder, name), files[name])
+    unfinished.move_files(folder, FLAGS.output_dir, names)
 
 
 @launch.owns("output_dir")

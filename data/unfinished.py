@@ -11,7 +11,7 @@ continues with the parts that are not done, and makes damaged ones again.
 import json
 import os
 import re
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Sequence
 import zlib
 
 from absl import logging
@@ -161,6 +161,25 @@ class PartsFolder:
 
   def _manifest(self, name: str) -> str:
     return self.path_of(os.path.splitext(name)[0] + ".json")
+
+
+def move_files(source: str, target: str, names: Sequence[str]) -> None:
+  """Moves files to another folder of the same file system, and replaces some.
+
+  The last one says that all are there: an older one is removed first, so that
+  it never stands next to files that it does not belong to.
+
+  Args:
+    source: a folder with files that are on the disk.
+    target: a folder that is there.
+    names: of the files, in the order in which they are moved.
+  """
+  file_io.remove_if_there([os.path.join(target, names[-1])])
+  file_io.sync_folder(target)
+  for name in names:
+    tf.io.gfile.rename(os.path.join(source, name), os.path.join(target, name),
+                       overwrite=True)
+  file_io.sync_folder(target)
 
 
 def _measure(path: str, facts) -> dict[str, int]:

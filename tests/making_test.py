@@ -12,6 +12,7 @@ import zlib
 import conftest
 import numpy as np
 import pytest
+import safetensors
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
@@ -130,8 +131,22 @@ def test_a_vocabulary_killed_while_overwriting_is_not_a_mixture(
     finally:
       monkeypatch.undo()
     if (folder / "vocab.txt").exists():
-      assert contents(folder) in (old, new)
+      assert {name: content for name, content in contents(folder).items()
+              if ".unfinished" not in name} in (old, new)
   assert contents(folder) == new and step > 5
+
+
+def test_a_vocabulary_on_a_full_disk_leaves_nothing(learn, monkeypatch,
+                                                    tmp_path):
+  rename = tf.io.gfile.rename
+  def full(source, target, overwrite=False):
+    if target.endswith("vocab.txt"):
+      raise OSError(errno.ENOSPC, "No space left on device")
+    rename(source, target, overwrite)
+  monkeypatch.setattr(tf.io.gfile, "rename", full)
+  with pytest.raises(UserError, match="vocab.txt cannot be written: No space"):
+    learn(tmp_path / "out")
+  assert not (tmp_path / "out").exists()
 
 
 def test_a_vocabulary_does_not_replace_files_of_others(learn, tmp_path):
@@ -392,18 +407,21 @@ def test_a_conversion_killed_anywhere_is_made_by_the_same_command(
                  contents(whole), range(0, 1000, 5))
 
 
-def test_a_conversion_that_was_interrupted_has_no_config(
-    convert, released, monkeypatch, tmp_path):
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "No space left on device"),
+    safetensors.SafetensorError("No space left on device (os error 28)")])
+def test_a_conversion_to_a_full_disk_changes_nothing(
+    convert, released, monkeypatch, tmp_path, error):
   theirs = tmp_path / "theirs"
   convert(released, theirs)
+  before = contents(theirs)
   def full(*unused_args):
-    raise OSError(errno.ENOSPC, "No space left on device")
+    raise error
   with monkeypatch.context() as context:
     context.setattr(checkpoint, "write_transformers", full)
-    with pytest.raises(UserError, match="model.safetensors cannot be written: "
-                       "No space"):
+    with pytest.raises(UserError, match="cannot be written: No space"):
       convert(released, theirs)
-  assert "config.json" not in contents(theirs)
+  assert contents(theirs) == before
 
 
 def test_a_conversion_does_not_replace_its_input(convert, released, tmp_path):
