@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import itertools
 import random
+import re
 from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
 
 from absl import logging
@@ -35,6 +36,9 @@ _TARGETS_PER_STRETCH = 16
 # How much text is split into words at once; it takes some hundred bytes a
 # character.
 _SEGMENTED_CHARACTERS = 100_000
+# jieba needs time that grows with the square of a run of text without
+# punctuation, so longer ones are cut.
+_LONG_RUN = re.compile(r"[\w+#&.%-]{2000}")
 # For how many pairs of characters to remember whether they are one word; 2**18
 # take about 40 MB.
 _PAIRS_REMEMBERED = 2 ** 18
@@ -402,7 +406,16 @@ def _jieba_segmenter() -> Callable[[str], list[str]]:
     raise UserError("--word_segmenter=jieba takes the library jieba: "
                     "pip install jieba.") from error
   jieba.setLogLevel("WARNING")
-  return jieba.lcut
+
+  def segment(text: str) -> list[str]:
+    words = []
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+      words += jieba.lcut(text[start:run.end()])
+      start = run.end()
+    return words + jieba.lcut(text[start:])
+
+  return segment
 
 
 def _split_words(separator: str, text: str) -> list[str]:

@@ -235,6 +235,19 @@ def test_words_do_not_change_how_text_is_tokenized(vocab_path):
   assert continues == [False, True, True, False, False, True, True]
 
 
+def test_jieba_is_given_text_without_long_runs(monkeypatch):
+  jieba = pytest.importorskip("jieba")
+  given = []
+  monkeypatch.setattr(jieba, "lcut", lambda text: given.append(text) or [text])
+  segment = instances._jieba_segmenter()
+  run = "\u4e2d" * 1500
+  # Punctuation ends a run, and then nothing is cut.
+  assert segment(f"{run}\u3002{run}") == [f"{run}\u3002{run}"]
+  given.clear()
+  assert "".join(segment(run * 10)) == run * 10
+  assert max(map(len, given)) == 2000
+
+
 def test_few_pairs_of_characters_are_remembered(vocab_path, monkeypatch):
   settings = instances.Settings(
       vocab_path, do_whole_word_mask=True, word_separator="|")
