@@ -7,21 +7,21 @@ transformers, in the safetensors format or PyTorch's own, are read as if they
 held the released names, and the former are written, too.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 import json
 import os
 import re
 import reprlib
-from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
 
 from data import file_io
+from data import pytorch_checkpoint
+from data import safetensors_checkpoint
 from errors import UserError
-import pytorch_checkpoint
-import safetensors_checkpoint
 
 # What a training checkpoint holds beside weights.
 _TRAINING_ONLY = re.compile(r"(^|/)(adam_m|adam_v|global_step)$")
@@ -32,8 +32,9 @@ _NAMES_SHOWN = 4
 
 def variables_by_name(module: tf.Module) -> dict[str, tf.Variable]:
   """Returns released name -> variable, for all variables of a module."""
-  return {variable.name.split(":")[0]: variable
-          for variable in module.variables}
+  return {
+    variable.name.split(":")[0]: variable for variable in module.variables
+  }
 
 
 # --- Reading -----------------------------------------------------------------
@@ -56,17 +57,21 @@ class _TensorFlowReader:
     try:
       self._reader = tf.train.load_checkpoint(prefix)
     except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
-      raise UserError(f"{place} cannot be read: {error}. Are its files whole?"
-                      ) from error
-    self.shapes = {name: tuple(shape) for name, shape in
-                   self._reader.get_variable_to_shape_map().items()}
+      raise UserError(
+        f"{place} cannot be read: {error}. Are its files whole?"
+      ) from error
+    self.shapes = {
+      name: tuple(shape)
+      for name, shape in self._reader.get_variable_to_shape_map().items()
+    }
 
   def get_tensor(self, name: str) -> np.ndarray:
     try:
       tensor = self._reader.get_tensor(name)
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
-      raise UserError(f"{self._place}: {name} cannot be read: {error}. Is the "
-                      "file whole?") from error
+      raise UserError(
+        f"{self._place}: {name} cannot be read: {error}. Is the file whole?"
+      ) from error
     if tensor.dtype == object:
       raise UserError(f"{self._place}: {name} holds text, not numbers.")
     return tensor
@@ -74,43 +79,48 @@ class _TensorFlowReader:
 
 # PyTorch transformers' names, after dots became slashes, to released names.
 _RENAMES_IN = (
-    (r"^(embeddings|encoder|pooler)/", r"bert/\1/"),
-    (r"/layer/(\d+)/", r"/layer_\1/"),
-    (r"_embeddings/weight$", "_embeddings"),
-    (r"LayerNorm/weight$", "LayerNorm/gamma"),
-    (r"LayerNorm/bias$", "LayerNorm/beta"),
-    (r"^cls/predictions/bias$", "cls/predictions/output_bias"),
-    (r"^cls/seq_relationship/weight$", "cls/seq_relationship/output_weights"),
-    (r"^cls/seq_relationship/bias$", "cls/seq_relationship/output_bias"),
-    (r"^classifier/weight$", "output_weights"),
-    (r"^classifier/bias$", "output_bias"),
-    (r"^qa_outputs/weight$", "cls/squad/output_weights"),
-    (r"^qa_outputs/bias$", "cls/squad/output_bias"),
-    (r"/weight$", "/kernel"),
+  (r"^(embeddings|encoder|pooler)/", r"bert/\1/"),
+  (r"/layer/(\d+)/", r"/layer_\1/"),
+  (r"_embeddings/weight$", "_embeddings"),
+  (r"LayerNorm/weight$", "LayerNorm/gamma"),
+  (r"LayerNorm/bias$", "LayerNorm/beta"),
+  (r"^cls/predictions/bias$", "cls/predictions/output_bias"),
+  (r"^cls/seq_relationship/weight$", "cls/seq_relationship/output_weights"),
+  (r"^cls/seq_relationship/bias$", "cls/seq_relationship/output_bias"),
+  (r"^classifier/weight$", "output_weights"),
+  (r"^classifier/bias$", "output_bias"),
+  (r"^qa_outputs/weight$", "cls/squad/output_weights"),
+  (r"^qa_outputs/bias$", "cls/squad/output_bias"),
+  (r"/weight$", "/kernel"),
 )
 # And back. What `output_weights` is called depends on nothing but the name: all
 # of their heads with one layer have a `classifier`.
 _RENAMES_OUT = (
-    (r"^cls/predictions/output_bias$", "cls/predictions/bias"),
-    (r"^cls/seq_relationship/output_", "cls/seq_relationship/"),
-    (r"^cls/squad/output_", "qa_outputs/"),
-    (r"^output_", "classifier/"),
-    (r"(classifier|qa_outputs|seq_relationship)/weights$", r"\1/weight"),
-    (r"/layer_(\d+)/", r"/layer/\1/"),
-    (r"_embeddings$", "_embeddings/weight"),
-    (r"/(gamma|kernel)$", "/weight"),
-    (r"/beta$", "/bias"),
+  (r"^cls/predictions/output_bias$", "cls/predictions/bias"),
+  (r"^cls/seq_relationship/output_", "cls/seq_relationship/"),
+  (r"^cls/squad/output_", "qa_outputs/"),
+  (r"^output_", "classifier/"),
+  (r"(classifier|qa_outputs|seq_relationship)/weights$", r"\1/weight"),
+  (r"/layer_(\d+)/", r"/layer/\1/"),
+  (r"_embeddings$", "_embeddings/weight"),
+  (r"/(gamma|kernel)$", "/weight"),
+  (r"/beta$", "/bias"),
 )
 # Copies of other tensors, and constants.
 _REDUNDANT = re.compile(
-    r"^cls\.predictions\.decoder\.|\.?embeddings\.(position|token_type)_ids$")
+  r"^cls\.predictions\.decoder\.|\.?embeddings\.(position|token_type)_ids$"
+)
 
 
 class _TransformersReader:
   """A file with the names of PyTorch transformers."""
 
-  def __init__(self, path: str, shapes: Mapping[str, Sequence[int]],
-               tensor_of: Callable[[str], np.ndarray]):
+  def __init__(
+    self,
+    path: str,
+    shapes: Mapping[str, Sequence[int]],
+    tensor_of: Callable[[str], np.ndarray],
+  ):
     """Finds out which tensor is which.
 
     Args:
@@ -130,12 +140,14 @@ class _TransformersReader:
       name = _renamed(theirs.replace(".", "/"), _RENAMES_IN)
       if name in self._names:
         raise UserError(
-            f"{path} holds two tensors for one variable: "
-            f"{self._names[name][:80]!r} and {theirs[:80]!r}. Delete one.")
+          f"{path} holds two tensors for one variable: "
+          f"{self._names[name][:80]!r} and {theirs[:80]!r}. Delete one."
+        )
       self._names[name] = theirs
       # Their dense layers multiply from the other side.
       self.shapes[name] = (
-          tuple(shape[::-1]) if name.endswith("/kernel") else tuple(shape))
+        tuple(shape[::-1]) if name.endswith("/kernel") else tuple(shape)
+      )
 
   @classmethod
   def open(cls, path: str) -> "_TransformersReader":
@@ -182,12 +194,14 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint"):
     prefix = latest(path, flag)
     if prefix is None:
       raise UserError(
-          f"{flag}={path} is a folder without a `checkpoint` file. Name the "
-          "checkpoint in it, such as bert_model.ckpt.")
+        f"{flag}={path} is a folder without a `checkpoint` file. Name the "
+        "checkpoint in it, such as bert_model.ckpt."
+      )
   if not tf.io.gfile.exists(prefix + ".index"):
     raise UserError(
-        f"{flag}={path}: there is no {prefix}.index. Give the part of the "
-        "file names before `.index` and `.data-00000-of-00001`.")
+      f"{flag}={path}: there is no {prefix}.index. Give the part of the "
+      "file names before `.index` and `.data-00000-of-00001`."
+    )
   return _TensorFlowReader(prefix, f"{flag}={path}")
 
 
@@ -196,8 +210,11 @@ def without_training_state(names: Iterable[str]) -> list[str]:
   return sorted(name for name in names if not _TRAINING_ONLY.search(name))
 
 
-def restore(variables: Mapping[str, tf.Variable], path: str,
-            flag: str = "--init_checkpoint") -> None:
+def restore(
+  variables: Mapping[str, tf.Variable],
+  path: str,
+  flag: str = "--init_checkpoint",
+) -> None:
   """Sets variables to the tensors of the same names, and logs what matched.
 
   The encoder must be found whole. Any other variable that the checkpoint does
@@ -219,20 +236,29 @@ def restore(variables: Mapping[str, tf.Variable], path: str,
     same = reader.shapes.get(name) == tuple(variables[name].shape)
     (matched if same else new).append(name)
   _assign(matched, variables, reader, path, flag)
-  logging.info("%s=%s: %d of the model's %d variables restored.",
-               flag, path, len(matched), len(variables))
+  logging.info(
+    "%s=%s: %d of the model's %d variables restored.",
+    flag,
+    path,
+    len(matched),
+    len(variables),
+  )
   if new:
-    logging.info("  not in the checkpoint, newly initialized: %s",
-                 ", ".join(sorted(new)))
-  unused = [name for name in without_training_state(reader.shapes)
-            if name not in variables]
+    logging.info(
+      "  not in the checkpoint, newly initialized: %s", ", ".join(sorted(new))
+    )
+  unused = [
+    name
+    for name in without_training_state(reader.shapes)
+    if name not in variables
+  ]
   if unused:
-    logging.info("  in the checkpoint, not in the model: %s",
-                 ", ".join(unused))
+    logging.info("  in the checkpoint, not in the model: %s", ", ".join(unused))
 
 
-def restore_all(variables: Mapping[str, tf.Variable], path: str,
-                flag: str) -> None:
+def restore_all(
+  variables: Mapping[str, tf.Variable], path: str, flag: str
+) -> None:
   """Like `restore`, but every variable has to be found.
 
   Raises:
@@ -248,35 +274,44 @@ def _check(names, variables, reader, path, flag):
   missing = sorted(name for name in names if name not in reader.shapes)
   if missing:
     raise UserError(
-        f"{flag}={path} lacks {len(missing)} of the {len(names)} variables "
-        f"that are needed, such as {_some(missing)}. It holds "
-        f"{_some(sorted(reader.shapes))}. Does it belong to another model or "
-        "to another config?")
-  differing = sorted(name for name in names
-                     if reader.shapes[name] != tuple(variables[name].shape))
+      f"{flag}={path} lacks {len(missing)} of the {len(names)} variables "
+      f"that are needed, such as {_some(missing)}. It holds "
+      f"{_some(sorted(reader.shapes))}. Does it belong to another model or "
+      "to another config?"
+    )
+  differing = sorted(
+    name
+    for name in names
+    if reader.shapes[name] != tuple(variables[name].shape)
+  )
   if differing:
     shown = "; ".join(
-        f"{name} is {list(reader.shapes[name])} in the checkpoint and "
-        f"{variables[name].shape.as_list()} in the model"
-        for name in differing[:_NAMES_SHOWN])
+      f"{name} is {list(reader.shapes[name])} in the checkpoint and "
+      f"{variables[name].shape.as_list()} in the model"
+      for name in differing[:_NAMES_SHOWN]
+    )
     raise UserError(
-        f"{flag}={path} does not fit the model: {len(differing)} variables "
-        f"have other shapes. {shown}. Use the --bert_config_file that belongs "
-        "to the checkpoint, or another checkpoint.")
+      f"{flag}={path} does not fit the model: {len(differing)} variables "
+      f"have other shapes. {shown}. Use the --bert_config_file that belongs "
+      "to the checkpoint, or another checkpoint."
+    )
 
 
 def _some(names: Sequence[str]) -> str:
   return ", ".join(names[:_NAMES_SHOWN]) + (
-      ", ..." if len(names) > _NAMES_SHOWN else "")
+    ", ..." if len(names) > _NAMES_SHOWN else ""
+  )
 
 
 def _assign(names, variables, reader, path, flag):
   for name in names:
     tensor = reader.get_tensor(name)
     if not np.all(np.isfinite(tensor)):
-      raise UserError(f"{flag}={path}: {name} has values that are not finite. "
-                      "The training that saved it failed, or the file is "
-                      "damaged. Use another checkpoint.")
+      raise UserError(
+        f"{flag}={path}: {name} has values that are not finite. "
+        "The training that saved it failed, or the file is "
+        "damaged. Use another checkpoint."
+      )
     variables[name].assign(tensor.astype(variables[name].dtype.as_numpy_dtype))
 
 
@@ -303,27 +338,40 @@ def write(prefix: str, tensors: Mapping[str, object]) -> None:
   with file_io.temporary_folder(prefix) as folder:
     part = os.path.join(folder, "part")
     tf.raw_ops.SaveV2(
-        prefix=part, tensor_names=names, shape_and_slices=[""] * len(names),
-        tensors=[tf.convert_to_tensor(tensors[name]) for name in names])
+      prefix=part,
+      tensor_names=names,
+      shape_and_slices=[""] * len(names),
+      tensors=[tf.convert_to_tensor(tensors[name]) for name in names],
+    )
     tf.raw_ops.MergeV2Checkpoints(
-        checkpoint_prefixes=[part], destination_prefix=os.path.join(
-            folder, name), delete_old_dirs=False)
+      checkpoint_prefixes=[part],
+      destination_prefix=os.path.join(folder, name),
+      delete_old_dirs=False,
+    )
     file_io.sync_tree(folder)
     # A remote file system lists the parts in the folder as well.
-    files = sorted(file for file in tf.io.gfile.listdir(folder)
-                   if _is_file_of(file, name))
+    files = sorted(
+      file for file in tf.io.gfile.listdir(folder) if _is_file_of(file, name)
+    )
     file_io.remove_if_there([prefix + ".index"])
     for file in files:  # `.data-...` sorts before `.index`
-      tf.io.gfile.rename(os.path.join(folder, file),
-                         os.path.join(target_dir, file), overwrite=True)
+      tf.io.gfile.rename(
+        os.path.join(folder, file),
+        os.path.join(target_dir, file),
+        overwrite=True,
+      )
     file_io.sync_folder(target_dir)
 
 
 def _is_file_of(file: str, name: str) -> bool:
   """Whether a file name is one of those of the checkpoint `name`."""
-  return file.startswith(name + ".") and re.fullmatch(
-      r"index|json|meta|data-\d{5}-of-\d{5}",
-      file[len(name) + 1:]) is not None
+  return (
+    file.startswith(name + ".")
+    and re.fullmatch(
+      r"index|json|meta|data-\d{5}-of-\d{5}", file[len(name) + 1 :]
+    )
+    is not None
+  )
 
 
 # --- The checkpoints of a run ------------------------------------------------
@@ -335,13 +383,19 @@ _JOURNAL = "checkpoint.journal"
 # What a run calls its checkpoints; nothing else is ever deleted.
 _OWN_NAME = re.compile(r"model\.ckpt-(\d+)")
 _LIST_LINE = re.compile(
-    r'\s*(?:(model_checkpoint_path|all_model_checkpoint_paths)\s*:\s*'
-    r'"((?:[^"\\]|\\.)+)"|(?:all_model_checkpoint_timestamps|'
-    r'last_preserved_timestamp)\s*:\s*[-+.\deE]+)?\s*')
+  r"\s*(?:(model_checkpoint_path|all_model_checkpoint_paths)\s*:\s*"
+  r'"((?:[^"\\]|\\.)+)"|(?:all_model_checkpoint_timestamps|'
+  r"last_preserved_timestamp)\s*:\s*[-+.\deE]+)?\s*"
+)
 
 
-def save(model_dir: str, step: int, tensors: Mapping[str, object],
-         keep_checkpoint_max: int, state: Mapping[str, object]) -> str:
+def save(
+  model_dir: str,
+  step: int,
+  tensors: Mapping[str, object],
+  keep_checkpoint_max: int,
+  state: Mapping[str, object],
+) -> str:
   """Writes `model.ckpt-<step>` and makes it the newest of `model_dir`.
 
   If there is one of this step, its tensors are the same, and stay: to write
@@ -370,16 +424,23 @@ def save(model_dir: str, step: int, tensors: Mapping[str, object],
     listed = _read_list(model_dir)
     kept = [other for other in listed if other != name] + [name]
     expired = kept[:-keep_checkpoint_max] if keep_checkpoint_max else []
-    kept = kept[len(expired):]
-    _replace_list(model_dir, kept, before_listing=lambda: _write_unlisted(
-        prefix, tensors, state, is_listed=name in listed), expired=expired,
-                  new=name)
+    kept = kept[len(expired) :]
+    _replace_list(
+      model_dir,
+      kept,
+      before_listing=lambda: _write_unlisted(
+        prefix, tensors, state, is_listed=name in listed
+      ),
+      expired=expired,
+      new=name,
+    )
   except (OSError, tf.errors.OpError, UserError) as error:
     raise UserError(
-        f"The checkpoint {prefix} cannot be written: "
-        f"{getattr(error, 'message', error)}. Make room or give access, and "
-        "run the same command again: it continues from "
-        f"{_newest_or_none(model_dir) or 'the start'}.") from error
+      f"The checkpoint {prefix} cannot be written: "
+      f"{getattr(error, 'message', error)}. Make room or give access, and "
+      "run the same command again: it continues from "
+      f"{_newest_or_none(model_dir) or 'the start'}."
+    ) from error
   logging.info("Saved %s.", prefix)
   return prefix
 
@@ -391,9 +452,13 @@ def _write_unlisted(prefix, tensors, state, is_listed: bool) -> None:
   file_io.write_json(prefix + ".json", state)
 
 
-def _replace_list(model_dir: str, kept: Sequence[str], expired: Sequence[str],
-                  before_listing: Callable[[], None] = lambda: None,
-                  new: Optional[str] = None) -> None:
+def _replace_list(
+  model_dir: str,
+  kept: Sequence[str],
+  expired: Sequence[str],
+  before_listing: Callable[[], None] = lambda: None,
+  new: str | None = None,
+) -> None:
   """Lists other checkpoints, and deletes those that are listed no longer.
 
   Args:
@@ -404,17 +469,25 @@ def _replace_list(model_dir: str, kept: Sequence[str], expired: Sequence[str],
     new: its name.
   """
   finish_save(model_dir)
-  file_io.write_json(os.path.join(model_dir, _JOURNAL), [
-      *expired, *([new] if new else [])])
+  file_io.write_json(
+    os.path.join(model_dir, _JOURNAL), [*expired, *([new] if new else [])]
+  )
   before_listing()
   list_file = os.path.join(model_dir, _LIST)
   if kept:
     # A text protocol buffer. Names without folders let a run be moved. From
     # here on the checkpoint exists.
     names = [json.dumps(name) for name in kept]
-    file_io.write_text(list_file, "\n".join([
-        f"model_checkpoint_path: {names[-1]}",
-        *(f"all_model_checkpoint_paths: {name}" for name in names)]) + "\n")
+    file_io.write_text(
+      list_file,
+      "\n".join(
+        [
+          f"model_checkpoint_path: {names[-1]}",
+          *(f"all_model_checkpoint_paths: {name}" for name in names),
+        ]
+      )
+      + "\n",
+    )
   else:
     file_io.remove_if_there([list_file])
   finish_save(model_dir)
@@ -447,8 +520,11 @@ def _journaled(model_dir: str) -> list[str]:
   except UserError as error:
     logging.warning("%s It is of no use.", error)
     return []
-  return [name for name in names
-          if isinstance(name, str) and _OWN_NAME.fullmatch(name)]
+  return [
+    name
+    for name in names
+    if isinstance(name, str) and _OWN_NAME.fullmatch(name)
+  ]
 
 
 def _being_saved(model_dir: str) -> set[str]:
@@ -461,8 +537,9 @@ def _being_saved(model_dir: str) -> set[str]:
 
 def _delete(model_dir: str, name: str) -> None:
   """Deletes the files of a checkpoint, those that make it whole first."""
-  files = [file for file in tf.io.gfile.listdir(model_dir)
-           if _is_file_of(file, name)]
+  files = [
+    file for file in tf.io.gfile.listdir(model_dir) if _is_file_of(file, name)
+  ]
   for file in sorted(files, reverse=True):
     tf.io.gfile.remove(os.path.join(model_dir, file))
 
@@ -472,17 +549,22 @@ def keep_only(model_dir: str, step: int) -> None:
   name = f"model.ckpt-{step}"
   listed = _read_list(model_dir)
   if listed not in ([], [name]) and name in listed:
-    _replace_list(model_dir, [name],
-                  [other for other in listed if other != name])
+    _replace_list(
+      model_dir, [name], [other for other in listed if other != name]
+    )
 
 
 def delete_all(model_dir: str) -> None:
   """Deletes the checkpoints of a run, listed or not, so that it can restart."""
   if not tf.io.gfile.isdir(model_dir):
     return
-  names = sorted({match.group() for file in tf.io.gfile.listdir(model_dir)
-                  if (match := _OWN_NAME.match(file))
-                  and _is_file_of(file, match.group())})
+  names = sorted(
+    {
+      match.group()
+      for file in tf.io.gfile.listdir(model_dir)
+      if (match := _OWN_NAME.match(file)) and _is_file_of(file, match.group())
+    }
+  )
   _replace_list(model_dir, [], names)
 
 
@@ -496,9 +578,14 @@ class BackgroundWriter:
     self._thread = futures.ThreadPoolExecutor(max_workers=1)
     self._pending = None
 
-  def save(self, model_dir: str, step: int,
-           variables: Mapping[str, tf.Variable], keep_checkpoint_max: int,
-           state: Mapping[str, object]) -> None:
+  def save(
+    self,
+    model_dir: str,
+    step: int,
+    variables: Mapping[str, tf.Variable],
+    keep_checkpoint_max: int,
+    state: Mapping[str, object],
+  ) -> None:
     """Takes the present values and starts to write them, as `save` does.
 
     Raises:
@@ -508,11 +595,18 @@ class BackgroundWriter:
     # On a CPU this copies nothing: an update finds the old value in use, and
     # writes the new one elsewhere.
     with tf.device("CPU:0"):
-      snapshot = {name: tf.identity(variable)
-                  for name, variable in variables.items()}
+      snapshot = {
+        name: tf.identity(variable) for name, variable in variables.items()
+      }
     # Training changes the state while it is written.
-    self.start(save, model_dir, step, snapshot, keep_checkpoint_max,
-               json.loads(json.dumps(state)))
+    self.start(
+      save,
+      model_dir,
+      step,
+      snapshot,
+      keep_checkpoint_max,
+      json.loads(json.dumps(state)),
+    )
 
   def start(self, function: Callable, *arguments) -> None:
     """Calls a function in the background, after all that was started before.
@@ -575,15 +669,18 @@ def _local_name(checkpoint_path: str, model_dir: str, list_file: str) -> str:
   """Returns the name of a listed checkpoint, which has to be in `model_dir`."""
   folder, name = os.path.split(checkpoint_path.replace("\\\\", "/"))
   # The folder of a run that was moved or copied is another one now.
-  if folder and not tf.io.gfile.exists(
-      os.path.join(model_dir, name + ".index")) and (
-          os.path.abspath(folder) != os.path.abspath(model_dir)):
-    raise UserError(f"{list_file} names {checkpoint_path}, which is in another "
-                    "folder")
+  if (
+    folder
+    and not tf.io.gfile.exists(os.path.join(model_dir, name + ".index"))
+    and (os.path.abspath(folder) != os.path.abspath(model_dir))
+  ):
+    raise UserError(
+      f"{list_file} names {checkpoint_path}, which is in another folder"
+    )
   return name
 
 
-def latest(model_dir: str, flag: str = "--output_dir") -> Optional[str]:
+def latest(model_dir: str, flag: str = "--output_dir") -> str | None:
   """Returns the newest checkpoint of a run, or None if there is none.
 
   Args:
@@ -601,26 +698,38 @@ def latest(model_dir: str, flag: str = "--output_dir") -> Optional[str]:
     if listed and listed[-1] in present:
       return os.path.join(model_dir, listed[-1])
     if listed:
-      problem = (f"{os.path.join(model_dir, _LIST)} names {listed[-1]}, whose "
-                 "files are missing or incomplete")
+      problem = (
+        f"{os.path.join(model_dir, _LIST)} names {listed[-1]}, whose "
+        "files are missing or incomplete"
+      )
     elif present and any(map(_OWN_NAME.fullmatch, present)):
       problem = f"{os.path.join(model_dir, _LIST)} is missing"
     else:
       return None
   except UserError as error:
     problem = str(error).rstrip(".")
-  own = sorted(filter(_OWN_NAME.fullmatch, present),
-               key=lambda name: int(_OWN_NAME.fullmatch(name)[1]))
-  advice = "" if flag != "--output_dir" else (
+  own = sorted(
+    filter(_OWN_NAME.fullmatch, present),
+    key=lambda name: int(_OWN_NAME.fullmatch(name)[1]),
+  )
+  advice = (
+    ""
+    if flag != "--output_dir"
+    else (
       " To begin again at step 0, pass --restart, which deletes the "
-      "checkpoints of this run.")
+      "checkpoints of this run."
+    )
+  )
   if own:
     raise UserError(
-        f"{flag}={model_dir}: {problem}. The folder holds {_some(own)}. To "
-        f"continue from {own[-1]}, write the line model_checkpoint_path: "
-        f'"{own[-1]}" into {os.path.join(model_dir, _LIST)}.{advice}')
-  raise UserError(f"{flag}={model_dir}: {problem}. The folder holds no "
-                  f"checkpoint to continue from.{advice}")
+      f"{flag}={model_dir}: {problem}. The folder holds {_some(own)}. To "
+      f"continue from {own[-1]}, write the line model_checkpoint_path: "
+      f'"{own[-1]}" into {os.path.join(model_dir, _LIST)}.{advice}'
+    )
+  raise UserError(
+    f"{flag}={model_dir}: {problem}. The folder holds no "
+    f"checkpoint to continue from.{advice}"
+  )
 
 
 def _whole_checkpoints(model_dir: str) -> set[str]:
@@ -633,11 +742,14 @@ def _whole_checkpoints(model_dir: str) -> set[str]:
     match = re.fullmatch(r"(.+)\.data-\d{5}-of-(\d{5})", file)
     if match:
       shards.setdefault((match[1], int(match[2])), []).append(file)
-  return {name for (name, count), found in shards.items()
-          if name + ".index" in files and len(found) == count}
+  return {
+    name
+    for (name, count), found in shards.items()
+    if name + ".index" in files and len(found) == count
+  }
 
 
-def _newest_or_none(model_dir: str) -> Optional[str]:
+def _newest_or_none(model_dir: str) -> str | None:
   """Returns the newest checkpoint where an error is being reported already."""
   try:
     return latest(model_dir)
@@ -658,21 +770,28 @@ def read_state(prefix: str) -> dict:
     return file_io.read_json(path)
   except UserError as error:
     raise UserError(
-        f"{error} The weights next to it are not affected. Delete it, and the "
-        "run continues from them; its place in the data is then found by "
-        "counting.") from error
+      f"{error} The weights next to it are not affected. Delete it, and the "
+      "run continues from them; its place in the data is then found by "
+      "counting."
+    ) from error
 
 
 # --- Other formats -----------------------------------------------------------
 
 # PyTorch transformers' names of activations to ours. Their `gelu` is the exact
 # form, the released checkpoints' the approximation.
-_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu",
-                "gelu_pytorch_tanh": "gelu"}
+_ACTIVATIONS = {
+  "gelu": "gelu_erf",
+  "gelu_new": "gelu",
+  "gelu_pytorch_tanh": "gelu",
+}
 _ACTIVATIONS_OUT = {"gelu_erf": "gelu", "gelu": "gelu_new"}
 # Fields of their configs that make a model another one than BERT.
-_FIXED_FIELDS = {"model_type": "bert", "position_embedding_type": "absolute",
-                 "layer_norm_eps": 1e-12}
+_FIXED_FIELDS = {
+  "model_type": "bert",
+  "position_embedding_type": "absolute",
+  "layer_norm_eps": 1e-12,
+}
 
 
 def write_transformers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -687,28 +806,38 @@ def write_transformers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
   """
   # pylint: disable-next=g-import-not-at-top
   from safetensors import numpy as safetensors
+
   is_bare = all(name.startswith(_ENCODER_PREFIX) for name in tensors)
   renamed = {}
   for name, tensor in tensors.items():
-    theirs = _renamed(name.removeprefix(_ENCODER_PREFIX) if is_bare else name,
-                      _RENAMES_OUT)
+    theirs = _renamed(
+      name.removeprefix(_ENCODER_PREFIX) if is_bare else name, _RENAMES_OUT
+    )
     renamed[theirs.replace("/", ".")] = np.ascontiguousarray(
-        tensor.T if name.endswith("/kernel") else tensor)
+      tensor.T if name.endswith("/kernel") else tensor
+    )
   if "cls/predictions/output_bias" in tensors:
     # The same tensors under the names of the layer that they are.
     renamed["cls.predictions.decoder.weight"] = renamed[
-        "bert.embeddings.word_embeddings.weight"].copy()
+      "bert.embeddings.word_embeddings.weight"
+    ].copy()
     renamed["cls.predictions.decoder.bias"] = renamed[
-        "cls.predictions.bias"].copy()
+      "cls.predictions.bias"
+    ].copy()
   # Their loader asks for this.
   safetensors.save_file(renamed, path, metadata={"format": "pt"})
 
 
 def to_transformers_config(config: Mapping[str, object]) -> dict:
   """Returns the fields of a `bert_config.json` as transformers names them."""
-  return {**config, "model_type": "bert", "layer_norm_eps": 1e-12,
-          "hidden_act": _ACTIVATIONS_OUT.get(config["hidden_act"],
-                                             config["hidden_act"])}
+  return {
+    **config,
+    "model_type": "bert",
+    "layer_norm_eps": 1e-12,
+    "hidden_act": _ACTIVATIONS_OUT.get(
+      config["hidden_act"], config["hidden_act"]
+    ),
+  }
 
 
 def read_transformers_config(json_file: str) -> dict:
@@ -723,8 +852,10 @@ def read_transformers_config(json_file: str) -> dict:
   for field, needed in _FIXED_FIELDS.items():
     value = config.get(field, needed)
     if value != needed:
-      raise UserError(f"{json_file}: {field}={reprlib.repr(value)} is not "
-                      f"BERT's, which is {needed!r}.")
+      raise UserError(
+        f"{json_file}: {field}={reprlib.repr(value)} is not "
+        f"BERT's, which is {needed!r}."
+      )
   activation = config.get("hidden_act", "gelu")
   if isinstance(activation, str):
     activation = _ACTIVATIONS.get(activation, activation)

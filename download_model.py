@@ -13,6 +13,7 @@ another server with the same paths. Programs take the model by its name, as
 import launch  # First: from here on a signal ends the program quietly.
 
 import base64
+from collections.abc import Iterator, Mapping
 import hashlib
 import http.client
 import json
@@ -22,7 +23,6 @@ import stat
 import struct
 import sys
 import time
-from typing import Iterator, Mapping, Optional
 import urllib.error
 import urllib.request
 import zipfile
@@ -44,29 +44,37 @@ _MIRROR_VARIABLE = "BERT_MODEL_MIRROR"
 
 # Name -> path on the server: the 24 sizes of Turc et al. (2019), the models of
 # the paper, with whole words masked, multilingual, Chinese.
-MODELS = {
-    f"uncased_L-{layers}_H-{hidden}_A-{hidden // 64}":
-        f"2020_02_20/uncased_L-{layers}_H-{hidden}_A-{hidden // 64}.zip"
-    for layers in (2, 4, 6, 8, 10, 12) for hidden in (128, 256, 512, 768)}
-MODELS.update({os.path.basename(path).removesuffix(".zip"): path for path in (
-    # The one of the paper comes last: it has the name of one of the 24.
-    "2018_10_18/cased_L-12_H-768_A-12.zip",
-    "2018_10_18/uncased_L-24_H-1024_A-16.zip",
-    "2018_10_18/cased_L-24_H-1024_A-16.zip",
-    "2019_05_30/wwm_uncased_L-24_H-1024_A-16.zip",
-    "2019_05_30/wwm_cased_L-24_H-1024_A-16.zip",
-    "2018_11_23/multi_cased_L-12_H-768_A-12.zip",
-    "2018_11_03/multilingual_L-12_H-768_A-12.zip",
-    "2018_11_03/chinese_L-12_H-768_A-12.zip",
-    "2018_10_18/uncased_L-12_H-768_A-12.zip")})
+_SMALL_MODELS = [
+  f"uncased_L-{layers}_H-{hidden}_A-{hidden // 64}"
+  for layers in (2, 4, 6, 8, 10, 12)
+  for hidden in (128, 256, 512, 768)
+]
+MODELS = {name: f"2020_02_20/{name}.zip" for name in _SMALL_MODELS}
+MODELS.update(
+  {
+    os.path.basename(path).removesuffix(".zip"): path
+    for path in (
+      # The one of the paper comes last: it has the name of one of the 24.
+      "2018_10_18/cased_L-12_H-768_A-12.zip",
+      "2018_10_18/uncased_L-24_H-1024_A-16.zip",
+      "2018_10_18/cased_L-24_H-1024_A-16.zip",
+      "2019_05_30/wwm_uncased_L-24_H-1024_A-16.zip",
+      "2019_05_30/wwm_cased_L-24_H-1024_A-16.zip",
+      "2018_11_23/multi_cased_L-12_H-768_A-12.zip",
+      "2018_11_03/multilingual_L-12_H-768_A-12.zip",
+      "2018_11_03/chinese_L-12_H-768_A-12.zip",
+      "2018_10_18/uncased_L-12_H-768_A-12.zip",
+    )
+  }
+)
 
 _RECORD = "download.json"
 _CONFIG, _CHECKPOINT_INDEX = "bert_config.json", "bert_model.ckpt.index"
 _NEEDED = (_CONFIG, "vocab.txt", _CHECKPOINT_INDEX)
 _TRIES = 5
-_CHUNK_BYTES = 2 ** 20
+_CHUNK_BYTES = 2**20
 # More than the largest released model has.
-_MOST_BYTES = 2 ** 32
+_MOST_BYTES = 2**32
 _SECONDS_PER_LINE = 5.0
 _TIMEOUT_SECONDS = 60.0
 
@@ -74,10 +82,17 @@ _TIMEOUT_SECONDS = 60.0
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_enum("name", None, list(MODELS), "The model.", required=True)
-  flags.DEFINE_string("output_dir", common_flags.MODELS_DIR, "Folder to put "
-                      "the folder of the model into.")
-  flags.DEFINE_string("mirror", None, "Server with the same paths as the one "
-                      f"of the authors; ${_MIRROR_VARIABLE} if not given.")
+  flags.DEFINE_string(
+    "output_dir",
+    common_flags.MODELS_DIR,
+    "Folder to put the folder of the model into.",
+  )
+  flags.DEFINE_string(
+    "mirror",
+    None,
+    "Server with the same paths as the one "
+    f"of the authors; ${_MIRROR_VARIABLE} if not given.",
+  )
 
 
 # --- Downloading -------------------------------------------------------------
@@ -86,15 +101,18 @@ def define_flags() -> None:
 class _Progress:
   """Logs how far a download is."""
 
-  def __init__(self, total: Optional[int]):
+  def __init__(self, total: int | None):
     self._total = total
     self._last = time.monotonic()
 
   def report(self, size: int) -> None:
     if time.monotonic() - self._last > _SECONDS_PER_LINE:
       self._last = time.monotonic()
-      logging.info("  %.1f MB%s", size / 1e6, (
-          f" of {self._total / 1e6:.1f}" if self._total else ""))
+      logging.info(
+        "  %.1f MB%s",
+        size / 1e6,
+        (f" of {self._total / 1e6:.1f}" if self._total else ""),
+      )
 
 
 def download(url: str, part: str) -> dict[str, object]:
@@ -118,18 +136,22 @@ def download(url: str, part: str) -> dict[str, object]:
       headers = _fetch(url, part)
       break
     except urllib.error.HTTPError as error:
-      raise UserError(f"{url}: the server says {error.code} {error.reason}. "
-                      "Is the --mirror right?") from error
+      raise UserError(
+        f"{url}: the server says {error.code} {error.reason}. "
+        "Is the --mirror right?"
+      ) from error
     except UserError:
       raise
     except (ValueError, http.client.HTTPException) as error:
-      raise UserError(f"{url} could not be downloaded: {error}. Is the "
-                      "--mirror right?") from error
+      raise UserError(
+        f"{url} could not be downloaded: {error}. Is the --mirror right?"
+      ) from error
     except OSError as error:  # of the connection, or a file
       if attempt == _TRIES - 1 or os.path.isdir(part):
         raise UserError(
-            f"{url} could not be downloaded: {error}. Run the same command "
-            "again: it goes on from what is there.") from error
+          f"{url} could not be downloaded: {error}. Run the same command "
+          "again: it goes on from what is there."
+        ) from error
       logging.info("  %s; trying again.", error)
   return _verified(url, part, headers)
 
@@ -151,14 +173,20 @@ def _fetch(url: str, part: str) -> dict[str, str]:
       request.add_header("If-Range", known["etag"])
   with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
     goes_on = response.status == 206 and response.headers.get(
-        "Content-Range", "").startswith(f"bytes {size}-")
+      "Content-Range", ""
+    ).startswith(f"bytes {size}-")
     if not goes_on:
       length = response.headers.get("Content-Length")
       if not length or not 0 < int(length) <= _MOST_BYTES:
-        raise UserError(f"{url}: the server says that it has {length} bytes, "
-                        "which no model has.")
-      known = {"size": length, "etag": response.headers.get("ETag", ""),
-               "hash": response.headers.get("x-goog-hash", "")}
+        raise UserError(
+          f"{url}: the server says that it has {length} bytes, "
+          "which no model has."
+        )
+      known = {
+        "size": length,
+        "etag": response.headers.get("ETag", ""),
+        "hash": response.headers.get("x-goog-hash", ""),
+      }
       with open(part, "wb"):  # what there was is of another file
         pass
       file_io.write_text(part + ".json", json.dumps(known))
@@ -172,12 +200,13 @@ def _fetch(url: str, part: str) -> dict[str, str]:
         writer.write(chunk)
         progress.report(size)
   if size < int(known["size"]):
-    raise ConnectionError(f"the connection broke off after {size} of "
-                          f"{known['size']} bytes")
+    raise ConnectionError(
+      f"the connection broke off after {size} of {known['size']} bytes"
+    )
   return known
 
 
-def _known_headers(part: str) -> Optional[dict[str, str]]:
+def _known_headers(part: str) -> dict[str, str] | None:
   """Returns the headers of a download that was begun; None for a new one."""
   if not (os.path.exists(part) and os.path.exists(part + ".json")):
     return None
@@ -186,9 +215,11 @@ def _known_headers(part: str) -> Optional[dict[str, str]]:
   except UserError as error:
     logging.warning("%s The download starts again.", error)
     return None
-  if (set(known) != {"size", "etag", "hash"}
-      or not all(isinstance(value, str) for value in known.values())
-      or not known["size"].isdecimal()):
+  if (
+    set(known) != {"size", "etag", "hash"}
+    or not all(isinstance(value, str) for value in known.values())
+    or not known["size"].isdecimal()
+  ):
     logging.warning("%s.json is damaged. The download starts again.", part)
     return None
   return known
@@ -206,14 +237,19 @@ def _verified(url: str, part: str, headers) -> dict[str, object]:
       sha256.update(chunk)
       md5.update(chunk)
   size = os.path.getsize(part)
-  wanted = [field.strip().removeprefix("md5=") for field in
-            headers["hash"].split(",") if field.strip().startswith("md5=")]
+  wanted = [
+    field.strip().removeprefix("md5=")
+    for field in headers["hash"].split(",")
+    if field.strip().startswith("md5=")
+  ]
   is_wrong = wanted and wanted[0] != base64.b64encode(md5.digest()).decode()
   if is_wrong or size != int(headers["size"]):
     remove_download(part)
-    raise UserError(f"{url}: what came is not what the server has (by its "
-                    f"{'hash' if is_wrong else 'size'}), and is removed. Run "
-                    "the same command again.")
+    raise UserError(
+      f"{url}: what came is not what the server has (by its "
+      f"{'hash' if is_wrong else 'size'}), and is removed. Run "
+      "the same command again."
+    )
   return {"url": url, "bytes": size, "sha256": sha256.hexdigest()}
 
 
@@ -225,8 +261,9 @@ def remove_download(part: str) -> None:
 # --- Unpacking ---------------------------------------------------------------
 
 
-def unpack(archive_path: str, folder: str,
-           record: Mapping[str, object]) -> None:
+def unpack(
+  archive_path: str, folder: str, record: Mapping[str, object]
+) -> None:
   """Unpacks a model; the folder appears when it is whole, with the record.
 
   Files come from the archive's top or from the one folder in it. Only plain
@@ -260,19 +297,29 @@ def _extract(archive_path: str, folder: str) -> None:
             shutil.copyfileobj(source, target, _CHUNK_BYTES)
   except UserError:
     raise
-  except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError,
-          RuntimeError) as error:
-    raise UserError(f"{archive_path} cannot be unpacked, and is removed: "
-                    f"{error}. Run the same command again.") from error
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    RuntimeError,
+  ) as error:
+    raise UserError(
+      f"{archive_path} cannot be unpacked, and is removed: "
+      f"{error}. Run the same command again."
+    ) from error
   for name in _NEEDED:
     if not os.path.exists(os.path.join(folder, name)):
-      raise UserError(f"{archive_path} is no model: it has no {name}. It is "
-                      "removed.")
+      raise UserError(
+        f"{archive_path} is no model: it has no {name}. It is removed."
+      )
   modeling.BertConfig.from_json_file(os.path.join(folder, _CONFIG))
 
 
-def _members(archive: zipfile.ZipFile, path: str
-            ) -> Iterator[tuple[zipfile.ZipInfo, str]]:
+def _members(
+  archive: zipfile.ZipFile, path: str
+) -> Iterator[tuple[zipfile.ZipInfo, str]]:
   """Yields the files of an archive and their names in the folder."""
   total, seen = 0, set()
   for member in archive.infolist():
@@ -280,20 +327,27 @@ def _members(archive: zipfile.ZipFile, path: str
       continue
     *folders, name = member.filename.split("/")
     kind = stat.S_IFMT(member.external_attr >> 16)
-    if (len(folders) > 1 or folders in ([""], ["."], [".."])
-        or name in ("", ".", "..") or "\\" in member.filename
-        or ":" in member.filename or kind not in (0, stat.S_IFREG)
-        or member.compress_type not in (zipfile.ZIP_STORED,
-                                        zipfile.ZIP_DEFLATED)):
-      raise UserError(f"{path} holds {member.filename!r}, which is no plain "
-                      "file of a model. It is not unpacked.")
+    if (
+      len(folders) > 1
+      or folders in ([""], ["."], [".."])
+      or name in ("", ".", "..")
+      or "\\" in member.filename
+      or ":" in member.filename
+      or kind not in (0, stat.S_IFREG)
+      or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    ):
+      raise UserError(
+        f"{path} holds {member.filename!r}, which is no plain "
+        "file of a model. It is not unpacked."
+      )
     if name in seen:
       raise UserError(f"{path} holds {name!r} twice. It is not unpacked.")
     seen.add(name)
     total += member.file_size
     if total > _MOST_BYTES:
-      raise UserError(f"{path} would be larger than any model. It is not "
-                      "unpacked.")
+      raise UserError(
+        f"{path} would be larger than any model. It is not unpacked."
+      )
     yield member, name
 
 
@@ -307,16 +361,22 @@ def main(_):
       remove_download(part)
       return
     if os.path.exists(folder):
-      raise UserError(f"{folder} exists, but was not put there by this program: "
-                      f"it has no {_RECORD}. Choose another --output_dir.")
+      raise UserError(
+        f"{folder} exists, but was not put there by this program: "
+        f"it has no {_RECORD}. Choose another --output_dir."
+      )
     server = FLAGS.mirror or os.environ.get(_MIRROR_VARIABLE) or _SERVER
     url = server.rstrip("/") + "/" + MODELS[FLAGS.name]
     logging.info("Downloading %s", url)
     record = download(url, part)
     unpack(part, folder, record)
     remove_download(part)
-  logging.info("%s holds the model (%d bytes, sha256 %s).", folder,
-               record["bytes"], record["sha256"])
+  logging.info(
+    "%s holds the model (%d bytes, sha256 %s).",
+    folder,
+    record["bytes"],
+    record["sha256"],
+  )
   sys.stdout.write(folder + "\n")
 
 

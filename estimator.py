@@ -12,6 +12,7 @@ so far. A run that goes on from a checkpoint therefore does what it would have
 done without the interruption.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -19,7 +20,7 @@ import math
 import os
 import signal
 import time
-from typing import Callable, Iterator, Mapping, NamedTuple, Optional
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
@@ -29,8 +30,8 @@ import checkpoint
 from data import file_io
 from errors import Interrupted
 from errors import UserError
-import interruption
-import training_log
+from training import interruption
+from training import training_log
 
 # A sum over a batch and what to divide it by.
 SumAndWeight = tuple[tf.Tensor, tf.Tensor]
@@ -38,7 +39,7 @@ InputFn = Callable[[Mapping[str, object]], tf.data.Dataset]
 
 # Of float16 training (Micikevicius et al., 2018): the first factor of the loss,
 # and after how many good steps it is doubled.
-_FIRST_LOSS_SCALE = 2.0 ** 15
+_FIRST_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_STEPS = 2000
 
 # The feature of a batch that says where the batch after it begins.
@@ -90,12 +91,12 @@ class EstimatorSpec:
   """
 
   model: tf.Module
-  loss_fn: Optional[Callable[..., Losses]] = None
-  predict_fn: Optional[Callable[..., dict[str, tf.Tensor]]] = None
-  optimizer: Optional[object] = None
-  init_checkpoint: Optional[str] = None
-  work_fn: Optional[Callable[..., Work]] = None
-  activation_bytes: Optional[Callable[[int], int]] = None
+  loss_fn: Callable[..., Losses] | None = None
+  predict_fn: Callable[..., dict[str, tf.Tensor]] | None = None
+  optimizer: object | None = None
+  init_checkpoint: str | None = None
+  work_fn: Callable[..., Work] | None = None
+  activation_bytes: Callable[[int], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +129,12 @@ class RunConfig:
       step 0.
   """
 
-  model_dir: Optional[str] = None
+  model_dir: str | None = None
   save_checkpoints_steps: int = 1000
   keep_checkpoint_max: int = 5
   iterations_per_loop: int = 1000
   seed: int = 12345
-  strategy: Optional[tf.distribute.Strategy] = None
+  strategy: tf.distribute.Strategy | None = None
   compute_dtype: tf.DType = tf.float32
   gradient_accumulation_steps: int = 1
   xla: bool = False
@@ -145,8 +146,9 @@ class RunConfig:
   restart: bool = False
 
 
-def peak_flops(strategy: tf.distribute.Strategy,
-               compute_dtype: tf.DType) -> float:
+def peak_flops(
+  strategy: tf.distribute.Strategy, compute_dtype: tf.DType
+) -> float:
   """Measures the floating-point operations per second of large products.
 
   On all devices of this machine at once, the best of a few tries: what
@@ -168,7 +170,7 @@ def peak_flops(strategy: tf.distribute.Strategy,
     for result in results:
       result.numpy()
     seconds.append(time.perf_counter() - start)
-  return 2.0 * size ** 3 * num_products * len(results) / min(seconds)
+  return 2.0 * size**3 * num_products * len(results) / min(seconds)
 
 
 class TPUEstimator:
@@ -179,10 +181,15 @@ class TPUEstimator:
   `model_dir` if there is one, else from `init_checkpoint`, else at random.
   """
 
-  def __init__(self, model_fn: Callable[[Mapping[str, object]], EstimatorSpec],
-               config: RunConfig, train_batch_size: int = 32,
-               eval_batch_size: int = 8, predict_batch_size: int = 8,
-               params: Optional[Mapping[str, object]] = None):
+  def __init__(
+    self,
+    model_fn: Callable[[Mapping[str, object]], EstimatorSpec],
+    config: RunConfig,
+    train_batch_size: int = 32,
+    eval_batch_size: int = 8,
+    predict_batch_size: int = 8,
+    params: Mapping[str, object] | None = None,
+  ):
     """Builds the model.
 
     Args:
@@ -206,12 +213,14 @@ class TPUEstimator:
     self._eval_batch_size = eval_batch_size
     self._predict_batch_size = predict_batch_size
     self._check_batch_size()
-    self._global_step = tf.Variable(0, dtype=tf.int64, trainable=False,
-                                    name="global_step")
+    self._global_step = tf.Variable(
+      0, dtype=tf.int64, trainable=False, name="global_step"
+    )
     # The factor of a float16 loss, and how many good steps it has seen.
     self._loss_scale = tf.Variable(
-        [_FIRST_LOSS_SCALE if config.compute_dtype == tf.float16 else 1.0, 0.0],
-        trainable=False)
+      [_FIRST_LOSS_SCALE if config.compute_dtype == tf.float16 else 1.0, 0.0],
+      trainable=False,
+    )
     with self._strategy.scope():
       self._spec = model_fn(self._params)
       if self._spec.optimizer:
@@ -238,16 +247,20 @@ class TPUEstimator:
     parts = self._config.gradient_accumulation_steps
     if self._train_batch_size % (replicas * parts):
       raise UserError(
-          f"--train_batch_size={self._train_batch_size} cannot be dealt out "
-          f"evenly to {replicas} devices in "
-          f"--gradient_accumulation_steps={parts} parts each. Use a multiple "
-          f"of {replicas * parts}.")
+        f"--train_batch_size={self._train_batch_size} cannot be dealt out "
+        f"evenly to {replicas} devices in "
+        f"--gradient_accumulation_steps={parts} parts each. Use a multiple "
+        f"of {replicas * parts}."
+      )
 
   # --- Training --------------------------------------------------------------
 
-  def train(self, input_fn: InputFn, max_steps: int,
-            evaluate_fn: Optional[Callable[[], Mapping[str, float]]] = None,
-           ) -> None:
+  def train(
+    self,
+    input_fn: InputFn,
+    max_steps: int,
+    evaluate_fn: Callable[[], Mapping[str, float]] | None = None,
+  ) -> None:
     """Trains until `max_steps` steps in all, and saves.
 
     If there is an `evaluate_fn`, the weights that did best are in the folder
@@ -279,10 +292,14 @@ class TPUEstimator:
       evaluate_fn = state.best = None
     step = self.global_step
     if self._is_done(step, max_steps) and not (
-        evaluate_fn and self._is_evaluation_due(step)):
-      logging.info("Training is at step %d of %d already: nothing to do%s.",
-                   step, max_steps, "" if step >= max_steps else
-                   ", for the evaluations stopped it there")
+      evaluate_fn and self._is_evaluation_due(step)
+    ):
+      logging.info(
+        "Training is at step %d of %d already: nothing to do%s.",
+        step,
+        max_steps,
+        "" if step >= max_steps else ", for the evaluations stopped it there",
+      )
       self._restore_best()
       return
     self._agree_on_step(step)
@@ -293,15 +310,22 @@ class TPUEstimator:
     iterator = self._training_iterator(input_fn)
     train_steps = self._make_train_function()
     self._has_weights = True
-    with (checkpoint.BackgroundWriter() as writer,
-          interruption.Call(self._num_workers) as call,
-          training_log.Progress(
-              config.model_dir if self._is_chief else None, step, max_steps,
-              self._train_batch_size, peak_flops(
-                  self._strategy, config.compute_dtype) * self._num_workers
-              if self._spec.work_fn else None) as progress):
-      self._run_steps(train_steps, iterator, max_steps, evaluate_fn, writer,
-                      call, progress)
+    with (
+      checkpoint.BackgroundWriter() as writer,
+      interruption.Call(self._num_workers) as call,
+      training_log.Progress(
+        config.model_dir if self._is_chief else None,
+        step,
+        max_steps,
+        self._train_batch_size,
+        peak_flops(self._strategy, config.compute_dtype) * self._num_workers
+        if self._spec.work_fn
+        else None,
+      ) as progress,
+    ):
+      self._run_steps(
+        train_steps, iterator, max_steps, evaluate_fn, writer, call, progress
+      )
     self._from_chief(0.0)  # waits until the first machine has written
     self._restore_best()
 
@@ -316,9 +340,16 @@ class TPUEstimator:
       if tf.io.gfile.isdir(folder):
         checkpoint.finish_save(folder)
 
-  def _run_steps(self, train_steps, iterator, max_steps, evaluate_fn,
-                 writer: checkpoint.BackgroundWriter, call: interruption.Call,
-                 progress: training_log.Progress) -> None:
+  def _run_steps(
+    self,
+    train_steps,
+    iterator,
+    max_steps,
+    evaluate_fn,
+    writer: checkpoint.BackgroundWriter,
+    call: interruption.Call,
+    progress: training_log.Progress,
+  ) -> None:
     """Evaluates, saves and runs steps, each when it is due, until done."""
     config, state = self._config, self._state
     position = tf.constant(state.input_position, tf.int64)
@@ -336,68 +367,93 @@ class TPUEstimator:
           progress.report_evaluation(step, results)
           is_saved = False
       is_done = self._is_done(step, max_steps)
-      if not is_saved and (is_done or signal_number
-                           or step % config.save_checkpoints_steps == 0):
+      if not is_saved and (
+        is_done or signal_number or step % config.save_checkpoints_steps == 0
+      ):
         self._save(writer)
         is_saved = True
       if signal_number:
         writer.wait()
-        raise Interrupted(signal_number, (
+        raise Interrupted(
+          signal_number,
+          (
             f"Stopped by {signal.Signals(signal_number).name} after step "
             f"{step} of {max_steps}, which is saved. The same command goes "
-            "on from there."))
+            "on from there."
+          ),
+        )
       if is_done:
         return
       next_stop = min(max_steps, *((step // n + 1) * n for n in every))
       num_steps = min(next_stop - step, config.iterations_per_loop)
       with self._errors_explained(step, writer), call.limited():
         rows, position, flags = train_steps(
-            iterator, tf.constant(num_steps), position, call.flags)
+          iterator, tf.constant(num_steps), position, call.flags
+        )
         report = training_log.Report.from_rows(rows.numpy(), self._loss_names)
         signal_number = interruption.signal_of(flags.numpy())
       self._check_finite(step, report, writer)
       step += report.num_steps
       state.input_position = position.numpy().tolist()
       is_saved = False
-      progress.report(step, report,
-                      float(self._spec.optimizer.schedule(step)),
-                      state.skipped_steps)
+      progress.report(
+        step,
+        report,
+        float(self._spec.optimizer.schedule(step)),
+        state.skipped_steps,
+      )
 
   def _is_done(self, step: int, max_steps: int) -> bool:
     patience, best = self._config.early_stopping_patience, self._state.best
     return step >= max_steps or bool(
-        patience and best and best["evaluations_since"] >= patience)
+      patience and best and best["evaluations_since"] >= patience
+    )
 
   def _is_evaluation_due(self, step: int) -> bool:
-    return (step % self._config.eval_every_steps == 0
-            and step not in (0, self._state.evaluated_step))
+    return step % self._config.eval_every_steps == 0 and step not in (
+      0,
+      self._state.evaluated_step,
+    )
 
   def _training_iterator(self, input_fn: InputFn):
     """Returns an iterator over (features, position of the next batch)."""
     state, step = self._state, self.global_step
     batch_size = self._train_batch_size
-    dataset = input_fn({**self._params, "batch_size": batch_size,
-                        INPUT_POSITION: state.input_position})
+    dataset = input_fn(
+      {
+        **self._params,
+        "batch_size": batch_size,
+        INPUT_POSITION: state.input_position,
+      }
+    )
     if INPUT_POSITION in dataset.element_spec:
       if state.input_position is None:  # the checkpoint is of other making
         dataset = dataset.skip(step)
         state.input_position = [0] * (
-            dataset.element_spec[INPUT_POSITION].shape[0])
+          dataset.element_spec[INPUT_POSITION].shape[0]
+        )
+
       def split(features):
         features = dict(features)
         return features, features.pop(INPUT_POSITION)
+
       dataset = dataset.map(split)
     else:
       taken = state.input_position[0] if state.input_position else step
       if state.train_batch_size not in (None, batch_size):
         taken = taken * state.train_batch_size // batch_size
         logging.warning(
-            "--train_batch_size was %d and is %d now: training goes on at "
-            "about the same place in the data.", state.train_batch_size,
-            batch_size)
+          "--train_batch_size was %d and is %d now: training goes on at "
+          "about the same place in the data.",
+          state.train_batch_size,
+          batch_size,
+        )
       state.input_position = [taken]
-      dataset = dataset.skip(taken).enumerate(taken + 1).map(
-          lambda number, features: (features, number[tf.newaxis]))
+      dataset = (
+        dataset.skip(taken)
+        .enumerate(taken + 1)
+        .map(lambda number, features: (features, number[tf.newaxis]))
+      )
     state.train_batch_size = batch_size
     return iter(self._dealt_out(_without_autotune(dataset)))
 
@@ -418,13 +474,18 @@ class TPUEstimator:
 
       def deal(features, position):
         return tf.data.Dataset.range(first, first + num_local).map(
-            lambda replica: (_part(features, replica, num_replicas), position))
+          lambda replica: (_part(features, replica, num_replicas), position)
+        )
 
-      return dataset.flat_map(deal).apply(
+      return (
+        dataset.flat_map(deal)
+        .apply(
           # Spares a question to all replicas at each step whether they have
           # data.
-          tf.data.experimental.assert_cardinality(
-              tf.data.INFINITE_CARDINALITY)).prefetch(2 * num_local)
+          tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        )
+        .prefetch(2 * num_local)
+      )
 
     return strategy.distribute_datasets_from_function(machine_dataset)
 
@@ -442,10 +503,20 @@ class TPUEstimator:
     def one_step(iterator, flags):
       features, position = next(iterator)
       row, flags, position = (
-          strategy.experimental_local_results(result)[0] for result in (
-              *strategy.run(replica_step, args=(
-                  features, self._global_step.read_value(),
-                  self._loss_scale[0], flags)), position))
+        strategy.experimental_local_results(result)[0]
+        for result in (
+          *strategy.run(
+            replica_step,
+            args=(
+              features,
+              self._global_step.read_value(),
+              self._loss_scale[0],
+              flags,
+            ),
+          ),
+          position,
+        )
+      )
       self._global_step.assign_add(1)
       if self._config.compute_dtype == tf.float16:
         self._adapt_loss_scale(row)
@@ -484,37 +555,53 @@ class TPUEstimator:
       """Returns the parts of the loss, and gradients times `loss_scale`."""
       with tf.GradientTape() as tape:
         terms = spec.loss_fn(features, seed).losses
-        parts = tf.stack([tf.math.divide_no_nan(terms[name][0], weight)
-                          for name, weight in weights.items()])
+        parts = tf.stack(
+          [
+            tf.math.divide_no_nan(terms[name][0], weight)
+            for name, weight in weights.items()
+          ]
+        )
         scaled_loss = tf.reduce_sum(parts) * loss_scale
       gradients = tape.gradient(scaled_loss, variables)
-      unused.update(i for i, gradient in enumerate(gradients)
-                    if gradient is None)
+      unused.update(
+        i for i, gradient in enumerate(gradients) if gradient is None
+      )
       # Models that are not ours may have sparse gradients.
-      return parts, [tf.zeros(variable.shape) if gradient is None
-                     else tf.convert_to_tensor(gradient)
-                     for variable, gradient in zip(variables, gradients)]
+      return parts, [
+        tf.zeros(variable.shape)
+        if gradient is None
+        else tf.convert_to_tensor(gradient)
+        for variable, gradient in zip(variables, gradients)
+      ]
 
     accumulate = functools.partial(
-        _in_parts, differentiate, config.gradient_accumulation_steps,
-        [variable.shape for variable in variables])
+      _in_parts,
+      differentiate,
+      config.gradient_accumulation_steps,
+      [variable.shape for variable in variables],
+    )
 
     def replica_step(features, step, loss_scale, flags):
       seed = self._dropout_seed(step)
       # Nothing else of this forward pass is used, so nothing else is computed.
       terms = spec.loss_fn(features, None).losses
       self._loss_names = tuple(terms)
-      weights = all_reduce({name: weight for name, (_, weight)
-                            in terms.items()})
+      weights = all_reduce(
+        {name: weight for name, (_, weight) in terms.items()}
+      )
       parts, gradients = compute(features, weights, seed, loss_scale)
       work = tf.stack(spec.work_fn(features) if spec.work_fn else [0.0, 0.0])
       parts, gradients, work, flags = all_reduce(
-          (parts, gradients, work, flags))
+        (parts, gradients, work, flags)
+      )
       used = [i for i in range(len(variables)) if i not in unused]
       norm = spec.optimizer.apply_gradients(
-          [gradients[i] for i in used], [variables[i] for i in used], step,
-          gradient_scale=loss_scale,
-          is_good=tf.reduce_all(tf.math.is_finite(parts)))
+        [gradients[i] for i in used],
+        [variables[i] for i in used],
+        step,
+        gradient_scale=loss_scale,
+        is_good=tf.reduce_all(tf.math.is_finite(parts)),
+      )
       return tf.concat([parts, [norm], [loss_scale], work], axis=0), flags
 
     # XLA on a CPU does not compile what talks to other replicas.
@@ -529,10 +616,11 @@ class TPUEstimator:
   def _dropout_seed(self, step) -> tf.Tensor:
     """Returns the seed, int32 [2], of a step on the replica that asks."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    seed = tf.constant([self._config.seed & 0x7fffffff, 0])
+    seed = tf.constant([self._config.seed & 0x7FFFFFFF, 0])
     for number in (step, replica):
       seed = tf.random.experimental.stateless_fold_in(
-          seed, tf.cast(number, tf.int32))
+        seed, tf.cast(number, tf.int32)
+      )
     return seed
 
   def _adapt_loss_scale(self, row) -> None:
@@ -542,11 +630,16 @@ class TPUEstimator:
     num_good = tf.where(is_good, num_good + 1.0, 0.0)
     doubles = num_good >= _LOSS_SCALE_STEPS
     scale *= tf.where(is_good, tf.where(doubles, 2.0, 1.0), 0.5)
-    self._loss_scale.assign([
-        tf.maximum(scale, 1.0), tf.where(doubles, 0.0, num_good)])
+    self._loss_scale.assign(
+      [tf.maximum(scale, 1.0), tf.where(doubles, 0.0, num_good)]
+    )
 
-  def _check_finite(self, step: int, report: training_log.Report,
-                    writer: checkpoint.BackgroundWriter) -> None:
+  def _check_finite(
+    self,
+    step: int,
+    report: training_log.Report,
+    writer: checkpoint.BackgroundWriter,
+  ) -> None:
     """Counts the steps that changed nothing, or raises a UserError."""
     is_bad = ~np.isfinite(report.loss) | ~np.isfinite(report.gradient_norm)
     self._state.skipped_steps += int(is_bad.sum())
@@ -557,54 +650,71 @@ class TPUEstimator:
     if not is_bad.any():
       return
     first = int(np.argmax(is_bad))
-    what = ("loss is", report.loss[first]) if not np.isfinite(
-        report.loss[first]) else (
-            "norm of the gradients is", report.gradient_norm[first])
+    what = (
+      ("loss is", report.loss[first])
+      if not np.isfinite(report.loss[first])
+      else ("norm of the gradients is", report.gradient_norm[first])
+    )
     newest = self._newest_checkpoint(writer)
     raise UserError(
-        f"The {what[0]} {what[1]} at step {step + 1 + first}. "
-        + (f"The last good checkpoint is {newest}." if newest
-           else "No checkpoint had been saved.")
-        + " Try a lower --learning_rate, more warm-up, or --precision=float32; "
-        "--skip_nonfinite_steps leaves such steps out.")
+      f"The {what[0]} {what[1]} at step {step + 1 + first}. "
+      + (
+        f"The last good checkpoint is {newest}."
+        if newest
+        else "No checkpoint had been saved."
+      )
+      + " Try a lower --learning_rate, more warm-up, or --precision=float32; "
+      "--skip_nonfinite_steps leaves such steps out."
+    )
 
   @contextlib.contextmanager
-  def _errors_explained(self, step: int,
-                        writer: checkpoint.BackgroundWriter):
+  def _errors_explained(self, step: int, writer: checkpoint.BackgroundWriter):
     """Says in a UserError what a user can do about an error in a step."""
     try:
       yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
       raise UserError(
-          f"Memory ran out in the steps after step {step}, with "
-          f"--train_batch_size={self._train_batch_size}. What helps, the "
-          "cheapest first: a larger --gradient_accumulation_steps (same "
-          "result, smaller parts), --precision=bfloat16, "
-          "--recompute_activations, a smaller --max_seq_length or "
-          f"--train_batch_size. TensorFlow says: {_cause(error)}") from error
+        f"Memory ran out in the steps after step {step}, with "
+        f"--train_batch_size={self._train_batch_size}. What helps, the "
+        "cheapest first: a larger --gradient_accumulation_steps (same "
+        "result, smaller parts), --precision=bfloat16, "
+        "--recompute_activations, a smaller --max_seq_length or "
+        f"--train_batch_size. TensorFlow says: {_cause(error)}"
+      ) from error
     except tf.errors.OpError as error:
       if isinstance(error, tf.errors.OutOfRangeError) or (
-          "infinite number of elements" in str(error)):
+        "infinite number of elements" in str(error)
+      ):
         raise UserError(
-            f"The training data ended after step {step}; the input_fn must "
-            "repeat them.") from error
-      if self._num_workers > 1 and isinstance(error, (
-          tf.errors.UnavailableError, tf.errors.AbortedError,
-          tf.errors.CancelledError, tf.errors.InternalError,
-          tf.errors.DeadlineExceededError)):
+          f"The training data ended after step {step}; the input_fn must "
+          "repeat them."
+        ) from error
+      if self._num_workers > 1 and isinstance(
+        error,
+        (
+          tf.errors.UnavailableError,
+          tf.errors.AbortedError,
+          tf.errors.CancelledError,
+          tf.errors.InternalError,
+          tf.errors.DeadlineExceededError,
+        ),
+      ):
         raise UserError(
-            "Another machine of TF_CONFIG was lost, or the way to it. Start "
-            "all of them again: they go on from "
-            f"{self._newest_checkpoint(writer) or 'the start'}. TensorFlow "
-            f"says: {_cause(error)}") from error
+          "Another machine of TF_CONFIG was lost, or the way to it. Start "
+          "all of them again: they go on from "
+          f"{self._newest_checkpoint(writer) or 'the start'}. TensorFlow "
+          f"says: {_cause(error)}"
+        ) from error
       raise
 
   def _take_note(self, results: Mapping[str, float], writer) -> None:
     """Keeps the weights of the best evaluation apart."""
     name, best = self._config.best_metric, self._state.best
     if name not in results:
-      raise UserError(f"There is no score {name!r} to find the best weights "
-                      f"by. There are: {', '.join(sorted(results))}.")
+      raise UserError(
+        f"There is no score {name!r} to find the best weights "
+        f"by. There are: {', '.join(sorted(results))}."
+      )
     step = self.global_step
     value = self._from_chief(results[name])
     sign = -1.0 if name.endswith("loss") else 1.0
@@ -613,16 +723,31 @@ class TPUEstimator:
       logging.warning("  %s is %s at step %d: not counted.", name, value, step)
       return
     if not best or sign * value > sign * best["value"]:
-      self._state.best = {"step": step, "metric": name, "value": value,
-                          "evaluations_since": 0}
+      self._state.best = {
+        "step": step,
+        "metric": name,
+        "value": value,
+        "evaluations_since": 0,
+      }
       if self._config.model_dir and self._is_chief:
-        writer.save(self._best_dir(), step, {
+        writer.save(
+          self._best_dir(),
+          step,
+          {
             **checkpoint.variables_by_name(self._spec.model),
-            "global_step": self._global_step}, 0, results)
+            "global_step": self._global_step,
+          },
+          0,
+          results,
+        )
     else:
       best["evaluations_since"] += 1
-    logging.info("  best %s so far: %s at step %d", name,
-                 self._state.best["value"], self._state.best["step"])
+    logging.info(
+      "  best %s so far: %s at step %d",
+      name,
+      self._state.best["value"],
+      self._state.best["step"],
+    )
 
   def _log_memory(self) -> None:
     """Logs what a device has to hold."""
@@ -632,21 +757,32 @@ class TPUEstimator:
     weights = 4 * sum(int(np.prod(variable.shape)) for variable in variables)
     parts = self._config.gradient_accumulation_steps
     num_examples = self._train_batch_size // (
-        self._strategy.num_replicas_in_sync * parts)
+      self._strategy.num_replicas_in_sync * parts
+    )
     gradients = weights * (2 if parts > 1 else 1)
     activations = self._spec.activation_bytes(num_examples)
     logging.info(
-        "Memory of a device, estimated: %.2f GiB = weights %.2f + optimizer "
-        "%.2f + gradients %.2f + activations %.2f (%d examples at a time, %s)",
-        *(count / 2 ** 30 for count in (
-            3 * weights + gradients + activations, weights, 2 * weights,
-            gradients, activations)),
-        num_examples, self._config.compute_dtype.name)
+      "Memory of a device, estimated: %.2f GiB = weights %.2f + optimizer "
+      "%.2f + gradients %.2f + activations %.2f (%d examples at a time, %s)",
+      *(
+        count / 2**30
+        for count in (
+          3 * weights + gradients + activations,
+          weights,
+          2 * weights,
+          gradients,
+          activations,
+        )
+      ),
+      num_examples,
+      self._config.compute_dtype.name,
+    )
 
   # --- Evaluation and prediction ---------------------------------------------
 
-  def evaluate(self, input_fn: InputFn,
-               steps: Optional[int] = None) -> dict[str, float]:
+  def evaluate(
+    self, input_fn: InputFn, steps: int | None = None
+  ) -> dict[str, float]:
     """Returns the means of all that `loss_fn` reports, `loss` and global_step.
 
     Args:
@@ -660,16 +796,20 @@ class TPUEstimator:
     sums = {}
     loss_names = ()
     for _, (losses, metrics) in self._run_batches(
-        dataset, self._evaluation_losses):
+      dataset, self._evaluation_losses
+    ):
       loss_names = tuple(losses)
       for name, pairs in {**losses, **metrics}.items():
         # Sums of many batches, in float64: the order does not matter.
         sums[name] = sums.get(name, np.zeros(2)) + np.sum(
-            pairs, axis=1, dtype=np.float64)
+          pairs, axis=1, dtype=np.float64
+        )
     if not sums:
       raise UserError("There is nothing to evaluate: the data are empty.")
-    results = {name: float(total / weight) if weight else math.nan
-               for name, (total, weight) in sums.items()}
+    results = {
+      name: float(total / weight) if weight else math.nan
+      for name, (total, weight) in sums.items()
+    }
     results["loss"] = sum(results[name] for name in loss_names)
     results["global_step"] = self.global_step
     self.write_eval_summary(results)
@@ -687,9 +827,11 @@ class TPUEstimator:
     self._require_weights()
     dataset = input_fn({**self._params, "batch_size": self._predict_batch_size})
     for features, predictions in self._run_batches(
-        dataset, self._spec.predict_fn):
-      predictions = {name: np.concatenate(parts)
-                     for name, parts in predictions.items()}
+      dataset, self._spec.predict_fn
+    ):
+      predictions = {
+        name: np.concatenate(parts) for name, parts in predictions.items()
+      }
       rows = range(len(next(iter(predictions.values()))))
       if "is_real_example" in features:
         rows = np.flatnonzero(features["is_real_example"].numpy())
@@ -705,30 +847,42 @@ class TPUEstimator:
     strategy = self._strategy
     local = []
     strategy.experimental_distribute_values_from_function(
-        lambda context: local.append(context.replica_id_in_sync_group) or 0.0)
+      lambda context: local.append(context.replica_id_in_sync_group) or 0.0
+    )
     num_local = len(local)
     # With the shapes of the data set, in which lengths may be open: one graph
     # for batches of all lengths.
     key = (function, repr(dataset.element_spec))
     if key not in self._functions:
       self._functions[key] = (
-          tf.function(function, input_signature=[dataset.element_spec])
-          if num_local == 1 else
-          tf.function(lambda parts: strategy.run(function, args=(parts,)),
-                      reduce_retracing=True))
+        tf.function(function, input_signature=[dataset.element_spec])
+        if num_local == 1
+        else tf.function(
+          lambda parts: strategy.run(function, args=(parts,)),
+          reduce_retracing=True,
+        )
+      )
     compiled = self._functions[key]
     for features in _without_autotune(dataset):
       if num_local == 1:
         outputs = compiled(features)
       else:
         outputs = compiled(
-            strategy.experimental_distribute_values_from_function(
-                lambda context: _part(
-                    features, context.replica_id_in_sync_group - local[0],
-                    num_local)))
-      yield features, tf.nest.map_structure(
-          lambda value: [part.numpy() for part in
-                         strategy.experimental_local_results(value)], outputs)
+          strategy.experimental_distribute_values_from_function(
+            lambda context: _part(
+              features, context.replica_id_in_sync_group - local[0], num_local
+            )
+          )
+        )
+      yield (
+        features,
+        tf.nest.map_structure(
+          lambda value: [
+            part.numpy() for part in strategy.experimental_local_results(value)
+          ],
+          outputs,
+        ),
+      )
 
   def _evaluation_losses(self, features):
     return self._spec.loss_fn(features, None)
@@ -739,7 +893,8 @@ class TPUEstimator:
       return
     if self._eval_writer is None:
       self._eval_writer = tf.summary.create_file_writer(
-          os.path.join(self._config.model_dir, "eval"))
+        os.path.join(self._config.model_dir, "eval")
+      )
     with self._eval_writer.as_default(step=self.global_step):
       for name, value in results.items():
         if name != "global_step":
@@ -759,8 +914,9 @@ class TPUEstimator:
     self._require_weights()
     if self._is_chief:
       checkpoint.write(prefix, checkpoint.variables_by_name(self._spec.model))
-      logging.info("Exported the weights of step %d to %s.", self.global_step,
-                   prefix)
+      logging.info(
+        "Exported the weights of step %d to %s.", self.global_step, prefix
+      )
 
   def _best_dir(self) -> str:
     return os.path.join(self._config.model_dir, "best")
@@ -772,18 +928,23 @@ class TPUEstimator:
     if model_dir and not self._is_restart:
       newest = checkpoint.latest(model_dir)
     if newest:
-      logging.info("Continuing from the run's own checkpoint %s (not from an "
-                   "initial checkpoint).", newest)
+      logging.info(
+        "Continuing from the run's own checkpoint %s (not from an "
+        "initial checkpoint).",
+        newest,
+      )
       checkpoint.restore_all(self._all_variables(), newest, "--output_dir")
       self._restore_state(checkpoint.read_state(newest), newest)
       if not spec.optimizer:
         self._restore_best()
       return True
     if spec.init_checkpoint:
-      logging.info("Starting from the initial checkpoint %s.",
-                   spec.init_checkpoint)
-      checkpoint.restore(checkpoint.variables_by_name(spec.model),
-                         spec.init_checkpoint)
+      logging.info(
+        "Starting from the initial checkpoint %s.", spec.init_checkpoint
+      )
+      checkpoint.restore(
+        checkpoint.variables_by_name(spec.model), spec.init_checkpoint
+      )
       return True
     logging.info("Starting from random weights (seed %d).", self._config.seed)
     return False
@@ -796,26 +957,43 @@ class TPUEstimator:
     if self._spec.optimizer:
       for name in sorted(set(old) & set(new)):
         if old[name] != new[name]:
-          logging.info("  --%s was %s when that was saved, and is %s now.",
-                       name, old[name], new[name])
+          logging.info(
+            "  --%s was %s when that was saved, and is %s now.",
+            name,
+            old[name],
+            new[name],
+          )
 
   def _restore_best(self) -> None:
     """Puts the weights of the best evaluation into the model, if any."""
     best = self._state.best
     if not (best and self._config.model_dir) or (
-        best["step"] == self.global_step):
+      best["step"] == self.global_step
+    ):
       return
     path = os.path.join(self._best_dir(), f"model.ckpt-{best['step']}")
     if not tf.io.gfile.exists(path + ".index"):
-      logging.warning("%s has gone: the weights are those of step %d, not of "
-                      "the best evaluation.", self._best_dir(),
-                      self.global_step)
+      logging.warning(
+        "%s has gone: the weights are those of step %d, not of "
+        "the best evaluation.",
+        self._best_dir(),
+        self.global_step,
+      )
       return
-    logging.info("Taking the weights of step %d, whose %s was best (%s).",
-                 best["step"], best["metric"], best["value"])
-    checkpoint.restore_all({
+    logging.info(
+      "Taking the weights of step %d, whose %s was best (%s).",
+      best["step"],
+      best["metric"],
+      best["value"],
+    )
+    checkpoint.restore_all(
+      {
         **checkpoint.variables_by_name(self._spec.model),
-        "global_step": self._global_step}, path, "--output_dir")
+        "global_step": self._global_step,
+      },
+      path,
+      "--output_dir",
+    )
     self._is_best = True
 
   def _all_variables(self) -> dict[str, tf.Variable]:
@@ -831,23 +1009,30 @@ class TPUEstimator:
       if self._config.compute_dtype == tf.float16:
         self._state.loss_scale = self._loss_scale.numpy().tolist()
       self._state.settings = dict(self._config.settings)
-      writer.save(self._config.model_dir, self.global_step,
-                  self._all_variables(), self._config.keep_checkpoint_max,
-                  dataclasses.asdict(self._state))
+      writer.save(
+        self._config.model_dir,
+        self.global_step,
+        self._all_variables(),
+        self._config.keep_checkpoint_max,
+        dataclasses.asdict(self._state),
+      )
       if self._state.best:
         # Only now: a run that is killed earlier continues from a checkpoint
         # that knows another best step.
-        writer.start(checkpoint.keep_only, self._best_dir(),
-                     self._state.best["step"])
+        writer.start(
+          checkpoint.keep_only, self._best_dir(), self._state.best["step"]
+        )
 
   def _require_weights(self) -> None:
     if not self._has_weights:
       raise UserError(
-          f"There is no checkpoint in --output_dir={self._config.model_dir}, "
-          "and no --init_checkpoint. Train first, or name one.")
+        f"There is no checkpoint in --output_dir={self._config.model_dir}, "
+        "and no --init_checkpoint. Train first, or name one."
+      )
 
   def _newest_checkpoint(
-      self, writer: checkpoint.BackgroundWriter) -> Optional[str]:
+    self, writer: checkpoint.BackgroundWriter
+  ) -> str | None:
     writer.wait()
     return self._config.model_dir and checkpoint.latest(self._config.model_dir)
 
@@ -863,19 +1048,23 @@ class TPUEstimator:
   def _sum_from_chief(self, value):
     def contribution():
       replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-      return _all_reduce(self._strategy, tf.where(
-          tf.equal(replica, 0), value, tf.zeros_like(value)))
+      return _all_reduce(
+        self._strategy,
+        tf.where(tf.equal(replica, 0), value, tf.zeros_like(value)),
+      )
 
     return self._strategy.experimental_local_results(
-        self._strategy.run(contribution))[0]
+      self._strategy.run(contribution)
+    )[0]
 
   def _agree_on_step(self, step: int) -> None:
     chief_step = int(self._from_chief(step))
     if chief_step != step:
       raise UserError(
-          f"The first machine is at step {chief_step}, this one at {step}: "
-          f"--output_dir={self._config.model_dir} has to be one folder that "
-          "all machines see.")
+        f"The first machine is at step {chief_step}, this one at {step}: "
+        f"--output_dir={self._config.model_dir} has to be one folder that "
+        "all machines see."
+      )
 
 
 @dataclasses.dataclass
@@ -894,12 +1083,12 @@ class _State:
     settings: of the run, when this was saved.
   """
 
-  input_position: Optional[list[int]] = None
-  train_batch_size: Optional[int] = None
-  loss_scale: Optional[list[float]] = None
+  input_position: list[int] | None = None
+  train_batch_size: int | None = None
+  loss_scale: list[float] | None = None
   skipped_steps: int = 0
-  best: Optional[dict] = None
-  evaluated_step: Optional[int] = None
+  best: dict | None = None
+  evaluated_step: int | None = None
   settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
   @classmethod
@@ -909,39 +1098,58 @@ class _State:
     Raises:
       UserError: a field has a value of another type.
     """
+
     def is_count(value):
-      return isinstance(value, int) and not isinstance(value, bool) and (
-          0 <= value < 2 ** 63)
+      return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and (0 <= value < 2**63)
+      )
 
     def is_number(value):
-      return isinstance(value, (int, float)) and not isinstance(
-          value, bool) and abs(value) <= float(np.finfo(np.float32).max)
+      return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= float(np.finfo(np.float32).max)
+      )
 
     def is_best(best):
-      return (isinstance(best, dict) and is_count(best.get("step"))
-              and isinstance(best.get("metric"), str)
-              and is_number(best.get("value"))
-              and is_count(best.get("evaluations_since")))
+      return (
+        isinstance(best, dict)
+        and is_count(best.get("step"))
+        and isinstance(best.get("metric"), str)
+        and is_number(best.get("value"))
+        and is_count(best.get("evaluations_since"))
+      )
 
     checks = {
-        "input_position": lambda value: value is None or isinstance(
-            value, list) and all(map(is_count, value)),
-        "train_batch_size": lambda value: value is None or (
-            is_count(value) and value > 0),
-        "loss_scale": lambda value: value is None or isinstance(
-            value, list) and len(value) == 2 and all(map(is_number, value)),
-        "skipped_steps": is_count,
-        "best": lambda value: value is None or is_best(value),
-        "evaluated_step": lambda value: value is None or is_count(value),
-        "settings": lambda value: isinstance(value, dict)}
+      "input_position": lambda value: (
+        value is None or isinstance(value, list) and all(map(is_count, value))
+      ),
+      "train_batch_size": lambda value: (
+        value is None or (is_count(value) and value > 0)
+      ),
+      "loss_scale": lambda value: (
+        value is None
+        or isinstance(value, list)
+        and len(value) == 2
+        and all(map(is_number, value))
+      ),
+      "skipped_steps": is_count,
+      "best": lambda value: value is None or is_best(value),
+      "evaluated_step": lambda value: value is None or is_count(value),
+      "settings": lambda value: isinstance(value, dict),
+    }
     for name, is_right in checks.items():
       if name in fields and not is_right(fields[name]):
         raise UserError(
-            f"{path} is damaged: it has {name}={str(fields[name])[:60]}. "
-            "Delete it, and the run continues from the weights next to it; its "
-            "place in the data is then found by counting.")
-    return cls(**{name: value for name, value in fields.items()
-                  if name in checks})
+          f"{path} is damaged: it has {name}={str(fields[name])[:60]}. "
+          "Delete it, and the run continues from the weights next to it; its "
+          "place in the data is then found by counting."
+        )
+    return cls(
+      **{name: value for name, value in fields.items() if name in checks}
+    )
 
 
 def _workers(strategy) -> tuple[int, bool]:
@@ -951,14 +1159,19 @@ def _workers(strategy) -> tuple[int, bool]:
   resolver = strategy.cluster_resolver
   cluster = resolver.cluster_spec().as_dict()
   is_chief = resolver.task_type == "chief" or (
-      "chief" not in cluster and resolver.task_id == 0)
+    "chief" not in cluster and resolver.task_id == 0
+  )
   return len(cluster.get("chief", [])) + len(cluster["worker"]), is_chief
 
 
 def _cause(error: Exception) -> str:
   """Returns the line of an error of TensorFlow that says what happened."""
-  lines = [line for line in str(error).splitlines() if line and not
-           line.startswith(("Graph execution", "Detected at", "<stack", " "))]
+  lines = [
+    line
+    for line in str(error).splitlines()
+    if line
+    and not line.startswith(("Graph execution", "Detected at", "<stack", " "))
+  ]
   return lines[0][:200] if lines else type(error).__name__
 
 
@@ -969,11 +1182,13 @@ def _all_reduce(strategy, values):
   # TensorFlow goes by the device of each value, which one from outside of the
   # replica does not have.
   return tf.distribute.get_replica_context().all_reduce(
-      tf.distribute.ReduceOp.SUM, tf.nest.map_structure(tf.identity, values))
+    tf.distribute.ReduceOp.SUM, tf.nest.map_structure(tf.identity, values)
+  )
 
 
-def _in_parts(differentiate, num_parts: int, shapes, features, weights, seed,
-              loss_scale) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def _in_parts(
+  differentiate, num_parts: int, shapes, features, weights, seed, loss_scale
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
   """Differentiates one part of the examples after the other, and adds up.
 
   Args:
@@ -992,24 +1207,37 @@ def _in_parts(differentiate, num_parts: int, shapes, features, weights, seed,
   for part in tf.range(num_parts):
     # Two parts at a time would need the memory of two.
     tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-    sums = tf.nest.map_structure(tf.add, sums, differentiate(
-        _part(features, part, num_parts), weights,
-        tf.random.experimental.stateless_fold_in(seed, part), loss_scale))
+    sums = tf.nest.map_structure(
+      tf.add,
+      sums,
+      differentiate(
+        _part(features, part, num_parts),
+        weights,
+        tf.random.experimental.stateless_fold_in(seed, part),
+        loss_scale,
+      ),
+    )
   return sums
 
 
 def _part(features, part, num_parts: int):
   """Returns part number `part`, of `num_parts`, of the rows of a batch."""
+
   def rows(value):
     num_rows = value.shape[0]
     if num_rows is not None and num_rows % num_parts == 0:
       size = num_rows // num_parts
       begin = tf.cast(part, tf.int32) * size
-      result = tf.slice(value, [begin] + [0] * (value.shape.rank - 1),
-                        [size] + [-1] * (value.shape.rank - 1))
+      result = tf.slice(
+        value,
+        [begin] + [0] * (value.shape.rank - 1),
+        [size] + [-1] * (value.shape.rank - 1),
+      )
       return tf.ensure_shape(result, [size, *value.shape[1:]])
     number, count = tf.cast(part, tf.int32), tf.shape(value)[0]
-    return value[number * count // num_parts:(number + 1) * count // num_parts]
+    return value[
+      number * count // num_parts : (number + 1) * count // num_parts
+    ]
 
   return tf.nest.map_structure(rows, features)
 

@@ -1,6 +1,7 @@
 """Exports a trained model as a SavedModel that serves ids and raw text.
 
-    python export_saved_model.py --model=/tmp/mrpc/export --export_dir=served/mrpc
+    python export_saved_model.py --model=/tmp/mrpc/export \\
+        --export_dir=served/mrpc
 
 What a program of this repository has trained is recognized by its head: a
 classifier, a tagger, a finder of answers, a chooser among answers, or else an
@@ -13,7 +14,6 @@ import launch  # First: from here on a signal ends the program quietly.
 
 import hashlib
 import os
-from typing import Optional
 
 from absl import flags
 from absl import logging
@@ -23,22 +23,25 @@ from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 import checkpoint
-import classifier as classifier_lib
 import common_flags
+from data import encoding
 from data import file_io
 from errors import UserError
-import input_pipeline
 import modeling
-import serving
+from serving import signatures
 from tasks import classification
+from tasks import classifier as classifier_lib
 
 FLAGS = flags.FLAGS
 
 _SPAN = "span"
 _ENCODER = "encoder"
 # Heads that are described by a classifier.json.
-_CLASSIFIERS = (*classification.PROBLEM_TYPES, classifier_lib.TAGGING,
-                classifier_lib.MULTIPLE_CHOICE)
+_CLASSIFIERS = (
+  *classification.PROBLEM_TYPES,
+  classifier_lib.TAGGING,
+  classifier_lib.MULTIPLE_CHOICE,
+)
 _SPAN_FLAGS = ("doc_stride", "max_query_length", "max_answer_length")
 _WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _FINGERPRINT_FILE = "fingerprint.pb"
@@ -48,26 +51,55 @@ def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()
   common_flags.define_vocab_flags()
-  flags.DEFINE_string("export_dir", None, "Folder of the versions of the "
-                      "model.", required=True)
-  flags.DEFINE_integer("version", None, "Number of this version; one more than "
-                       "the highest there, if not given.", lower_bound=1)
-  flags.DEFINE_enum("head", None, [_ENCODER, _SPAN, *_CLASSIFIERS], "What the "
-                    "model does; found in its files, if not given.")
-  flags.DEFINE_list("labels", [], "Labels in the order of their ids, for "
-                    "weights without a classifier.json beside them.")
-  flags.DEFINE_integer("max_seq_length", None, "Most tokens of a sequence that "
-                       "is made of raw text. If not given, what the model was "
-                       "trained with, 384 for span, or what it can read.")
-  settings = serving.SpanSettings()
-  flags.DEFINE_integer("doc_stride", settings.doc_stride, "With a span head, "
-                       "how many tokens a window of a long text begins after "
-                       "the one before.", lower_bound=1)
-  flags.DEFINE_integer("max_query_length", settings.max_query_length, "Most "
-                       "tokens of a question; longer ones are cut.",
-                       lower_bound=1)
-  flags.DEFINE_integer("max_answer_length", settings.max_answer_length,
-                       "Most tokens of an answer.", lower_bound=1)
+  flags.DEFINE_string(
+    "export_dir", None, "Folder of the versions of the model.", required=True
+  )
+  flags.DEFINE_integer(
+    "version",
+    None,
+    "Number of this version; one more than the highest there, if not given.",
+    lower_bound=1,
+  )
+  flags.DEFINE_enum(
+    "head",
+    None,
+    [_ENCODER, _SPAN, *_CLASSIFIERS],
+    "What the model does; found in its files, if not given.",
+  )
+  flags.DEFINE_list(
+    "labels",
+    [],
+    "Labels in the order of their ids, for "
+    "weights without a classifier.json beside them.",
+  )
+  flags.DEFINE_integer(
+    "max_seq_length",
+    None,
+    "Most tokens of a sequence that "
+    "is made of raw text. If not given, what the model was "
+    "trained with, 384 for span, or what it can read.",
+  )
+  settings = signatures.SpanSettings()
+  flags.DEFINE_integer(
+    "doc_stride",
+    settings.doc_stride,
+    "With a span head, "
+    "how many tokens a window of a long text begins after "
+    "the one before.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "max_query_length",
+    settings.max_query_length,
+    "Most tokens of a question; longer ones are cut.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "max_answer_length",
+    settings.max_answer_length,
+    "Most tokens of an answer.",
+    lower_bound=1,
+  )
 
 
 @launch.owns("export_dir")
@@ -80,24 +112,32 @@ def main(_):
     FLAGS.do_lower_case = classifier.do_lower_case
   tokenizer = common_flags.tokenizer(config)
   _set_max_seq_length(config, head, classifier)
-  reader = serving.Reader(FLAGS.vocab_file, tokenizer, FLAGS.max_seq_length)
+  reader = signatures.Reader(FLAGS.vocab_file, tokenizer, FLAGS.max_seq_length)
   served = _served(config, head, classifier, reader)
   save(served, version_dir)
-  logging.info("%s holds the %s, with the signatures %s.", version_dir, head,
-               ", ".join(served.requests()))
+  logging.info(
+    "%s holds the %s, with the signatures %s.",
+    version_dir,
+    head,
+    ", ".join(served.requests()),
+  )
 
 
 def _version_dir() -> str:
   """Returns the folder to write."""
-  names = (tf.io.gfile.listdir(FLAGS.export_dir)
-           if tf.io.gfile.isdir(FLAGS.export_dir) else [])
-  versions = [int(name.strip("/")) for name in names
-              if name.strip("/").isdecimal()]
+  names = (
+    tf.io.gfile.listdir(FLAGS.export_dir)
+    if tf.io.gfile.isdir(FLAGS.export_dir)
+    else []
+  )
+  versions = [
+    int(name.strip("/")) for name in names if name.strip("/").isdecimal()
+  ]
   version = FLAGS.version or max(versions, default=0) + 1
   return os.path.join(FLAGS.export_dir, str(version))
 
 
-def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
+def _head(config) -> tuple[str, classifier_lib.Classifier | None]:
   """Returns the head, and what it predicts if it is that of a classifier.
 
   Raises:
@@ -113,9 +153,10 @@ def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
       head = _SPAN
     elif "output_weights" in shapes and not classifier:
       raise UserError(
-          f"--init_checkpoint={path} has a classifier, but no classifier.json "
-          "is beside it. Say what it is with --head, and with --labels what it "
-          f"predicts; or pass --head={_ENCODER} for the encoder alone.")
+        f"--init_checkpoint={path} has a classifier, but no classifier.json "
+        "is beside it. Say what it is with --head, and with --labels what it "
+        f"predicts; or pass --head={_ENCODER} for the encoder alone."
+      )
     elif "output_weights" in shapes:
       head = classifier.problem_type
   common_flags.check_belongs(_SPAN_FLAGS, head == _SPAN, "a span head")
@@ -124,11 +165,17 @@ def _head(config) -> tuple[str, Optional[classifier_lib.Classifier]]:
     return head, None
   if not classifier:
     classifier = classifier_lib.Classifier(
-        head, tuple(FLAGS.labels), FLAGS.do_lower_case,
-        config.max_position_embeddings, input_pipeline.TRUNCATE)
+      head,
+      tuple(FLAGS.labels),
+      FLAGS.do_lower_case,
+      config.max_position_embeddings,
+      encoding.TRUNCATE,
+    )
   elif FLAGS.labels:
-    raise UserError(f"--labels={','.join(FLAGS.labels)}: the classifier.json "
-                    f"beside {path} has them already. Leave one out.")
+    raise UserError(
+      f"--labels={','.join(FLAGS.labels)}: the classifier.json "
+      f"beside {path} has them already. Leave one out."
+    )
   classifier.check_weights(path, "--init_checkpoint")
   return head, classifier
 
@@ -145,34 +192,53 @@ def _set_max_seq_length(config, head: str, classifier) -> None:
   common_flags.check_max_seq_length(config)
   if head == _SPAN and FLAGS.max_query_length > FLAGS.max_seq_length - 4:
     raise UserError(
-        f"--max_query_length={FLAGS.max_query_length} leaves no room for a text"
-        f" in --max_seq_length={FLAGS.max_seq_length}. Lower it.")
+      f"--max_query_length={FLAGS.max_query_length} leaves no room for a text"
+      f" in --max_seq_length={FLAGS.max_seq_length}. Lower it."
+    )
 
 
-def _served(config, head: str, classifier, reader: serving.Reader) -> tf.Module:
+def _served(
+  config, head: str, classifier, reader: signatures.Reader
+) -> tf.Module:
   """Returns the model with its signatures, weights loaded."""
   options = {"compute_dtype": common_flags.compute_dtype(), "is_portable": True}
   if head == _ENCODER:
-    served = serving.Encoder(modeling.BertModel(config, **options), reader)
+    served = signatures.Encoder(modeling.BertModel(config, **options), reader)
   elif head == _SPAN:
-    served = serving.SpanFinder(
-        modeling.BertForQuestionAnswering(config, **options), reader,
-        serving.SpanSettings(FLAGS.doc_stride, FLAGS.max_query_length,
-                             max_answer_length=FLAGS.max_answer_length))
+    served = signatures.SpanFinder(
+      modeling.BertForQuestionAnswering(config, **options),
+      reader,
+      signatures.SpanSettings(
+        FLAGS.doc_stride,
+        FLAGS.max_query_length,
+        max_answer_length=FLAGS.max_answer_length,
+      ),
+    )
   elif head == classifier_lib.TAGGING:
-    served = serving.Tagger(
-        modeling.BertForTokenClassification(
-            config, classifier.num_outputs, **options),
-        reader, classifier.labels)
+    served = signatures.Tagger(
+      modeling.BertForTokenClassification(
+        config, classifier.num_outputs, **options
+      ),
+      reader,
+      classifier.labels,
+    )
   elif head == classifier_lib.MULTIPLE_CHOICE:
-    served = serving.Chooser(
-        modeling.BertForMultipleChoice(config, **options), reader)
+    served = signatures.Chooser(
+      modeling.BertForMultipleChoice(config, **options), reader
+    )
   else:
-    served = serving.Classifier(
-        modeling.BertForSequenceClassification(
-            config, classifier.num_outputs, **options), reader, classifier)
-  checkpoint.restore_all(checkpoint.variables_by_name(served.model),
-                         FLAGS.init_checkpoint, "--init_checkpoint")
+    served = signatures.Classifier(
+      modeling.BertForSequenceClassification(
+        config, classifier.num_outputs, **options
+      ),
+      reader,
+      classifier,
+    )
+  checkpoint.restore_all(
+    checkpoint.variables_by_name(served.model),
+    FLAGS.init_checkpoint,
+    "--init_checkpoint",
+  )
   return served
 
 
@@ -201,9 +267,11 @@ def save(served: tf.Module, folder: str) -> None:
     if tf.io.gfile.exists(folder):
       # Perhaps of the same command, killed when it was done.
       if not _is_same(folder, temporary):
-        raise UserError(f"--version={version} is in {parent} already, with "
-                        "other files. Give another number, or none for the "
-                        "next.")
+        raise UserError(
+          f"--version={version} is in {parent} already, with "
+          "other files. Give another number, or none for the "
+          "next."
+        )
       logging.info("%s is there already, with the same files.", folder)
       return
     file_io.sync_tree(temporary)
@@ -216,7 +284,8 @@ def _set_fingerprint(path: str) -> None:
   if not tf.io.gfile.exists(path):
     return
   fingerprint = fingerprint_pb2.FingerprintDef.FromString(
-      file_io.read_bytes(path))
+    file_io.read_bytes(path)
+  )
   fingerprint.uuid = ""
   digest = hashlib.sha256(fingerprint.SerializeToString(deterministic=True))
   fingerprint.uuid = str(int.from_bytes(digest.digest()[:8], "big"))
@@ -226,12 +295,18 @@ def _set_fingerprint(path: str) -> None:
 def _is_same(folder: str, other: str) -> bool:
   """Whether two folders hold the same files."""
   names, other_names = (
-      sorted(os.path.relpath(os.path.join(parent, name), top)
-             for parent, _, files in tf.io.gfile.walk(top) for name in files)
-      for top in (folder, other))
+    sorted(
+      os.path.relpath(os.path.join(parent, name), top)
+      for parent, _, files in tf.io.gfile.walk(top)
+      for name in files
+    )
+    for top in (folder, other)
+  )
   return names == other_names and all(
-      file_io.read_bytes(os.path.join(folder, name))
-      == file_io.read_bytes(os.path.join(other, name)) for name in names)
+    file_io.read_bytes(os.path.join(folder, name))
+    == file_io.read_bytes(os.path.join(other, name))
+    for name in names
+  )
 
 
 def _warmup_record(model_name: str, signature: str, inputs) -> bytes:

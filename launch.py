@@ -11,6 +11,7 @@ happens to be; `estimator` handles it during training, and saves first. What the
 user can mend is told in one line, without a traceback (`-v=1` shows it).
 """
 
+from collections.abc import Callable
 import contextlib
 import functools
 import json
@@ -23,7 +24,6 @@ import sys
 import threading
 import time
 import traceback
-from typing import Callable, Optional
 
 from errors import Interrupted
 from errors import UserError
@@ -42,10 +42,11 @@ _SECONDS_TO_END = 1.0
 
 # What a file system says, in the form in which TensorFlow tells it.
 _FILE_ERROR = re.compile(
-    r"^(?P<path>[^\n;]+); (?P<reason>No space left on device|Permission denied|"
-    r"Read-only file system|No such file or directory|Input/output error|"
-    r"Is a directory|Not a directory|Disk quota exceeded|File name too long|"
-    r"Too many open files)")
+  r"^(?P<path>[^\n;]+); (?P<reason>No space left on device|Permission denied|"
+  r"Read-only file system|No such file or directory|Input/output error|"
+  r"Is a directory|Not a directory|Disk quota exceeded|File name too long|"
+  r"Too many open files)"
+)
 
 
 def _exit_at_once(number: int, unused_frame) -> None:
@@ -55,8 +56,9 @@ def _exit_at_once(number: int, unused_frame) -> None:
 def _interrupt(number: int, unused_frame) -> None:
   # Who asks twice does not want to wait for anything.
   _handle_signals(_exit_at_once)
-  raise Interrupted(number, "Stopped. The same command continues from what was "
-                    "saved.")
+  raise Interrupted(
+    number, "Stopped. The same command continues from what was saved."
+  )
 
 
 def _handle_signals(handler: Callable) -> None:
@@ -81,23 +83,26 @@ def _end_soon_after_signals() -> None:
         time.sleep(_SECONDS_TO_END)
         os._exit(EXIT_CODES[numbers[0]])
 
-  threading.Thread(
-      target=wait_for_signal, args=(sender,), daemon=True).start()
+  threading.Thread(target=wait_for_signal, args=(sender,), daemon=True).start()
 
 
 def _is_program() -> bool:
   """Whether the main module of this process is one of our programs."""
   main_file = getattr(sys.modules["__main__"], "__file__", None)
   return main_file is not None and (
-      os.path.dirname(os.path.abspath(main_file))
-      == os.path.dirname(os.path.abspath(__file__)))
+    os.path.dirname(os.path.abspath(main_file))
+    == os.path.dirname(os.path.abspath(__file__))
+  )
 
 
 def parent_settings() -> dict[str, object]:
   """Returns arguments of `subprocess.Popen`: the program ends when we do."""
   import subprocess  # pylint: disable=g-import-not-at-top
-  return {"stdin": subprocess.PIPE,
-          "env": {**os.environ, _PARENT_VARIABLE: "1"}}
+
+  return {
+    "stdin": subprocess.PIPE,
+    "env": {**os.environ, _PARENT_VARIABLE: "1"},
+  }
 
 
 def _end_with_parent() -> None:
@@ -116,8 +121,9 @@ if _is_program() and threading.current_thread() is threading.main_thread():
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def run(main: Callable, passes_on_flags: str = "",
-        saves_at_signals: bool = True) -> None:
+def run(
+  main: Callable, passes_on_flags: str = "", saves_at_signals: bool = True
+) -> None:
   """Runs a program.
 
   Args:
@@ -131,19 +137,23 @@ def run(main: Callable, passes_on_flags: str = "",
   from absl import app  # pylint: disable=g-import-not-at-top
   from absl import flags  # pylint: disable=g-import-not-at-top
   from absl import logging  # pylint: disable=g-import-not-at-top
+
   logging.set_verbosity(logging.INFO)
 
   def parse_flags(argv):
     if passes_on_flags and any(
-        re.match(f"--?{passes_on_flags}(=|$)", argument) for argument in argv):
+      re.match(f"--?{passes_on_flags}(=|$)", argument) for argument in argv
+    ):
       return flags.FLAGS(argv, known_only=True)
     return app.parse_flags_with_usage(argv)
 
   def guarded_main(argv):
     if len(argv) > 1 and not (
-        passes_on_flags and flags.FLAGS[passes_on_flags].value):
-      raise app.UsageError(f"What does {argv[1]!r} belong to? Flags look like "
-                           "--name=value.")
+      passes_on_flags and flags.FLAGS[passes_on_flags].value
+    ):
+      raise app.UsageError(
+        f"What does {argv[1]!r} belong to? Flags look like --name=value."
+      )
     if not saves_at_signals:
       _end_soon_after_signals()
     try:
@@ -168,7 +178,7 @@ def run(main: Callable, passes_on_flags: str = "",
   app.run(guarded_main, flags_parser=parse_flags)
 
 
-def _report(error: BaseException) -> Optional[int]:
+def _report(error: BaseException) -> int | None:
   """Tells the user what happened; returns the exit status.
 
   Returns None for an error that only a programmer can mend.
@@ -188,7 +198,7 @@ def _report(error: BaseException) -> Optional[int]:
   return 1
 
 
-def message_for_user(error: BaseException) -> Optional[str]:
+def message_for_user(error: BaseException) -> str | None:
   """Returns what the user is told of an error; None if it is a mistake of ours.
 
   Three kinds are the user's: those that our code raises as such, checks of ours
@@ -200,11 +210,13 @@ def message_for_user(error: BaseException) -> Optional[str]:
     return None
   if len(message) > _LONGEST_BEGINNING + _LONGEST_END:
     message = f"{message[:_LONGEST_BEGINNING]} ... {message[-_LONGEST_END:]}"
-  return "".join(char if char.isprintable() else " " if char.isspace() else "?"
-                 for char in message.strip())
+  return "".join(
+    char if char.isprintable() else " " if char.isspace() else "?"
+    for char in message.strip()
+  )
 
 
-def _message(error: BaseException) -> Optional[str]:
+def _message(error: BaseException) -> str | None:
   """Returns what an error says to the user, None if nothing."""
   if isinstance(error, (UserError, Interrupted)):
     return str(error)
@@ -215,8 +227,10 @@ def _message(error: BaseException) -> Optional[str]:
     return None
   text = getattr(error, "message", None) or str(error)
   if type(error).__name__ == "DataLossError":
-    return (f"A file is damaged: {text.splitlines()[0][:200]}. Records that "
-            "the program made for itself are made again by the same command.")
+    return (
+      f"A file is damaged: {text.splitlines()[0][:200]}. Records that "
+      "the program made for itself are made again by the same command."
+    )
   # The parts of the message of an assertion are in brackets.
   asserted = re.search(r"assertion failed: (.*)", text)
   if asserted:
@@ -231,8 +245,9 @@ def _is_output_closed() -> bool:
     return True
   poll = select.poll()
   poll.register(1, select.POLLOUT)
-  return any(events & (select.POLLERR | select.POLLHUP)
-             for _, events in poll.poll(0))
+  return any(
+    events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)
+  )
 
 
 # --- One writer at a time ----------------------------------------------------
@@ -248,12 +263,15 @@ def owns(flag: str, needs_lock: Callable[[], bool] = lambda: True) -> Callable:
     flag: name of the flag that names the folder.
     needs_lock: whether the program will write to it at all.
   """
+
   def decorator(main):
     @functools.wraps(main)
     def locked_main(argv):
       from absl import flags  # pylint: disable=g-import-not-at-top
+
       from data import file_io  # pylint: disable=g-import-not-at-top
       from data import locks  # pylint: disable=g-import-not-at-top
+
       folder = flags.FLAGS[flag].value
       if not (needs_lock() and _is_first_machine()):
         return main(argv)
@@ -272,6 +290,7 @@ def _is_first_machine() -> bool:
     config = json.loads(os.environ.get("TF_CONFIG") or "{}")
     task, cluster = config.get("task", {}), config.get("cluster", {})
     return task.get("type", "chief") == "chief" or (
-        "chief" not in cluster and int(task.get("index", 0)) == 0)
+      "chief" not in cluster and int(task.get("index", 0)) == 0
+    )
   except (ValueError, TypeError, AttributeError):
     return True  # what is wrong with it is told later

@@ -22,10 +22,13 @@ def masked_lm_loss(logits, label_ids, label_weights):
   """
   label_weights = tf.reshape(tf.cast(label_weights, tf.float32), [-1])
   example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-      labels=tf.reshape(label_ids, [-1]), logits=tf.cast(logits, tf.float32))
+    labels=tf.reshape(label_ids, [-1]), logits=tf.cast(logits, tf.float32)
+  )
   # As in the code the paper came with; a batch without masks has loss 0.
-  return (tf.reduce_sum(example_loss * label_weights),
-          tf.reduce_sum(label_weights) + 1e-5)
+  return (
+    tf.reduce_sum(example_loss * label_weights),
+    tf.reduce_sum(label_weights) + 1e-5,
+  )
 
 
 def classification_loss(logits, label_ids, example_weights):
@@ -41,9 +44,12 @@ def classification_loss(logits, label_ids, example_weights):
     The sum of weighted losses, and their weight.
   """
   example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-      labels=tf.reshape(label_ids, [-1]), logits=logits)
-  return (tf.reduce_sum(example_loss * example_weights),
-          tf.reduce_sum(example_weights))
+    labels=tf.reshape(label_ids, [-1]), logits=logits
+  )
+  return (
+    tf.reduce_sum(example_loss * example_weights),
+    tf.reduce_sum(example_weights),
+  )
 
 
 def multi_label_loss(logits, labels, example_weights, label_weights=None):
@@ -62,10 +68,13 @@ def multi_label_loss(logits, labels, example_weights, label_weights=None):
   if label_weights is None:
     label_weights = tf.ones_like(logits[0])
   label_losses = tf.nn.weighted_cross_entropy_with_logits(
-      labels=labels, logits=logits, pos_weight=label_weights)
+    labels=labels, logits=logits, pos_weight=label_weights
+  )
   example_loss = tf.reduce_mean(label_losses, axis=-1)
-  return (tf.reduce_sum(example_loss * example_weights),
-          tf.reduce_sum(example_weights))
+  return (
+    tf.reduce_sum(example_loss * example_weights),
+    tf.reduce_sum(example_weights),
+  )
 
 
 def regression_loss(predictions, targets, example_weights):
@@ -80,8 +89,10 @@ def regression_loss(predictions, targets, example_weights):
     The sum of weighted losses, and their weight.
   """
   errors = tf.reshape(predictions, [-1]) - tf.reshape(targets, [-1])
-  return (tf.reduce_sum(tf.square(errors) * example_weights),
-          tf.reduce_sum(example_weights))
+  return (
+    tf.reduce_sum(tf.square(errors) * example_weights),
+    tf.reduce_sum(example_weights),
+  )
 
 
 def distillation_loss(logits, teacher_logits, example_weights, temperature):
@@ -99,11 +110,14 @@ def distillation_loss(logits, teacher_logits, example_weights, temperature):
   Returns:
     The sum of weighted losses, and their weight.
   """
-  example_loss = temperature ** 2 * tf.nn.softmax_cross_entropy_with_logits(
-      labels=tf.nn.softmax(teacher_logits / temperature),
-      logits=logits / temperature)
-  return (tf.reduce_sum(example_loss * example_weights),
-          tf.reduce_sum(example_weights))
+  example_loss = temperature**2 * tf.nn.softmax_cross_entropy_with_logits(
+    labels=tf.nn.softmax(teacher_logits / temperature),
+    logits=logits / temperature,
+  )
+  return (
+    tf.reduce_sum(example_loss * example_weights),
+    tf.reduce_sum(example_weights),
+  )
 
 
 def token_loss(logits, label_ids, label_weights):
@@ -118,12 +132,15 @@ def token_loss(logits, label_ids, label_weights):
     The sum of weighted losses, and their weight.
   """
   return classification_loss(
-      tf.reshape(logits, [-1, logits.shape[-1]]), label_ids,
-      tf.reshape(label_weights, [-1]))
+    tf.reshape(logits, [-1, logits.shape[-1]]),
+    label_ids,
+    tf.reshape(label_weights, [-1]),
+  )
 
 
-def span_loss(start_logits, end_logits, start_positions, end_positions,
-              example_weights):
+def span_loss(
+  start_logits, end_logits, start_positions, end_positions, example_weights
+):
   """Mean of the cross entropies of start and end (paper, section 4.2).
 
   Args:
@@ -137,7 +154,8 @@ def span_loss(start_logits, end_logits, start_positions, end_positions,
     The sum of weighted losses, and their weight.
   """
   start, weight = classification_loss(
-      start_logits, start_positions, example_weights)
+    start_logits, start_positions, example_weights
+  )
   end, _ = classification_loss(end_logits, end_positions, example_weights)
   return (start + end) / 2.0, weight
 

@@ -1,8 +1,8 @@
 """AdamW as BERT used it, LAMB, and their learning-rate schedules."""
 
+from collections.abc import Callable, Sequence
 import math
 import re
-from typing import Callable, Optional, Sequence
 
 import tensorflow as tf
 
@@ -15,8 +15,12 @@ _NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
 # --- Learning rates ----------------------------------------------------------
 
 
-def polynomial_decay(learning_rate: float, num_train_steps: int,
-                     num_warmup_steps: int, power: float = 1.0) -> Schedule:
+def polynomial_decay(
+  learning_rate: float,
+  num_train_steps: int,
+  num_warmup_steps: int,
+  power: float = 1.0,
+) -> Schedule:
   """Returns the learning rate of a step: float32 scalar of an int scalar.
 
   It rises from 0 at step 0 to `learning_rate` at `num_warmup_steps`, and falls
@@ -24,23 +28,27 @@ def polynomial_decay(learning_rate: float, num_train_steps: int,
   when the warm-up ends, the rate steps down, as it always did. Power 1 is
   BERT's (paper, section A.2).
   """
+
   def decayed(step):
     left = 1.0 - tf.minimum(step, num_train_steps) / num_train_steps
-    return left if power == 1.0 else left ** power
+    return left if power == 1.0 else left**power
 
   return _after_warmup(learning_rate, num_warmup_steps, decayed)
 
 
-def cosine_decay(learning_rate: float, num_train_steps: int,
-                 num_warmup_steps: int) -> Schedule:
+def cosine_decay(
+  learning_rate: float, num_train_steps: int, num_warmup_steps: int
+) -> Schedule:
   """Returns a rate that falls as half a cosine (Loshchilov and Hutter, 2017).
 
   It rises from 0 at step 0 to `learning_rate` at `num_warmup_steps`, and falls
   from there to 0 at `num_train_steps`, without a step.
   """
+
   def decayed(step):
     progress = (step - num_warmup_steps) / max(
-        1, num_train_steps - num_warmup_steps)
+      1, num_train_steps - num_warmup_steps
+    )
     return 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(progress, 0.0, 1.0)))
 
   return _after_warmup(learning_rate, num_warmup_steps, decayed)
@@ -52,14 +60,16 @@ def _after_warmup(learning_rate, num_warmup_steps, decayed) -> Schedule:
     factor = decayed(step)
     if num_warmup_steps:
       factor = tf.where(
-          step < num_warmup_steps, step / num_warmup_steps, factor)
+        step < num_warmup_steps, step / num_warmup_steps, factor
+      )
     return learning_rate * factor
 
   return schedule
 
 
-def layerwise_multiplier(num_hidden_layers: int,
-                         decay: float) -> Callable[[str], float]:
+def layerwise_multiplier(
+  num_hidden_layers: int, decay: float
+) -> Callable[[str], float]:
   """Returns what to multiply the rate of a variable by, from its name.
 
   Layers nearer to the text learn more slowly (Howard and Ruder, 2018): the
@@ -70,6 +80,7 @@ def layerwise_multiplier(num_hidden_layers: int,
     num_hidden_layers: of the encoder.
     decay: from 0 to 1; 1 for one rate for all.
   """
+
   def multiplier(name):
     layer = re.search(r"/layer_(\d+)/", name)
     if layer:
@@ -101,12 +112,18 @@ class AdamWeightDecayOptimizer(tf.Module):
     schedule: the learning rate of a step.
   """
 
-  def __init__(self, schedule: Schedule, weight_decay_rate: float = 0.01,
-               beta_1: float = 0.9, beta_2: float = 0.999,
-               epsilon: float = 1e-6, clip_norm: float = 1.0,
-               bias_correction: bool = False,
-               exclude_from_weight_decay: Sequence[str] = _NOT_DECAYED,
-               rate_multiplier: Optional[Callable[[str], float]] = None):
+  def __init__(
+    self,
+    schedule: Schedule,
+    weight_decay_rate: float = 0.01,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-6,
+    clip_norm: float = 1.0,
+    bias_correction: bool = False,
+    exclude_from_weight_decay: Sequence[str] = _NOT_DECAYED,
+    rate_multiplier: Callable[[str], float] | None = None,
+  ):
     """Takes the constants of the method.
 
     Args:
@@ -136,13 +153,22 @@ class AdamWeightDecayOptimizer(tf.Module):
     """Creates `<name>/adam_m` and `<name>/adam_v`, zero, for each variable."""
     for variable in variables:
       self._slots[_name(variable)] = tuple(
-          tf.Variable(tf.zeros(variable.shape), trainable=False,
-                      name=f"{_name(variable)}/{slot}")
-          for slot in ("adam_m", "adam_v"))
+        tf.Variable(
+          tf.zeros(variable.shape),
+          trainable=False,
+          name=f"{_name(variable)}/{slot}",
+        )
+        for slot in ("adam_m", "adam_v")
+      )
 
-  def apply_gradients(self, gradients: Sequence[tf.Tensor],
-                      variables: Sequence[tf.Variable], step,
-                      is_good=True, gradient_scale=1.0) -> tf.Tensor:
+  def apply_gradients(
+    self,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[tf.Variable],
+    step,
+    is_good=True,
+    gradient_scale=1.0,
+  ) -> tf.Tensor:
     """Updates `variables`; called in the context of a replica.
 
     Gradients that are not finite change nothing.
@@ -161,15 +187,27 @@ class AdamWeightDecayOptimizer(tf.Module):
     norm = tf.linalg.global_norm(gradients) / gradient_scale
     is_good = tf.logical_and(is_good, tf.math.is_finite(norm))
     # A factor of 0 makes the gradients 0 and every average stay as it is.
-    scale = tf.where(is_good, self._clip_norm / tf.maximum(
-        norm, self._clip_norm) / gradient_scale, 0.0)
+    scale = tf.where(
+      is_good,
+      self._clip_norm / tf.maximum(norm, self._clip_norm) / gradient_scale,
+      0.0,
+    )
     rate = tf.where(is_good, self.schedule(step + 1), 0.0)
     beta_1 = tf.where(is_good, self._beta_1, 1.0)
     beta_2 = tf.where(is_good, self._beta_2, 1.0)
     tf.distribute.get_replica_context().merge_call(
-        self._update_all, args=(
-            variables, gradients, scale, rate, beta_1, beta_2,
-            self._bias(self._beta_1, step), self._bias(self._beta_2, step)))
+      self._update_all,
+      args=(
+        variables,
+        gradients,
+        scale,
+        rate,
+        beta_1,
+        beta_2,
+        self._bias(self._beta_1, step),
+        self._bias(self._beta_2, step),
+      ),
+    )
     return norm
 
   def _bias(self, beta, step) -> tf.Tensor:
@@ -182,13 +220,30 @@ class AdamWeightDecayOptimizer(tf.Module):
     for variable, gradient in zip(variables, gradients):
       name = _name(variable)
       strategy.extended.update(
-          variable, self._update,
-          args=(*self._slots[name], gradient, *numbers),
-          kwargs={"rate_multiplier": self._rate_multiplier(name),
-                  "decays": not self._exclude.search(name)})
+        variable,
+        self._update,
+        args=(*self._slots[name], gradient, *numbers),
+        kwargs={
+          "rate_multiplier": self._rate_multiplier(name),
+          "decays": not self._exclude.search(name),
+        },
+      )
 
-  def _update(self, variable, adam_m, adam_v, gradient, scale, rate, beta_1,
-              beta_2, bias_1, bias_2, rate_multiplier, decays):
+  def _update(
+    self,
+    variable,
+    adam_m,
+    adam_v,
+    gradient,
+    scale,
+    rate,
+    beta_1,
+    beta_2,
+    bias_1,
+    bias_2,
+    rate_multiplier,
+    decays,
+  ):
     rate = rate * rate_multiplier
     if decays:
       variable.assign(variable * (1.0 - rate * self._weight_decay_rate))
@@ -196,11 +251,17 @@ class AdamWeightDecayOptimizer(tf.Module):
     # own correction is off (powers of beta that are zero): it scales epsilon.
     zero = tf.zeros([])
     tf.raw_ops.ResourceApplyAdam(
-        var=variable.handle, m=adam_m.handle, v=adam_v.handle,
-        beta1_power=zero, beta2_power=zero,
-        lr=rate * tf.sqrt(bias_2) / bias_1, beta1=beta_1, beta2=beta_2,
-        epsilon=self._epsilon * tf.sqrt(bias_2),
-        grad=tf.math.multiply_no_nan(gradient, scale))
+      var=variable.handle,
+      m=adam_m.handle,
+      v=adam_v.handle,
+      beta1_power=zero,
+      beta2_power=zero,
+      lr=rate * tf.sqrt(bias_2) / bias_1,
+      beta1=beta_1,
+      beta2=beta_2,
+      epsilon=self._epsilon * tf.sqrt(bias_2),
+      grad=tf.math.multiply_no_nan(gradient, scale),
+    )
 
 
 class LAMBOptimizer(AdamWeightDecayOptimizer):
@@ -215,8 +276,21 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
     """Takes what `AdamWeightDecayOptimizer` takes, but `bias_correction`."""
     super().__init__(schedule, bias_correction=True, **kwargs)
 
-  def _update(self, variable, adam_m, adam_v, gradient, scale, rate, beta_1,
-              beta_2, bias_1, bias_2, rate_multiplier, decays):
+  def _update(
+    self,
+    variable,
+    adam_m,
+    adam_v,
+    gradient,
+    scale,
+    rate,
+    beta_1,
+    beta_2,
+    bias_1,
+    bias_2,
+    rate_multiplier,
+    decays,
+  ):
     gradient = tf.math.multiply_no_nan(gradient, scale)
     m = adam_m + (1.0 - beta_1) * (gradient - adam_m)
     v = adam_v + (1.0 - beta_2) * (tf.square(gradient) - adam_v)
@@ -228,17 +302,24 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
       update += self._weight_decay_rate * variable
       weight_norm, update_norm = tf.norm(variable), tf.norm(update)
       # A weight that is zero has to be able to leave zero.
-      ratio = tf.where(weight_norm * update_norm > 0.0,
-                       tf.math.divide_no_nan(weight_norm, update_norm), 1.0)
+      ratio = tf.where(
+        weight_norm * update_norm > 0.0,
+        tf.math.divide_no_nan(weight_norm, update_norm),
+        1.0,
+      )
     variable.assign_sub(rate * rate_multiplier * ratio * update)
 
 
-def create_optimizer(learning_rate: float, num_train_steps: int,
-                     num_warmup_steps: int, optimizer: str = "adamw",
-                     lr_decay: str = "linear", lr_decay_power: float = 1.0,
-                     bias_correction: bool = False,
-                     rate_multiplier: Optional[Callable[[str], float]] = None,
-                    ) -> AdamWeightDecayOptimizer:
+def create_optimizer(
+  learning_rate: float,
+  num_train_steps: int,
+  num_warmup_steps: int,
+  optimizer: str = "adamw",
+  lr_decay: str = "linear",
+  lr_decay_power: float = 1.0,
+  bias_correction: bool = False,
+  rate_multiplier: Callable[[str], float] | None = None,
+) -> AdamWeightDecayOptimizer:
   """Returns an optimizer; by default that of the paper (section A.2).
 
   Args:
@@ -255,12 +336,16 @@ def create_optimizer(learning_rate: float, num_train_steps: int,
     schedule = cosine_decay(learning_rate, num_train_steps, num_warmup_steps)
   else:
     schedule = polynomial_decay(
-        learning_rate, num_train_steps, num_warmup_steps,
-        power=lr_decay_power if lr_decay == "poly" else 1.0)
+      learning_rate,
+      num_train_steps,
+      num_warmup_steps,
+      power=lr_decay_power if lr_decay == "poly" else 1.0,
+    )
   if optimizer == "lamb":
     return LAMBOptimizer(schedule, rate_multiplier=rate_multiplier)
-  return AdamWeightDecayOptimizer(schedule, bias_correction=bias_correction,
-                                  rate_multiplier=rate_multiplier)
+  return AdamWeightDecayOptimizer(
+    schedule, bias_correction=bias_correction, rate_multiplier=rate_multiplier
+  )
 
 
 def _name(variable: tf.Variable) -> str:

@@ -27,15 +27,19 @@ FLAGS = flags.FLAGS
 # there can be no number.
 _NOT_FINITE = re.compile(r"(?<=: )(NaN|-?Infinity)(?=[,}])")
 # Steps and losses are int64 and float32.
-_LARGEST_STEP, _LARGEST_LOSS = 2 ** 63 - 1, 3.5e38
+_LARGEST_STEP, _LARGEST_LOSS = 2**63 - 1, 3.5e38
 
 
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_list("runs", None, "Folders of runs.", required=True)
   flags.DEFINE_bool("together", False, "Draw all runs into one diagram.")
-  flags.DEFINE_string("loss", "loss", "What to draw: loss, or a part of it "
-                      "that the logs have, such as masked_lm_loss.")
+  flags.DEFINE_string(
+    "loss",
+    "loss",
+    "What to draw: loss, or a part of it "
+    "that the logs have, such as masked_lm_loss.",
+  )
   flags.DEFINE_string("output_file", None, "PNG file to write.", required=True)
 
 
@@ -56,8 +60,9 @@ def read_log(run_dir: str, loss: str) -> tuple[list, list]:
   """
   path = _log_file(run_dir)
   if not tf.io.gfile.exists(path):
-    raise UserError(f"{path} does not exist. --runs takes the --output_dir of "
-                    "trainings.")
+    raise UserError(
+      f"{path} does not exist. --runs takes the --output_dir of trainings."
+    )
   training, evaluations = [], []
   lines = list(file_io.read_lines(path))
   for number, line in enumerate(lines, 1):
@@ -71,13 +76,18 @@ def read_log(run_dir: str, loss: str) -> tuple[list, list]:
     is_evaluation = "evaluation" in record
     scores = record["evaluation"] if is_evaluation else record
     if not isinstance(scores, dict):
-      raise UserError(f"{place}: evaluation={text_files.shown(scores)} is no "
-                      "object of scores.")
+      raise UserError(
+        f"{place}: evaluation={text_files.shown(scores)} is no "
+        "object of scores."
+      )
     # None if no step since the last line had a finite loss.
     if scores.get(loss) is not None:
-      (evaluations if is_evaluation else training).append((
+      (evaluations if is_evaluation else training).append(
+        (
           _number(record, "step", int, _LARGEST_STEP, place),
-          _number(scores, loss, (int, float), _LARGEST_LOSS, place)))
+          _number(scores, loss, (int, float), _LARGEST_LOSS, place),
+        )
+      )
   if not training:
     raise UserError(f"No line of {path} has --loss={loss}.")
   return training, evaluations
@@ -86,10 +96,15 @@ def read_log(run_dir: str, loss: str) -> tuple[list, list]:
 def _number(record, name: str, kinds, largest: float, place: str):
   """Returns a number of a line."""
   value = record.get(name)
-  if isinstance(value, bool) or not isinstance(value, kinds) or (
-      not -largest <= value <= largest):
-    raise UserError(f"{place}: {name}={text_files.shown(value)} is no number "
-                    "that a training writes.")
+  if (
+    isinstance(value, bool)
+    or not isinstance(value, kinds)
+    or (not -largest <= value <= largest)
+  ):
+    raise UserError(
+      f"{place}: {name}={text_files.shown(value)} is no number "
+      "that a training writes."
+    )
   return value
 
 
@@ -101,10 +116,13 @@ def _plain(text: str) -> str:
 def main(_):
   # Slow to import, and only needed here.
   from matplotlib import figure  # pylint: disable=g-import-not-at-top
+
   if not FLAGS.runs:
     raise UserError("--runs names no folder.")
-  file_io.check_not_inputs({"--output_file": [FLAGS.output_file]},
-                           {"--runs": map(_log_file, FLAGS.runs)})
+  file_io.check_not_inputs(
+    {"--output_file": [FLAGS.output_file]},
+    {"--runs": map(_log_file, FLAGS.runs)},
+  )
   curves = {run: read_log(run, FLAGS.loss) for run in FLAGS.runs}
   # A Figure without pyplot needs no display.
   num_axes = 1 if FLAGS.together else len(curves)
@@ -113,16 +131,21 @@ def main(_):
   for number, (run, (training, evaluations)) in enumerate(curves.items()):
     axis = axes[number % num_axes]
     name = _plain(os.path.basename(os.path.normpath(run)))
-    line, = axis.plot(*zip(*training), label=name)
+    (line,) = axis.plot(*zip(*training), label=name)
     if evaluations:
-      axis.plot(*zip(*evaluations), "o--", color=line.get_color(),
-                label=f"{name}, evaluation")
+      axis.plot(
+        *zip(*evaluations),
+        "o--",
+        color=line.get_color(),
+        label=f"{name}, evaluation",
+      )
     axis.set(xlabel="step", ylabel=_plain(FLAGS.loss), ylim=(0, None))
     axis.legend()
   for axis in axes:
     axis.grid(alpha=0.3)
-  with locks.Lock(f"{FLAGS.output_file}.lock",
-                  f"--output_file={FLAGS.output_file}"):
+  with locks.Lock(
+    f"{FLAGS.output_file}.lock", f"--output_file={FLAGS.output_file}"
+  ):
     file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
     with file_io.whole_file(FLAGS.output_file) as temporary:
       with tf.io.gfile.GFile(temporary, "wb") as writer:

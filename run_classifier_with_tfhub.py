@@ -21,8 +21,8 @@ from absl import flags
 
 import common_flags
 from errors import UserError
-import hub_encoder
 import run_classifier
+from serving import hub_encoder
 import tokenization
 
 FLAGS = flags.FLAGS
@@ -32,12 +32,20 @@ _HANDLE = "--bert_hub_module_handle"
 
 def define_flags() -> None:
   """Defines the flags of this program."""
-  flags.DEFINE_string("bert_hub_module_handle", None, "The encoder: a folder, "
-                      "or an address.", required=True)
-  flags.DEFINE_string("vocab_file", None, "Its vocabulary, where it comes "
-                      "without one.")
-  flags.DEFINE_bool("do_lower_case", True, "Whether to lower-case the text, "
-                    "where the encoder does not say.")
+  flags.DEFINE_string(
+    "bert_hub_module_handle",
+    None,
+    "The encoder: a folder, or an address.",
+    required=True,
+  )
+  flags.DEFINE_string(
+    "vocab_file", None, "Its vocabulary, where it comes without one."
+  )
+  flags.DEFINE_bool(
+    "do_lower_case",
+    True,
+    "Whether to lower-case the text, where the encoder does not say.",
+  )
   run_classifier.define_classifier_flags()
 
 
@@ -53,7 +61,8 @@ def main(_):
 
   def create_model(num_outputs, params):
     return hub_encoder.HubClassifier(
-        encoder, hidden_size, num_outputs, params["seed"])
+      encoder, hidden_size, num_outputs, params["seed"]
+    )
 
   run_classifier.run(run_config, tokenizer, create_model)
 
@@ -62,8 +71,10 @@ def _check_flags() -> None:
   """Raises a UserError for what takes an encoder of ours."""
   for name in ("layerwise_lr_decay", "recompute_activations"):
     if FLAGS[name].value != FLAGS[name].default:
-      raise UserError(f"--{name}={FLAGS[name].value} takes a model whose "
-                      "layers are known: use run_classifier.py.")
+      raise UserError(
+        f"--{name}={FLAGS[name].value} takes a model whose "
+        "layers are known: use run_classifier.py."
+      )
 
 
 def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
@@ -73,22 +84,30 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
     UserError: it has no vocabulary, or another one than the flags say.
   """
   if encoder.vocab_file and FLAGS.vocab_file:
-    raise UserError(f"--vocab_file={FLAGS.vocab_file}: the encoder has a "
-                    f"vocabulary, {encoder.vocab_file}. Leave the flag out.")
+    raise UserError(
+      f"--vocab_file={FLAGS.vocab_file}: the encoder has a "
+      f"vocabulary, {encoder.vocab_file}. Leave the flag out."
+    )
   vocab_file = encoder.vocab_file or FLAGS.vocab_file
   if not vocab_file:
-    raise UserError(f"{_HANDLE}={FLAGS.bert_hub_module_handle} comes without "
-                    "a vocabulary. Pass --vocab_file, and --nodo_lower_case "
-                    "if it is cased.")
+    raise UserError(
+      f"{_HANDLE}={FLAGS.bert_hub_module_handle} comes without "
+      "a vocabulary. Pass --vocab_file, and --nodo_lower_case "
+      "if it is cased."
+    )
   if encoder.do_lower_case is not None:
     if FLAGS["do_lower_case"].present and (
-        FLAGS.do_lower_case != encoder.do_lower_case):
-      raise UserError(f"--do_lower_case={FLAGS.do_lower_case}: the encoder "
-                      f"says {encoder.do_lower_case}. Leave the flag out.")
+      FLAGS.do_lower_case != encoder.do_lower_case
+    ):
+      raise UserError(
+        f"--do_lower_case={FLAGS.do_lower_case}: the encoder "
+        f"says {encoder.do_lower_case}. Leave the flag out."
+      )
     FLAGS.do_lower_case = encoder.do_lower_case
   tokenizer = tokenization.FullTokenizer(vocab_file, FLAGS.do_lower_case)
   tokenization.validate_case_matches_vocab(
-      FLAGS.do_lower_case, tokenizer.vocab, vocab_file)
+    FLAGS.do_lower_case, tokenizer.vocab, vocab_file
+  )
   return tokenizer
 
 

@@ -24,13 +24,14 @@ import tensorflow as tf
 import checkpoint
 import common_flags
 from data import file_io
-from data import records as record_files
+from data import record_files
 from errors import UserError
 import estimator as estimator_lib
-import input_pipeline
 import losses
-import masking
 import modeling
+from pretraining import input_pipeline
+from pretraining import masking
+from pretraining import record_formats
 import tokenization
 
 FLAGS = flags.FLAGS
@@ -39,60 +40,113 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()
-  common_flags.define_training_flags(
-      learning_rate=5e-5, best_metric="loss")
+  common_flags.define_training_flags(learning_rate=5e-5, best_metric="loss")
   common_flags.define_evaluation_flags()
   common_flags.define_tpu_flags()
-  flags.DEFINE_string("input_file", None, "TFRecord files or globs, separated "
-                      "by commas.", required=True)
-  flags.DEFINE_string("eval_input_file", None, "The same, for the evaluation; "
-                      "--input_file if not given.")
-  flags.DEFINE_integer("max_seq_length", 128, "Tokens of a record, as in "
-                       "create_pretraining_data.py.")
-  flags.DEFINE_integer("max_predictions_per_seq", 20, "Masks of a record, as "
-                       "in create_pretraining_data.py.")
-  flags.DEFINE_integer("num_train_steps", 100000, "Steps in all, those before "
-                       "an interruption included.", lower_bound=1)
-  flags.DEFINE_integer("num_warmup_steps", 10000, "Steps in which the learning "
-                       "rate rises.", lower_bound=0)
-  flags.DEFINE_integer("max_eval_steps", 100, "Most batches of the evaluation.",
-                       lower_bound=1)
-  flags.DEFINE_bool("dynamic_masking", False, "Draw the masks of the training "
-                    "anew in each epoch, whatever masks the records have.")
-  flags.DEFINE_string("vocab_file", None, "The vocabulary of the records; for "
-                      "--dynamic_masking, and to lie beside the weights.")
-  flags.DEFINE_float("masked_lm_prob", 0.15, "Share of the tokens to mask, "
-                     "with --dynamic_masking.", lower_bound=0.0,
-                     upper_bound=1.0)
-  flags.DEFINE_bool("do_whole_word_mask", False, "Mask all pieces of a word, "
-                    "or none, with --dynamic_masking.")
-  flags.DEFINE_bool("skip_damaged_records", False, "Leave out damaged records "
-                    "and count them, instead of stopping. All files are read "
-                    "once before the training; those with damage are copied "
-                    "without it to the folder `undamaged` of --output_dir.")
+  flags.DEFINE_string(
+    "input_file",
+    None,
+    "TFRecord files or globs, separated by commas.",
+    required=True,
+  )
+  flags.DEFINE_string(
+    "eval_input_file",
+    None,
+    "The same, for the evaluation; --input_file if not given.",
+  )
+  flags.DEFINE_integer(
+    "max_seq_length",
+    128,
+    "Tokens of a record, as in create_pretraining_data.py.",
+  )
+  flags.DEFINE_integer(
+    "max_predictions_per_seq",
+    20,
+    "Masks of a record, as in create_pretraining_data.py.",
+  )
+  flags.DEFINE_integer(
+    "num_train_steps",
+    100000,
+    "Steps in all, those before an interruption included.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "num_warmup_steps",
+    10000,
+    "Steps in which the learning rate rises.",
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
+    "max_eval_steps", 100, "Most batches of the evaluation.", lower_bound=1
+  )
+  flags.DEFINE_bool(
+    "dynamic_masking",
+    False,
+    "Draw the masks of the training "
+    "anew in each epoch, whatever masks the records have.",
+  )
+  flags.DEFINE_string(
+    "vocab_file",
+    None,
+    "The vocabulary of the records; for "
+    "--dynamic_masking, and to lie beside the weights.",
+  )
+  flags.DEFINE_float(
+    "masked_lm_prob",
+    0.15,
+    "Share of the tokens to mask, with --dynamic_masking.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+  )
+  flags.DEFINE_bool(
+    "do_whole_word_mask",
+    False,
+    "Mask all pieces of a word, or none, with --dynamic_masking.",
+  )
+  flags.DEFINE_bool(
+    "skip_damaged_records",
+    False,
+    "Leave out damaged records "
+    "and count them, instead of stopping. All files are read "
+    "once before the training; those with damage are copied "
+    "without it to the folder `undamaged` of --output_dir.",
+  )
 
 
 def loss_fn_builder(model):
   """Returns the `loss_fn` of a `BertForPreTraining`."""
+
   def loss_fn(features, dropout_seed):
     masked_lm_logits, next_sentence_logits = model(
-        features["input_ids"], features["input_mask"], features["segment_ids"],
-        features["masked_lm_positions"], dropout_seed,
-        features.get("sequence_starts"))
-    masked_lm = (masked_lm_logits,
-                 tf.reshape(features["masked_lm_ids"], [-1]),
-                 tf.reshape(features["masked_lm_weights"], [-1]))
+      features["input_ids"],
+      features["input_mask"],
+      features["segment_ids"],
+      features["masked_lm_positions"],
+      dropout_seed,
+      features.get("sequence_starts"),
+    )
+    masked_lm = (
+      masked_lm_logits,
+      tf.reshape(features["masked_lm_ids"], [-1]),
+      tf.reshape(features["masked_lm_weights"], [-1]),
+    )
     result = estimator_lib.Losses(
-        losses={"masked_lm_loss": losses.masked_lm_loss(*masked_lm)},
-        metrics={"masked_lm_accuracy": losses.correct(*masked_lm)})
+      losses={"masked_lm_loss": losses.masked_lm_loss(*masked_lm)},
+      metrics={"masked_lm_accuracy": losses.correct(*masked_lm)},
+    )
     if "next_sentence_labels" in features:
       labels = features["next_sentence_labels"]
-      weights = features.get("next_sentence_weights",
-                             tf.ones_like(labels, tf.float32))
-      next_sentence = (next_sentence_logits, tf.reshape(labels, [-1]),
-                       tf.reshape(weights, [-1]))
+      weights = features.get(
+        "next_sentence_weights", tf.ones_like(labels, tf.float32)
+      )
+      next_sentence = (
+        next_sentence_logits,
+        tf.reshape(labels, [-1]),
+        tf.reshape(weights, [-1]),
+      )
       result.losses["next_sentence_loss"] = losses.classification_loss(
-          *next_sentence)
+        *next_sentence
+      )
       result.metrics["next_sentence_accuracy"] = losses.correct(*next_sentence)
     return result
 
@@ -101,34 +155,51 @@ def loss_fn_builder(model):
 
 def model_fn_builder(config, record_format):
   """Returns the `model_fn` of pre-training on records of a format."""
+
   def model_fn(params):
     model = modeling.BertForPreTraining(
-        config, **common_flags.model_options(params))
+      config, **common_flags.model_options(params)
+    )
     return estimator_lib.EstimatorSpec(
-        model=model, loss_fn=loss_fn_builder(model),
-        optimizer=common_flags.create_optimizer(
-            config, FLAGS.num_train_steps, FLAGS.num_warmup_steps)
-        if FLAGS.do_train else None,
-        init_checkpoint=FLAGS.init_checkpoint,
-        **common_flags.costs(
-            config, num_outputs=(record_format.max_sequences
-                                 + FLAGS.max_predictions_per_seq),
-            num_predictions=FLAGS.max_predictions_per_seq))
+      model=model,
+      loss_fn=loss_fn_builder(model),
+      optimizer=common_flags.create_optimizer(
+        config, FLAGS.num_train_steps, FLAGS.num_warmup_steps
+      )
+      if FLAGS.do_train
+      else None,
+      init_checkpoint=FLAGS.init_checkpoint,
+      **common_flags.costs(
+        config,
+        num_outputs=(
+          record_format.max_sequences + FLAGS.max_predictions_per_seq
+        ),
+        num_predictions=FLAGS.max_predictions_per_seq,
+      ),
+    )
 
   return model_fn
 
 
-def input_fn_builder(input_files, record_format, config, is_training,
-                     mask_anew=None):
+def input_fn_builder(
+  input_files, record_format, config, is_training, mask_anew=None
+):
   """Returns the `input_fn` of records."""
+
   def input_fn(params):
     return input_pipeline.pretraining_dataset(
-        input_files, record_format, config.vocab_size, config.type_vocab_size,
-        params["batch_size"], is_training, params["seed"],
-        # TPUs want one shape; elsewhere every record is evaluated.
-        drop_remainder=is_training or FLAGS.use_tpu,
-        position=params.get(estimator_lib.INPUT_POSITION),
-        mask_anew=mask_anew)
+      input_files,
+      record_format,
+      config.vocab_size,
+      config.type_vocab_size,
+      params["batch_size"],
+      is_training,
+      params["seed"],
+      # TPUs want one shape; elsewhere every record is evaluated.
+      drop_remainder=is_training or FLAGS.use_tpu,
+      position=params.get(estimator_lib.INPUT_POSITION),
+      mask_anew=mask_anew,
+    )
 
   return input_fn
 
@@ -143,47 +214,61 @@ def main(_):
   mask_anew = _mask_anew(config)
   common_flags.newest_checkpoint()  # checks it
   train_files = _input_files("input_file")
-  eval_files = (_input_files("eval_input_file") if FLAGS.eval_input_file
-                else train_files)
-  record_format = input_pipeline.check_pretraining_files(
-      train_files + eval_files, FLAGS.max_seq_length,
-      FLAGS.max_predictions_per_seq, FLAGS.skip_damaged_records)
+  eval_files = (
+    _input_files("eval_input_file") if FLAGS.eval_input_file else train_files
+  )
+  record_format = record_formats.check_pretraining_files(
+    train_files + eval_files,
+    FLAGS.max_seq_length,
+    FLAGS.max_predictions_per_seq,
+    FLAGS.skip_damaged_records,
+  )
 
   def examine(records):
-    return input_pipeline.examine_records(
-        records, record_format, config.vocab_size, config.type_vocab_size)
+    return record_formats.examine_records(
+      records, record_format, config.vocab_size, config.type_vocab_size
+    )
 
   if FLAGS.skip_damaged_records:
     train_files = _without_damage(train_files, examine)
     eval_files = _without_damage(eval_files, examine)
   estimator = estimator_lib.TPUEstimator(
-      model_fn=model_fn_builder(config, record_format), config=run_config,
-      train_batch_size=FLAGS.train_batch_size,
-      eval_batch_size=FLAGS.eval_batch_size)
+    model_fn=model_fn_builder(config, record_format),
+    config=run_config,
+    train_batch_size=FLAGS.train_batch_size,
+    eval_batch_size=FLAGS.eval_batch_size,
+  )
 
   def evaluate():
     with _damage_named(eval_files, examine):
       return estimator.evaluate(
-          input_fn_builder(eval_files, record_format, config,
-                           is_training=False),
-          steps=FLAGS.max_eval_steps)
+        input_fn_builder(eval_files, record_format, config, is_training=False),
+        steps=FLAGS.max_eval_steps,
+      )
 
   if FLAGS.do_train:
     logging.info("***** Running training *****")
     logging.info("  Batch size = %d", FLAGS.train_batch_size)
     with _damage_named(train_files, examine):
       estimator.train(
-          input_fn_builder(train_files, record_format, config,
-                           is_training=True, mask_anew=mask_anew),
-          max_steps=FLAGS.num_train_steps,
-          evaluate_fn=evaluate if FLAGS.do_eval else None)
+        input_fn_builder(
+          train_files,
+          record_format,
+          config,
+          is_training=True,
+          mask_anew=mask_anew,
+        ),
+        max_steps=FLAGS.num_train_steps,
+        evaluate_fn=evaluate if FLAGS.do_eval else None,
+      )
     common_flags.export_model(estimator, config)
 
   if FLAGS.do_eval:
     logging.info("***** Running evaluation *****")
     logging.info("  Batch size = %d", FLAGS.eval_batch_size)
     common_flags.write_results(
-        os.path.join(FLAGS.output_dir, "eval_results.txt"), evaluate())
+      os.path.join(FLAGS.output_dir, "eval_results.txt"), evaluate()
+    )
 
 
 def _input_files(flag) -> list[str]:
@@ -206,12 +291,16 @@ def _damage_named(files, examine):
     if damage is None:
       raise
     newest = checkpoint.latest(FLAGS.output_dir)
-    saved = (f"The training up to {newest} is saved" if newest
-             else "Nothing was saved yet")
+    saved = (
+      f"The training up to {newest} is saved"
+      if newest
+      else "Nothing was saved yet"
+    )
     raise UserError(
-        f"{damage}. {saved}. Make the file again with create_pretraining_data."
-        "py, or pass --skip_damaged_records to leave such records out; the "
-        "same command continues from what is saved.") from error
+      f"{damage}. {saved}. Make the file again with create_pretraining_data."
+      "py, or pass --skip_damaged_records to leave such records out; the "
+      "same command continues from what is saved."
+    ) from error
 
 
 def _without_damage(files, examine) -> list[str]:
@@ -225,12 +314,14 @@ def _without_damage(files, examine) -> list[str]:
   for number, file in enumerate(files):
     # Files of the same name in different folders get different copies.
     copy, damages = record_files.without_damage(
-        file, os.path.join(folder, str(number)), examine)
+      file, os.path.join(folder, str(number)), examine
+    )
     for damage in damages:
       logging.warning("Left out: %s.", damage)
     if damages:
-      logging.warning("%d damaged records of %s are left out.", len(damages),
-                      file)
+      logging.warning(
+        "%d damaged records of %s are left out.", len(damages), file
+      )
       if not tf.io.gfile.stat(copy).length:
         raise UserError(f"{file} has no undamaged record. Leave it out.")
     result.append(copy)
@@ -243,21 +334,31 @@ def _mask_anew(config):
   Raises:
     UserError: flags that do not go together.
   """
-  common_flags.check_belongs(("masked_lm_prob", "do_whole_word_mask"),
-                             FLAGS.dynamic_masking, "--dynamic_masking")
+  common_flags.check_belongs(
+    ("masked_lm_prob", "do_whole_word_mask"),
+    FLAGS.dynamic_masking,
+    "--dynamic_masking",
+  )
   if not FLAGS.dynamic_masking:
     return None
   if not FLAGS.vocab_file:
-    raise UserError("--dynamic_masking has to know the words: pass the "
-                    "--vocab_file that the records were made with.")
+    raise UserError(
+      "--dynamic_masking has to know the words: pass the "
+      "--vocab_file that the records were made with."
+    )
   if common_flags.is_remote_tpu():
-    raise UserError("--dynamic_masking runs on the machine of the TPU. Start "
-                    "the program there, with --tpu_name=local.")
+    raise UserError(
+      "--dynamic_masking runs on the machine of the TPU. Start "
+      "the program there, with --tpu_name=local."
+    )
   vocab = tokenization.load_vocab(FLAGS.vocab_file)
   common_flags.check_vocab_size(max(vocab.values()) + 1, config)
   return masking.Masking(
-      masking.Vocabulary.from_tokens(vocab), FLAGS.masked_lm_prob,
-      FLAGS.max_predictions_per_seq, FLAGS.do_whole_word_mask).mask_anew
+    masking.Vocabulary.from_tokens(vocab),
+    FLAGS.masked_lm_prob,
+    FLAGS.max_predictions_per_seq,
+    FLAGS.do_whole_word_mask,
+  ).mask_anew
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ text between two spaces is remembered: running text is mostly words, with or
 without a comma, that were seen before.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 import itertools
 import re
+from typing import NamedTuple
 import unicodedata
-from typing import Iterable, Iterator, NamedTuple, Sequence
 
 from absl import logging
 
@@ -26,13 +27,20 @@ REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The blocks that count as Chinese characters. Hangul, Hiragana and Katakana
 # are not among them: those scripts are written with spaces, or were cut up by
 # WordPiece when the released models were made.
-_CJK_BLOCKS = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF),
-               (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF),
-               (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
+_CJK_BLOCKS = (
+  (0x4E00, 0x9FFF),
+  (0x3400, 0x4DBF),
+  (0x20000, 0x2A6DF),
+  (0x2A700, 0x2B73F),
+  (0x2B740, 0x2B81F),
+  (0x2B820, 0x2CEAF),
+  (0xF900, 0xFAFF),
+  (0x2F800, 0x2FA1F),
+)
 
 # How many stretches of text the tokenizer remembers, and how long they may be.
 # 2**18 take about 60 MB, and 30 MB of English novels stay within them.
-_CACHE_SIZE = 2 ** 18
+_CACHE_SIZE = 2**18
 _CACHED_LENGTH = 40
 
 # What white space separates, as `str.split` has it.
@@ -81,12 +89,14 @@ class _Table(dict):
 _CLEAN_TABLE = _Table(_clean)
 
 
-def _clean_with_places(text: str, places: Sequence[int]
-                      ) -> tuple[str, list[int]]:
+def _clean_with_places(
+  text: str, places: Sequence[int]
+) -> tuple[str, list[int]]:
   """Cleans text; keeps of the places of its characters those that are left."""
   cleaned = [_CLEAN_TABLE[ord(char)] for char in text]
   return "".join(cleaned), [
-      place for place, char in zip(places, cleaned) if char]
+    place for place, char in zip(places, cleaned) if char
+  ]
 
 
 class _KeptMarks(dict):
@@ -98,8 +108,9 @@ class _KeptMarks(dict):
 
   def __missing__(self, char):
     result = self[char] = any(
-        unicodedata.combining(part) and unicodedata.category(part) != "Mn"
-        for part in unicodedata.normalize("NFD", char))
+      unicodedata.combining(part) and unicodedata.category(part) != "Mn"
+      for part in unicodedata.normalize("NFD", char)
+    )
     return result
 
 
@@ -165,20 +176,31 @@ class BasicTokenizer:
       they stand in the text.
   """
 
-  def __init__(self, do_lower_case: bool = True, strip_accents=None,
-               never_split: Sequence[str] = ()):
+  def __init__(
+    self,
+    do_lower_case: bool = True,
+    strip_accents=None,
+    never_split: Sequence[str] = (),
+  ):
     self.do_lower_case = do_lower_case
     self.strip_accents = (
-        do_lower_case if strip_accents is None else strip_accents)
+      do_lower_case if strip_accents is None else strip_accents
+    )
     self.never_split = frozenset(never_split)
-    self._never_split_pattern = re.compile("({})".format("|".join(
-        map(re.escape, sorted(never_split, key=len, reverse=True)))))
+    self._never_split_pattern = re.compile(
+      "({})".format(
+        "|".join(map(re.escape, sorted(never_split, key=len, reverse=True)))
+      )
+    )
     self._table = _Table(self.normalize_char)
 
   def tokenize(self, text: str) -> list[str]:
     """Returns the words and punctuation marks of `text`."""
-    return [word for stretch in self.split_at_spaces(text)
-            for word in self.split_stretch(stretch)]
+    return [
+      word
+      for stretch in self.split_at_spaces(text)
+      for word in self.split_stretch(stretch)
+    ]
 
   def split_at_spaces(self, text: str) -> list[str]:
     """Cleans `text` and returns the stretches between white space.
@@ -221,10 +243,11 @@ class BasicTokenizer:
     words = []
     for match in _STRETCH.finditer(text):
       stretch = match.group()
-      stretch_places = places[match.start():match.end()]
+      stretch_places = places[match.start() : match.end()]
       if stretch in self.never_split:
-        words.append(Word(stretch, stretch_places,
-                          [place + 1 for place in stretch_places]))
+        words.append(
+          Word(stretch, stretch_places, [place + 1 for place in stretch_places])
+        )
       else:
         words += self._split_stretch_with_places(stretch, stretch_places)
     return words
@@ -244,8 +267,9 @@ class BasicTokenizer:
       place += len(part)
     return " ".join(parts), places
 
-  def _split_stretch_with_places(self, stretch: str,
-                                 places: Sequence[int]) -> list[Word]:
+  def _split_stretch_with_places(
+    self, stretch: str, places: Sequence[int]
+  ) -> list[Word]:
     """Returns the words of a stretch, given the place of each character."""
     if _REPLACEMENT in stretch:
       stretch, places = _clean_with_places(stretch, places)
@@ -258,11 +282,14 @@ class BasicTokenizer:
         starts += [places[first]] * len(form)
         ends += [places[last] + 1] * len(form)
       elif forms:
-        ends[-len(forms[-1]):] = [places[last] + 1] * len(forms[-1])
+        ends[-len(forms[-1]) :] = [places[last] + 1] * len(forms[-1])
       first += length
-    return [Word(match.group(), starts[slice(*match.span())],
-                 ends[slice(*match.span())])
-            for match in _STRETCH.finditer("".join(forms))]
+    return [
+      Word(
+        match.group(), starts[slice(*match.span())], ends[slice(*match.span())]
+      )
+      for match in _STRETCH.finditer("".join(forms))
+    ]
 
   def _parts(self, stretch: str) -> Iterator[tuple[int, str]]:
     """Normalizes a stretch in parts, which are single characters if possible.
@@ -278,8 +305,9 @@ class BasicTokenizer:
     for run in _runs_of_marks(stretch) if has_order else stretch:
       ordered = decomposed = [run]
       if has_order:
-        decomposed = [part for char in run
-                      for part in unicodedata.normalize("NFD", char)]
+        decomposed = [
+          part for char in run for part in unicodedata.normalize("NFD", char)
+        ]
         ordered = sorted(decomposed, key=unicodedata.combining)
       if ordered == decomposed:
         yield from ((1, self._table[ord(char)]) for char in run)
@@ -297,16 +325,23 @@ class BasicTokenizer:
     if self.do_lower_case:
       cleaned = cleaned.lower()
     if self.strip_accents:
-      cleaned = "".join(c for c in unicodedata.normalize("NFD", cleaned)
-                        if unicodedata.category(c) != "Mn")
+      cleaned = "".join(
+        c
+        for c in unicodedata.normalize("NFD", cleaned)
+        if unicodedata.category(c) != "Mn"
+      )
     return "".join(f" {c} " if _is_punctuation(c) else c for c in cleaned)
 
 
 class WordpieceTokenizer:
   """Cuts words into the longest pieces of a vocabulary, from the left."""
 
-  def __init__(self, vocab: dict[str, int], unk_token: str = "[UNK]",
-               max_input_chars_per_word: int = 200):
+  def __init__(
+    self,
+    vocab: dict[str, int],
+    unk_token: str = "[UNK]",
+    max_input_chars_per_word: int = 200,
+  ):
     self.vocab = vocab
     self.unk_token = unk_token
     self.max_input_chars_per_word = max_input_chars_per_word
@@ -378,17 +413,25 @@ class FullTokenizer:
       `[CLS]`, `[SEP]` or `[MASK]`; or a never-split token is not in it.
   """
 
-  def __init__(self, vocab_file: str, do_lower_case: bool = True,
-               strip_accents=None, never_split: Sequence[str] = ()):
+  def __init__(
+    self,
+    vocab_file: str,
+    do_lower_case: bool = True,
+    strip_accents=None,
+    never_split: Sequence[str] = (),
+  ):
     tokens = _read_vocab(vocab_file)
     self.vocab = _number_tokens(tokens, vocab_file)
     self.inv_vocab = dict(enumerate(tokens))
     unknown = [token for token in never_split if token not in self.vocab]
     if unknown:
-      raise UserError(f"{vocab_file} has no token {unknown[0]}, which is to "
-                      "be recognized in the text.")
+      raise UserError(
+        f"{vocab_file} has no token {unknown[0]}, which is to "
+        "be recognized in the text."
+      )
     self.basic_tokenizer = BasicTokenizer(
-        do_lower_case, strip_accents, never_split)
+      do_lower_case, strip_accents, never_split
+    )
     self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
     self._word_ids = _IdCache(self._encode_word)
     self._stretch_ids = _IdCache(self._encode_stretch)
@@ -399,9 +442,14 @@ class FullTokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of the WordPiece tokens of `text`."""
-    return list(itertools.chain.from_iterable(
-        map(self._stretch_ids.__getitem__,
-            self.basic_tokenizer.split_at_spaces(text))))
+    return list(
+      itertools.chain.from_iterable(
+        map(
+          self._stretch_ids.__getitem__,
+          self.basic_tokenizer.split_at_spaces(text),
+        )
+      )
+    )
 
   def encode_each(self, words: Iterable[str]) -> list[Sequence[int]]:
     """Returns what `encode` returns for each of texts, which are mostly words.
@@ -412,11 +460,16 @@ class FullTokenizer:
       return [self.encode(word) for word in words]
     # What is printable and no space cannot be split further, see
     # `split_at_spaces`.
-    return [self._stretch_ids[word] if word.isprintable() and " " not in word
-            else self.encode(word) for word in words]
+    return [
+      self._stretch_ids[word]
+      if word.isprintable() and " " not in word
+      else self.encode(word)
+      for word in words
+    ]
 
   def encode_with_offsets(
-      self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    self, text: str
+  ) -> tuple[list[int], list[tuple[int, int]]]:
     """Returns ids, and for each the stretch of `text` that it stands for.
 
     Slower than `encode`; the ids are the same. `text[start:end]` is what was
@@ -447,13 +500,19 @@ class FullTokenizer:
     return list(map(self.inv_vocab.__getitem__, ids))
 
   def _encode_stretch(self, stretch: str) -> tuple[int, ...]:
-    return tuple(itertools.chain.from_iterable(
-        [self._word_ids[word]
-         for word in self.basic_tokenizer.split_stretch(stretch)]))
+    return tuple(
+      itertools.chain.from_iterable(
+        [
+          self._word_ids[word]
+          for word in self.basic_tokenizer.split_stretch(stretch)
+        ]
+      )
+    )
 
   def _encode_word(self, word: str) -> tuple[int, ...]:
-    return tuple(self.convert_tokens_to_ids(
-        self.wordpiece_tokenizer.split_word(word)))
+    return tuple(
+      self.convert_tokens_to_ids(self.wordpiece_tokenizer.split_word(word))
+    )
 
 
 # --- Vocabularies ------------------------------------------------------------
@@ -477,8 +536,10 @@ def _read_vocab(vocab_file: str) -> list[str]:
     raise UserError(f"The vocabulary {vocab_file} is empty.")
   if "\0" in text:
     line = text.count("\n", 0, text.index("\0")) + 1
-    raise UserError(f"The vocabulary {vocab_file} has a zero byte in line "
-                    f"{line}. Is it text, in UTF-8?")
+    raise UserError(
+      f"The vocabulary {vocab_file} has a zero byte in line "
+      f"{line}. Is it text, in UTF-8?"
+    )
   # Only line feeds end a line: some tokens are other line separators.
   return [line.strip() for line in text.removesuffix("\n").split("\n")]
 
@@ -488,13 +549,15 @@ def _number_tokens(tokens: list[str], vocab_file: str) -> dict[str, int]:
   missing = [token for token in REQUIRED_TOKENS if token not in vocab]
   if missing:
     raise UserError(
-        f"The vocabulary {vocab_file} has {len(vocab)} tokens, but not "
-        f"{', '.join(missing)}. Is it the vocab.txt of a BERT model?")
+      f"The vocabulary {vocab_file} has {len(vocab)} tokens, but not "
+      f"{', '.join(missing)}. Is it the vocab.txt of a BERT model?"
+    )
   return vocab
 
 
-def validate_case_matches_vocab(do_lower_case: bool, vocab: Iterable[str],
-                                vocab_file: str) -> None:
+def validate_case_matches_vocab(
+  do_lower_case: bool, vocab: Iterable[str], vocab_file: str
+) -> None:
   """Checks that lower-casing suits a vocabulary.
 
   Raises:
@@ -505,11 +568,13 @@ def validate_case_matches_vocab(do_lower_case: bool, vocab: Iterable[str],
   num_capitals = sum(token != token.lower() for token in words)
   if do_lower_case and num_capitals >= 0.1 * len(words):
     raise UserError(
-        f"--do_lower_case is on, but {num_capitals} of the {len(words)} words "
-        f"of {vocab_file} have capitals: this is a cased model. Pass "
-        "--do_lower_case=False.")
+      f"--do_lower_case is on, but {num_capitals} of the {len(words)} words "
+      f"of {vocab_file} have capitals: this is a cased model. Pass "
+      "--do_lower_case=False."
+    )
   if not do_lower_case and not num_capitals and any(map(str.islower, words)):
     logging.warning(
-        "--do_lower_case is off, but no word of %s has capitals: every word "
-        "with one becomes [UNK]. For an uncased model, leave it on.",
-        vocab_file)
+      "--do_lower_case is off, but no word of %s has capitals: every word "
+      "with one becomes [UNK]. For an uncased model, leave it on.",
+      vocab_file,
+    )

@@ -1,8 +1,8 @@
 """Sentence vectors a second, beside PyTorch transformers.
 
     python benchmarks/extract_features.py --text_file=books_en.txt \\
-        --bert_config_file=$BERT/bert_config.json --vocab_file=$BERT/vocab.txt \\
-        --init_checkpoint=$BERT/bert_model.ckpt
+        --bert_config_file=$BERT/bert_config.json \\
+        --vocab_file=$BERT/vocab.txt --init_checkpoint=$BERT/bert_model.ckpt
 
 The mean of the last layer over the tokens of each line: ours, from lines to a
 file of vectors, in batches of near lengths and padded to --max_seq_length;
@@ -21,7 +21,6 @@ import sys
 
 from absl import app
 from absl import flags
-
 import peer
 import turns
 
@@ -56,16 +55,19 @@ def run_ours(settings) -> None:
   """Takes turns with the program itself."""
   sys.path.insert(0, ROOT)
   # pylint: disable=g-import-not-at-top
-  import tempfile
   # This file has the name of the program.
   import importlib.util
+  import tempfile
+
   spec = importlib.util.spec_from_file_location(
-      "extract_features", os.path.join(ROOT, "extract_features.py"))
+    "extract_features", os.path.join(ROOT, "extract_features.py")
+  )
   program = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(program)
   for name in list(FLAGS):
     if name in FLAGS and not FLAGS.find_module_defining_flag(name).startswith(
-        "absl"):
+      "absl"
+    ):
       delattr(FLAGS, name)
   program.define_flags()
   my_turns = turns.answer_turns({})
@@ -73,13 +75,30 @@ def run_ours(settings) -> None:
     text_file = os.path.join(folder, "lines.txt")
     with open(text_file, "w", encoding="utf-8") as writer:
       writer.write("\n".join(read_lines(settings)) + "\n")
-    flag_values = [f"--{name}={settings[name]}" for name in (
-        "bert_config_file", "vocab_file", "init_checkpoint", "max_seq_length",
-        "batch_size", "precision")]
-    FLAGS(["extract_features.py", *flag_values, f"--input_file={text_file}",
-           f"--output_file={os.path.join(folder, 'out.npz')}", "--format=npz",
-           "--pooling=mean", "--layers=-1", "--combine_layers=concat",
-           f"--pad_to_max_length={settings['pads']}"])
+    flag_values = [
+      f"--{name}={settings[name]}"
+      for name in (
+        "bert_config_file",
+        "vocab_file",
+        "init_checkpoint",
+        "max_seq_length",
+        "batch_size",
+        "precision",
+      )
+    ]
+    FLAGS(
+      [
+        "extract_features.py",
+        *flag_values,
+        f"--input_file={text_file}",
+        f"--output_file={os.path.join(folder, 'out.npz')}",
+        "--format=npz",
+        "--pooling=mean",
+        "--layers=-1",
+        "--combine_layers=concat",
+        f"--pad_to_max_length={settings['pads']}",
+      ]
+    )
     # What the program does, with the estimator made once.
     config = program.common_flags.model_config()
     tokenizer = program.common_flags.tokenizer(config)
@@ -88,9 +107,12 @@ def run_ours(settings) -> None:
     while True:
       next(my_turns)
       program.extract(
-          estimator, tokenizer, [text_file],
-          program.open_output(layers, [text_file]),
-          program.stretch_lines(config, layers))
+        estimator,
+        tokenizer,
+        [text_file],
+        program.open_output(layers, [text_file]),
+        program.stretch_lines(config, layers),
+      )
 
 
 def run_peer(settings) -> None:
@@ -100,8 +122,9 @@ def run_peer(settings) -> None:
   import transformers
 
   model = transformers.BertModel(
-      peer.transformers_config(settings["bert_config_file"]),
-      add_pooling_layer=False)
+    peer.transformers_config(settings["bert_config_file"]),
+    add_pooling_layer=False,
+  )
   model.eval()
   tokenizer = transformers.BertTokenizerFast(settings["vocab_file"])
   lines = read_lines(settings)
@@ -111,13 +134,19 @@ def run_peer(settings) -> None:
   while True:
     order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
     vectors = [None] * len(lines)
-    with torch.inference_mode(), torch.autocast(
-        "cpu", dtype, enabled=dtype != torch.float32):
+    with (
+      torch.inference_mode(),
+      torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+    ):
       for start in range(0, len(order), settings["batch_size"]):
-        chosen = order[start:start + settings["batch_size"]]
-        batch = tokenizer([lines[i] for i in chosen], truncation=True,
-                          max_length=settings["max_seq_length"], padding=True,
-                          return_tensors="pt")
+        chosen = order[start : start + settings["batch_size"]]
+        batch = tokenizer(
+          [lines[i] for i in chosen],
+          truncation=True,
+          max_length=settings["max_seq_length"],
+          padding=True,
+          return_tensors="pt",
+        )
         hidden = model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"][..., None].float()
         means = (hidden * mask).sum(1) / mask.sum(1)
@@ -131,15 +160,25 @@ def main(_):
     role, settings = json.loads(FLAGS.role)
     {"ours": run_ours, "peer": run_peer}[role](settings)
     return
-  names = ("text_file", "bert_config_file", "vocab_file", "init_checkpoint",
-           "num_lines", "max_seq_length", "batch_size")
+  names = (
+    "text_file",
+    "bert_config_file",
+    "vocab_file",
+    "init_checkpoint",
+    "num_lines",
+    "max_seq_length",
+    "batch_size",
+  )
   settings = {name: FLAGS[name].value for name in names}
-  seconds = peer.take_turns(__file__, FLAGS.peer_python, settings,
-                            num_warmups=2, num_turns=FLAGS.turns)
+  seconds = peer.take_turns(
+    __file__, FLAGS.peer_python, settings, num_warmups=2, num_turns=FLAGS.turns
+  )
   medians = {name: statistics.median(some) for name, some in seconds.items()}
   for name, value in medians.items():
-    print(f"  {name:>22}: {FLAGS.num_lines / value:7.1f} lines a second "
-          f"({value:.1f} s)")
+    print(
+      f"  {name:>22}: {FLAGS.num_lines / value:7.1f} lines a second "
+      f"({value:.1f} s)"
+    )
   peer.print_ratios(medians, seconds)
 
 

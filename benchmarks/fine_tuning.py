@@ -20,7 +20,6 @@ import tempfile
 
 from absl import app
 from absl import flags
-
 import peer
 import turns
 
@@ -42,48 +41,67 @@ def read_mrpc(data_dir):
   """Returns texts and labels of the training examples."""
   with open(os.path.join(data_dir, "train.tsv"), encoding="utf-8") as reader:
     rows = [line.rstrip("\n").split("\t") for line in reader][1:]
-  return ([row[3] for row in rows], [row[4] for row in rows],
-          [int(row[0]) for row in rows])
+  return (
+    [row[3] for row in rows],
+    [row[4] for row in rows],
+    [int(row[0]) for row in rows],
+  )
 
 
 def run_ours(settings) -> None:
   """Takes turns with the training of `run_classifier.py`."""
   sys.path.insert(0, ROOT)
   # pylint: disable=g-import-not-at-top
-  import tensorflow as tf
   import classifier as classifier_lib
+  import tensorflow as tf
+
   import estimator as estimator_lib
   import modeling
   import optimization
-  import tokenization
   from tasks import glue
+  import tokenization
 
   config = modeling.BertConfig.from_json_file(settings["bert_config_file"])
   examples = glue.MRPC.read_examples(settings["data_dir"], "train")
   classifier = classifier_lib.Classifier(
-      "single_label", ("0", "1"), True, settings["max_seq_length"], "truncate")
+    "single_label", ("0", "1"), True, settings["max_seq_length"], "truncate"
+  )
   dtype = tf.as_dtype(settings["precision"])
 
   def model_fn(params):
     model = modeling.BertForSequenceClassification(
-        config, 2, dtype, params["seed"])
+      config, 2, dtype, params["seed"]
+    )
     return estimator_lib.EstimatorSpec(
-        model, classifier_lib.loss_fn_builder(
-            lambda features, seed: model(
-                features["input_ids"], features["input_mask"],
-                features["segment_ids"], seed), classifier),
-        optimizer=optimization.create_optimizer(5e-5, 10 ** 6, 0))
+      model,
+      classifier_lib.loss_fn_builder(
+        lambda features, seed: model(
+          features["input_ids"],
+          features["input_mask"],
+          features["segment_ids"],
+          seed,
+        ),
+        classifier,
+      ),
+      optimizer=optimization.create_optimizer(5e-5, 10**6, 0),
+    )
 
   trainer = estimator_lib.TPUEstimator(
-      model_fn, estimator_lib.RunConfig(
-          eval_every_steps=settings["steps"], compute_dtype=dtype),
-      train_batch_size=settings["batch_size"])
+    model_fn,
+    estimator_lib.RunConfig(
+      eval_every_steps=settings["steps"], compute_dtype=dtype
+    ),
+    train_batch_size=settings["batch_size"],
+  )
   my_turns = turns.answer_turns({})
   with tempfile.TemporaryDirectory() as folder:
     records = classifier_lib.write_records(
-        os.path.join(folder, "x.tf_record"), classifier,
-        tokenization.FullTokenizer(settings["vocab_file"]), examples,
-        glue.MRPC.targets(examples, classifier.labels))
+      os.path.join(folder, "x.tf_record"),
+      classifier,
+      tokenization.FullTokenizer(settings["vocab_file"]),
+      examples,
+      glue.MRPC.targets(examples, classifier.labels),
+    )
     next(my_turns)
 
     def end_of_turn():
@@ -91,10 +109,12 @@ def run_ours(settings) -> None:
       return {"loss": 0.0}
 
     trainer.train(
-        classifier_lib.input_fn_builder(
-            records, classifier, is_training=True,
-            static_shapes=settings["pads"]),
-        10 ** 9, evaluate_fn=end_of_turn)
+      classifier_lib.input_fn_builder(
+        records, classifier, is_training=True, static_shapes=settings["pads"]
+      ),
+      10**9,
+      evaluate_fn=end_of_turn,
+    )
 
 
 def run_peer(settings) -> None:
@@ -104,18 +124,25 @@ def run_peer(settings) -> None:
   import transformers
 
   model = transformers.BertForSequenceClassification(
-      peer.transformers_config(settings["bert_config_file"], num_labels=2))
+    peer.transformers_config(settings["bert_config_file"], num_labels=2)
+  )
   model.train()
   optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
   tokenizer = transformers.BertTokenizerFast(settings["vocab_file"])
   texts_a, texts_b, labels = read_mrpc(settings["data_dir"])
-  encoded = tokenizer(texts_a, texts_b, truncation=True,
-                      max_length=settings["max_seq_length"])
-  rows = [{**{name: values[i] for name, values in encoded.items()},
-           "labels": label} for i, label in enumerate(labels)]
+  encoded = tokenizer(
+    texts_a, texts_b, truncation=True, max_length=settings["max_seq_length"]
+  )
+  rows = [
+    {**{name: values[i] for name, values in encoded.items()}, "labels": label}
+    for i, label in enumerate(labels)
+  ]
   loader = torch.utils.data.DataLoader(
-      rows, batch_size=settings["batch_size"], shuffle=True,
-      collate_fn=transformers.DataCollatorWithPadding(tokenizer))
+    rows,
+    batch_size=settings["batch_size"],
+    shuffle=True,
+    collate_fn=transformers.DataCollatorWithPadding(tokenizer),
+  )
   dtype = getattr(torch, settings["precision"])
   my_turns = turns.answer_turns({})
   next(my_turns)
@@ -141,14 +168,23 @@ def main(_):
     return
   num_steps = -(-len(read_mrpc(FLAGS.data_dir)[0]) // FLAGS.batch_size)
   steps = -(-num_steps // FLAGS.turns)
-  names = ("data_dir", "bert_config_file", "vocab_file", "batch_size",
-           "max_seq_length")
+  names = (
+    "data_dir",
+    "bert_config_file",
+    "vocab_file",
+    "batch_size",
+    "max_seq_length",
+  )
   seconds = peer.take_turns(
-      __file__, FLAGS.peer_python,
-      {**{name: FLAGS[name].value for name in names}, "steps": steps},
-      num_warmups=1, num_turns=FLAGS.turns)
-  print(f"{steps * FLAGS.turns} steps of {FLAGS.batch_size}, in "
-        f"{FLAGS.turns} turns")
+    __file__,
+    FLAGS.peer_python,
+    {**{name: FLAGS[name].value for name in names}, "steps": steps},
+    num_warmups=1,
+    num_turns=FLAGS.turns,
+  )
+  print(
+    f"{steps * FLAGS.turns} steps of {FLAGS.batch_size}, in {FLAGS.turns} turns"
+  )
   totals = {name: sum(some) for name, some in seconds.items()}
   for name, value in totals.items():
     print(f"  {name:>22}: {value:6.1f} s")

@@ -98,13 +98,22 @@ def _is_control(char):
 
 def _is_punctuation(char):
   codepoint = ord(char)
-  if (33 <= codepoint <= 47 or 58 <= codepoint <= 64
-      or 91 <= codepoint <= 96 or 123 <= codepoint <= 126):
+  if (
+    33 <= codepoint <= 47
+    or 58 <= codepoint <= 64
+    or 91 <= codepoint <= 96
+    or 123 <= codepoint <= 126
+  ):
     return True
   return unicodedata.category(char).startswith("P")
 
 
 def _is_chinese(codepoint):
-  return (0x4E00 <= codepoint <= 0x9FFF or 0x3400 <= codepoint <= 0x4DBF
-          or 0xF900 <= codepoint <= 0xFAFF or 0x20000 <= codepoint <= 0x2A6DF
-          or 0x2A700 <= codepoint <= 0x2CEAF or 0x2F800 <= codepoint <= 0x2FA1F)
+  return (
+    0x4E00 <= codepoint <= 0x9FFF
+    or 0x3400 <= codepoint <= 0x4DBF
+    or 0xF900 <= codepoint <= 0xFAFF
+    or 0x20000 <= codepoint <= 0x2A6DF
+    or 0x2A700 <= codepoint <= 0x2CEAF
+    or 0x2F800 <= codepoint <= 0x2FA1F
+  )

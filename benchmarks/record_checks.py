@@ -23,7 +23,10 @@ import numpy as np
 import tensorflow as tf
 
 from data import file_io
-import input_pipeline
+from data import record_files
+from data import serialization
+from pretraining import input_pipeline
+from pretraining import record_formats
 
 FLAGS = flags.FLAGS
 
@@ -43,33 +46,47 @@ def _write_records(path: str) -> None:
   rng = np.random.default_rng(1)
   shape = [_NUM_RECORDS, _MAX_SEQ_LENGTH]
   few = [_NUM_RECORDS, _MAX_PREDICTIONS]
-  content, lengths = input_pipeline.serialize_rows({
+  content, lengths = serialization.serialize_rows(
+    {
       "input_ids": rng.integers(FLAGS.vocab_size, size=shape),
       "input_mask": np.ones(shape, np.int64),
       "segment_ids": rng.integers(2, size=shape),
       "masked_lm_positions": rng.integers(_MAX_SEQ_LENGTH, size=few),
       "masked_lm_ids": rng.integers(FLAGS.vocab_size, size=few),
       "masked_lm_weights": np.ones(few, np.float32),
-      "next_sentence_labels": rng.integers(2, size=[_NUM_RECORDS, 1])})
+      "next_sentence_labels": rng.integers(2, size=[_NUM_RECORDS, 1]),
+    }
+  )
   ends = np.cumsum(lengths)
-  input_pipeline.write_records(path, (
-      content[end - length:end].tobytes()
-      for end, length in zip(ends, lengths)))
+  record_files.write_records(
+    path,
+    (
+      content[end - length : end].tobytes()
+      for end, length in zip(ends, lengths)
+    ),
+  )
 
 
 def _read(path: str) -> None:
   """Reads an epoch of training batches."""
   dataset = input_pipeline.pretraining_dataset(
-      [path], input_pipeline.PretrainingFormat(
-          _MAX_SEQ_LENGTH, _MAX_PREDICTIONS), FLAGS.vocab_size, 2, _BATCH_SIZE,
-      True, 1, True)
+    [path],
+    record_formats.PretrainingFormat(_MAX_SEQ_LENGTH, _MAX_PREDICTIONS),
+    FLAGS.vocab_size,
+    2,
+    _BATCH_SIZE,
+    True,
+    1,
+    True,
+  )
   for _ in dataset.take(_NUM_RECORDS // _BATCH_SIZE):
     pass
 
 
 def _read_unchecked(path: str) -> None:
-  with mock.patch.object(input_pipeline, "_is_within_limits",
-                         lambda *_: tf.constant(True)):
+  with mock.patch.object(
+    record_formats, "is_within_limits", lambda *_: tf.constant(True)
+  ):
     _read(path)
 
 
@@ -78,8 +95,11 @@ def _serialize(**settings) -> None:
   ids, segment_ids = list(range(60)), [0] * 60
   for label in range(_NUM_RECORDS // 10):
     example = tf.train.Example()
-    for name, values in [("input_ids", ids), ("segment_ids", segment_ids),
-                         ("label_ids", [label])]:
+    for name, values in [
+      ("input_ids", ids),
+      ("segment_ids", segment_ids),
+      ("label_ids", [label]),
+    ]:
       example.features.feature[name].int64_list.value.extend(values)
     example.SerializeToString(**settings)
 
@@ -87,13 +107,16 @@ def _serialize(**settings) -> None:
 def _write(folder: str) -> None:
   """Writes files of 20 MB."""
   record = bytes(1000)
-  input_pipeline.write_records(
-      os.path.join(folder, "x"), (record for _ in range(_NUM_RECORDS)))
+  record_files.write_records(
+    os.path.join(folder, "x"), (record for _ in range(_NUM_RECORDS))
+  )
 
 
 def _write_unsynced(folder: str) -> None:
-  with mock.patch.object(file_io, "sync"), mock.patch.object(
-      file_io, "sync_folder"):
+  with (
+    mock.patch.object(file_io, "sync"),
+    mock.patch.object(file_io, "sync_folder"),
+  ):
     _write(folder)
 
 
@@ -107,9 +130,11 @@ def _compare(name: str, with_checks, without) -> None:
       if turn:
         seconds[function].append(time.perf_counter() - start)
   ratios = [b / a for a, b in zip(*seconds.values())]
-  print(f"{name}: {_NUM_RECORDS / statistics.median(seconds[with_checks]):.0f} "
-        f"records a second, ratio {statistics.median(ratios):.3f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f})")
+  print(
+    f"{name}: {_NUM_RECORDS / statistics.median(seconds[with_checks]):.0f} "
+    f"records a second, ratio {statistics.median(ratios):.3f} "
+    f"({min(ratios):.3f} to {max(ratios):.3f})"
+  )
 
 
 def main(_):

@@ -6,9 +6,9 @@
 Both make the windows of all questions, and choose answers for the same random
 logits. The plain code reads each paragraph anew for each of its questions,
 looks at every token of every window, at every start with every end, and
-tokenizes the words of every answer, a character at a time; --our_tokenizer gives
-it ours. The two take turns, what they make is compared, and the median over the
-turns counts.
+tokenizes the words of every answer, a character at a time; --our_tokenizer
+gives it ours. The two take turns, what they make is compared, and the median
+over the turns counts.
 """
 
 import os
@@ -23,13 +23,15 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # pylint: disable=g-import-not-at-top,wrong-import-position
 import plain_tokenizer as plain_tokenization
+
 from tasks import squad
 import tokenization
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("squad_file", None, "A file in the format of SQuAD.",
-                    required=True)
+flags.DEFINE_string(
+  "squad_file", None, "A file in the format of SQuAD.", required=True
+)
 flags.DEFINE_string("vocab_file", None, "The vocabulary.", required=True)
 flags.DEFINE_integer("max_seq_length", 384, "Most tokens of a window.")
 flags.DEFINE_integer("doc_stride", 128, "Tokens from window to window.")
@@ -87,19 +89,28 @@ def plain_windows(dataset, tokenizer, vocab):
         has_most_context[len(tokens)] = best == w
         tokens.append(pieces[token])
       tokens.append("[SEP]")
-      windows.append({
-          "question": number, "window": w, "words": words, "tokens": tokens,
+      windows.append(
+        {
+          "question": number,
+          "window": w,
+          "words": words,
+          "tokens": tokens,
           "words_of_tokens": words_of_tokens,
           "has_most_context": has_most_context,
-          "ids": [vocab[token] for token in tokens]})
+          "ids": [vocab[token] for token in tokens],
+        }
+      )
   return windows
 
 
 def plain_text(window, start, end, tokenizer):
   """Returns the answer from one token to another as it was written."""
-  original = " ".join(window["words"][
-      window["words_of_tokens"][start]:window["words_of_tokens"][end] + 1])
-  wanted = " ".join(window["tokens"][start:end + 1])
+  original = " ".join(
+    window["words"][
+      window["words_of_tokens"][start] : window["words_of_tokens"][end] + 1
+    ]
+  )
+  wanted = " ".join(window["tokens"][start : end + 1])
   wanted = wanted.replace(" ##", "").replace("##", "")
   basic = " ".join(tokenizer.words(original))
   begin = basic.find(wanted)
@@ -110,8 +121,10 @@ def plain_text(window, start, end, tokenizer):
   if len(of_basic) != len(of_original):
     return original
   places = {place: i for i, place in enumerate(of_basic)}
-  return original[of_original[places[begin]]:
-                  of_original[places[begin + len(wanted) - 1]] + 1]
+  return original[
+    of_original[places[begin]] : of_original[places[begin + len(wanted) - 1]]
+    + 1
+  ]
 
 
 def plain_answers(windows, logits, tokenizer):
@@ -125,16 +138,22 @@ def plain_answers(windows, logits, tokenizer):
     for window in of_question:
       start_logits, end_logits = logits[number, window["window"]]
       best_starts, best_ends = (
-          [i for i, _ in sorted(enumerate(x), key=lambda pair: -pair[1])
-           ][:_ANSWERS.n_best_size] for x in (start_logits, end_logits))
+        [i for i, _ in sorted(enumerate(x), key=lambda pair: -pair[1])][
+          : _ANSWERS.n_best_size
+        ]
+        for x in (start_logits, end_logits)
+      )
       for start in best_starts:
         for end in best_ends:
-          if (start in window["words_of_tokens"]
-              and end in window["words_of_tokens"]
-              and window["has_most_context"][start]
-              and 0 <= end - start < _ANSWERS.max_answer_length):
-            candidates.append((start_logits[start] + end_logits[end], window,
-                               start, end))
+          if (
+            start in window["words_of_tokens"]
+            and end in window["words_of_tokens"]
+            and window["has_most_context"][start]
+            and 0 <= end - start < _ANSWERS.max_answer_length
+          ):
+            candidates.append(
+              (start_logits[start] + end_logits[end], window, start, end)
+            )
     candidates.sort(key=lambda candidate: -candidate[0])
     texts = []
     for _, window, start, end in candidates:
@@ -151,14 +170,22 @@ def plain_answers(windows, logits, tokenizer):
 
 
 def our_reader(dataset, tokenizer):
-  return squad.Reader(dataset, tokenizer, squad.WindowSettings(
-      FLAGS.max_seq_length, FLAGS.doc_stride, _MAX_QUERY_LENGTH))
+  return squad.Reader(
+    dataset,
+    tokenizer,
+    squad.WindowSettings(
+      FLAGS.max_seq_length, FLAGS.doc_stride, _MAX_QUERY_LENGTH
+    ),
+  )
 
 
 def our_answers(reader, logits):
-  return {number: [candidate.text for candidate in prediction.n_best]
-          for number, (_, prediction) in enumerate(
-              squad.predict(reader, logits, _ANSWERS))}
+  return {
+    number: [candidate.text for candidate in prediction.n_best]
+    for number, (_, prediction) in enumerate(
+      squad.predict(reader, logits, _ANSWERS)
+    )
+  }
 
 
 def timed(function, *args):
@@ -169,40 +196,57 @@ def timed(function, *args):
 
 def main(_):
   dataset = squad.read_dataset(FLAGS.squad_file)
-  dataset = dataset._replace(questions=dataset.questions[:FLAGS.num_questions])
+  dataset = dataset._replace(questions=dataset.questions[: FLAGS.num_questions])
   rng = np.random.default_rng(0)
-  seconds = {name: [] for name in ("our windows", "plain windows",
-                                   "our answers", "plain answers")}
+  seconds = {
+    name: []
+    for name in ("our windows", "plain windows", "our answers", "plain answers")
+  }
   for _ in range(FLAGS.turns):
     tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file)
     reader = our_reader(dataset, tokenizer)
     features, time_taken = timed(lambda r: list(r.features()), reader)
     seconds["our windows"].append(time_taken)
-    plain_tokenizer = (OurTokenizer() if FLAGS.our_tokenizer
-                       else plain_tokenization.PlainTokenizer(tokenizer.vocab))
-    windows, time_taken = timed(plain_windows, dataset, plain_tokenizer,
-                                tokenizer.vocab)
+    plain_tokenizer = (
+      OurTokenizer()
+      if FLAGS.our_tokenizer
+      else plain_tokenization.PlainTokenizer(tokenizer.vocab)
+    )
+    windows, time_taken = timed(
+      plain_windows, dataset, plain_tokenizer, tokenizer.vocab
+    )
     seconds["plain windows"].append(time_taken)
     assert [feature.packed.input_ids for feature in features] == [
-        window["ids"] for window in windows]
-    logits = {(window["question"], window["window"]): rng.normal(
-        size=(2, len(window["ids"]))) for window in windows}
+      window["ids"] for window in windows
+    ]
+    logits = {
+      (window["question"], window["window"]): rng.normal(
+        size=(2, len(window["ids"]))
+      )
+      for window in windows
+    }
     ours, time_taken = timed(our_answers, reader, logits)
     seconds["our answers"].append(time_taken)
-    plain, time_taken = timed(plain_answers, windows, logits,
-                              plain_tokenizer)
+    plain, time_taken = timed(plain_answers, windows, logits, plain_tokenizer)
     seconds["plain answers"].append(time_taken)
     num_same = sum(ours[number] == texts for number, texts in plain.items())
-  medians = {name: statistics.median(values)
-             for name, values in seconds.items()}
-  print(f"{len(dataset.questions)} questions, {len(windows)} windows; the n "
-        f"best answers of {num_same} are the same")
-  for what, count, unit in [("windows", len(windows), "windows"),
-                            ("answers", len(dataset.questions), "questions")]:
+  medians = {
+    name: statistics.median(values) for name, values in seconds.items()
+  }
+  print(
+    f"{len(dataset.questions)} questions, {len(windows)} windows; the n "
+    f"best answers of {num_same} are the same"
+  )
+  for what, count, unit in [
+    ("windows", len(windows), "windows"),
+    ("answers", len(dataset.questions), "questions"),
+  ]:
     ours, plain = medians[f"our {what}"], medians[f"plain {what}"]
-    print(f"  {what}: ours {count / ours:,.0f} {unit} a second "
-          f"({1e3 * ours / count:.3f} ms each), plain {count / plain:,.0f}: "
-          f"{plain / ours:.1f} times as fast")
+    print(
+      f"  {what}: ours {count / ours:,.0f} {unit} a second "
+      f"({1e3 * ours / count:.3f} ms each), plain {count / plain:,.0f}: "
+      f"{plain / ours:.1f} times as fast"
+    )
 
 
 if __name__ == "__main__":

@@ -17,17 +17,18 @@ import sys
 
 from absl import app
 from absl import flags
-
 import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("size", "small", "A released size, such as small, "
-                    "L-4_H-512_A-8 or base.")
-flags.DEFINE_enum("task", "classifier", ["classifier", "pretraining"],
-                  "What to train.")
+flags.DEFINE_string(
+  "size", "small", "A released size, such as small, L-4_H-512_A-8 or base."
+)
+flags.DEFINE_enum(
+  "task", "classifier", ["classifier", "pretraining"], "What to train."
+)
 flags.DEFINE_integer("batch_size", 32, "Sequences of a step.")
 flags.DEFINE_integer("seq_length", 128, "Tokens of a sequence, all real.")
 flags.DEFINE_integer("max_predictions_per_seq", 20, "Masks of a sequence.")
@@ -47,6 +48,7 @@ def run_ours(settings) -> None:
   # pylint: disable=g-import-not-at-top
   import numpy as np
   import tensorflow as tf
+
   import estimator as estimator_lib
   import losses
   import modeling
@@ -64,38 +66,60 @@ def run_ours(settings) -> None:
       loss_fn = run_pretraining.loss_fn_builder(model)
     else:
       model = modeling.BertForSequenceClassification(config, 2, dtype)
+
       def loss_fn(features, seed):
-        return estimator_lib.Losses({"loss": losses.classification_loss(
-            model(features["input_ids"], features["input_mask"],
-                  features["segment_ids"], seed), features["label_ids"],
-            tf.ones_like(features["label_ids"], tf.float32))})
+        return estimator_lib.Losses(
+          {
+            "loss": losses.classification_loss(
+              model(
+                features["input_ids"],
+                features["input_mask"],
+                features["segment_ids"],
+                seed,
+              ),
+              features["label_ids"],
+              tf.ones_like(features["label_ids"], tf.float32),
+            )
+          }
+        )
+
     return estimator_lib.EstimatorSpec(
-        model, loss_fn, optimizer=optimization.create_optimizer(1e-4, 10**6, 0))
+      model, loss_fn, optimizer=optimization.create_optimizer(1e-4, 10**6, 0)
+    )
 
   def input_fn(params):
     rng = np.random.default_rng(0)
     rows, length = params["batch_size"], settings["seq_length"]
     features = {
-        "input_ids": rng.integers(1000, 30000, (rows, length)),
-        "input_mask": np.ones((rows, length)),
-        "segment_ids": rng.integers(0, 2, (rows, length)),
-        "label_ids": rng.integers(0, 2, rows),
-        "next_sentence_labels": rng.integers(0, 2, (rows, 1)),
-        "masked_lm_positions": rng.integers(0, length, (rows, num_predictions)),
-        "masked_lm_ids": rng.integers(1000, 30000, (rows, num_predictions))}
-    features = {name: value.astype(np.int32)
-                for name, value in features.items()}
+      "input_ids": rng.integers(1000, 30000, (rows, length)),
+      "input_mask": np.ones((rows, length)),
+      "segment_ids": rng.integers(0, 2, (rows, length)),
+      "label_ids": rng.integers(0, 2, rows),
+      "next_sentence_labels": rng.integers(0, 2, (rows, 1)),
+      "masked_lm_positions": rng.integers(0, length, (rows, num_predictions)),
+      "masked_lm_ids": rng.integers(1000, 30000, (rows, num_predictions)),
+    }
+    features = {
+      name: value.astype(np.int32) for name, value in features.items()
+    }
     features["masked_lm_weights"] = np.ones((rows, num_predictions), np.float32)
     return tf.data.Dataset.from_tensors(features).repeat()
 
   trainer = estimator_lib.TPUEstimator(
-      model_fn, estimator_lib.RunConfig(
-          eval_every_steps=settings["steps"], compute_dtype=dtype),
-      train_batch_size=settings["batch_size"])
+    model_fn,
+    estimator_lib.RunConfig(
+      eval_every_steps=settings["steps"], compute_dtype=dtype
+    ),
+    train_batch_size=settings["batch_size"],
+  )
   peak = estimator_lib.peak_flops(tf.distribute.get_strategy(), dtype)
   flops = modeling.training_flops(
-      config, settings["batch_size"], settings["seq_length"],
-      1 + num_predictions, num_predictions)
+    config,
+    settings["batch_size"],
+    settings["seq_length"],
+    1 + num_predictions,
+    num_predictions,
+  )
   my_turns = turns.answer_turns({"peak_flops": peak, "flops": flops})
   next(my_turns)
 
@@ -116,21 +140,28 @@ def run_peer(settings) -> None:
   import transformers
 
   sizes = settings["config"]
-  config = transformers.BertConfig(**{
-      **sizes, "hidden_act": "gelu_new", "num_labels": 2})
-  model = (transformers.BertForPreTraining if settings["num_predictions"]
-           else transformers.BertForSequenceClassification)(config)
+  config = transformers.BertConfig(
+    **{**sizes, "hidden_act": "gelu_new", "num_labels": 2}
+  )
+  model = (
+    transformers.BertForPreTraining
+    if settings["num_predictions"]
+    else transformers.BertForSequenceClassification
+  )(config)
   model.train()
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
   shape = (settings["batch_size"], settings["seq_length"])
-  batch = {"input_ids": torch.randint(1000, 30000, shape),
-           "attention_mask": torch.ones(shape, dtype=torch.long),
-           "token_type_ids": torch.randint(0, 2, shape)}
+  batch = {
+    "input_ids": torch.randint(1000, 30000, shape),
+    "attention_mask": torch.ones(shape, dtype=torch.long),
+    "token_type_ids": torch.randint(0, 2, shape),
+  }
   labels = torch.randint(0, 2, shape[:1])
   if settings["num_predictions"]:
     words = torch.full(shape, -100)
-    words[:, :settings["num_predictions"]] = torch.randint(
-        1000, 30000, (shape[0], settings["num_predictions"]))
+    words[:, : settings["num_predictions"]] = torch.randint(
+      1000, 30000, (shape[0], settings["num_predictions"])
+    )
     batch.update(labels=words, next_sentence_label=labels)
   else:
     batch.update(labels=labels)
@@ -155,33 +186,45 @@ def main(_):
     return
   sys.path.insert(0, ROOT)
   import modeling  # pylint: disable=g-import-not-at-top
+
   config = modeling.BertConfig.from_size(FLAGS.size)
-  print(f"{FLAGS.task}, {config.num_hidden_layers} x {config.hidden_size}, "
-        f"batch {FLAGS.batch_size} x {FLAGS.seq_length}", flush=True)
+  print(
+    f"{FLAGS.task}, {config.num_hidden_layers} x {config.hidden_size}, "
+    f"batch {FLAGS.batch_size} x {FLAGS.seq_length}",
+    flush=True,
+  )
   for precision in FLAGS.precisions:
     settings = {
-        "size": FLAGS.size, "config": config.to_dict(), "precision": precision,
-        "batch_size": FLAGS.batch_size, "seq_length": FLAGS.seq_length,
-        "steps": FLAGS.steps, "num_predictions": (
-            FLAGS.max_predictions_per_seq if FLAGS.task == "pretraining"
-            else 0)}
+      "size": FLAGS.size,
+      "config": config.to_dict(),
+      "precision": precision,
+      "batch_size": FLAGS.batch_size,
+      "seq_length": FLAGS.seq_length,
+      "steps": FLAGS.steps,
+      "num_predictions": (
+        FLAGS.max_predictions_per_seq if FLAGS.task == "pretraining" else 0
+      ),
+    }
     ours = turns.Contestant(
-        __file__, "ours", sys.executable, settings, num_warmups=2)
+      __file__, "ours", sys.executable, settings, num_warmups=2
+    )
     peer = turns.Contestant(
-        __file__, "peer", FLAGS.peer_python, settings, num_warmups=2)
+      __file__, "peer", FLAGS.peer_python, settings, num_warmups=2
+    )
     for _ in range(FLAGS.turns):
       ours.take_turn()
       peer.take_turn()
-    medians = [statistics.median(x.seconds) / FLAGS.steps
-               for x in (ours, peer)]
+    medians = [statistics.median(x.seconds) / FLAGS.steps for x in (ours, peer)]
     ratios = sorted(b / a for a, b in zip(ours.seconds, peer.seconds))
     flops = ours.facts["flops"] / medians[0]
-    print(f"  {precision:>8}: ours {medians[0]:.3f} s, transformers "
-          f"{medians[1]:.3f} s a step: {medians[1] / medians[0]:.2f} times as "
-          f"fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f}); "
-          f"{flops / 1e9:.0f} GFLOP/s, {flops / ours.facts['peak_flops']:.0%} "
-          f"of the {ours.facts['peak_flops'] / 1e9:.0f} of a large product",
-          flush=True)
+    print(
+      f"  {precision:>8}: ours {medians[0]:.3f} s, transformers "
+      f"{medians[1]:.3f} s a step: {medians[1] / medians[0]:.2f} times as "
+      f"fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f}); "
+      f"{flops / 1e9:.0f} GFLOP/s, {flops / ours.facts['peak_flops']:.0%} "
+      f"of the {ours.facts['peak_flops'] / 1e9:.0f} of a large product",
+      flush=True,
+    )
     ours.leave()
     peer.leave()
 

@@ -1,11 +1,11 @@
 """Contestants of a benchmark: processes that work when it is their turn."""
 
+from collections.abc import Iterator, Mapping
 import json
 import os
 import subprocess
 import sys
 import time
-from typing import Iterator, Mapping
 
 
 def answer_turns(facts: Mapping[str, object]) -> Iterator[None]:
@@ -21,8 +21,9 @@ def answer_turns(facts: Mapping[str, object]) -> Iterator[None]:
       os._exit(0)
     start = time.perf_counter()
     yield
-    channel.write(json.dumps(
-        {"seconds": time.perf_counter() - start, **facts}) + "\n")
+    channel.write(
+      json.dumps({"seconds": time.perf_counter() - start, **facts}) + "\n"
+    )
     channel.flush()
 
 
@@ -34,8 +35,14 @@ class Contestant:
     facts: what it says of itself.
   """
 
-  def __init__(self, program: str, role: str, python: str,
-               settings: Mapping[str, object], num_warmups: int):
+  def __init__(
+    self,
+    program: str,
+    role: str,
+    python: str,
+    settings: Mapping[str, object],
+    num_warmups: int,
+  ):
     """Starts the process and lets it take turns that do not count.
 
     Args:
@@ -48,9 +55,12 @@ class Contestant:
     """
     self.seconds = []
     self._process = subprocess.Popen(
-        [python, program, f"--role={json.dumps([role, settings])}"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True)
+      [python, program, f"--role={json.dumps([role, settings])}"],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
     for _ in range(num_warmups):
       self.facts = self._turn()
 

@@ -1,7 +1,13 @@
-"""Files and records: how data are read, and how they are written.
+"""Files, records and batches.
 
-    file_io      text, JSON and whole, durable files; names and patterns
-    locks        one writer at a time in a folder
-    records      TFRecord files: when they can be used again, what is damaged
-    unfinished   parts of an output while it is made
+file_io          text and JSON; whole, durable files; names and patterns
+locks            one writer at a time in a folder
+unfinished       parts of an output while it is made
+record_files     TFRecord files: written, reused, searched for damage
+serialization    features to serialized `tf.train.Example`s
+encoding         `[CLS] a [SEP] b [SEP]`, cut to a length
+sliding_windows  overlapping windows over long texts
+batching         batches of similar lengths, in a reproducible order
+feature_files    extracted features as JSON lines, TFRecord or Parquet
+pytorch_checkpoint, safetensors_checkpoint   tensors from files of others
 """

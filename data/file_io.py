@@ -9,6 +9,7 @@ Paths go through `tf.io.gfile`, so `gs://` works; such file systems write whole
 files by themselves.
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import errno
 import json
@@ -17,7 +18,6 @@ import os
 import re
 import shutil
 import stat
-from typing import Iterable, Iterator, Mapping, Optional, Sequence
 import uuid
 
 from absl import logging
@@ -32,10 +32,15 @@ REPORT_SUFFIX = ".report.json"
 PARTS_SUFFIX = ".parts"
 
 FILE_ERRORS = (OSError, tf.errors.OpError)
-_CHUNK_BYTES = 2 ** 20
+_CHUNK_BYTES = 2**20
 _TEMPORARY = re.compile(r".\.[0-9a-f]{8}\.unfinished$")
-_FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
-                   errno.EROFS)
+_FULL_OR_BROKEN = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EIO,
+  errno.EROFS,
+)
 # How much of a bad value a message shows.
 _LONGEST_SHOWN = 60
 _SURROGATE = re.compile(r"\\u[dD][89abABcCdDeEfF]")
@@ -70,10 +75,15 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
   files = []
   for pattern in filter(None, (p.strip() for p in patterns.split(","))):
     # `records*` does not mean the files next to records.
-    found = [file for file in sorted(tf.io.gfile.glob(pattern))
-             if file == pattern
-             or not (file.endswith((REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX))
-                     or _TEMPORARY.search(file))]
+    found = [
+      file
+      for file in sorted(tf.io.gfile.glob(pattern))
+      if file == pattern
+      or not (
+        file.endswith((REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX))
+        or _TEMPORARY.search(file)
+      )
+    ]
     if not found:
       raise UserError(f"{flag}: {pattern} matches no file.")
     files.extend(found)
@@ -81,15 +91,18 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
     raise UserError(f"{flag} names no file.")
   for file in files:
     if tf.io.gfile.isdir(file):
-      raise UserError(f"{flag}: {file} is a folder. Name files in it, such "
-                      f"as {os.path.join(file, '*')}.")
+      raise UserError(
+        f"{flag}: {file} is a folder. Name files in it, such "
+        f"as {os.path.join(file, '*')}."
+      )
     if not tf.io.gfile.stat(file).length:
       raise UserError(f"{flag}: {file} is empty.")
   return files
 
 
-def check_not_inputs(outputs: Mapping[str, Iterable[str]],
-                     inputs: Mapping[str, Iterable[str]]) -> None:
+def check_not_inputs(
+  outputs: Mapping[str, Iterable[str]], inputs: Mapping[str, Iterable[str]]
+) -> None:
   """Checks that no file would be written over a file that is read.
 
   Args:
@@ -99,15 +112,19 @@ def check_not_inputs(outputs: Mapping[str, Iterable[str]],
   Raises:
     UserError: a path is in both; links are followed.
   """
-  read_by = {_identity(path): (flag, path)
-             for flag, paths in inputs.items() for path in paths}
+  read_by = {
+    _identity(path): (flag, path)
+    for flag, paths in inputs.items()
+    for path in paths
+  }
   for flag, paths in outputs.items():
     for path in paths:
       if _identity(path) in read_by:
         input_flag, read = read_by[_identity(path)]
         raise UserError(
-            f"{flag} would write {path}, which is {read} that {input_flag} "
-            f"reads. Choose another {flag}.")
+          f"{flag} would write {path}, which is {read} that {input_flag} "
+          f"reads. Choose another {flag}."
+        )
 
 
 def _identity(path: str):
@@ -156,9 +173,10 @@ def _decode(content: bytes, where: str) -> str:
   except UnicodeDecodeError as error:
     line = content.count(b"\n", 0, error.start) + 1
     raise UserError(
-        f"{where} is not UTF-8: line {line} has the byte "
-        f"0x{content[error.start]:02x}. Convert it first, for example with "
-        "`iconv -f latin1 -t utf-8`.") from error
+      f"{where} is not UTF-8: line {line} has the byte "
+      f"0x{content[error.start]:02x}. Convert it first, for example with "
+      "`iconv -f latin1 -t utf-8`."
+    ) from error
 
 
 def read_lines(path: str) -> Iterator[str]:
@@ -211,9 +229,10 @@ def decode_line(line: bytes, path: str, number: int) -> str:
     return line.decode("utf-8")
   except UnicodeDecodeError as error:
     raise UserError(
-        f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at "
-        f"column {error.start + 1}). Convert it first, for example with "
-        "`iconv -f latin1 -t utf-8`.") from error
+      f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at "
+      f"column {error.start + 1}). Convert it first, for example with "
+      "`iconv -f latin1 -t utf-8`."
+    ) from error
 
 
 def read_json(path: str, kind: type = dict):
@@ -255,13 +274,15 @@ def parse_json(content, where: str, kind: type = dict):
   """
   text = _decode(content, where) if isinstance(content, bytes) else content
   try:
-    result = json.loads(text, parse_constant=_refuse_constant,
-                        parse_float=_finite_float)
+    result = json.loads(
+      text, parse_constant=_refuse_constant, parse_float=_finite_float
+    )
     if _SURROGATE.search(text):
       json.dumps(result, ensure_ascii=False).encode("utf-8")
   except UnicodeEncodeError as error:
-    raise UserError(f"{where} holds half of a surrogate pair, which is no "
-                    "character.") from error
+    raise UserError(
+      f"{where} holds half of a surrogate pair, which is no character."
+    ) from error
   except RecursionError as error:
     raise UserError(f"{where} is nested too deeply.") from error
   except ValueError as error:
@@ -288,8 +309,7 @@ def _finite_float(text: str) -> float:
 
 
 @contextlib.contextmanager
-def whole_file(path: str, temporary_dir: Optional[str] = None
-              ) -> Iterator[str]:
+def whole_file(path: str, temporary_dir: str | None = None) -> Iterator[str]:
   """Gives a temporary path, and renames it to `path` if nothing went wrong.
 
   Args:
@@ -372,7 +392,7 @@ def temporary_folder(path: str) -> Iterator[str]:
         os.close(descriptor)
 
 
-def temporary_path(path: str, folder: Optional[str] = None) -> str:
+def temporary_path(path: str, folder: str | None = None) -> str:
   """Returns a new name for what will be `path`, known to `remove_leftovers`."""
   path = path.rstrip("/")
   if folder is not None:
@@ -382,8 +402,10 @@ def temporary_path(path: str, folder: Optional[str] = None) -> str:
 
 def _is_about(error: Exception, path: str) -> bool:
   """Whether an error is about writing a file, not about something else."""
-  return (os.path.basename(path) in str(error)
-          or getattr(error, "errno", None) in _FULL_OR_BROKEN)
+  return (
+    os.path.basename(path) in str(error)
+    or getattr(error, "errno", None) in _FULL_OR_BROKEN
+  )
 
 
 def _not_written(path: str, error: Exception) -> UserError:
@@ -473,7 +495,8 @@ def check_writable(folder: str, flag: str) -> None:
     tf.io.gfile.remove(probe)
   except FILE_ERRORS as error:
     raise UserError(
-        f"{flag}={folder} cannot be written: {reason(error)}.") from error
+      f"{flag}={folder} cannot be written: {reason(error)}."
+    ) from error
 
 
 def remove_leftovers(folder: str) -> None:

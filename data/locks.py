@@ -5,13 +5,13 @@ A lock is a small file that its holder keeps locked by the operating system
 that was left behind is no obstacle: the next writer takes it over.
 """
 
+import contextlib
 import errno
 import json
 import os
 import socket
 import sys
 import time
-from typing import Optional
 
 from absl import logging
 
@@ -23,13 +23,18 @@ except ImportError:  # not a Unix system
   fcntl = None
 
 # What a file system says that cannot lock files.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP,
-             errno.EINVAL)
+_NO_LOCKS = (
+  errno.ENOLCK,
+  errno.ENOSYS,
+  errno.ENOTSUP,
+  errno.EOPNOTSUPP,
+  errno.EINVAL,
+)
 # Ending of lock files; the one in a folder has no other name.
 SUFFIX = ".lock"
 
 
-def try_lock(descriptor: int) -> Optional[bool]:
+def try_lock(descriptor: int) -> bool | None:
   """Locks an open file or folder, without waiting.
 
   Returns:
@@ -75,8 +80,11 @@ class Lock:
       UserError: another process holds it, or the place cannot be written.
     """
     if "://" in self._path:
-      logging.info("%s is on a file system without locks: make sure that no "
-                   "other program writes there.", self._place)
+      logging.info(
+        "%s is on a file system without locks: make sure that no "
+        "other program writes there.",
+        self._place,
+      )
       return self
     try:
       self._create_folders()
@@ -90,10 +98,8 @@ class Lock:
       return
     # The file goes first: whoever opens it now would find it without a name,
     # and tries again.
-    try:
+    with contextlib.suppress(OSError):
       os.remove(self._path)
-    except OSError:
-      pass
     os.close(self._descriptor)
     self._descriptor = None
     for folder in self._created_folders:
@@ -120,20 +126,31 @@ class Lock:
         holder = os.read(descriptor, 10_000)
         os.close(descriptor)
         raise UserError(
-            f"{self._place} is in use: {_description(holder)} writes there. "
-            "Wait until it has ended, or choose another place.")
+          f"{self._place} is in use: {_description(holder)} writes there. "
+          "Wait until it has ended, or choose another place."
+        )
       if is_locked is None:
-        logging.info("%s is on a file system without locks: make sure that no "
-                     "other program writes there.", self._place)
+        logging.info(
+          "%s is on a file system without locks: make sure that no "
+          "other program writes there.",
+          self._place,
+        )
       if _is_named(descriptor, self._path):
         break
       os.close(descriptor)  # its last holder removed it in the meantime
     self._descriptor = descriptor
     os.truncate(descriptor, 0)
-    os.write(descriptor, json.dumps({
-        "program": os.path.basename(sys.argv[0]), "process": os.getpid(),
-        "machine": socket.gethostname(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
+    os.write(
+      descriptor,
+      json.dumps(
+        {
+          "program": os.path.basename(sys.argv[0]),
+          "process": os.getpid(),
+          "machine": socket.gethostname(),
+          "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+      ).encode(),
+    )
 
 
 def _is_named(descriptor: int, path: str) -> bool:
@@ -148,7 +165,9 @@ def _description(content: bytes) -> str:
   """Returns who holds a lock, from the content of its file."""
   try:
     holder = json.loads(content)
-    return (f"{holder['program']} (process {holder['process']} on "
-            f"{holder['machine']}, since {holder['since']})")
+    return (
+      f"{holder['program']} (process {holder['process']} on "
+      f"{holder['machine']}, since {holder['since']})"
+    )
   except (ValueError, KeyError, TypeError, RecursionError):
     return "another program"  # it has only just begun

@@ -8,10 +8,10 @@ A part counts only with a manifest that fits it. So a program that was killed
 continues with the parts that are not done, and makes damaged ones again.
 """
 
+from collections.abc import Mapping, Sequence
 import json
 import os
 import re
-from typing import Mapping, Optional, Sequence
 import zlib
 
 from absl import logging
@@ -24,8 +24,9 @@ _SETTINGS = "settings.json"
 # The names that programs give to files in such a folder, whole or temporary.
 _PART = re.compile(r"(part|block)-[\d-]+(\.records|\.json)?")
 _OUR_NAMES = re.compile(
-    rf"(settings|counts)\.json|{_PART.pattern}|.+\.[0-9a-f]{{8}}\.unfinished")
-_CHUNK_BYTES = 2 ** 22
+  rf"(settings|counts)\.json|{_PART.pattern}|.+\.[0-9a-f]{{8}}\.unfinished"
+)
+_CHUNK_BYTES = 2**22
 
 
 class PartsFolder:
@@ -53,7 +54,7 @@ class PartsFolder:
 
   # --- Beginning and ending --------------------------------------------------
 
-  def known_settings(self) -> Optional[dict]:
+  def known_settings(self) -> dict | None:
     """Returns the settings of the parts that are there.
 
     Returns None if there are none, or if it cannot be known what they depend
@@ -77,8 +78,11 @@ class PartsFolder:
     known = self.known_settings()
     if known is None or not self._has_parts():
       return []
-    return sorted(name for name in {*known, *self.settings}
-                  if known.get(name) != self.settings.get(name))
+    return sorted(
+      name
+      for name in {*known, *self.settings}
+      if known.get(name) != self.settings.get(name)
+    )
 
   def open(self) -> None:
     """Makes the folder; parts of other settings are removed from it.
@@ -106,8 +110,11 @@ class PartsFolder:
         tf.io.gfile.remove(path)
     others = tf.io.gfile.listdir(self.path)
     if others:
-      logging.warning("%s stays, for files that are not of this program: %s.",
-                      self.path, ", ".join(sorted(others)[:4]))
+      logging.warning(
+        "%s stays, for files that are not of this program: %s.",
+        self.path,
+        ", ".join(sorted(others)[:4]),
+      )
     else:
       tf.io.gfile.rmtree(self.path)
 
@@ -118,7 +125,8 @@ class PartsFolder:
 
   def _has_parts(self) -> bool:
     return tf.io.gfile.isdir(self.path) and any(
-        _PART.fullmatch(name) for name in tf.io.gfile.listdir(self.path))
+      _PART.fullmatch(name) for name in tf.io.gfile.listdir(self.path)
+    )
 
   # --- Parts -----------------------------------------------------------------
 
@@ -132,10 +140,12 @@ class PartsFolder:
     Raises:
       UserError: the manifest cannot be written.
     """
-    file_io.write_json(self._manifest(name), {
-        **_measure(self.path_of(name), facts), "facts": facts})
+    file_io.write_json(
+      self._manifest(name),
+      {**_measure(self.path_of(name), facts), "facts": facts},
+    )
 
-  def facts(self, name: str) -> Optional[dict]:
+  def facts(self, name: str) -> dict | None:
     """Returns the facts of a part, or None if it has to be made.
 
     Raises:
@@ -152,10 +162,16 @@ class PartsFolder:
       return None
     facts = manifest.get("facts")
     is_whole = tf.io.gfile.exists(path) and manifest == {
-        **_measure(path, facts), "facts": facts}
+      **_measure(path, facts),
+      "facts": facts,
+    }
     if not is_whole:
-      logging.warning("%s is damaged: it does not fit its size and checksum in "
-                      "%s. It is made again.", path, manifest_path)
+      logging.warning(
+        "%s is damaged: it does not fit its size and checksum in "
+        "%s. It is made again.",
+        path,
+        manifest_path,
+      )
       return None
     return facts
 
@@ -177,16 +193,19 @@ def move_files(source: str, target: str, names: Sequence[str]) -> None:
   file_io.remove_if_there([os.path.join(target, names[-1])])
   file_io.sync_folder(target)
   for name in names:
-    tf.io.gfile.rename(os.path.join(source, name), os.path.join(target, name),
-                       overwrite=True)
+    tf.io.gfile.rename(
+      os.path.join(source, name), os.path.join(target, name), overwrite=True
+    )
   file_io.sync_folder(target)
 
 
 def _measure(path: str, facts) -> dict[str, int]:
   """Returns the size of a file, and a checksum of it and of facts about it."""
   facts_checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
-  return {"size": tf.io.gfile.stat(path).length,
-          "checksum": checksum(path, facts_checksum)}
+  return {
+    "size": tf.io.gfile.stat(path).length,
+    "checksum": checksum(path, facts_checksum),
+  }
 
 
 def checksum(path: str, start: int = 0) -> int:
@@ -206,5 +225,6 @@ def checksum(path: str, start: int = 0) -> int:
         result = zlib.crc32(chunk, result)
   except file_io.FILE_ERRORS as error:
     raise UserError(
-        f"{path} cannot be read: {file_io.reason(error)}.") from error
+      f"{path} cannot be read: {file_io.reason(error)}."
+    ) from error
   return result

@@ -4,10 +4,10 @@ What differs between tasks is data: which file, which column, which labels. The
 published ones stand in `glue.py` and `xnli.py`; `custom_task` is one's own.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import inspect
 import os
-from typing import Callable, Iterator, Mapping, Optional, Sequence, Union
 
 from absl import logging
 import numpy as np
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from data import file_io
 from errors import UserError
-import metrics
+from tasks import metrics
 from tasks import text_files
 
 # What a text has: one label of several, any number of them, or a number.
@@ -25,7 +25,7 @@ REGRESSION = "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
 # A column, by its number from 0 (from -1 for the last) or by its name.
-Column = Union[int, str]
+Column = int | str
 
 # The endings of the files that can be read.
 _FORMATS = (".tsv", ".txt", ".csv", ".jsonl")
@@ -56,11 +56,11 @@ class Columns:
 
   file: str
   text_a: Column
-  text_b: Optional[Column] = None
-  label: Optional[Column] = None
-  id: Optional[Column] = None
+  text_b: Column | None = None
+  label: Column | None = None
+  id: Column | None = None
   has_header: bool = True
-  only: Optional[tuple[Column, str]] = None
+  only: tuple[Column, str] | None = None
   has_gaps: bool = False
 
 
@@ -80,8 +80,8 @@ class Example:
   place: str
   id: str
   text_a: str
-  text_b: Optional[str]
-  label: Union[None, str, tuple[str, ...], float]
+  text_b: str | None
+  label: None | str | tuple[str, ...] | float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +106,13 @@ class ClassificationTask:
 
   name: str
   splits: Mapping[str, Sequence[Columns]]
-  labels: Optional[tuple[str, ...]] = ("0", "1")
+  labels: tuple[str, ...] | None = ("0", "1")
   problem_type: str = SINGLE_LABEL
   metric_fn: Callable[..., dict[str, float]] = metrics.accuracy
   main_metrics: tuple[str, ...] = ("accuracy",)
   renamed_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
   label_separator: str = ","
-  class_weights: Union[None, str, Mapping[str, float]] = None
+  class_weights: None | str | Mapping[str, float] = None
   submissions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   # --- Reading ---------------------------------------------------------------
@@ -120,9 +120,14 @@ class ClassificationTask:
   def existing_splits(self, data_dir: str, kind: str) -> list[str]:
     """Returns a kind of split, and its further files that are there."""
     return [kind] + [
-        split for split in self.splits if split.startswith(f"{kind}_")
-        and any(tf.io.gfile.exists(os.path.join(data_dir, columns.file))
-                for columns in self.splits[split])]
+      split
+      for split in self.splits
+      if split.startswith(f"{kind}_")
+      and any(
+        tf.io.gfile.exists(os.path.join(data_dir, columns.file))
+        for columns in self.splits[split]
+      )
+    ]
 
   def read_examples(self, data_dir: str, split: str) -> list[Example]:
     """Returns the examples of a split, in the order of the file.
@@ -134,8 +139,9 @@ class ClassificationTask:
 
   def read_texts(self, data_dir: str, file: str) -> list[Example]:
     """Returns the examples of another file, with the columns of `test`."""
-    columns = dataclasses.replace(self.splits["test"][0], file=file, label=None,
-                                  id=None)
+    columns = dataclasses.replace(
+      self.splits["test"][0], file=file, label=None, id=None
+    )
     path = os.path.join(data_dir, file)
     if not tf.io.gfile.exists(path):
       raise UserError(f"{path} does not exist.")
@@ -157,17 +163,24 @@ class ClassificationTask:
       first = lines_of_ids.setdefault(example.id, line)
       if first != line:
         raise UserError(
-            f"{place}: the id {text_files.shown(example.id)} is that of line "
-            f"{first} as well. Predictions could not be told apart: make "
-            "ids unique, or do without a column of ids.")
+          f"{place}: the id {text_files.shown(example.id)} is that of line "
+          f"{first} as well. Predictions could not be told apart: make "
+          "ids unique, or do without a column of ids."
+        )
       examples.append(example)
     if gaps:
-      logging.info("%s: %d rows are cut off or empty, and left out.", path,
-                   gaps)
+      logging.info(
+        "%s: %d rows are cut off or empty, and left out.", path, gaps
+      )
     if not examples:
-      raise UserError(f"{path} holds no examples" + (
+      raise UserError(
+        f"{path} holds no examples"
+        + (
           f" with {columns.only[1]!r} in column {columns.only[0]!r}."
-          if columns.only else "."))
+          if columns.only
+          else "."
+        )
+      )
     return examples
 
   def _find(self, data_dir: str, split: str) -> tuple[Columns, str]:
@@ -177,20 +190,26 @@ class ClassificationTask:
       if tf.io.gfile.exists(paths[-1]):
         return columns, paths[-1]
     raise UserError(
-        f"{' or '.join(paths)} does not exist: task {self.name} needs it for "
-        f"its {split} examples. Does --data_dir name the right folder?")
+      f"{' or '.join(paths)} does not exist: task {self.name} needs it for "
+      f"its {split} examples. Does --data_dir name the right folder?"
+    )
 
-  def _example(self, row: "_Row", columns: Columns, place: str,
-               number: int) -> Example:
-    texts = [None if column is None else row.text(column, place)
-             for column in (columns.text_a, columns.text_b)]
+  def _example(
+    self, row: "_Row", columns: Columns, place: str, number: int
+  ) -> Example:
+    texts = [
+      None if column is None else row.text(column, place)
+      for column in (columns.text_a, columns.text_b)
+    ]
     label = None
     if columns.label is not None:
       label = self._label(row.get(columns.label, place), place)
     example_id = number if columns.id is None else row.get(columns.id, place)
     if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
-      raise UserError(f"{place}: the id is {text_files.shown(example_id)}, not "
-                      "a text or a whole number.")
+      raise UserError(
+        f"{place}: the id is {text_files.shown(example_id)}, not "
+        "a text or a whole number."
+      )
     return Example(place, str(example_id), *texts, label)
 
   def _label(self, value, place: str):
@@ -198,17 +217,29 @@ class ClassificationTask:
     if self.problem_type == REGRESSION:
       return _number(value, place)
     if self.problem_type == MULTI_LABEL:
-      values = value if isinstance(value, list) else [
-          label.strip() for label in str(value).split(self.label_separator)]
-      if value is None or isinstance(value, dict) or any(
-          label is None or isinstance(label, (list, dict)) for label in values):
-        raise UserError(f"{place}: the label is {text_files.shown(value)}, not "
-                        "a list of words. [] stands for none.")
+      values = (
+        value
+        if isinstance(value, list)
+        else [label.strip() for label in str(value).split(self.label_separator)]
+      )
+      if (
+        value is None
+        or isinstance(value, dict)
+        or any(
+          label is None or isinstance(label, (list, dict)) for label in values
+        )
+      ):
+        raise UserError(
+          f"{place}: the label is {text_files.shown(value)}, not "
+          "a list of words. [] stands for none."
+        )
       return tuple(self._known_as(label) for label in values if label != "")
     if value is None or value == "" or isinstance(value, (list, dict)):
-      raise UserError(f"{place}: the label is {text_files.shown(value)}, not "
-                      "one word. Texts with several labels are learnt with "
-                      "--problem_type=multi_label.")
+      raise UserError(
+        f"{place}: the label is {text_files.shown(value)}, not "
+        "one word. Texts with several labels are learnt with "
+        "--problem_type=multi_label."
+      )
     return self._known_as(value)
 
   def _known_as(self, value) -> str:
@@ -225,14 +256,21 @@ class ClassificationTask:
     """
     if self.problem_type == REGRESSION:
       return ()
-    labels = self.labels or tuple(sorted({
-        label for example in examples for label in self._labels_of(example)}))
+    labels = self.labels or tuple(
+      sorted(
+        {label for example in examples for label in self._labels_of(example)}
+      )
+    )
     if len(labels) < (1 if self.problem_type == MULTI_LABEL else 2):
       raise UserError(
-          "The training data have " + (
-              f"the label {text_files.shown(labels[0])} only." if labels
-              else "no label.")
-          + " A classifier needs two or more.")
+        "The training data have "
+        + (
+          f"the label {text_files.shown(labels[0])} only."
+          if labels
+          else "no label."
+        )
+        + " A classifier needs two or more."
+      )
     return labels
 
   def _labels_of(self, example: Example) -> tuple[str, ...]:
@@ -240,8 +278,9 @@ class ClassificationTask:
       return example.label
     return (example.label,)
 
-  def targets(self, examples: Sequence[Example],
-              labels: Sequence[str]) -> np.ndarray:
+  def targets(
+    self, examples: Sequence[Example], labels: Sequence[str]
+  ) -> np.ndarray:
     """Returns what is to be predicted for each of n examples.
 
     Returns:
@@ -253,8 +292,9 @@ class ClassificationTask:
       UserError: a label is not one of `labels`.
     """
     if self.problem_type == REGRESSION:
-      return np.array([example.label or 0.0 for example in examples],
-                      np.float32)
+      return np.array(
+        [example.label or 0.0 for example in examples], np.float32
+      )
     ids = {label: i for i, label in enumerate(labels)}
     shape = [len(examples), len(labels)]
     is_label = np.zeros(shape, np.float32)
@@ -264,16 +304,18 @@ class ClassificationTask:
       for label in self._labels_of(example):
         if label not in ids:
           raise UserError(
-              f"{example.place}: the label {text_files.shown(label)} is not "
-              f"one of: {text_files.some(labels)}. Correct it, or train with "
-              "examples of it.")
+            f"{example.place}: the label {text_files.shown(label)} is not "
+            f"one of: {text_files.some(labels)}. Correct it, or train with "
+            "examples of it."
+          )
         is_label[number, ids[label]] = 1.0
     if self.problem_type == MULTI_LABEL:
       return is_label
     return np.argmax(is_label, axis=1)
 
-  def label_weights(self, targets: np.ndarray,
-                    labels: Sequence[str]) -> Optional[np.ndarray]:
+  def label_weights(
+    self, targets: np.ndarray, labels: Sequence[str]
+  ) -> np.ndarray | None:
     """Returns the weight of each label in the loss, float32, or None for 1.
 
     For `MULTI_LABEL` it is that of the examples that have the label.
@@ -293,17 +335,22 @@ class ClassificationTask:
       if self.problem_type == MULTI_LABEL:
         counts = targets.sum(axis=0)
         return ((len(targets) - counts) / np.maximum(counts, 1)).astype(
-            np.float32)
+          np.float32
+        )
       counts = np.bincount(targets, minlength=len(labels))
       return (len(targets) / (len(labels) * np.maximum(counts, 1))).astype(
-          np.float32)
+        np.float32
+      )
     unknown = sorted(set(self.class_weights) - set(labels))
     if unknown:
-      raise UserError("There is a class weight for "
-                      f"{text_files.shown(unknown[0])}, which is not one of "
-                      f"the labels: {text_files.some(labels)}.")
-    return np.array([self.class_weights.get(label, 1.0) for label in labels],
-                    np.float32)
+      raise UserError(
+        "There is a class weight for "
+        f"{text_files.shown(unknown[0])}, which is not one of "
+        f"the labels: {text_files.some(labels)}."
+      )
+    return np.array(
+      [self.class_weights.get(label, 1.0) for label in labels], np.float32
+    )
 
 
 def _number(value, place: str) -> float:
@@ -313,9 +360,11 @@ def _number(value, place: str) -> float:
   except (TypeError, ValueError, OverflowError):
     number = np.nan
   if not abs(number) <= _LARGEST_NUMBER:  # nor NaN
-    raise UserError(f"{place}: the label {text_files.shown(value)} is not a "
-                    "finite number of float32, which regression learns. "
-                    "Correct it, or leave the row out.")
+    raise UserError(
+      f"{place}: the label {text_files.shown(value)} is not a "
+      "finite number of float32, which regression learns. "
+      "Correct it, or leave the row out."
+    )
   return number
 
 
@@ -338,17 +387,18 @@ class _Row:
     if isinstance(self._fields, dict):
       if column not in self._fields:
         raise UserError(
-            f"{place}: there is no {column!r}. The object has: "
-            f"{text_files.some(self._fields)}.")
+          f"{place}: there is no {column!r}. The object has: "
+          f"{text_files.some(self._fields)}."
+        )
       return self._fields[column]
     number = self._numbers.get(column, column)
     try:
       return self._fields[number]
     except IndexError:
       raise UserError(
-          f"{place}: {len(self._fields)} columns, but column {number + 1} is "
-          f"needed: {text_files.shown(self._fields)}. Is the row cut off?"
-          ) from None
+        f"{place}: {len(self._fields)} columns, but column {number + 1} is "
+        f"needed: {text_files.shown(self._fields)}. Is the row cut off?"
+      ) from None
 
   def text(self, column: Column, place: str) -> str:
     """Returns a field that holds text.
@@ -358,9 +408,11 @@ class _Row:
     """
     value = self.get(column, place)
     if not isinstance(value, str) or not value.strip():
-      raise UserError(f"{place}: column {column!r} has "
-                      f"{text_files.shown(value)}, not a text. Fill it in, or "
-                      "leave the row out.")
+      raise UserError(
+        f"{place}: column {column!r} has "
+        f"{text_files.shown(value)}, not a text. Fill it in, or "
+        "leave the row out."
+      )
     return value
 
 
@@ -368,46 +420,71 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
   """Yields the number of the line and the fields of each row."""
   ending = os.path.splitext(path)[1]
   if ending not in _FORMATS:
-    raise UserError(f"{path}: files of examples end in one of "
-                    f"{', '.join(_FORMATS)}, which tells how to read them.")
+    raise UserError(
+      f"{path}: files of examples end in one of "
+      f"{', '.join(_FORMATS)}, which tells how to read them."
+    )
   if ending == ".jsonl":
     for number, fields in file_io.read_json_lines(path):
       yield number, _Row(fields, {})
     return
-  rows = text_files.read_csv(path) if ending == ".csv" else (
+  rows = (
+    text_files.read_csv(path)
+    if ending == ".csv"
+    else (
       (number, line.split("\t"))
-      for number, line in text_files.read_lines(path) if line)
+      for number, line in text_files.read_lines(path)
+      if line
+    )
+  )
   numbers = {}
   if columns.has_header:
     _, header = next(rows, (0, []))
     numbers = {name: number for number, name in enumerate(header)}
-    for column in (columns.text_a, columns.text_b, columns.label, columns.id,
-                   columns.only and columns.only[0]):
+    for column in (
+      columns.text_a,
+      columns.text_b,
+      columns.label,
+      columns.id,
+      columns.only and columns.only[0],
+    ):
       if isinstance(column, str) and header.count(column) != 1:
         what = "two columns" if column in numbers else "no column"
-        raise UserError(f"{path}, line 1: {what} {column!r}. It names: "
-                        f"{text_files.some(header)}.")
+        raise UserError(
+          f"{path}, line 1: {what} {column!r}. It names: "
+          f"{text_files.some(header)}."
+        )
   for number, fields in rows:
     yield number, _Row(fields, numbers)
 
 
 # --- One's own data ----------------------------------------------------------
 
-_METRICS = {SINGLE_LABEL: metrics.accuracy_and_macro_f1,
-            MULTI_LABEL: metrics.multi_label_scores,
-            REGRESSION: metrics.correlations_and_errors}
-_MAIN_METRICS = {SINGLE_LABEL: ("accuracy",), MULTI_LABEL: ("micro_f1",),
-                 REGRESSION: ("spearman",)}
+_METRICS = {
+  SINGLE_LABEL: metrics.accuracy_and_macro_f1,
+  MULTI_LABEL: metrics.multi_label_scores,
+  REGRESSION: metrics.correlations_and_errors,
+}
+_MAIN_METRICS = {
+  SINGLE_LABEL: ("accuracy",),
+  MULTI_LABEL: ("micro_f1",),
+  REGRESSION: ("spearman",),
+}
 
 
-def custom_task(text_a: str = "text", text_b: Optional[str] = None,
-                label: str = "label", id: Optional[str] = None,
-                problem_type: str = SINGLE_LABEL,
-                labels: Optional[Sequence[str]] = None,
-                label_separator: str = ",",
-                class_weights: Union[None, str, Mapping[str, float]] = None,
-                train: Optional[str] = None, dev: Optional[str] = None,
-                test: Optional[str] = None) -> ClassificationTask:
+def custom_task(
+  text_a: str = "text",
+  text_b: str | None = None,
+  label: str = "label",
+  id: str | None = None,
+  problem_type: str = SINGLE_LABEL,
+  labels: Sequence[str] | None = None,
+  label_separator: str = ",",
+  class_weights: None | str | Mapping[str, float] = None,
+  train: str | None = None,
+  dev: str | None = None,
+  test: str | None = None,
+) -> ClassificationTask:
   """Returns the task of files of one's own.
 
   Args:
@@ -428,44 +505,63 @@ def custom_task(text_a: str = "text", text_b: Optional[str] = None,
     UserError: an argument has a value that it cannot have.
   """
   if problem_type not in PROBLEM_TYPES:
-    raise UserError(f"The problem type {text_files.shown(problem_type)} is "
-                    f"none of {', '.join(PROBLEM_TYPES)}.")
-  for name, value in [("text_a", text_a), ("label", label),
-                      ("label_separator", label_separator)]:
+    raise UserError(
+      f"The problem type {text_files.shown(problem_type)} is "
+      f"none of {', '.join(PROBLEM_TYPES)}."
+    )
+  for name, value in [
+    ("text_a", text_a),
+    ("label", label),
+    ("label_separator", label_separator),
+  ]:
     if not value or not isinstance(value, str):
       raise UserError(f"{name} is {text_files.shown(value)}, not a text.")
-  for name, value in [("text_b", text_b), ("id", id), ("train", train),
-                      ("dev", dev), ("test", test)]:
+  for name, value in [
+    ("text_b", text_b),
+    ("id", id),
+    ("train", train),
+    ("dev", dev),
+    ("test", test),
+  ]:
     if value is not None and not isinstance(value, str):
       raise UserError(f"{name} is {text_files.shown(value)}, not a text.")
   labels = _checked_labels(labels, problem_type)
   _check_class_weights(class_weights)
   splits = {}
   for split, file in [("train", train), ("dev", dev), ("test", test)]:
-    names = [file] if file else [
-        split + ending for ending in (".tsv", ".csv", ".jsonl")]
-    splits[split] = [Columns(name, text_a, text_b,
-                             None if split == "test" else label, id)
-                     for name in names]
+    names = (
+      [file]
+      if file
+      else [split + ending for ending in (".tsv", ".csv", ".jsonl")]
+    )
+    splits[split] = [
+      Columns(name, text_a, text_b, None if split == "test" else label, id)
+      for name in names
+    ]
   return ClassificationTask(
-      name="custom", splits=splits,
-      labels=labels,
-      problem_type=problem_type, metric_fn=_METRICS[problem_type],
-      main_metrics=_MAIN_METRICS[problem_type],
-      label_separator=label_separator, class_weights=class_weights)
+    name="custom",
+    splits=splits,
+    labels=labels,
+    problem_type=problem_type,
+    metric_fn=_METRICS[problem_type],
+    main_metrics=_MAIN_METRICS[problem_type],
+    label_separator=label_separator,
+    class_weights=class_weights,
+  )
 
 
-def _checked_labels(labels, problem_type: str) -> Optional[tuple[str, ...]]:
+def _checked_labels(labels, problem_type: str) -> tuple[str, ...] | None:
   """Returns the labels as texts; None if there are none."""
   if not labels:
     return None
   if problem_type == REGRESSION:
     raise UserError("labels are for classes; regression has none.")
   if not isinstance(labels, (list, tuple)) or any(
-      label == "" or not isinstance(label, (str, int, float))
-      for label in labels):
-    raise UserError(f"labels is {text_files.shown(labels)}, not a list of "
-                    "texts.")
+    label == "" or not isinstance(label, (str, int, float)) for label in labels
+  ):
+    raise UserError(
+      f"labels is {text_files.shown(labels)}, not a list of texts."
+    )
   texts = tuple(map(str, labels))
   if len(set(texts)) < len(texts):
     twice = next(text for text in texts if texts.count(text) > 1)
@@ -478,15 +574,22 @@ def _check_class_weights(class_weights) -> None:
   if class_weights in (None, "balanced"):
     return
   if not isinstance(class_weights, Mapping):
-    raise UserError(f"class_weights is {text_files.shown(class_weights)}, "
-                    "neither \"balanced\" nor an object of labels and "
-                    "weights.")
+    raise UserError(
+      f"class_weights is {text_files.shown(class_weights)}, "
+      'neither "balanced" nor an object of labels and '
+      "weights."
+    )
   for label, weight in class_weights.items():
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or (
-        not 0.0 <= weight <= _LARGEST_NUMBER):
-      raise UserError(f"class_weights: {text_files.shown(label)} has the "
-                      f"weight {text_files.shown(weight)}, not a finite "
-                      "number from 0.")
+    if (
+      isinstance(weight, bool)
+      or not isinstance(weight, (int, float))
+      or (not 0.0 <= weight <= _LARGEST_NUMBER)
+    ):
+      raise UserError(
+        f"class_weights: {text_files.shown(label)} has the "
+        f"weight {text_files.shown(weight)}, not a finite "
+        "number from 0."
+      )
 
 
 def read_task_file(path: str) -> ClassificationTask:
@@ -504,8 +607,10 @@ def read_task_file(path: str) -> ClassificationTask:
   known = list(inspect.signature(custom_task).parameters)
   unknown = sorted(set(settings) - set(known))
   if unknown:
-    raise UserError(f"{path} has {text_files.some(unknown)}; a task file is an "
-                    f"object with some of: {', '.join(known)}.")
+    raise UserError(
+      f"{path} has {text_files.some(unknown)}; a task file is an "
+      f"object with some of: {', '.join(known)}."
+    )
   try:
     return custom_task(**settings)
   except UserError as error:

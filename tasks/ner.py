@@ -9,17 +9,19 @@ first piece has the most context.
 """
 
 import collections
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import json
-from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from data import encoding
+from data import sliding_windows
 from errors import UserError
-import input_pipeline
-import metrics
-import tokenization
+from tasks import metrics
 from tasks import text_files
+import tokenization
 
 # Begins a document in CoNLL's files.
 _DOCUMENT = "-DOCSTART-"
@@ -41,7 +43,7 @@ class Sentence:
   """
 
   words: tuple[str, ...]
-  tags: Optional[tuple[str, ...]]
+  tags: tuple[str, ...] | None
   document: int
   rows: tuple[str, ...]
   line: int
@@ -58,25 +60,28 @@ class Columns(NamedTuple):
 
   word: int = 0
   tag: int = -1
-  separator: Optional[str] = None
+  separator: str | None = None
 
 
-def read_sentences(path: str, columns: Columns = Columns(),
-                   has_tags: bool = True) -> list[Sentence]:
+def read_sentences(
+  path: str, columns: Columns | None = None, has_tags: bool = True
+) -> list[Sentence]:
   """Reads a file with a word a line and a blank line between sentences.
 
   Args:
     path: of the file.
-    columns: how its lines are built.
+    columns: how its lines are built; None for the defaults.
     has_tags: whether there have to be tags; if not, they are read where the
       first line has a column for them.
 
   Raises:
     UserError: the file is missing, empty, or has a line without word or tag.
   """
+  columns = columns or Columns()
   if columns.separator == "":
-    raise UserError("--column_separator is empty. Leave it out for any white "
-                    "space.")
+    raise UserError(
+      "--column_separator is empty. Leave it out for any white space."
+    )
   sentences, rows = [], []
   document, has_documents, line = 0, False, 0
 
@@ -90,13 +95,21 @@ def read_sentences(path: str, columns: Columns = Columns(),
           has_tags = has_tags or len(fields) > 1
         word = _field(fields, columns.word, "word", path, number, row)
         if not word.strip():
-          raise UserError(f"{path}, line {number}: no word: "
-                          f"{text_files.shown(row)}.")
+          raise UserError(
+            f"{path}, line {number}: no word: {text_files.shown(row)}."
+          )
         words.append(word)
         if has_tags:
           tags.append(_tag(fields, columns, path, number, row))
-      sentences.append(Sentence(tuple(words), tuple(tags) if has_tags else None,
-                                document, tuple(rows), line - len(rows)))
+      sentences.append(
+        Sentence(
+          tuple(words),
+          tuple(tags) if has_tags else None,
+          document,
+          tuple(rows),
+          line - len(rows),
+        )
+      )
       rows.clear()
 
   for line, text in text_files.read_lines(path):
@@ -117,25 +130,28 @@ def read_sentences(path: str, columns: Columns = Columns(),
 def _field(fields, number: int, what: str, path: str, line: int, row: str):
   if not -len(fields) <= number < len(fields):
     raise UserError(
-        f"{path}, line {line}: {len(fields)} columns, and so no {what} in "
-        f"column {number}: {text_files.shown(row)}. Are --column_separator, "
-        "--word_column and --tag_column right?")
+      f"{path}, line {line}: {len(fields)} columns, and so no {what} in "
+      f"column {number}: {text_files.shown(row)}. Are --column_separator, "
+      "--word_column and --tag_column right?"
+    )
   return fields[number]
 
 
 def _tag(fields, columns: Columns, path: str, line: int, row: str) -> str:
   tag = _field(fields, columns.tag, "tag", path, line, row).strip()
   if not tag or len(fields) < 2:
-    raise UserError(f"{path}, line {line}: a word without tag: "
-                    f"{text_files.shown(row)}. Give it one ({_OUTSIDE} for "
-                    "none), or remove the line.")
+    raise UserError(
+      f"{path}, line {line}: a word without tag: "
+      f"{text_files.shown(row)}. Give it one ({_OUTSIDE} for "
+      "none), or remove the line."
+    )
   return tag
 
 
 # --- Schemes of tags ---------------------------------------------------------
 
 
-def find_scheme(sentences: Iterable[Sequence[str]]) -> Optional[str]:
+def find_scheme(sentences: Iterable[Sequence[str]]) -> str | None:
   """Returns which scheme tags follow.
 
   Args:
@@ -192,13 +208,16 @@ class Feature(NamedTuple):
       that counts here, or -1.
   """
 
-  packed: input_pipeline.Packed
+  packed: encoding.InputFeatures
   places: list[int]
 
 
-def features_of(sentences: Sequence[Sentence],
-                tokenizer: tokenization.FullTokenizer, max_seq_length: int,
-                document_context: bool) -> Iterator[Feature]:
+def features_of(
+  sentences: Sequence[Sentence],
+  tokenizer: tokenization.FullTokenizer,
+  max_seq_length: int,
+  document_context: bool,
+) -> Iterator[Feature]:
   """Yields windows in which each word counts once.
 
   Words are numbered through all sentences.
@@ -212,7 +231,8 @@ def features_of(sentences: Sequence[Sentence],
       paper.
   """
   cls_id, sep_id, unk_id = tokenizer.convert_tokens_to_ids(
-      ["[CLS]", "[SEP]", "[UNK]"])
+    ["[CLS]", "[SEP]", "[UNK]"]
+  )
   room = max_seq_length - 2
   first_word = 0
   for words in _texts(sentences, document_context):
@@ -223,13 +243,15 @@ def features_of(sentences: Sequence[Sentence],
       places.extend([number, *[-1] * (len(pieces) - 1)])
     first_word += len(words)
     places = np.array(places)
-    windows = input_pipeline.Windows.cut(len(ids), room, max(1, room // 2))
+    windows = sliding_windows.TextWindows.cut(len(ids), room, max(1, room // 2))
     for start, length, counts in zip(*windows):
       here = slice(start, start + length)
       yield Feature(
-          input_pipeline.Packed([cls_id, *ids[here], sep_id],
-                                [0] * (length + 2)),
-          [-1, *np.where(counts[:length], places[here], -1).tolist(), -1])
+        encoding.InputFeatures(
+          [cls_id, *ids[here], sep_id], [0] * (length + 2)
+        ),
+        [-1, *np.where(counts[:length], places[here], -1).tolist(), -1],
+      )
 
 
 def _texts(sentences, document_context: bool) -> Iterator[list[str]]:
@@ -249,8 +271,7 @@ def _texts(sentences, document_context: bool) -> Iterator[list[str]]:
 # --- Predictions -------------------------------------------------------------
 
 
-def by_sentence(sentences: Sequence[Sentence],
-                values: Sequence) -> list[list]:
+def by_sentence(sentences: Sequence[Sentence], values: Sequence) -> list[list]:
   """Deals out values of words, numbered through, to their sentences."""
   values = iter(values)
   return [[next(values) for _ in sentence.words] for sentence in sentences]
@@ -269,7 +290,14 @@ def to_json(sentence: Sentence, tags: Sequence[str]) -> str:
   entities = []
   for kind, first, end in sorted(metrics.entities(tags), key=lambda e: e[1]):
     span = starts[first], starts[end - 1] + len(sentence.words[end - 1])
-    entities.append({"type": kind, "start": span[0], "end": span[1],
-                     "text": text[slice(*span)]})
-  return json.dumps({"text": text, "tags": list(tags), "entities": entities},
-                    ensure_ascii=False)
+    entities.append(
+      {
+        "type": kind,
+        "start": span[0],
+        "end": span[1],
+        "text": text[slice(*span)],
+      }
+    )
+  return json.dumps(
+    {"text": text, "tags": list(tags), "entities": entities}, ensure_ascii=False
+  )

@@ -9,21 +9,23 @@ is in several, the window counts where it has the most context.
 
 import bisect
 import collections
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
 import math
 import re
-from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
 
+from data import encoding
 from data import file_io
+from data import sliding_windows
 from errors import UserError
-import input_pipeline
-import tokenization
 from tasks import text_files
+import tokenization
 
 # What separates words of a paragraph; other white space is part of them.
 _WORD = re.compile("[^ \t\r\n\u202f]+")
@@ -35,8 +37,12 @@ _NO_NULL_SCORE = 1_000_000.0
 # What is answered where nothing can be and something has to be.
 _NO_CANDIDATE = "empty"
 _NOTHING_FOUND = "questions without any candidate"
-_KINDS = {str: "a text", list: "a list", int: "a whole number",
-          bool: "true or false"}
+_KINDS = {
+  str: "a text",
+  list: "a list",
+  int: "a whole number",
+  bool: "true or false",
+}
 
 
 # --- Reading -----------------------------------------------------------------
@@ -84,8 +90,9 @@ class Dataset(NamedTuple):
   @property
   def has_answers(self) -> bool:
     """Whether predictions can be scored."""
-    return all(question.answers or question.is_impossible
-               for question in self.questions)
+    return all(
+      question.answers or question.is_impossible for question in self.questions
+    )
 
 
 def read_dataset(path: str) -> Dataset:
@@ -101,17 +108,20 @@ def read_dataset(path: str) -> Dataset:
   for a, article in enumerate(_get(articles, "data", list, path, "the file")):
     where = f"article {a + 1}"
     for p, paragraph in enumerate(
-        _get(article, "paragraphs", list, path, where)):
+      _get(article, "paragraphs", list, path, where)
+    ):
       where = f"article {a + 1}, paragraph {p + 1}"
       text = _get(paragraph, "context", str, path, where)
       for q, entry in enumerate(_get(paragraph, "qas", list, path, where)):
-        question = _read_question(entry, len(result.paragraphs), path,
-                                  f"{where}, question {q + 1}")
+        question = _read_question(
+          entry, len(result.paragraphs), path, f"{where}, question {q + 1}"
+        )
         if question.id in places:
           raise UserError(
-              f"{path}: the id {text_files.shown(question.id)} of {where}, "
-              f"question {q + 1} is that of {places[question.id]} as well. Ids "
-              "have to be unique.")
+            f"{path}: the id {text_files.shown(question.id)} of {where}, "
+            f"question {q + 1} is that of {places[question.id]} as well. Ids "
+            "have to be unique."
+          )
         places[question.id] = f"{where}, question {q + 1}"
         result.questions.append(question)
       result.paragraphs.append(text)
@@ -125,10 +135,15 @@ def _get(entry, key: str, kind: type, path: str, where: str):
   value = entry.get(key) if isinstance(entry, dict) else None
   # To Python, true is a whole number.
   if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-    found = f"has {key}={text_files.shown(value)}" if (
-        isinstance(entry, dict) and key in entry) else f"has no {key!r}"
-    raise UserError(f"{path}: {where} {found}; the format of SQuAD wants "
-                    f"{_KINDS[kind]} there.")
+    found = (
+      f"has {key}={text_files.shown(value)}"
+      if (isinstance(entry, dict) and key in entry)
+      else f"has no {key!r}"
+    )
+    raise UserError(
+      f"{path}: {where} {found}; the format of SQuAD wants "
+      f"{_KINDS[kind]} there."
+    )
   return value
 
 
@@ -141,11 +156,18 @@ def _read_question(entry, paragraph: int, path: str, where: str) -> Question:
   if entry.get("is_impossible") is not None:
     is_impossible = _get(entry, "is_impossible", bool, path, where)
   return Question(
-      question_id, _get(entry, "question", str, path, where), paragraph,
-      tuple(Answer(_get(answer, "text", str, path, f"an answer of {where}"),
-                   _get(answer, "answer_start", int, path,
-                        f"an answer of {where}")) for answer in answers),
-      is_impossible)
+    question_id,
+    _get(entry, "question", str, path, where),
+    paragraph,
+    tuple(
+      Answer(
+        _get(answer, "text", str, path, f"an answer of {where}"),
+        _get(answer, "answer_start", int, path, f"an answer of {where}"),
+      )
+      for answer in answers
+    ),
+    is_impossible,
+  )
 
 
 # --- Paragraphs --------------------------------------------------------------
@@ -180,11 +202,12 @@ class Paragraph:
     self._found = {}
     self._offsets = {}
 
-  def windows(self, room: int, stride: int) -> input_pipeline.Windows:
+  def windows(self, room: int, stride: int) -> sliding_windows.TextWindows:
     """Returns its windows of at most `room` tokens, each `stride` further."""
     if (room, stride) not in self._windows:
-      self._windows[room, stride] = input_pipeline.Windows.cut(
-          len(self.ids), room, stride)
+      self._windows[room, stride] = sliding_windows.TextWindows.cut(
+        len(self.ids), room, stride
+      )
     return self._windows[room, stride]
 
   def word_at(self, place: int) -> int:
@@ -193,8 +216,10 @@ class Paragraph:
 
   def offsets(self, first: int, last: int) -> tuple[int, int]:
     """Returns where the words of tokens `first` to `last` are in the text."""
-    return (self.spans[self.word_of_token[first]][0],
-            self.spans[self.word_of_token[last]][1])
+    return (
+      self.spans[self.word_of_token[first]][0],
+      self.spans[self.word_of_token[last]][1],
+    )
 
   def answer(self, first: int, last: int) -> str:
     """Returns the text of tokens `first` to `last`, as it was written.
@@ -205,15 +230,18 @@ class Paragraph:
     tokenizer says of the origin of each token decides.
     """
     words = self.word_of_token[first], self.word_of_token[last] + 1
-    wanted = " ".join(self._tokens[first:last + 1]).replace(
-        " ##", "").replace("##", "")
+    wanted = (
+      " ".join(self._tokens[first : last + 1])
+      .replace(" ##", "")
+      .replace("##", "")
+    )
     # Many candidates have the same text, and a word may be very long.
     if (words, wanted) not in self._found:
       self._found[words, wanted] = self._find(words, wanted)
     found = self._found[words, wanted]
     return self._stretch(first, last) if found is None else found
 
-  def _find(self, words: tuple[int, int], wanted: str) -> Optional[str]:
+  def _find(self, words: tuple[int, int], wanted: str) -> str | None:
     """Returns the text of what is found in the basic tokens of some words."""
     if not self._is_one_to_one(words):
       return None
@@ -226,16 +254,22 @@ class Paragraph:
     begin = self._num_chars[words[0]] + start - basic.count(" ", 0, start)
     end = begin + len(wanted) - wanted.count(" ") - 1
     begin, end = (
-        char - self._num_chars[words[0]]
-        + bisect.bisect_right(self._num_chars, char) - 1 - words[0]
-        for char in (begin, end))
-    return original[begin:end + 1]
+      char
+      - self._num_chars[words[0]]
+      + bisect.bisect_right(self._num_chars, char)
+      - 1
+      - words[0]
+      for char in (begin, end)
+    )
+    return original[begin : end + 1]
 
   def _is_one_to_one(self, words: tuple[int, int]) -> bool:
     """Whether words have as many characters as their basic tokens."""
     first, last = words
-    return (self._num_chars[last] - self._num_chars[first]
-            == self._num_basic_chars[last] - self._num_basic_chars[first])
+    return (
+      self._num_chars[last] - self._num_chars[first]
+      == self._num_basic_chars[last] - self._num_basic_chars[first]
+    )
 
   @functools.cached_property
   def _tokens(self) -> list[str]:
@@ -244,8 +278,10 @@ class Paragraph:
   @functools.cached_property
   def _basic(self) -> list[str]:
     """What the basic tokenizer makes of each word, its parts with spaces."""
-    return [" ".join(self._tokenizer.basic_tokenizer.tokenize(word))
-            for word in self.words]
+    return [
+      " ".join(self._tokenizer.basic_tokenizer.tokenize(word))
+      for word in self.words
+    ]
 
   @functools.cached_property
   def _num_chars(self) -> list[int]:
@@ -255,8 +291,12 @@ class Paragraph:
   @functools.cached_property
   def _num_basic_chars(self) -> list[int]:
     """Likewise of their basic tokens."""
-    return [0, *itertools.accumulate(
-        len(basic) - basic.count(" ") for basic in self._basic)]
+    return [
+      0,
+      *itertools.accumulate(
+        len(basic) - basic.count(" ") for basic in self._basic
+      ),
+    ]
 
   def _stretch(self, first: int, last: int) -> str:
     """Returns the text from the beginning of a token to the end of one."""
@@ -265,11 +305,16 @@ class Paragraph:
       word = self.word_of_token[token]
       if word not in self._offsets:
         _, self._offsets[word] = self._tokenizer.encode_with_offsets(
-            self.words[word])
+          self.words[word]
+        )
       begin = self.spans[word][0]
-      ends.append([begin + place for place in
-                   self._offsets[word][token - self.first_tokens[word]]])
-    return " ".join(self.text[ends[0][0]:ends[1][1]].split())
+      ends.append(
+        [
+          begin + place
+          for place in self._offsets[word][token - self.first_tokens[word]]
+        ]
+      )
+    return " ".join(self.text[ends[0][0] : ends[1][1]].split())
 
   def places_of(self, wanted: str) -> Iterator[tuple[int, int]]:
     """Yields where some words are in the text.
@@ -283,8 +328,12 @@ class Paragraph:
     """
     matches = list(_STRETCH.finditer(self.text))
     text = " ".join(match.group() for match in matches)
-    starts = [0, *itertools.accumulate(
-        match.end() - match.start() + 1 for match in matches)]
+    starts = [
+      0,
+      *itertools.accumulate(
+        match.end() - match.start() + 1 for match in matches
+      ),
+    ]
 
     def place_in_text(place: int) -> int:
       stretch = bisect.bisect_right(starts, place) - 1
@@ -323,7 +372,7 @@ class Feature(NamedTuple):
   window: int
   first_token: int
   offset: int
-  packed: input_pipeline.Packed
+  packed: encoding.InputFeatures
 
 
 class Reader:
@@ -336,8 +385,13 @@ class Reader:
     counts: what there is to report.
   """
 
-  def __init__(self, dataset: Dataset, tokenizer: tokenization.FullTokenizer,
-               settings: WindowSettings, is_verbose: bool = False):
+  def __init__(
+    self,
+    dataset: Dataset,
+    tokenizer: tokenization.FullTokenizer,
+    settings: WindowSettings,
+    is_verbose: bool = False,
+  ):
     """Takes what to read.
 
     Args:
@@ -353,7 +407,8 @@ class Reader:
     self.counts = collections.Counter(questions=len(dataset.questions))
     self.tokenizer = tokenizer
     self._cls_id, self._sep_id = tokenizer.convert_tokens_to_ids(
-        ["[CLS]", "[SEP]"])
+      ["[CLS]", "[SEP]"]
+    )
     self._paragraphs = {}
     self._characters_kept = 0
 
@@ -376,17 +431,19 @@ class Reader:
 
   def _query_ids(self, question: Question) -> list[int]:
     return self.tokenizer.encode(question.text)[
-        :self.settings.max_query_length]
+      : self.settings.max_query_length
+    ]
 
   def offset(self, question: Question) -> int:
     """Returns the place of the paragraph in the sequences of a question."""
     return len(self._query_ids(question)) + 2
 
-  def windows_of(self, question: Question
-                ) -> tuple[Paragraph, input_pipeline.Windows]:
+  def windows_of(
+    self, question: Question
+  ) -> tuple[Paragraph, sliding_windows.TextWindows]:
     """Returns the paragraph of a question, and its windows."""
     paragraph = self.paragraph(question.paragraph)
-    room = (self.settings.max_seq_length - len(self._query_ids(question)) - 3)
+    room = self.settings.max_seq_length - len(self._query_ids(question)) - 3
     return paragraph, paragraph.windows(room, self.settings.doc_stride)
 
   def features(self) -> Iterator[Feature]:
@@ -401,19 +458,32 @@ class Reader:
       offset = len(query) + 2
       if not len(windows.starts):
         self.note(question, "questions about empty paragraphs")
-      for window, (start, length) in enumerate(zip(
-          windows.starts.tolist(), windows.lengths.tolist())):
+      for window, (start, length) in enumerate(
+        zip(windows.starts.tolist(), windows.lengths.tolist())
+      ):
         self.counts["windows"] += 1
-        yield Feature(number, window, start, offset, input_pipeline.Packed(
-            [self._cls_id, *query, self._sep_id,
-             *paragraph.ids[start:start + length], self._sep_id],
-            [0] * offset + [1] * (length + 1)))
+        yield Feature(
+          number,
+          window,
+          start,
+          offset,
+          encoding.InputFeatures(
+            [
+              self._cls_id,
+              *query,
+              self._sep_id,
+              *paragraph.ids[start : start + length],
+              self._sep_id,
+            ],
+            [0] * offset + [1] * (length + 1),
+          ),
+        )
 
   # --- Training --------------------------------------------------------------
 
   def training_features(
-      self, skip_missing_answers: bool
-      ) -> Iterator[tuple[Feature, tuple[int, int]]]:
+    self, skip_missing_answers: bool
+  ) -> Iterator[tuple[Feature, tuple[int, int]]]:
     """Yields windows, and the positions of the answer in each.
 
     They are those of `[CLS]`, (0, 0), where the answer is not in the window,
@@ -430,32 +500,37 @@ class Reader:
     for feature in self.features():
       question = self.dataset.questions[feature.question]
       if feature.question not in spans:
-        spans = {feature.question: self._answer_tokens(
-            question, skip_missing_answers)}
+        spans = {
+          feature.question: self._answer_tokens(question, skip_missing_answers)
+        }
       span = spans[feature.question]
       if span is None:
         continue
       first, last = span
-      last_token = (feature.first_token + len(feature.packed.input_ids)
-                    - feature.offset - 2)
+      last_token = (
+        feature.first_token + len(feature.packed.input_ids) - feature.offset - 2
+      )
       if question.is_impossible or not (
-          feature.first_token <= first and last <= last_token):
+        feature.first_token <= first and last <= last_token
+      ):
         self.counts["windows without answer"] += 1
         yield feature, (0, 0)
       else:
         shift = feature.offset - feature.first_token
         yield feature, (first + shift, last + shift)
 
-  def _answer_tokens(self, question: Question, skip_missing_answers: bool
-                    ) -> Optional[tuple[int, int]]:
+  def _answer_tokens(
+    self, question: Question, skip_missing_answers: bool
+  ) -> tuple[int, int] | None:
     """Returns the first and last token of the answer; None to leave it out."""
     if question.is_impossible:
       self.counts["questions without answer"] += 1
       return 0, 0
     if not question.answers:
       raise UserError(
-          f"{self.dataset.path}: question {text_files.shown(question.id)} has "
-          "no answer to train with, and is not marked by is_impossible.")
+        f"{self.dataset.path}: question {text_files.shown(question.id)} has "
+        "no answer to train with, and is not marked by is_impossible."
+      )
     paragraph = self.paragraph(question.paragraph)
     words = self._answer_words(paragraph, question)
     if words is None:
@@ -463,33 +538,40 @@ class Reader:
       if skip_missing_answers:
         return None
       raise UserError(
-          f"{self.dataset.path}: the answer "
-          f"{text_files.shown(question.answers[0].text)} of question "
-          f"{text_files.shown(question.id)} is not in its paragraph. Correct "
-          "it, or leave such questions out with --skip_missing_answers.")
+        f"{self.dataset.path}: the answer "
+        f"{text_files.shown(question.answers[0].text)} of question "
+        f"{text_files.shown(question.id)} is not in its paragraph. Correct "
+        "it, or leave such questions out with --skip_missing_answers."
+      )
     first = paragraph.first_tokens[words[0]]
     last = max(first, paragraph.first_tokens[words[1] + 1] - 1)
     # Those of its words that are the answer: 1895 of (1895-1943).
     wanted = self.tokenizer.encode(question.answers[0].text)
-    place = _find_ids(paragraph.ids[first:last + 1], wanted)
+    place = _find_ids(paragraph.ids[first : last + 1], wanted)
     if not wanted or place < 0:
       return first, last
     return first + place, first + place + len(wanted) - 1
 
-  def _answer_words(self, paragraph: Paragraph,
-                    question: Question) -> Optional[tuple[int, int]]:
+  def _answer_words(
+    self, paragraph: Paragraph, question: Question
+  ) -> tuple[int, int] | None:
     """Returns the first and last word of an answer; None if it is not there."""
     answer = question.answers[0]
     wanted = " ".join(answer.text.split())
     if not wanted or not paragraph.words:
       return None
-    words = [paragraph.word_at(place) for place in (
-        answer.start, answer.start + len(answer.text) - 1)]
-    if wanted in " ".join(paragraph.words[words[0]:words[1] + 1]):
+    words = [
+      paragraph.word_at(place)
+      for place in (answer.start, answer.start + len(answer.text) - 1)
+    ]
+    if wanted in " ".join(paragraph.words[words[0] : words[1] + 1]):
       return words[0], words[1]
     # Annotated with another offset, or other white space: the nearest place.
-    nearest = min(paragraph.places_of(wanted), default=None,
-                  key=lambda span: abs(span[0] - answer.start))
+    nearest = min(
+      paragraph.places_of(wanted),
+      default=None,
+      key=lambda span: abs(span[0] - answer.start),
+    )
     if nearest is None:
       return None
     self.note(question, "answers found elsewhere than annotated")
@@ -500,8 +582,9 @@ class Reader:
 def _find_ids(ids: Sequence[int], wanted: Sequence[int]) -> int:
   """Returns where some ids first stand among others, or -1."""
   # As characters: text is searched in time that grows with its length only.
-  characters = {id_: chr(number)
-                for number, id_ in enumerate(dict.fromkeys(wanted), 1)}
+  characters = {
+    id_: chr(number) for number, id_ in enumerate(dict.fromkeys(wanted), 1)
+  }
   text = "".join(characters.get(id_, "\0") for id_ in ids)
   return text.find("".join(characters[id_] for id_ in wanted))
 
@@ -550,12 +633,15 @@ class Prediction(NamedTuple):
 
   text: str
   n_best: list[Candidate]
-  null_odds: Optional[float]
-  spans: list[Optional[tuple[int, int]]]
+  null_odds: float | None
+  spans: list[tuple[int, int] | None]
 
 
-def predict(reader: Reader, logits: Mapping[tuple[int, int], tuple],
-            settings: AnswerSettings) -> Iterator[tuple[Question, Prediction]]:
+def predict(
+  reader: Reader,
+  logits: Mapping[tuple[int, int], tuple],
+  settings: AnswerSettings,
+) -> Iterator[tuple[Question, Prediction]]:
   """Yields the prediction for each question, in order.
 
   Args:
@@ -572,8 +658,9 @@ def predict(reader: Reader, logits: Mapping[tuple[int, int], tuple],
     columns, null = [], (_NO_NULL_SCORE, 0.0, 0.0)
     for window in range(len(windows.starts)):
       start_logits, end_logits = (np.asarray(x) for x in logits[number, window])
-      columns.append(_candidates(start_logits, end_logits, windows, window,
-                                 offset, settings))
+      columns.append(
+        _candidates(start_logits, end_logits, windows, window, offset, settings)
+      )
       null_score = float(start_logits[0] + end_logits[0])
       if null_score < null[0]:
         null = (null_score, float(start_logits[0]), float(end_logits[0]))
@@ -583,11 +670,19 @@ def predict(reader: Reader, logits: Mapping[tuple[int, int], tuple],
     yield question, prediction
 
 
-def _candidates(start_logits, end_logits, windows: input_pipeline.Windows,
-                window: int, offset: int, settings: AnswerSettings) -> tuple:
+def _candidates(
+  start_logits,
+  end_logits,
+  windows: sliding_windows.TextWindows,
+  window: int,
+  offset: int,
+  settings: AnswerSettings,
+) -> tuple:
   """Returns the candidates of a window: arrays of tokens and logits."""
-  starts, ends = (np.argsort(-x, kind="stable")[:settings.n_best_size] - offset
-                  for x in (start_logits, end_logits))
+  starts, ends = (
+    np.argsort(-x, kind="stable")[: settings.n_best_size] - offset
+    for x in (start_logits, end_logits)
+  )
   length = windows.lengths[window]
   starts = starts[(starts >= 0) & (starts < length)]
   starts = starts[windows.is_max_context[window][starts]]
@@ -596,21 +691,34 @@ def _candidates(start_logits, end_logits, windows: input_pipeline.Windows,
   i, j = np.nonzero((sizes > 0) & (sizes <= settings.max_answer_length))
   starts, ends = starts[i], ends[j]
   first = windows.starts[window]
-  return (starts + first, ends + first, start_logits[starts + offset],
-          end_logits[ends + offset])
+  return (
+    starts + first,
+    ends + first,
+    start_logits[starts + offset],
+    end_logits[ends + offset],
+  )
 
 
-def _choose(paragraph: Paragraph, columns: Sequence[tuple], null: tuple,
-            settings: AnswerSettings) -> Prediction:
+def _choose(
+  paragraph: Paragraph,
+  columns: Sequence[tuple],
+  null: tuple,
+  settings: AnswerSettings,
+) -> Prediction:
   """Returns the prediction of the candidates of all windows of a question."""
   may_be_empty = settings.version_2_with_negative
   starts, ends, start_logits, end_logits = (
-      np.concatenate(parts) for parts in zip(*columns)) if columns else (
-          np.zeros([4, 0]))
+    (np.concatenate(parts) for parts in zip(*columns))
+    if columns
+    else (np.zeros([4, 0]))
+  )
   if may_be_empty and columns:
     starts, ends, start_logits, end_logits = (
-        np.append(column, value) for column, value in zip(
-            (starts, ends, start_logits, end_logits), (-1, -1, *null[1:])))
+      np.append(column, value)
+      for column, value in zip(
+        (starts, ends, start_logits, end_logits), (-1, -1, *null[1:])
+      )
+    )
   best, spans = {}, {}
   order = np.argsort(-(start_logits + end_logits), kind="stable")
   for candidate in order.tolist():
@@ -635,8 +743,9 @@ def _choose(paragraph: Paragraph, columns: Sequence[tuple], null: tuple,
     return Prediction("", n_best, _NO_NULL_SCORE, spans)
   null_odds = null[0] - others[0].start_logit - others[0].end_logit
   is_empty = null_odds > settings.null_score_diff_threshold
-  return Prediction("" if is_empty else others[0].text, n_best, null_odds,
-                    spans)
+  return Prediction(
+    "" if is_empty else others[0].text, n_best, null_odds, spans
+  )
 
 
 def _with_probabilities(logits: Mapping[str, tuple]) -> list[Candidate]:
@@ -644,5 +753,7 @@ def _with_probabilities(logits: Mapping[str, tuple]) -> list[Candidate]:
   highest = max(map(sum, logits.values()))
   weights = [math.exp(sum(pair) - highest) for pair in logits.values()]
   total = sum(weights)
-  return [Candidate(text, weight / total, *pair)
-          for (text, pair), weight in zip(logits.items(), weights)]
+  return [
+    Candidate(text, weight / total, *pair)
+    for (text, pair), weight in zip(logits.items(), weights)
+  ]

@@ -4,9 +4,9 @@ Rajpurkar et al., 2016, section 6.1, and 2018, section 5.2. All are percentages.
 """
 
 import collections
+from collections.abc import Callable, Mapping, Sequence
 import re
 import string
-from typing import Callable, Mapping, Optional, Sequence
 
 from tasks import squad
 
@@ -29,17 +29,20 @@ def f1(prediction: str, answer: str) -> float:
 
   Two empty answers have 1, one of them 0.
   """
-  predicted, wanted = (normalize_answer(text).split()
-                       for text in (prediction, answer))
+  predicted, wanted = (
+    normalize_answer(text).split() for text in (prediction, answer)
+  )
   if not predicted or not wanted:
     return float(predicted == wanted)
-  common = sum((collections.Counter(predicted)
-                & collections.Counter(wanted)).values())
+  common = sum(
+    (collections.Counter(predicted) & collections.Counter(wanted)).values()
+  )
   return 2.0 * common / (len(predicted) + len(wanted))
 
 
-def evaluate_v1(questions: Sequence[squad.Question],
-                predictions: Mapping[str, str]) -> dict[str, float]:
+def evaluate_v1(
+  questions: Sequence[squad.Question], predictions: Mapping[str, str]
+) -> dict[str, float]:
   """Returns `exact_match` and `f1`; a question without prediction has 0.
 
   Args:
@@ -47,14 +50,18 @@ def evaluate_v1(questions: Sequence[squad.Question],
     predictions: id -> answer.
   """
   exact, overlap = _scores(questions, predictions, _answers_v1)
-  return {"exact_match": 100.0 * sum(exact.values()) / len(questions),
-          "f1": 100.0 * sum(overlap.values()) / len(questions)}
+  return {
+    "exact_match": 100.0 * sum(exact.values()) / len(questions),
+    "f1": 100.0 * sum(overlap.values()) / len(questions),
+  }
 
 
-def evaluate_v2(questions: Sequence[squad.Question],
-                predictions: Mapping[str, str],
-                null_odds: Optional[Mapping[str, float]] = None,
-                null_threshold: float = 1.0) -> dict[str, float]:
+def evaluate_v2(
+  questions: Sequence[squad.Question],
+  predictions: Mapping[str, str],
+  null_odds: Mapping[str, float] | None = None,
+  null_threshold: float = 1.0,
+) -> dict[str, float]:
   """Returns the scores of questions of which some have no answer.
 
   Args:
@@ -74,18 +81,24 @@ def evaluate_v2(questions: Sequence[squad.Question],
   has_answer = {question.id: bool(question.answers) for question in questions}
   if null_odds is not None:
     exact, overlap = (
-        {i: float(not has_answer[i]) if null_odds[i] > null_threshold else score
-         for i, score in scores.items()} for scores in raw.values())
+      {
+        i: float(not has_answer[i]) if null_odds[i] > null_threshold else score
+        for i, score in scores.items()
+      }
+      for scores in raw.values()
+    )
   results = _means(exact, overlap, "")
   for is_wanted, prefix in [(True, "HasAns_"), (False, "NoAns_")]:
     ids = [i for i in exact if has_answer[i] == is_wanted]
     if ids:
-      results.update(_means({i: exact[i] for i in ids},
-                            {i: overlap[i] for i in ids}, prefix))
+      results.update(
+        _means({i: exact[i] for i in ids}, {i: overlap[i] for i in ids}, prefix)
+      )
   if null_odds is not None:
     for name, scores in raw.items():
-      best, threshold = _best_threshold(scores, predictions, null_odds,
-                                        has_answer)
+      best, threshold = _best_threshold(
+        scores, predictions, null_odds, has_answer
+      )
       results[f"best_{name}"] = best
       results[f"best_{name}_thresh"] = threshold
   return results
@@ -97,13 +110,16 @@ def _answers_v1(question: squad.Question) -> list[str]:
 
 def _answers_v2(question: squad.Question) -> list[str]:
   """Returns answers that are not empty when normalized; else an empty one."""
-  return [answer.text for answer in question.answers
-          if normalize_answer(answer.text)] or [""]
+  return [
+    answer.text for answer in question.answers if normalize_answer(answer.text)
+  ] or [""]
 
 
-def _scores(questions, predictions,
-            answers_of: Callable[[squad.Question], list[str]],
-           ) -> tuple[dict[str, float], dict[str, float]]:
+def _scores(
+  questions,
+  predictions,
+  answers_of: Callable[[squad.Question], list[str]],
+) -> tuple[dict[str, float], dict[str, float]]:
   """Returns exact match and F1 by id, each with the answer it fits best."""
   exact, overlap = {}, {}
   for question in questions:
@@ -115,13 +131,16 @@ def _scores(questions, predictions,
 
 
 def _means(exact, overlap, prefix: str) -> dict[str, float]:
-  return {f"{prefix}exact": 100.0 * sum(exact.values()) / len(exact),
-          f"{prefix}f1": 100.0 * sum(overlap.values()) / len(overlap),
-          f"{prefix}total": len(exact)}
+  return {
+    f"{prefix}exact": 100.0 * sum(exact.values()) / len(exact),
+    f"{prefix}f1": 100.0 * sum(overlap.values()) / len(overlap),
+    f"{prefix}total": len(exact),
+  }
 
 
-def _best_threshold(scores, predictions, null_odds,
-                    has_answer) -> tuple[float, float]:
+def _best_threshold(
+  scores, predictions, null_odds, has_answer
+) -> tuple[float, float]:
   """Returns the best score, and the odds above which nothing is answered."""
   # At first nothing is answered; then question after question is, the one that
   # is least likely to have no answer first.

@@ -1,11 +1,11 @@
 """Multiple choice (paper, section 4.4): SWAG, and files of one's own.
 
-    [CLS] context [SEP] one of the choices [SEP]     a sequence for each choice
+[CLS] context [SEP] one of the choices [SEP]     a sequence for each choice
 """
 
+from collections.abc import Iterator
 import dataclasses
 import os
-from typing import Iterator, Optional
 
 from data import file_io
 from errors import UserError
@@ -30,7 +30,7 @@ class Example:
   id: str
   context: str
   choices: tuple[str, ...]
-  label: Optional[int]
+  label: int | None
 
 
 def read_examples(path: str, has_labels: bool = True) -> list[Example]:
@@ -50,20 +50,24 @@ def read_examples(path: str, has_labels: bool = True) -> list[Example]:
   readers = {".csv": _read_csv, ".jsonl": file_io.read_json_lines}
   ending = os.path.splitext(path)[1]
   if ending not in readers:
-    raise UserError(f"{path}: files of choices end in {' or '.join(readers)}, "
-                    "which tells how to read them.")
+    raise UserError(
+      f"{path}: files of choices end in {' or '.join(readers)}, "
+      "which tells how to read them."
+    )
   examples, lines = [], {}
   for line, fields in readers[ending](path):
     place = f"{path}, line {line}"
     example = _example(fields, place, len(examples), has_labels)
     if examples and len(example.choices) != len(examples[0].choices):
       raise UserError(
-          f"{place}: {len(example.choices)} choices, where the examples before "
-          f"have {len(examples[0].choices)}. All need the same number.")
+        f"{place}: {len(example.choices)} choices, where the examples before "
+        f"have {len(examples[0].choices)}. All need the same number."
+      )
     if example.id in lines:
       raise UserError(
-          f"{place}: the id {text_files.shown(example.id)} is that of line "
-          f"{lines[example.id]} as well. Make ids unique, or do without them.")
+        f"{place}: the id {text_files.shown(example.id)} is that of line "
+        f"{lines[example.id]} as well. Make ids unique, or do without them."
+      )
     lines[example.id] = line
     examples.append(example)
   if not examples:
@@ -71,22 +75,29 @@ def read_examples(path: str, has_labels: bool = True) -> list[Example]:
   return examples
 
 
-def _example(fields: dict, place: str, number: int,
-             has_labels: bool) -> Example:
+def _example(
+  fields: dict, place: str, number: int, has_labels: bool
+) -> Example:
   """Returns the example of an object with the keys of the JSON format."""
   choices = fields.get("choices")
   if not isinstance(choices, (list, tuple)) or len(choices) < 2:
-    raise UserError(f"{place}: 'choices' is {text_files.shown(choices)}, not a "
-                    "list of two texts or more.")
+    raise UserError(
+      f"{place}: 'choices' is {text_files.shown(choices)}, not a "
+      "list of two texts or more."
+    )
   for i, text in enumerate((fields.get("context"), *choices)):
     if not isinstance(text, str) or not text.strip():
       what = f"choice {i - 1}" if i else "the context"
-      raise UserError(f"{place}: {what} is missing: {text_files.shown(text)}. "
-                      "Fill it in, or leave the row out.")
+      raise UserError(
+        f"{place}: {what} is missing: {text_files.shown(text)}. "
+        "Fill it in, or leave the row out."
+      )
   example_id = fields.get("id", number)
   if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
-    raise UserError(f"{place}: the id is {text_files.shown(example_id)}, not a "
-                    "text or a whole number.")
+    raise UserError(
+      f"{place}: the id is {text_files.shown(example_id)}, not a "
+      "text or a whole number."
+    )
   label = fields.get("label")
   if label is not None or has_labels:
     label = _choice(label, len(choices), place)
@@ -100,8 +111,10 @@ def _choice(label, num_choices: int, place: str) -> int:
   except ValueError:
     number = None
   if isinstance(number, bool) or number not in range(num_choices):
-    raise UserError(f"{place}: the label {text_files.shown(label)} is not the "
-                    f"number of a choice, from 0 to {num_choices - 1}.")
+    raise UserError(
+      f"{place}: the label {text_files.shown(label)} is not the "
+      f"number of a choice, from 0 to {num_choices - 1}."
+    )
   return int(number)  # also of 2.0
 
 
@@ -112,13 +125,22 @@ def _read_csv(path: str) -> Iterator[tuple[int, dict]]:
   for name in (_CONTEXT, _BEGINNING, *_ENDINGS):
     if header.count(name) != 1:
       what = "two columns" if name in header else "no column"
-      raise UserError(f"{path}, line 1: {what} {name!r}. SWAG's files have "
-                      f"{_CONTEXT}, {_BEGINNING}, {', '.join(_ENDINGS)} and "
-                      f"{_LABEL}.")
+      raise UserError(
+        f"{path}, line 1: {what} {name!r}. SWAG's files have "
+        f"{_CONTEXT}, {_BEGINNING}, {', '.join(_ENDINGS)} and "
+        f"{_LABEL}."
+      )
   for number, fields in rows:
     row = dict(zip(header, fields))
     beginning = row.get(_BEGINNING, "")
-    yield number, {
-        "context": row.get(_CONTEXT), "label": row.get(_LABEL),
-        "choices": [ending and f"{beginning} {ending}".strip()
-                    for ending in map(row.get, _ENDINGS)]}
+    yield (
+      number,
+      {
+        "context": row.get(_CONTEXT),
+        "label": row.get(_LABEL),
+        "choices": [
+          ending and f"{beginning} {ending}".strip()
+          for ending in map(row.get, _ENDINGS)
+        ],
+      },
+    )

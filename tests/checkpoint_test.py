@@ -29,10 +29,17 @@ def assert_same(variables, others):
 
 def to_transformers(variables, prefix):
   """Returns tensors under PyTorch transformers' names."""
-  renames = [("cls/predictions/output_bias", "cls.predictions.bias"),
-             ("output_weights", "weight"), ("output_bias", "bias"),
-             ("bert/", prefix), ("layer_", "layer."), ("gamma", "weight"),
-             ("beta", "bias"), ("kernel", "weight"), ("/", ".")]
+  renames = [
+    ("cls/predictions/output_bias", "cls.predictions.bias"),
+    ("output_weights", "weight"),
+    ("output_bias", "bias"),
+    ("bert/", prefix),
+    ("layer_", "layer."),
+    ("gamma", "weight"),
+    ("beta", "bias"),
+    ("kernel", "weight"),
+    ("/", "."),
+  ]
   result = {}
   for name, variable in variables.items():
     tensor = variable.numpy()
@@ -50,7 +57,9 @@ def test_round_trip(tmp_path):
   prefix = str(tmp_path / "deep" / "model.ckpt")
   checkpoint.write(prefix, saved)
   assert sorted(os.listdir(tmp_path / "deep")) == [
-      "model.ckpt.data-00000-of-00001", "model.ckpt.index"]
+    "model.ckpt.data-00000-of-00001",
+    "model.ckpt.index",
+  ]
   for path in (prefix, prefix + ".index"):
     loaded = random_model(seed=2)
     checkpoint.restore(loaded, path)
@@ -73,9 +82,13 @@ def test_safetensors_with_and_without_prefix(tmp_path, prefix):
 
 def test_two_tensors_for_one_variable_are_refused(tmp_path):
   path = str(tmp_path / "model.safetensors")
-  safetensors.save_file({"pooler.dense.bias": np.zeros(3),
-                         "bert.pooler.dense.bias": np.ones(3)}, path)
-  with pytest.raises(UserError, match="two tensors for one variable.*'pooler.d"):
+  safetensors.save_file(
+    {"pooler.dense.bias": np.zeros(3), "bert.pooler.dense.bias": np.ones(3)},
+    path,
+  )
+  with pytest.raises(
+    UserError, match="two tensors for one variable.*'pooler.d"
+  ):
     checkpoint.open_checkpoint(path)
 
 
@@ -84,12 +97,14 @@ def test_new_head_keeps_its_values(tmp_path):
   prefix = str(tmp_path / "model.ckpt")
   checkpoint.write(prefix, {**saved, "output_weights": np.zeros([5, 32])})
   classifier = checkpoint.variables_by_name(
-      modeling.BertForSequenceClassification(conftest.tiny_config(), 3, seed=2))
+    modeling.BertForSequenceClassification(conftest.tiny_config(), 3, seed=2)
+  )
   before = classifier["output_weights"].numpy()
   checkpoint.restore(classifier, prefix)
   np.testing.assert_array_equal(classifier["output_weights"], before)
-  np.testing.assert_array_equal(classifier["bert/pooler/dense/kernel"],
-                                saved["bert/pooler/dense/kernel"])
+  np.testing.assert_array_equal(
+    classifier["bert/pooler/dense/kernel"], saved["bert/pooler/dense/kernel"]
+  )
 
 
 def test_incomplete_or_differing_encoders_are_refused(tmp_path):
@@ -97,12 +112,18 @@ def test_incomplete_or_differing_encoders_are_refused(tmp_path):
   prefix = str(tmp_path / "model.ckpt")
   del saved["bert/encoder/layer_1/output/dense/bias"]
   checkpoint.write(prefix, saved)
-  with pytest.raises(UserError, match="--init_checkpoint=.*lacks 1 of the 39 "
-                     "variables.*bert/encoder/layer_1/output/dense/bias"):
+  with pytest.raises(
+    UserError,
+    match="--init_checkpoint=.*lacks 1 of the 39 "
+    "variables.*bert/encoder/layer_1/output/dense/bias",
+  ):
     checkpoint.restore(random_model(), prefix)
   checkpoint.write(prefix, random_model(intermediate_size=38))
-  with pytest.raises(UserError, match=r"intermediate/dense/bias is \[38\] in "
-                     r"the checkpoint and \[37\] in.*--bert_config_file"):
+  with pytest.raises(
+    UserError,
+    match=r"intermediate/dense/bias is \[38\] in "
+    r"the checkpoint and \[37\] in.*--bert_config_file",
+  ):
     checkpoint.restore(random_model(), prefix)
 
 
@@ -128,20 +149,29 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("first_step", [0, 1])
 def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
-    tmp_path, monkeypatch, first_step):
+  tmp_path, monkeypatch, first_step
+):
   def die_after(num_operations):
     count = [0]
+
     def dying(function):
       def wrapper(*args, **kwargs):
         count[0] += 1
         if count[0] > num_operations:
           raise Killed
         return function(*args, **kwargs)
+
       return wrapper
+
     for module, name in [
-        (tf.raw_ops, "SaveV2"), (tf.raw_ops, "MergeV2Checkpoints"),
-        (tf.io.gfile, "rename"), (tf.io.gfile, "remove"), (os, "fsync"),
-        (tf.io.gfile, "makedirs"), (tf.io.gfile, "GFile")]:
+      (tf.raw_ops, "SaveV2"),
+      (tf.raw_ops, "MergeV2Checkpoints"),
+      (tf.io.gfile, "rename"),
+      (tf.io.gfile, "remove"),
+      (os, "fsync"),
+      (tf.io.gfile, "makedirs"),
+      (tf.io.gfile, "GFile"),
+    ]:
       monkeypatch.setattr(module, name, dying(getattr(module, name)))
 
   model_dir = str(tmp_path)
@@ -168,9 +198,17 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
     seen.append(step)
     # What the next run finds and removes: all but one whole checkpoint.
     checkpoint.finish_save(model_dir)
-    assert sorted(os.listdir(model_dir)) == (["checkpoint", *(
-        f"model.ckpt-{step}.{suffix}" for suffix in (
-            "data-00000-of-00001", "index", "json"))] if newest else [])
+    assert sorted(os.listdir(model_dir)) == (
+      [
+        "checkpoint",
+        *(
+          f"model.ckpt-{step}.{suffix}"
+          for suffix in ("data-00000-of-00001", "index", "json")
+        ),
+      ]
+      if newest
+      else []
+    )
   assert set(seen) == {first_step, 2} and sorted(seen) == seen
 
 
@@ -188,20 +226,30 @@ def test_old_checkpoints_are_deleted(tmp_path):
   for step in range(1, 5):
     checkpoint.save(str(tmp_path), step, variables, 2, {})
   assert sorted(p.name for p in tmp_path.glob("model*")) == [
-      f"model.ckpt-{step}.{suffix}" for step in (3, 4)
-      for suffix in ("data-00000-of-00001", "index", "json")]
+    f"model.ckpt-{step}.{suffix}"
+    for step in (3, 4)
+    for suffix in ("data-00000-of-00001", "index", "json")
+  ]
   assert checkpoint.latest(str(tmp_path)).endswith("model.ckpt-4")
 
 
-@pytest.mark.parametrize("list_file", [
+@pytest.mark.parametrize(
+  "list_file",
+  [
     'model_checkpoint_path: "{other}/model.ckpt-7"\n'
     'all_model_checkpoint_paths: "{other}/model.ckpt-7"\n',
     'model_checkpoint_path: "../other/model.ckpt-7"\n',
-    'model_checkpoint_path: "*"\n', 'model_checkpoint_path: ""\n',
-    'model_checkpoint_path: "model.ckpt-5"\n', 'model_checkpoint_pa', "",
-    None])
+    'model_checkpoint_path: "*"\n',
+    'model_checkpoint_path: ""\n',
+    'model_checkpoint_path: "model.ckpt-5"\n',
+    "model_checkpoint_pa",
+    "",
+    None,
+  ],
+)
 def test_list_that_contradicts_the_folder_is_no_fresh_start(
-    tmp_path, list_file):
+  tmp_path, list_file
+):
   run, other = tmp_path / "run", tmp_path / "other"
   variables = {"x": tf.Variable([1.0])}
   for step in (2, 3, 12):
@@ -213,9 +261,12 @@ def test_list_that_contradicts_the_folder_is_no_fresh_start(
     before.remove(run / "checkpoint")
   else:
     (run / "checkpoint").write_text(list_file.format(other=other))
-  with pytest.raises(UserError, match=r"ckpt-2, model.ckpt-3, model.ckpt-12. To"
-                     r' continue from model.ckpt-12, .*path: "model.ckpt-12".*'
-                     "--restart"):
+  with pytest.raises(
+    UserError,
+    match=r"ckpt-2, model.ckpt-3, model.ckpt-12. To"
+    r' continue from model.ckpt-12, .*path: "model.ckpt-12".*'
+    "--restart",
+  ):
     checkpoint.latest(str(run))
   with contextlib.suppress(UserError):
     checkpoint.save(str(run), 13, variables, 1, {})
@@ -228,8 +279,9 @@ def test_list_that_contradicts_the_folder_is_no_fresh_start(
 def test_run_that_was_moved_continues(tmp_path):
   checkpoint.save(str(tmp_path), 2, {"x": tf.Variable([1.0])}, 1, {})
   (tmp_path / "checkpoint").write_text(
-      'model_checkpoint_path: "/gone/run/model.ckpt-2"\n'
-      'all_model_checkpoint_paths: "/gone/run/model.ckpt-2"\n')
+    'model_checkpoint_path: "/gone/run/model.ckpt-2"\n'
+    'all_model_checkpoint_paths: "/gone/run/model.ckpt-2"\n'
+  )
   assert checkpoint.latest(str(tmp_path)) == str(tmp_path / "model.ckpt-2")
   checkpoint.save(str(tmp_path), 3, {"x": tf.Variable([1.0])}, 1, {})
   assert not (tmp_path / "model.ckpt-2.index").exists()
@@ -247,8 +299,12 @@ def test_checkpoint_without_a_file_is_named(tmp_path, suffix):
 def test_restart_deletes_nothing_but_checkpoints(tmp_path):
   for step in (2, 3):
     checkpoint.save(str(tmp_path), step, {"x": tf.Variable([1.0])}, 0, {})
-  others = ["model.ckpt-notes.txt", "model.ckpt-3.txt", "x.tmp",
-            "xmodel.ckpt-3.index"]
+  others = [
+    "model.ckpt-notes.txt",
+    "model.ckpt-3.txt",
+    "x.tmp",
+    "xmodel.ckpt-3.index",
+  ]
   for name in others:
     (tmp_path / name).write_text("kept")
   (tmp_path / "model.ckpt-9_temp").mkdir()
@@ -266,22 +322,31 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     checkpoint.restore(random_model(), prefix)
 
 
-def test_background_writer_keeps_the_values_it_was_given(
-    tmp_path, monkeypatch):
+def test_background_writer_keeps_the_values_it_was_given(tmp_path, monkeypatch):
   may_write = threading.Event()
   write = checkpoint.write
+
   def write_late(*args):
     may_write.wait()
     write(*args)
+
   monkeypatch.setattr(checkpoint, "write", write_late)
   variable, slot = tf.Variable([1.0, 2.0]), tf.Variable([1.0, 2.0])
   with checkpoint.BackgroundWriter() as writer:
     writer.save(str(tmp_path), 1, {"x": variable, "m": slot}, 5, {})
     one = tf.constant(1.0)
     tf.raw_ops.ResourceApplyAdam(  # as the optimizer updates them, in place
-        var=variable.handle, m=slot.handle, v=tf.Variable([1.0, 2.0]).handle,
-        beta1_power=0.0, beta2_power=0.0, lr=one, beta1=0.9, beta2=0.9,
-        epsilon=one, grad=[3.0, 4.0])
+      var=variable.handle,
+      m=slot.handle,
+      v=tf.Variable([1.0, 2.0]).handle,
+      beta1_power=0.0,
+      beta2_power=0.0,
+      lr=one,
+      beta1=0.9,
+      beta2=0.9,
+      epsilon=one,
+      grad=[3.0, 4.0],
+    )
     variable.assign_add([7.0, 7.0])
     assert np.all(variable.numpy() != [1.0, 2.0])
     may_write.set()
@@ -292,25 +357,34 @@ def test_background_writer_keeps_the_values_it_was_given(
 
 def test_checkpoint_that_cannot_be_written_is_reported(tmp_path):
   folder = tmp_path / "run"
-  with pytest.raises(UserError, match="ckpt-2 cannot be written.*"
-                     "continues from .*ckpt-1"):
-    with checkpoint.BackgroundWriter() as writer:
-      writer.save(str(folder), 1, {"x": tf.Variable(1.0)}, 5, {})
-      writer.wait()
-      (folder / "model.ckpt-2.json").mkdir()  # in the way
-      writer.save(str(folder), 2, {"x": tf.Variable(1.0)}, 5, {})
+  with (
+    pytest.raises(
+      UserError, match="ckpt-2 cannot be written.*continues from .*ckpt-1"
+    ),
+    checkpoint.BackgroundWriter() as writer,
+  ):
+    writer.save(str(folder), 1, {"x": tf.Variable(1.0)}, 5, {})
+    writer.wait()
+    (folder / "model.ckpt-2.json").mkdir()  # in the way
+    writer.save(str(folder), 2, {"x": tf.Variable(1.0)}, 5, {})
 
 
 def test_transformers_config(tmp_path):
   path = tmp_path / "config.json"
   fields = {**conftest.tiny_config().to_dict(), "model_type": "bert"}
-  for theirs, ours in [("gelu", "gelu_erf"), ("gelu_new", "gelu"),
-                       ("relu", "relu")]:
+  for theirs, ours in [
+    ("gelu", "gelu_erf"),
+    ("gelu_new", "gelu"),
+    ("relu", "relu"),
+  ]:
     path.write_text(json.dumps({**fields, "hidden_act": theirs}))
     config = checkpoint.read_transformers_config(str(path))
     assert modeling.BertConfig.from_dict(config).hidden_act == ours
-  for field, value in [("model_type", "roberta"), ("layer_norm_eps", 1e-5),
-                       ("position_embedding_type", ["relative_key"])]:
+  for field, value in [
+    ("model_type", "roberta"),
+    ("layer_norm_eps", 1e-5),
+    ("position_embedding_type", ["relative_key"]),
+  ]:
     path.write_text(json.dumps({**fields, field: value}))
     with pytest.raises(UserError, match=f"config.json: {field}=.*is not"):
       checkpoint.read_transformers_config(str(path))
@@ -318,16 +392,21 @@ def test_transformers_config(tmp_path):
 
 def test_transformers_config_with_missing_and_bad_fields(tmp_path):
   path = str(tmp_path / "config.json")
+
   def read(text):
     (tmp_path / "config.json").write_text(text)
     return modeling.BertConfig.from_dict(
-        checkpoint.read_transformers_config(path), path)
+      checkpoint.read_transformers_config(path), path
+    )
+
   config = read('{"vocab_size": 99}')
   assert (config.hidden_act, config.type_vocab_size) == ("gelu_erf", 2)
   for text, message in [
-      ("{", "not JSON"), ("[1]", "not an object"),
-      ("{}", "vocab_size is missing"),
-      ('{"vocab_size": 99, "hidden_act": ["gelu"]}', "hidden_act=.*one of"),
-      ('{"vocab_size": 99, "hidden_size": null}', "hidden_size=None must be")]:
+    ("{", "not JSON"),
+    ("[1]", "not an object"),
+    ("{}", "vocab_size is missing"),
+    ('{"vocab_size": 99, "hidden_act": ["gelu"]}', "hidden_act=.*one of"),
+    ('{"vocab_size": 99, "hidden_size": null}', "hidden_size=None must be"),
+  ]:
     with pytest.raises(UserError, match=f"config.json.*{message}"):
       read(text)

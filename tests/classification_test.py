@@ -16,15 +16,24 @@ def read(tmp_path, content, task=TASK, file="train.tsv"):
   return task.read_examples(str(tmp_path), file.partition(".")[0])
 
 
-@pytest.mark.parametrize("file, content", [
+@pytest.mark.parametrize(
+  "file, content",
+  [
     ("train.tsv", 'n\tkind\twords\nx\tpos\ta "good", dog\n\ny\tneg\tbad\n'),
     ("train.csv", 'n,kind,words\nx,pos,"a ""good"", dog"\n\ny,neg,bad\n'),
-    ("train.jsonl", '{"words": "a \\"good\\", dog", "kind": "pos"}\n\n\n'
-     '{"kind": "neg", "words": "bad"}\n')])
+    (
+      "train.jsonl",
+      '{"words": "a \\"good\\", dog", "kind": "pos"}\n\n\n'
+      '{"kind": "neg", "words": "bad"}\n',
+    ),
+  ],
+)
 def test_three_formats_say_the_same(tmp_path, file, content):
   examples = read(tmp_path, content, file=file)
   assert [(e.id, e.text_a, e.text_b, e.label) for e in examples] == [
-      ("0", 'a "good", dog', None, "pos"), ("1", "bad", None, "neg")]
+    ("0", 'a "good", dog', None, "pos"),
+    ("1", "bad", None, "neg"),
+  ]
   assert examples[1].place.endswith(f"{file}, line 4")
   labels = TASK.find_labels(examples)
   assert labels == ("neg", "pos")
@@ -32,8 +41,9 @@ def test_three_formats_say_the_same(tmp_path, file, content):
 
 
 def test_csv_fields_may_hold_line_feeds(tmp_path):
-  examples = read(tmp_path, 'words,kind\n"one\ntwo",a\nthree,b\n',
-                  file="train.csv")
+  examples = read(
+    tmp_path, 'words,kind\n"one\ntwo",a\nthree,b\n', file="train.csv"
+  )
   assert [e.text_a for e in examples] == ["one\ntwo", "three"]
   assert [e.place[-1] for e in examples] == ["2", "4"]
 
@@ -46,14 +56,20 @@ def test_several_labels(tmp_path):
   labels = task.find_labels(examples)
   targets = task.targets(examples, labels)
   assert targets.tolist() == [[1, 1], [0, 0], [0, 1], [0, 1]]
-  lists = read(tmp_path, "".join(json.dumps(
-      {"text": e.text_a, "label": list(e.label)}) + "\n" for e in examples),
-               task, "dev.jsonl")
+  lists = read(
+    tmp_path,
+    "".join(
+      json.dumps({"text": e.text_a, "label": list(e.label)}) + "\n"
+      for e in examples
+    ),
+    task,
+    "dev.jsonl",
+  )
   assert [e.label for e in lists] == [e.label for e in examples]
   # How many examples without a label there are for each that has it.
   weights = classification.custom_task(
-      problem_type="multi_label", class_weights="balanced").label_weights(
-          targets, labels)
+    problem_type="multi_label", class_weights="balanced"
+  ).label_weights(targets, labels)
   np.testing.assert_allclose(weights, [3.0, 1 / 3])
 
 
@@ -61,9 +77,12 @@ def test_class_weights(tmp_path):
   examples = read(tmp_path, "words\tkind\n" + "a\tx\n" * 6 + "b\ty\n" * 2)
   labels = TASK.find_labels(examples)
   targets = TASK.targets(examples, labels)
+
   def weights(class_weights):
-    return classification.custom_task(class_weights=class_weights
-                                      ).label_weights(targets, labels)
+    return classification.custom_task(
+      class_weights=class_weights
+    ).label_weights(targets, labels)
+
   assert weights(None) is None
   np.testing.assert_allclose(weights({"y": 5}), [1.0, 5.0])
   balanced = weights("balanced")
@@ -76,32 +95,47 @@ def test_class_weights(tmp_path):
 
 def test_a_json_file_describes_the_data(tmp_path):
   path = tmp_path / "task.json"
-  path.write_text(json.dumps({
-      "text_a": "q", "text_b": "a", "label": "score", "id": "key",
-      "problem_type": "regression", "train": "2024.csv"}))
+  path.write_text(
+    json.dumps(
+      {
+        "text_a": "q",
+        "text_b": "a",
+        "label": "score",
+        "id": "key",
+        "problem_type": "regression",
+        "train": "2024.csv",
+      }
+    )
+  )
   task = classification.read_task_file(str(path))
   (tmp_path / "2024.csv").write_text("key,q,a,score\nk7,who,he,2.5\n")
   [example] = task.read_examples(str(tmp_path), "train")
   assert (example.id, example.text_a, example.text_b, example.label) == (
-      "k7", "who", "he", 2.5)
+    "k7",
+    "who",
+    "he",
+    2.5,
+  )
   assert task.find_labels([example]) == ()
   assert task.targets([example], ()).tolist() == [2.5]
   for content, message in [
-      ('{"txt": 1}', "has txt; a task file .* some of: text_a, text_b"),
-      ("[1]", r"holds \[1\], not an object"), ("{", "task.json: not JSON"),
-      ('{"problem_type": "other"}', "'other' is none of single_label"),
-      ('{"problem_type": ["single_label"]}', "is none of single_label"),
-      ('{"text_a": null}', "task.json: text_a is None, not a text"),
-      ('{"text_b": 1}', "text_b is 1, not a text"),
-      ('{"label_separator": ""}', "label_separator is '', not a text"),
-      ('{"train": ["x.tsv"]}', r"train is \['x.tsv'\], not a text"),
-      ('{"labels": "xy"}', "labels is 'xy', not a list of texts"),
-      ('{"labels": ["x", null]}', r"labels is \['x', None\], not a list"),
-      ('{"labels": ["1", 1]}', "labels has '1' twice"),
-      ('{"problem_type": "regression", "labels": [1]}', "regression has none"),
-      ('{"class_weights": "equal"}', "class_weights is 'equal', neither"),
-      ('{"class_weights": {"x": -1}}', "'x' has the weight -1, not a finite"),
-      ('{"class_weights": {"x": "2"}}', "'x' has the weight '2', not a finite")]:
+    ('{"txt": 1}', "has txt; a task file .* some of: text_a, text_b"),
+    ("[1]", r"holds \[1\], not an object"),
+    ("{", "task.json: not JSON"),
+    ('{"problem_type": "other"}', "'other' is none of single_label"),
+    ('{"problem_type": ["single_label"]}', "is none of single_label"),
+    ('{"text_a": null}', "task.json: text_a is None, not a text"),
+    ('{"text_b": 1}', "text_b is 1, not a text"),
+    ('{"label_separator": ""}', "label_separator is '', not a text"),
+    ('{"train": ["x.tsv"]}', r"train is \['x.tsv'\], not a text"),
+    ('{"labels": "xy"}', "labels is 'xy', not a list of texts"),
+    ('{"labels": ["x", null]}', r"labels is \['x', None\], not a list"),
+    ('{"labels": ["1", 1]}', "labels has '1' twice"),
+    ('{"problem_type": "regression", "labels": [1]}', "regression has none"),
+    ('{"class_weights": "equal"}', "class_weights is 'equal', neither"),
+    ('{"class_weights": {"x": -1}}', "'x' has the weight -1, not a finite"),
+    ('{"class_weights": {"x": "2"}}', "'x' has the weight '2', not a finite"),
+  ]:
     path.write_text(content)
     with pytest.raises(errors.UserError, match=message):
       classification.read_task_file(str(path))
@@ -109,43 +143,99 @@ def test_a_json_file_describes_the_data(tmp_path):
     classification.read_task_file(str(tmp_path / "nowhere.json"))
 
 
-@pytest.mark.parametrize("file, content, message", [
-    ("train.tsv", None, "train.tsv or .*train.csv or .*train.jsonl does not "
-     "exist"),
+@pytest.mark.parametrize(
+  "file, content, message",
+  [
+    (
+      "train.tsv",
+      None,
+      "train.tsv or .*train.csv or .*train.jsonl does not exist",
+    ),
     ("train.tsv", "words\tkind\n", "train.tsv holds no examples"),
     ("train.tsv", "", "line 1: no column 'words'"),
-    ("train.tsv", "text\tkind\na\tb\n", "line 1: no column 'words'. It names: "
-     "text, kind"),
-    ("train.tsv", "words\tkind\na\t1\nb\n", "line 3: 1 columns, but column 2 is "
-     r"needed: \['b'\]"),
-    ("train.tsv", "words\tkind\na\t1\n \t1\n", "line 3: column 'words' has "
-     "' ', not a text. Fill it in"),
-    ("train.tsv", "words\tkind\twords\na\t1\tb\n", "line 1: two columns 'words'"),
-    ("train.tsv", "words\tkind\na\t1\nb\0\t0\n", "train.tsv, line 3: there is "
-     "a byte of value 0"),
-    ("train.tsv", "words\tkind\na\t\n", "line 2: the label is '', not one word"),
-    ("train.tsv", "words\tkind\na\t0\nb\t7\n", "line 3: the label '7' is not "
-     "one of: 0, 1"),
-    ("train.csv", 'words,kind\na,0\n"b,1\n', "train.csv, line 3: unexpected "
-     "end of data"),
-    ("train.csv", "words,kind\na,0\nyes, of course,1\n", "line 3: 3 columns, but "
-     "the first row names 2. Fields that hold commas"),
-    ("train.csv", "words,kind\n" + "a" * 2 ** 20 + "\n", "line 2: 1 columns, but "
-     r"column 2 is needed: \['aaa[^']*\.\.\.[^']*'\]"),
-    ("train.jsonl", '{"words": "a", "kind": 0}\n{"words": 3}\n',
-     "line 2: column 'words' has 3, not a text"),
-    ("train.jsonl", '{"words": "a"}\n', "line 1: there is no 'kind'. The object "
-     "has: words"),
-    ("train.jsonl", '{"words": "a", "kind": ["x"]}\n', "line 1: the label is "
-     r"\['x'\], not one word.*multi_label"),
+    (
+      "train.tsv",
+      "text\tkind\na\tb\n",
+      "line 1: no column 'words'. It names: text, kind",
+    ),
+    (
+      "train.tsv",
+      "words\tkind\na\t1\nb\n",
+      "line 3: 1 columns, but column 2 is "
+      r"needed: \['b'\]",
+    ),
+    (
+      "train.tsv",
+      "words\tkind\na\t1\n \t1\n",
+      "line 3: column 'words' has ' ', not a text. Fill it in",
+    ),
+    (
+      "train.tsv",
+      "words\tkind\twords\na\t1\tb\n",
+      "line 1: two columns 'words'",
+    ),
+    (
+      "train.tsv",
+      "words\tkind\na\t1\nb\0\t0\n",
+      "train.tsv, line 3: there is a byte of value 0",
+    ),
+    (
+      "train.tsv",
+      "words\tkind\na\t\n",
+      "line 2: the label is '', not one word",
+    ),
+    (
+      "train.tsv",
+      "words\tkind\na\t0\nb\t7\n",
+      "line 3: the label '7' is not one of: 0, 1",
+    ),
+    (
+      "train.csv",
+      'words,kind\na,0\n"b,1\n',
+      "train.csv, line 3: unexpected end of data",
+    ),
+    (
+      "train.csv",
+      "words,kind\na,0\nyes, of course,1\n",
+      "line 3: 3 columns, but the first row names 2. Fields that hold commas",
+    ),
+    (
+      "train.csv",
+      "words,kind\n" + "a" * 2**20 + "\n",
+      "line 2: 1 columns, but "
+      r"column 2 is needed: \['aaa[^']*\.\.\.[^']*'\]",
+    ),
+    (
+      "train.jsonl",
+      '{"words": "a", "kind": 0}\n{"words": 3}\n',
+      "line 2: column 'words' has 3, not a text",
+    ),
+    (
+      "train.jsonl",
+      '{"words": "a"}\n',
+      "line 1: there is no 'kind'. The object has: words",
+    ),
+    (
+      "train.jsonl",
+      '{"words": "a", "kind": ["x"]}\n',
+      "line 1: the label is "
+      r"\['x'\], not one word.*multi_label",
+    ),
     ("train.jsonl", "[]\n", r"line 1 holds \[\], not an object of JSON"),
     ("train.jsonl", "{\n", "line 1: not JSON"),
-    ("train.jsonl", '{"words": "\\ud800", "kind": 0}\n', "line 1 holds half of a "
-     "surrogate pair"),
-    ("train.jsonl", '{"words": "a", "kind": 1e999}\n', "line 1: not JSON: 1e999 is "
-     "too large a number"),
-    ("train.jsonl", "[" * 10 ** 5, "line 1 is nested too deeply"),
-])
+    (
+      "train.jsonl",
+      '{"words": "\\ud800", "kind": 0}\n',
+      "line 1 holds half of a surrogate pair",
+    ),
+    (
+      "train.jsonl",
+      '{"words": "a", "kind": 1e999}\n',
+      "line 1: not JSON: 1e999 is too large a number",
+    ),
+    ("train.jsonl", "[" * 10**5, "line 1 is nested too deeply"),
+  ],
+)
 def test_bad_files(tmp_path, file, content, message):
   with pytest.raises(ValueError, match=message):
     if content is None:
@@ -165,10 +255,14 @@ def test_a_folder_in_place_of_a_file(tmp_path):
     TASK.read_examples(str(tmp_path), "train")
 
 
-@pytest.mark.parametrize("label, message", [
+@pytest.mark.parametrize(
+  "label, message",
+  [
     ("null", "the label is None, not a list of words"),
     ('{"x": 1}', "not a list of words"),
-    ('["x", null]', r"the label is \['x', None\], not")])
+    ('["x", null]', r"the label is \['x', None\], not"),
+  ],
+)
 def test_lists_of_labels_that_are_none(tmp_path, label, message):
   task = classification.custom_task(problem_type="multi_label")
   with pytest.raises(errors.UserError, match=message):
@@ -178,8 +272,9 @@ def test_lists_of_labels_that_are_none(tmp_path, label, message):
 @pytest.mark.parametrize("number", ["nan", "inf", "", "good", "-1e39"])
 def test_targets_that_are_no_numbers(tmp_path, number):
   task = classification.custom_task(problem_type="regression")
-  with pytest.raises(ValueError, match=f"line 3: the label '{number}' is not a "
-                     "finite number"):
+  with pytest.raises(
+    ValueError, match=f"line 3: the label '{number}' is not a finite number"
+  ):
     read(tmp_path, f"text\tlabel\na\t0.5\nb\t{number}\n", task)
 
 
@@ -192,9 +287,15 @@ def test_ids_that_are_not_unique(tmp_path):
 @pytest.mark.parametrize("key", ["null", "true", "1.5", "[1]"])
 def test_ids_that_are_no_texts(tmp_path, key):
   task = classification.custom_task(id="key")
-  with pytest.raises(errors.UserError, match="line 1: the id is .*, not a text"):
-    read(tmp_path, f'{{"key": {key}, "text": "a", "label": "x"}}\n', task,
-         "train.jsonl")
+  with pytest.raises(
+    errors.UserError, match="line 1: the id is .*, not a text"
+  ):
+    read(
+      tmp_path,
+      f'{{"key": {key}, "text": "a", "label": "x"}}\n',
+      task,
+      "train.jsonl",
+    )
 
 
 def test_labels_that_are_all_the_same(tmp_path):
@@ -204,5 +305,7 @@ def test_labels_that_are_all_the_same(tmp_path):
 
 def test_other_files_need_a_known_ending(tmp_path):
   task = classification.custom_task(train="train.xlsx")
-  with pytest.raises(ValueError, match="end in one of .tsv, .txt, .csv, .jsonl"):
+  with pytest.raises(
+    ValueError, match="end in one of .tsv, .txt, .csv, .jsonl"
+  ):
     read(tmp_path, "x", task, "train.xlsx")

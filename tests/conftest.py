@@ -11,13 +11,54 @@ import modeling
 
 # Two devices for the tests of distributed training; the rest use the first.
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2)
+  tf.config.list_physical_devices("CPU")[0],
+  [tf.config.LogicalDeviceConfiguration()] * 2,
+)
 
-WORDS = ("the a cat dog bird sat ran flew on over mat hill tree and then it was"
-         " red blue big small quick lazy good bad").split()
-TOKENS = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS,
-          "##s", "##ing", "un", "##aff", "##able", ",", ".", "!"]
+WORDS = [
+  "the",
+  "a",
+  "cat",
+  "dog",
+  "bird",
+  "sat",
+  "ran",
+  "flew",
+  "on",
+  "over",
+  "mat",
+  "hill",
+  "tree",
+  "and",
+  "then",
+  "it",
+  "was",
+  "red",
+  "blue",
+  "big",
+  "small",
+  "quick",
+  "lazy",
+  "good",
+  "bad",
+]
+TOKENS = [
+  "[PAD]",
+  "[unused0]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  *WORDS,
+  "##s",
+  "##ing",
+  "un",
+  "##aff",
+  "##able",
+  ",",
+  ".",
+  "!",
+]
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +79,20 @@ def vocab_file(tmp_path):
 
 def tiny_config(**changes) -> modeling.BertConfig:
   """A config in which every size differs from the others."""
-  return modeling.BertConfig(**{**dict(
-      vocab_size=len(TOKENS), hidden_size=32, num_hidden_layers=2,
-      num_attention_heads=4, intermediate_size=37, max_position_embeddings=40,
-      type_vocab_size=2), **changes})
+  return modeling.BertConfig(
+    **{
+      **dict(
+        vocab_size=len(TOKENS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=37,
+        max_position_embeddings=40,
+        type_vocab_size=2,
+      ),
+      **changes,
+    }
+  )
 
 
 @pytest.fixture
@@ -54,6 +105,7 @@ def config_file(tmp_path):
 @pytest.fixture
 def run_program():
   """Runs the `main` of a program in this process, with the given flags."""
+
   def run(program: types.ModuleType, **values) -> None:
     by_module = flags.FLAGS.flags_by_module_dict()
     for module in list(by_module):
@@ -62,8 +114,12 @@ def run_program():
           if flag.name in flags.FLAGS:
             delattr(flags.FLAGS, flag.name)
     program.define_flags()
-    flags.FLAGS([program.__name__,
-                 *(f"--{name}={value}" for name, value in values.items())])
+    flags.FLAGS(
+      [
+        program.__name__,
+        *(f"--{name}={value}" for name, value in values.items()),
+      ]
+    )
     program.main([])
 
   return run

@@ -11,6 +11,7 @@ compares every file with those of a run that was left alone. The table and
 
 import argparse
 import collections
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import contract_programs
 from contract_programs import Program
@@ -39,18 +40,20 @@ _SECONDS_OF_SLOWEST = 20.0
 _SECONDS_TO_VANISH = 15.0  # of processes whose parent has ended
 _POLL_SECONDS = 0.005
 _NUM_SHOWN = 3  # of problems of one kind
-_NEVER = 10 ** 9  # more operations than any program makes
+_NEVER = 10**9  # more operations than any program makes
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 # What a run must not leave behind.
 _LEFTOVER = re.compile(
-    r"(\.unfinished|_temp|\.parts|\.part|\.part\.json|\.lock|(^|/)\.[^/]*)(/|$)")
+  r"(\.unfinished|_temp|\.parts|\.part|\.part\.json|\.lock|(^|/)\.[^/]*)(/|$)"
+)
 # What is written over while a program runs.
 _REWRITTEN = re.compile(r"(^|/)(checkpoint|training_log\.jsonl)$")
 _WEIGHTS = re.compile(r"^out/(model\.ckpt-(\d+)\..*|checkpoint)$")
 _REFUSAL = re.compile(
-    r" is in use: (\S+) \(process (\d+) on \S+, since [^)]*\) writes there\.")
+  r" is in use: (\S+) \(process (\d+) on \S+, since [^)]*\) writes there\."
+)
 
 
 class Problem(NamedTuple):
@@ -65,11 +68,23 @@ def merge_problems(problems: list[Problem]) -> list[Problem]:
   by_kind = collections.defaultdict(list)
   for problem in dict.fromkeys(problems):
     by_kind[problem.kind].append(problem.text)
-  return [Problem(kind, "; ".join(
-      texts[:_NUM_SHOWN] + ([f"{len(texts) - _NUM_SHOWN} more: " + ", ".join(
-          text.split(" ", 1)[0] for text in texts[_NUM_SHOWN:])]
-                            if len(texts) > _NUM_SHOWN else [])))
-          for kind, texts in by_kind.items()]
+  return [
+    Problem(
+      kind,
+      "; ".join(
+        texts[:_NUM_SHOWN]
+        + (
+          [
+            f"{len(texts) - _NUM_SHOWN} more: "
+            + ", ".join(text.split(" ", 1)[0] for text in texts[_NUM_SHOWN:])
+          ]
+          if len(texts) > _NUM_SHOWN
+          else []
+        )
+      ),
+    )
+    for kind, texts in by_kind.items()
+  ]
 
 
 class Run:
@@ -80,7 +95,7 @@ class Run:
     self.pid = pid
     self._log = log
 
-  def wait(self, seconds: Optional[float] = None) -> Optional[int]:
+  def wait(self, seconds: float | None = None) -> int | None:
     """Returns the exit status; None if the program still runs after a while."""
     return self._server.wait(self.pid, seconds)
 
@@ -135,10 +150,16 @@ def _state(process: int) -> tuple[str, int]:
 
 
 def _processes_of_session(session: int) -> list[int]:
-  states = {int(entry): _state(int(entry)) for entry in os.listdir("/proc")
-            if entry.isdigit()}
-  return [process for process, (state, its_session) in states.items()
-          if its_session == session and state != "Z"]
+  states = {
+    int(entry): _state(int(entry))
+    for entry in os.listdir("/proc")
+    if entry.isdigit()
+  }
+  return [
+    process
+    for process, (state, its_session) in states.items()
+    if its_session == session and state != "Z"
+  ]
 
 
 class ProgramServer:
@@ -154,10 +175,17 @@ class ProgramServer:
 
   def __enter__(self) -> "ProgramServer":
     self._process = subprocess.Popen(
-        [sys.executable, _HERE / "program_server.py"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "PYTHONHASHSEED": str(self._hash_seed),
-             "TF_CPP_MIN_LOG_LEVEL": "3"})
+      [sys.executable, _HERE / "program_server.py"],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+      env={
+        **os.environ,
+        "PYTHONHASHSEED": str(self._hash_seed),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+      },
+    )
     threading.Thread(target=self._read_answers, daemon=True).start()
     self._started.get(timeout=_SECONDS_TO_START)
     return self
@@ -176,9 +204,15 @@ class ProgramServer:
         self._ended[answer["ended"]] = answer["status"]
         self._changed.notify_all()
 
-  def start(self, program: Program, inputs: "Inputs", folder: pathlib.Path,
-            log: pathlib.Path, dies_at: Optional[int] = None,
-            **values) -> Run:
+  def start(
+    self,
+    program: Program,
+    inputs: "Inputs",
+    folder: pathlib.Path,
+    log: pathlib.Path,
+    dies_at: int | None = None,
+    **values,
+  ) -> Run:
     """Starts a program.
 
     Args:
@@ -189,19 +223,29 @@ class ProgramServer:
       dies_at: the number of the file operation before which it is killed.
       **values: what other names in braces stand for.
     """
-    arguments = [argument.format(
-        inputs=inputs.folder, server=inputs.server, **values)
-                 for argument in program.arguments]
+    arguments = [
+      argument.format(inputs=inputs.folder, server=inputs.server, **values)
+      for argument in program.arguments
+    ]
     with self._start_lock:
-      self._process.stdin.write(json.dumps({
-          "program": program.program, "arguments": arguments,
-          "folder": str(folder), "log": str(log), "environment": {},
-          "dies_at": dies_at}) + "\n")
+      self._process.stdin.write(
+        json.dumps(
+          {
+            "program": program.program,
+            "arguments": arguments,
+            "folder": str(folder),
+            "log": str(log),
+            "environment": {},
+            "dies_at": dies_at,
+          }
+        )
+        + "\n"
+      )
       self._process.stdin.flush()
       pid = self._started.get(timeout=_SECONDS_TO_START)["started"]
     return Run(self, pid, log)
 
-  def wait(self, pid: int, seconds: Optional[float]) -> Optional[int]:
+  def wait(self, pid: int, seconds: float | None) -> int | None:
     with self._changed:
       self._changed.wait_for(lambda: pid in self._ended, seconds)
       return self._ended.get(pid)
@@ -274,17 +318,25 @@ def read_files(folder: pathlib.Path, program: Program) -> dict[str, bytes]:
 
 def _without_events(files: dict[str, bytes]) -> dict[str, bytes]:
   """Leaves out what every process writes under a name of its own."""
-  return {name: content for name, content in files.items()
-          if "/events.out.tfevents." not in name}
+  return {
+    name: content
+    for name, content in files.items()
+    if "/events.out.tfevents." not in name
+  }
 
 
 def _without_older_weights(files: dict[str, bytes]) -> dict[str, bytes]:
   """Leaves out all checkpoints of a run but the newest."""
-  steps = [int(match[2]) for match in map(_WEIGHTS.match, files)
-           if match and match[2]]
-  return {name: content for name, content in files.items()
-          if not (match := _WEIGHTS.match(name))
-          or match[2] and int(match[2]) == max(steps)}
+  steps = [
+    int(match[2]) for match in map(_WEIGHTS.match, files) if match and match[2]
+  ]
+  return {
+    name: content
+    for name, content in files.items()
+    if not (match := _WEIGHTS.match(name))
+    or match[2]
+    and int(match[2]) == max(steps)
+  }
 
 
 def _times_of_files(folder: pathlib.Path) -> dict[str, int]:
@@ -299,8 +351,9 @@ def write_files_of_others(folder: pathlib.Path, program: Program) -> None:
     path.write_text(f"not ours: {name}")
 
 
-def _problems_of_others(folder: pathlib.Path, program: Program
-                       ) -> list[Problem]:
+def _problems_of_others(
+  folder: pathlib.Path, program: Program
+) -> list[Problem]:
   problems = []
   for name in program.files_of_others:
     path = folder / name
@@ -311,36 +364,50 @@ def _problems_of_others(folder: pathlib.Path, program: Program
   return problems
 
 
-def _differences(files: dict[str, bytes], expected: dict[str, bytes],
-                 kind: str = "difference") -> list[Problem]:
+def _differences(
+  files: dict[str, bytes], expected: dict[str, bytes], kind: str = "difference"
+) -> list[Problem]:
   """Returns what is missing or differs; what is too much is a leftover."""
-  problems = [Problem("leftover", name) for name in files
-              if name not in expected]
+  problems = [
+    Problem("leftover", name) for name in files if name not in expected
+  ]
   for name, content in expected.items():
     if name not in files:
       problems.append(Problem(kind, f"{name} is missing"))
     elif files[name] != content:
-      place = next((i for i, (a, b) in enumerate(zip(files[name], content))
-                    if a != b), min(len(files[name]), len(content)))
-      problems.append(Problem(kind, (
-          f"{name} differs from byte {place} on: {len(files[name])} bytes "
-          f"{files[name][place:place + 40]!r}, expected {len(content)} "
-          f"{content[place:place + 40]!r}")))
+      place = next(
+        (i for i, (a, b) in enumerate(zip(files[name], content)) if a != b),
+        min(len(files[name]), len(content)),
+      )
+      problems.append(
+        Problem(
+          kind,
+          (
+            f"{name} differs from byte {place} on: {len(files[name])} bytes "
+            f"{files[name][place : place + 40]!r}, expected {len(content)} "
+            f"{content[place : place + 40]!r}"
+          ),
+        )
+      )
   return problems
 
 
 def _leftovers(folder: pathlib.Path, program: Program) -> list[Problem]:
   """Returns what no run should leave, whether others left it as well or not."""
   files = read_files(folder, program)
-  problems = [Problem("leftover", name) for name in files
-              if _LEFTOVER.search(name)]
+  problems = [
+    Problem("leftover", name) for name in files if _LEFTOVER.search(name)
+  ]
   listing = files.get("out/checkpoint")
   if listing is not None:
     listed = set(re.findall(rb'"model\.ckpt-(\d+)"', listing))
     problems += [
-        Problem("leftover", f"{name} is not listed in out/checkpoint")
-        for name in files if (match := _WEIGHTS.match(name)) and match[2]
-        and match[2].encode() not in listed]
+      Problem("leftover", f"{name} is not listed in out/checkpoint")
+      for name in files
+      if (match := _WEIGHTS.match(name))
+      and match[2]
+      and match[2].encode() not in listed
+    ]
   log = folder / "out" / "training_log.jsonl"
   if log.exists():
     for line in log.read_text().splitlines():
@@ -383,13 +450,14 @@ class Trials:
     self.program = program
     self.inputs = inputs
     self.folder = folder / program.name
-    self._reference: Optional[Reference] = None
+    self._reference: Reference | None = None
 
-  def two_fresh_runs(self, servers: Sequence[ProgramServer]
-                    ) -> list[Problem]:
+  def two_fresh_runs(self, servers: Sequence[ProgramServer]) -> list[Problem]:
     """Compares runs of two processes with different hash seeds."""
-    trials = [_Trial(self, f"fresh-{number}", server)
-              for number, server in enumerate(servers)]
+    trials = [
+      _Trial(self, f"fresh-{number}", server)
+      for number, server in enumerate(servers)
+    ]
     with futures.ThreadPoolExecutor(len(trials)) as pool:
       # The second also counts its operations on files.
       seconds = list(pool.map(_Trial.run_to_end, trials, [None, _NEVER]))
@@ -403,8 +471,9 @@ class Trials:
     if any(trial.problems for trial in trials):
       return merge_problems(problems)
     operations = int(trials[1].log.with_suffix(".operations").read_text())
-    unstable = frozenset(name for name in files[0]
-                         if files[0][name] != files[1].get(name))
+    unstable = frozenset(
+      name for name in files[0] if files[0][name] != files[1].get(name)
+    )
     self._reference = Reference(files[0], unstable, min(seconds), operations)
     if not problems:
       shutil.rmtree(self.folder)
@@ -420,8 +489,9 @@ class Trials:
       raise RuntimeError(f"{self.program.name} has no undisturbed run.")
     return self._reference
 
-  def kills(self, server: ProgramServer, seed: int
-           ) -> tuple[int, list[Problem]]:
+  def kills(
+    self, server: ProgramServer, seed: int
+  ) -> tuple[int, list[Problem]]:
     """Kills a program 1 to 3 times; returns how often it was killed indeed.
 
     By a clock if the seed is even, else before some operation on files.
@@ -431,8 +501,7 @@ class Trials:
     num_kills = 0
     for _ in range(rng.randint(1, 3)):
       if seed % 2:
-        run = trial.start(
-            dies_at=rng.randint(1, self.reference.num_operations))
+        run = trial.start(dies_at=rng.randint(1, self.reference.num_operations))
         status = trial.wait(run)
       else:
         run = trial.start()
@@ -458,9 +527,13 @@ class Trials:
     trial.check_end()
     return trial.finish()
 
-  def interruption(self, server: ProgramServer, number: int,
-                   phase: Optional[str] = None,
-                   seed: Optional[int] = None) -> list[Problem]:
+  def interruption(
+    self,
+    server: ProgramServer,
+    number: int,
+    phase: str | None = None,
+    seed: int | None = None,
+  ) -> list[Problem]:
     """Sends a signal after a line of the log, or else at a random time."""
     name = f"{signal.Signals(number).name}-{seed}"
     if phase:
@@ -509,18 +582,32 @@ class Trials:
       first.resume()
     statuses = [trial.wait(run) for run in (first, second)]
     if statuses not in expected:
-      trial.problems.append(Problem("status", (
-          f"two at once ended with {statuses}, expected {expected}: "
-          + " | ".join(run.log()[-500:] for run in (first, second)))))
+      trial.problems.append(
+        Problem(
+          "status",
+          (
+            f"two at once ended with {statuses}, expected {expected}: "
+            + " | ".join(run.log()[-500:] for run in (first, second))
+          ),
+        )
+      )
     elif 1 in statuses:
       loser, winner = (second, first) if statuses[1] else (first, second)
       last_line = loser.log().strip().rpartition("\n")[2]
       refusal = _REFUSAL.search(last_line)
       if not refusal or (refusal[1], int(refusal[2])) != (
-          self.program.program, winner.pid):
-        trial.problems.append(Problem("status", (
-            f"the second of two did not name {self.program.program} (process "
-            f"{winner.pid}): {last_line}")))
+        self.program.program,
+        winner.pid,
+      ):
+        trial.problems.append(
+          Problem(
+            "status",
+            (
+              f"the second of two did not name {self.program.program} (process "
+              f"{winner.pid}): {last_line}"
+            ),
+          )
+        )
     trial.check_end()
     return trial.finish()
 
@@ -538,8 +625,13 @@ class Trials:
       elsewhere = trial.folder.with_suffix(f".{is_ended}")
       shutil.rmtree(elsewhere, ignore_errors=True)
       elsewhere.mkdir()
-      read = server.start(reader, self.inputs, elsewhere, elsewhere / "log",
-                          run=trial.folder / "out")
+      read = server.start(
+        reader,
+        self.inputs,
+        elsewhere,
+        elsewhere / "log",
+        run=trial.folder / "out",
+      )
       trial.expect_status(read, trial.wait(read), [0])
       if _times_of_files(trial.folder) != before:
         trial.problems.append(Problem("others", f"{reader.name} changed files"))
@@ -567,17 +659,21 @@ class _Trial:
 
   @property
   def most_seconds(self) -> float:
-    seconds = (self._trials.reference.seconds if self._trials.has_reference
-               else _SECONDS_OF_SLOWEST)
+    seconds = (
+      self._trials.reference.seconds
+      if self._trials.has_reference
+      else _SECONDS_OF_SLOWEST
+    )
     return _SPARE_SECONDS + _SPARE_FACTOR * seconds
 
-  def start(self, dies_at: Optional[int] = None) -> Run:
+  def start(self, dies_at: int | None = None) -> Run:
     self.log = self._logs / f"{self._num_runs}.txt"
     self._num_runs += 1
-    return self._server.start(self._trials.program, self._trials.inputs,
-                              self.folder, self.log, dies_at)
+    return self._server.start(
+      self._trials.program, self._trials.inputs, self.folder, self.log, dies_at
+    )
 
-  def wait(self, run: Run) -> Optional[int]:
+  def wait(self, run: Run) -> int | None:
     """Returns the exit status; a process that hangs is killed."""
     status = run.wait(self.most_seconds)
     if status is None:
@@ -592,23 +688,36 @@ class _Trial:
 
   def expect_line(self, run: Run, pattern: str) -> None:
     if not run.wait_for_line(pattern, self.most_seconds):
-      self.problems.append(Problem(
-          "status", f"no line {pattern!r} in the log: {run.log()[-1000:]}"))
+      self.problems.append(
+        Problem(
+          "status", f"no line {pattern!r} in the log: {run.log()[-1000:]}"
+        )
+      )
 
   def expect_status(self, run: Run, status, expected) -> None:
     if status not in expected:
-      self.problems.append(Problem("status", (
-          f"{status}, expected {' or '.join(map(str, expected))}: "
-          f"{run.log()[-1500:]}")))
+      self.problems.append(
+        Problem(
+          "status",
+          (
+            f"{status}, expected {' or '.join(map(str, expected))}: "
+            f"{run.log()[-1500:]}"
+          ),
+        )
+      )
 
-  def run_to_end(self, dies_at: Optional[int] = None) -> float:
+  def run_to_end(self, dies_at: int | None = None) -> float:
     """Runs the program to its end; returns how many seconds that took."""
     started = time.monotonic()
     run = self.start(dies_at)
     status = self.wait(run)
     refusal = self._trials.program.refusal
-    if not (self._trials.has_reference and status == 1 and refusal
-            and re.search(refusal, run.log())):
+    if not (
+      self._trials.has_reference
+      and status == 1
+      and refusal
+      and re.search(refusal, run.log())
+    ):
       self.expect_status(run, status, [0])
     seconds = time.monotonic() - started
     self.check_remaining(run)
@@ -624,16 +733,23 @@ class _Trial:
     """Compares files that are there with those of the end."""
     reference = self._trials.reference
     expected = reference.files
-    files = {name: content for name, content in read_files(
-        self.folder, self._trials.program).items()
-             if name in expected and name not in reference.unstable
-             and not _REWRITTEN.search(name)}
+    files = {
+      name: content
+      for name, content in read_files(self.folder, self._trials.program).items()
+      if name in expected
+      and name not in reference.unstable
+      and not _REWRITTEN.search(name)
+    }
     if allows_older_weights:
       # Those of the same step differ in nothing.
-      files = {name: content for name, content in files.items()
-               if not name.endswith(".json")}
+      files = {
+        name: content
+        for name, content in files.items()
+        if not name.endswith(".json")
+      }
     self.problems += _differences(
-        files, {name: expected[name] for name in files}, "half")
+      files, {name: expected[name] for name in files}, "half"
+    )
 
   def check_end(self, allows_older_weights: bool = False) -> None:
     program = self._trials.program
@@ -658,8 +774,15 @@ class _Trial:
 # --- The command line --------------------------------------------------------
 
 _TRIALS = ("kills", "signals", "pairs", "reads")
-_KINDS = ("difference", "leftover", "others", "half", "status", "processes",
-          "hung")
+_KINDS = (
+  "difference",
+  "leftover",
+  "others",
+  "half",
+  "status",
+  "processes",
+  "hung",
+)
 
 
 class Task(NamedTuple):
@@ -680,7 +803,8 @@ class Summary:
 
   def of_program(self, name: str) -> dict:
     return self._programs.setdefault(
-        name, {"kills": 0, "trials": {}, "problems": []})
+      name, {"kills": 0, "trials": {}, "problems": []}
+    )
 
   def num_trials(self, name: str, kind: str) -> int:
     return self.of_program(name)["trials"].get(kind, 0)
@@ -689,53 +813,78 @@ class Summary:
     """Returns how many trials of a kind there were; of kills, the deaths."""
     if kind == "kills":
       return sum(known["kills"] for known in self._programs.values())
-    return sum(known["trials"].get(kind, 0)
-               for known in self._programs.values())
+    return sum(
+      known["trials"].get(kind, 0) for known in self._programs.values()
+    )
 
-  def add(self, task: Task, problems: list[Problem], num_kills: int = 0
-         ) -> None:
+  def add(
+    self, task: Task, problems: list[Problem], num_kills: int = 0
+  ) -> None:
     with self._lock:
       known = self.of_program(task.program)
       known["kills"] += num_kills
       known["trials"][task.kind] = 1 + known["trials"].get(task.kind, 0)
       for problem in problems:
-        known["problems"].append({
-            "trial": f"{task.kind} {task.number}", **problem._asdict()})
-        print(f"{task.program}, {task.kind} {task.number}: {problem.kind}: "
-              f"{problem.text}", flush=True)
+        known["problems"].append(
+          {"trial": f"{task.kind} {task.number}", **problem._asdict()}
+        )
+        print(
+          f"{task.program}, {task.kind} {task.number}: {problem.kind}: "
+          f"{problem.text}",
+          flush=True,
+        )
       temporary = self._path.with_suffix(".new")
       temporary.write_text(json.dumps(self._programs, indent=2) + "\n")
       temporary.replace(self._path)
 
   def table(self) -> str:
     kinds = ("fresh", *_TRIALS)
-    rows = [("program", "kills", *(f"{kind} (trials)" for kind in kinds),
-             *_KINDS)]
+    rows = [
+      ("program", "kills", *(f"{kind} (trials)" for kind in kinds), *_KINDS)
+    ]
     for name, known in self._programs.items():
       counts = collections.Counter(
-          problem["kind"] for problem in known["problems"])
-      rows.append((name, known["kills"],
-                   *(known["trials"].get(kind, 0) for kind in kinds),
-                   *(counts[kind] for kind in _KINDS)))
-    rows.append(("all", *(sum(row[i] for row in rows[1:])
-                          for i in range(1, len(rows[0])))))
-    widths = [max(len(str(row[i])) for row in rows)
-              for i in range(len(rows[0]))]
-    return "\n".join("  ".join(
-        str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip()
-                     for row in rows)
+        problem["kind"] for problem in known["problems"]
+      )
+      rows.append(
+        (
+          name,
+          known["kills"],
+          *(known["trials"].get(kind, 0) for kind in kinds),
+          *(counts[kind] for kind in _KINDS),
+        )
+      )
+    rows.append(
+      (
+        "all",
+        *(sum(row[i] for row in rows[1:]) for i in range(1, len(rows[0]))),
+      )
+    )
+    widths = [
+      max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))
+    ]
+    return "\n".join(
+      "  ".join(
+        str(cell).ljust(width) for cell, width in zip(row, widths)
+      ).rstrip()
+      for row in rows
+    )
 
 
-def _tasks(names: list[str], wanted: dict[str, int], summary: Summary
-          ) -> Iterator[Task]:
+def _tasks(
+  names: list[str], wanted: dict[str, int], summary: Summary
+) -> Iterator[Task]:
   """Yields trials, a program after the other, until there are enough."""
   for kind, count in wanted.items():
     programs = [contract_programs.PROGRAMS[name] for name in names]
     if kind == "pairs":
       programs = [program for program in programs if program.is_locked]
     if kind == "reads":
-      programs = [program for program in programs
-                  if program.program == "run_pretraining.py"]
+      programs = [
+        program
+        for program in programs
+        if program.program == "run_pretraining.py"
+      ]
     numbers = {name: summary.num_trials(name, kind) for name in names}
     turn = 0
     while programs and summary.total(kind) < count:
@@ -746,8 +895,9 @@ def _tasks(names: list[str], wanted: dict[str, int], summary: Summary
       turn += 1
 
 
-def _make_trial(task: Task, trials: Trials, server: ProgramServer
-               ) -> tuple[int, list[Problem]]:
+def _make_trial(
+  task: Task, trials: Trials, server: ProgramServer
+) -> tuple[int, list[Problem]]:
   """Returns the number of kills, and the problems."""
   if task.kind == "kills":
     return trials.kills(server, task.number)
@@ -760,22 +910,40 @@ def _make_trial(task: Task, trials: Trials, server: ProgramServer
   phases = (None, *trials.program.phases)
   number, place = divmod(task.number, 2 * len(phases))
   return 0, trials.interruption(
-      server, (signal.SIGTERM, signal.SIGINT)[place % 2], phases[place // 2],
-      number)
+    server,
+    (signal.SIGTERM, signal.SIGINT)[place % 2],
+    phases[place // 2],
+    number,
+  )
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-  parser.add_argument("--output", type=pathlib.Path, required=True,
-                      help="folder of the summary and of trials that failed")
-  parser.add_argument("--programs", default=",".join(
-      contract_programs.PROGRAMS), help="names, separated by commas")
+  parser.add_argument(
+    "--output",
+    type=pathlib.Path,
+    required=True,
+    help="folder of the summary and of trials that failed",
+  )
+  parser.add_argument(
+    "--programs",
+    default=",".join(contract_programs.PROGRAMS),
+    help="names, separated by commas",
+  )
   parser.add_argument("--kills", type=int, default=0, help="deaths in all")
   parser.add_argument("--signals", type=int, default=0, help="trials in all")
-  parser.add_argument("--pairs", type=int, default=0, help="trials in all, of "
-                      "two processes at once")
-  parser.add_argument("--reads", type=int, default=0, help="trials in all, of "
-                      "programs that read what another writes")
+  parser.add_argument(
+    "--pairs",
+    type=int,
+    default=0,
+    help="trials in all, of two processes at once",
+  )
+  parser.add_argument(
+    "--reads",
+    type=int,
+    default=0,
+    help="trials in all, of programs that read what another writes",
+  )
   parser.add_argument("--jobs", type=int, default=2, help="trials at a time")
   options = parser.parse_args()
   output = options.output.resolve()
@@ -784,25 +952,32 @@ def main() -> None:
   summary = Summary(output / "summary.json")
   with contextlib.ExitStack() as stack:
     address = stack.enter_context(
-        contract_programs.model_server(output / "port"))
-    servers = [stack.enter_context(ProgramServer(1 + number))
-               for number in range(max(2, options.jobs))]
+      contract_programs.model_server(output / "port")
+    )
+    servers = [
+      stack.enter_context(ProgramServer(1 + number))
+      for number in range(max(2, options.jobs))
+    ]
     inputs = Inputs(output / "inputs", address)
     for name in names:
       inputs.make_for(contract_programs.PROGRAMS[name], servers[0])
-    trials = {name: Trials(contract_programs.PROGRAMS[name], inputs, output)
-              for name in names}
+    trials = {
+      name: Trials(contract_programs.PROGRAMS[name], inputs, output)
+      for name in names
+    }
 
     def make_reference(number: int, name: str) -> None:
       del number
-      summary.add(Task(name, "fresh", 0),
-                  trials[name].two_fresh_runs(servers[:2]))
+      summary.add(
+        Task(name, "fresh", 0), trials[name].two_fresh_runs(servers[:2])
+      )
 
     def make_trial(number: int, task: Task) -> None:
       if not trials[task.program].has_reference:
         return
       num_kills, problems = _make_trial(
-          task, trials[task.program], servers[number])
+        task, trials[task.program], servers[number]
+      )
       summary.add(task, problems, num_kills)
 
     _in_threads(make_reference, iter(names), options.jobs)

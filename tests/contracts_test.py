@@ -8,7 +8,8 @@ import contract_programs
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="looks processes up in /proc")
+  sys.platform != "linux", reason="looks processes up in /proc"
+)
 
 # These have all that can go wrong: shards, and checkpoints with the best apart.
 _QUICK = ("records", "pretraining_dynamic")
@@ -17,16 +18,22 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def every_program(condition=lambda program: True, quick=_QUICK):
   """Parametrizes a test; all but a few programs are for `make test-large`."""
-  return pytest.mark.parametrize("name", [
+  return pytest.mark.parametrize(
+    "name",
+    [
       pytest.param(name, marks=() if name in quick else pytest.mark.large)
       for name, program in contract_programs.PROGRAMS.items()
-      if condition(program)])
+      if condition(program)
+    ],
+  )
 
 
 @pytest.fixture(scope="session")
 def servers():
-  with (contract.ProgramServer(hash_seed=1) as one,
-        contract.ProgramServer(hash_seed=2) as other):
+  with (
+    contract.ProgramServer(hash_seed=1) as one,
+    contract.ProgramServer(hash_seed=2) as other,
+  ):
     yield [one, other]
 
 
@@ -70,16 +77,22 @@ def test_a_killed_run_ends_as_if_it_had_not_been(trials, servers, name):
 @pytest.mark.large
 @pytest.mark.parametrize("name", contract_programs.PROGRAMS)
 def test_a_run_killed_by_the_clock_ends_as_if_it_had_not_been(
-    trials, servers, name):
+  trials, servers, name
+):
   for seed in (0, 2, 4):
     _, problems = trials.kills(servers[1], seed)
     assert not problems
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", [
-    name for name, program in contract_programs.PROGRAMS.items()
-    if not program.is_slow])
+@pytest.mark.parametrize(
+  "name",
+  [
+    name
+    for name, program in contract_programs.PROGRAMS.items()
+    if not program.is_slow
+  ],
+)
 def test_a_run_may_die_before_any_operation_on_files(trials, servers, name):
   for operation in range(1, trials.reference.num_operations + 1):
     assert not trials.death_at(servers[operation % 2], operation), operation
@@ -87,9 +100,11 @@ def test_a_run_may_die_before_any_operation_on_files(trials, servers, name):
 
 @every_program(lambda program: bool(program.phases))
 def test_a_signal_after_the_first_checkpoint_loses_nothing(
-    trials, servers, name):
+  trials, servers, name
+):
   assert not trials.interruption(
-      servers[1], signal.SIGTERM, trials.program.phases[1])
+    servers[1], signal.SIGTERM, trials.program.phases[1]
+  )
 
 
 @pytest.mark.large
@@ -108,16 +123,22 @@ def test_the_second_of_two_is_refused(trials, servers, name):
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", [
-    name for name, program in contract_programs.PROGRAMS.items()
-    if program.is_locked])
+@pytest.mark.parametrize(
+  "name",
+  [
+    name
+    for name, program in contract_programs.PROGRAMS.items()
+    if program.is_locked
+  ],
+)
 def test_of_two_that_start_together_one_is_refused(trials, servers, name):
   assert not trials.two_at_once(servers[1], seed=1)
 
 
 @pytest.mark.large
 @pytest.mark.parametrize("name", ["pretraining"])
-@pytest.mark.parametrize("reader", contract_programs.READERS,
-                         ids=lambda reader: reader.name)
+@pytest.mark.parametrize(
+  "reader", contract_programs.READERS, ids=lambda reader: reader.name
+)
 def test_reading_a_run_does_not_disturb_it(trials, servers, name, reader):
   assert not trials.reading(servers[1], reader)

@@ -10,16 +10,20 @@ import long_texts
 import pytest
 import zstandard
 
-import corpus
 from errors import UserError
+from pretraining import corpus
 
 
 @pytest.fixture
 def small_limits(monkeypatch):
   """Cuts input into pieces of some bytes instead of megabytes."""
-  for name, value in dict(_CHUNK_BYTES=16, _LONGEST_STRETCH_BYTES=300,
-                          _LARGEST_BLOCK_BYTES=700, _FEWEST_DOCUMENTS=2,
-                          _LONGEST_LINE_BYTES=1000).items():
+  for name, value in dict(
+    _CHUNK_BYTES=16,
+    _LONGEST_STRETCH_BYTES=300,
+    _LARGEST_BLOCK_BYTES=700,
+    _FEWEST_DOCUMENTS=2,
+    _LONGEST_LINE_BYTES=1000,
+  ).items():
     monkeypatch.setattr(corpus, name, value)
 
 
@@ -28,12 +32,15 @@ def documents_of(files, size=100, counts=None, **options):
   blocks = list(corpus.read_all_blocks(files, size))
   counts = collections.Counter() if counts is None else counts
   parser = corpus.Parser(**options)
-  return [document for block in blocks
-          for document in parser.documents(block, counts)], blocks
+  return [
+    document for block in blocks for document in parser.documents(block, counts)
+  ], blocks
 
 
-DOCUMENTS = [[f"Sentence {s} of document {d}." for s in range(d % 7 + 1)]
-             for d in range(40)]
+DOCUMENTS = [
+  [f"Sentence {s} of document {d}." for s in range(d % 7 + 1)]
+  for d in range(40)
+]
 TEXT = "\n\n".join("\n".join(document) for document in DOCUMENTS) + "\n"
 
 
@@ -49,8 +56,9 @@ def compress(text, ending):
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("size", [50, 150, 600])
-def test_blocks_hold_the_documents_in_order(tmp_path, small_limits, ending,
-                                            size):
+def test_blocks_hold_the_documents_in_order(
+  tmp_path, small_limits, ending, size
+):
   path = tmp_path / f"text.txt{ending}"
   path.write_bytes(compress(TEXT, ending))
   documents, blocks = documents_of([str(path)], size)
@@ -61,8 +69,10 @@ def test_blocks_hold_the_documents_in_order(tmp_path, small_limits, ending,
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
-@hypothesis.given(text=st.text(alphabet="ab\n \r\t\u2028", max_size=400),
-                  size=st.integers(1, 300))
+@hypothesis.given(
+  text=st.text(alphabet="ab\n \r\t\u2028", max_size=400),
+  size=st.integers(1, 300),
+)
 def test_no_text_is_lost_between_blocks(tmp_path_factory, text, size):
   path = tmp_path_factory.mktemp("corpus") / "text.txt"
   path.write_bytes(text.encode())
@@ -70,8 +80,10 @@ def test_no_text_is_lost_between_blocks(tmp_path_factory, text, size):
     patch.setattr(corpus, "_CHUNK_BYTES", 16)
     patch.setattr(corpus, "_FEWEST_DOCUMENTS", 1)
     documents, blocks = documents_of([str(path)], size)
-  assert b"".join(stretch.content for block in blocks
-                  for stretch in block.stretches) == text.encode()
+  assert (
+    b"".join(stretch.content for block in blocks for stretch in block.stretches)
+    == text.encode()
+  )
   expected, document = [], []
   for line in [*text.split("\n"), ""]:
     if line.strip():
@@ -103,9 +115,14 @@ def test_a_document_without_end_is_cut_at_sentences(tmp_path, small_limits):
 
 def test_json_lines(tmp_path, small_limits):
   path = tmp_path / "text.jsonl.gz"
-  path.write_bytes(gzip.compress("\n".join(
-      json.dumps({"id": i, "body": "\n\n".join(document)})
-      for i, document in enumerate(DOCUMENTS)).encode()))
+  path.write_bytes(
+    gzip.compress(
+      "\n".join(
+        json.dumps({"id": i, "body": "\n\n".join(document)})
+        for i, document in enumerate(DOCUMENTS)
+      ).encode()
+    )
+  )
   documents, _ = documents_of([str(path)], text_field="body")
   assert documents == DOCUMENTS
 
@@ -117,16 +134,28 @@ def test_sentences_are_split_on_request(tmp_path):
   assert documents == [["One.", "Two!", "Three?", "Four."], ["Five."]]
 
 
-@pytest.mark.parametrize("sentences", [
+@pytest.mark.parametrize(
+  "sentences",
+  [
     ["Mr. J. Smith met Dr. Brown in the U.S. Senate.", "He left."],
     ['He said "No!" and left.', '"Why?" she asked.', "(It was late.)", "So."],
     ["It was No. 5 of 3.14 items (see Fig. 2).", "No.", "Then it ended..."],
-    ["\u4ed6\u8d70\u4e86\u3002", "\u201c\u597d\uff01\u201d",
-     "\u4ed6\u8bf4\u3002"],
-    ["\u00c9t\u00e9 fini.", "\u00c0 demain!", "\u00bfQu\u00e9?",
-     "1999 was good."],
-    ["no capital. so no end", ],
-])
+    [
+      "\u4ed6\u8d70\u4e86\u3002",
+      "\u201c\u597d\uff01\u201d",
+      "\u4ed6\u8bf4\u3002",
+    ],
+    [
+      "\u00c9t\u00e9 fini.",
+      "\u00c0 demain!",
+      "\u00bfQu\u00e9?",
+      "1999 was good.",
+    ],
+    [
+      "no capital. so no end",
+    ],
+  ],
+)
 def test_split_sentences(sentences):
   joined = " ".join(sentences)
   assert corpus.split_sentences(f" {joined} ") == sentences
@@ -148,8 +177,9 @@ def test_bytes_that_are_not_utf8(tmp_path, small_limits):
   lines = [f"Sentence {i}.".encode() for i in range(30)]
   lines[23] = b"Caf\xe9."
   path.write_bytes(b"\n".join(lines))
-  with pytest.raises(ValueError, match="text.txt, line 24: not UTF-8.*0xe9 at "
-                     "column 4"):
+  with pytest.raises(
+    ValueError, match="text.txt, line 24: not UTF-8.*0xe9 at column 4"
+  ):
     documents_of([str(path)])
   counts = collections.Counter()
   documents, _ = documents_of([str(path)], counts=counts, errors="replace")
@@ -193,8 +223,9 @@ def test_compressed_files_that_are_damaged_anywhere(tmp_path, ending):
   content = compress(TEXT, ending)
   damaged = 0
   for place in range(0, len(content), 7):
-    path.write_bytes(content[:place] + bytes([content[place] ^ 0xff])
-                     + content[place + 1:])
+    path.write_bytes(
+      content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+    )
     try:
       documents_of([str(path)])
     except UserError as error:
@@ -208,20 +239,29 @@ def test_what_is_no_file(tmp_path):
     documents_of([str(tmp_path)])
 
 
-@pytest.mark.parametrize("line,problem,reason", [
+@pytest.mark.parametrize(
+  "line,problem,reason",
+  [
     ('{"text": "A cat."', "line 2: not JSON", "not_json"),
     ('{"text": "A cat.", "score": NaN}', "line 2: not JSON: NaN", "not_json"),
     ('{"text": "A \\ud800 cat."}', "line 2 holds half of", "not_json"),
     ('\ufeff{"text": "A cat."}', "line 2: not JSON", "not_json"),
-    (f'{{"text": "A cat.", "id": {"1" * 5000}}}', "line 2: not JSON",
-     "not_json"),
+    (
+      f'{{"text": "A cat.", "id": {"1" * 5000}}}',
+      "line 2: not JSON",
+      "not_json",
+    ),
     ("[" * 100_000, "line 2 is nested too deeply", "not_json"),
     ('["A cat."]', "line 2: no JSON object", "without_text"),
     ('{"text": 7}', "line 2: the field 'text' holds 7", "without_text"),
-    ('{"body": "A cat."}', "line 2: no field 'text'; there are: 'body'",
-     "without_text"),
+    (
+      '{"body": "A cat."}',
+      "line 2: no field 'text'; there are: 'body'",
+      "without_text",
+    ),
     (f'{{"{"x" * 100_000}": 1}}', r"'x+\.\.\.; --text_field", "without_text"),
-])
+  ],
+)
 def test_bad_json_lines(tmp_path, line, problem, reason):
   path = tmp_path / "text.jsonl"
   path.write_text(f'\ufeff{{"text": "A."}}\n{line}\n\n{{"text": "B."}}\n')

@@ -22,17 +22,21 @@ import download_model
 from errors import UserError
 
 NAME = "uncased_L-2_H-128_A-2"
-FILES = {"bert_config.json": conftest.tiny_config().to_json_string(),
-         "vocab.txt": "[PAD]\n", "bert_model.ckpt.index": "i" * 1000,
-         "bert_model.ckpt.data-00000-of-00001": "d" * 300_000}
+FILES = {
+  "bert_config.json": conftest.tiny_config().to_json_string(),
+  "vocab.txt": "[PAD]\n",
+  "bert_model.ckpt.index": "i" * 1000,
+  "bert_model.ckpt.data-00000-of-00001": "d" * 300_000,
+}
 
 
 def make_zip(files, folder=""):
   output = io.BytesIO()
   with zipfile.ZipFile(output, "w") as archive:
     for name, content in files.items():
-      archive.writestr(name if isinstance(name, zipfile.ZipInfo)
-                       else folder + name, content)
+      archive.writestr(
+        name if isinstance(name, zipfile.ZipInfo) else folder + name, content
+      )
   return output.getvalue()
 
 
@@ -43,24 +47,29 @@ class Handler(server.BaseHTTPRequestHandler):
     settings, content = self.server, self.server.content
     settings.requests.append((self.path, self.headers.get("Range")))
     start = 0
-    if self.headers.get("Range") and settings.takes_ranges and (
-        self.headers.get("If-Range") == settings.etag):
+    if (
+      self.headers.get("Range")
+      and settings.takes_ranges
+      and (self.headers.get("If-Range") == settings.etag)
+    ):
       start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
     if not self.path.endswith(f"/2020_02_20/{NAME}.zip"):
       self.send_error(404)
       return
     self.send_response(206 if start else 200)
     if start:
-      self.send_header("Content-Range",
-                       f"bytes {start}-{len(content) - 1}/{len(content)}")
-    self.send_header("Content-Length", str(
-        len(content) - start + settings.extra_length))
+      self.send_header(
+        "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+      )
+    self.send_header(
+      "Content-Length", str(len(content) - start + settings.extra_length)
+    )
     self.send_header("ETag", settings.etag)
     self.send_header("x-goog-hash", f"crc32c=AAAAAA==,md5={settings.md5}")
     self.end_headers()
     rest = content[start:]
     if settings.cuts:
-      rest = rest[:settings.cuts.pop(0)]
+      rest = rest[: settings.cuts.pop(0)]
     self.wfile.write(rest)
 
   def log_message(self, *args):
@@ -71,16 +80,21 @@ class Handler(server.BaseHTTPRequestHandler):
 def web(tmp_path, run_program):
   """A server, and the program that is pointed to it."""
   with server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as result:
+
     def set_content(content):
       result.content = content
       result.md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
+
     result.set_content = set_content
     result.set_content(make_zip(FILES))
     result.etag, result.takes_ranges = '"1"', True
     result.cuts, result.requests, result.extra_length = [], [], 0
     result.run = lambda: run_program(
-        download_model, name=NAME, output_dir=tmp_path / "models",
-        mirror=f"http://127.0.0.1:{result.server_port}/mirror/")
+      download_model,
+      name=NAME,
+      output_dir=tmp_path / "models",
+      mirror=f"http://127.0.0.1:{result.server_port}/mirror/",
+    )
     threading.Thread(target=result.serve_forever, daemon=True).start()
     yield result
     result.shutdown()
@@ -112,13 +126,17 @@ def test_a_connection_that_breaks_off_goes_on(web, tmp_path):
   web.run()
   check_model(tmp_path, web.content)
   assert [requested for _, requested in web.requests] == [
-      None, "bytes=1000-", "bytes=51000-"]
+    None,
+    "bytes=1000-",
+    "bytes=51000-",
+  ]
 
 
 def test_a_download_that_was_given_up_goes_on(web, tmp_path):
   web.cuts = [1000, 0, 0, 0, 0]
-  with pytest.raises(ValueError, match="broke off after 1000 of .* Run the same "
-                     "command again"):
+  with pytest.raises(
+    ValueError, match="broke off after 1000 of .* Run the same command again"
+  ):
     web.run()
   assert not (tmp_path / "models" / NAME).exists()
   web.run()
@@ -155,8 +173,9 @@ def test_a_wrong_hash_or_size_is_refused(web, tmp_path):
 
 def test_a_missing_file_names_the_mirror(web, tmp_path):
   with pytest.raises(ValueError, match="the server says 404.*--mirror"):
-    download_model.download(f"http://127.0.0.1:{web.server_port}/nothing",
-                            str(tmp_path / "x"))
+    download_model.download(
+      f"http://127.0.0.1:{web.server_port}/nothing", str(tmp_path / "x")
+    )
 
 
 def link():
@@ -165,16 +184,22 @@ def link():
   return info
 
 
-@pytest.mark.parametrize("files, message", [
+@pytest.mark.parametrize(
+  "files, message",
+  [
     ({**FILES, "../evil": "x"}, "'../evil', which is no plain file"),
     ({**FILES, "/etc/evil": "x"}, "'/etc/evil', which is no plain file"),
     ({**FILES, "a/b/evil": "x"}, "no plain file"),
     ({**FILES, "a\\..\\evil": "x"}, "no plain file"),
-    ({**{k: v for k, v in FILES.items() if k != "vocab.txt"}, link(): "/etc"},
-     "'vocab.txt', which is no plain file"),
+    (
+      {**{k: v for k, v in FILES.items() if k != "vocab.txt"}, link(): "/etc"},
+      "'vocab.txt', which is no plain file",
+    ),
     ({**FILES, "a/vocab.txt": "x"}, "'vocab.txt' twice"),
     ({"vocab.txt": "x"}, "is no model: it has no bert_config.json"),
-    ({**FILES, "bert_config.json": "{"}, "bert_config.json: not JSON")])
+    ({**FILES, "bert_config.json": "{"}, "bert_config.json: not JSON"),
+  ],
+)
 def test_archives_that_are_refused(web, tmp_path, files, message):
   web.set_content(make_zip(files))
   with pytest.raises(ValueError, match=message):
@@ -207,12 +232,18 @@ def test_a_download_killed_anywhere_continues(web, tmp_path, monkeypatch):
       if len(count) > last:
         raise Killed
       return function(*args, **kwargs)
+
     return wrapper
 
-  targets = [(tf.io.gfile, name) for name in (
-      "rename", "remove", "rmtree", "makedirs", "GFile")] + [
-          (os, "fsync"), (zipfile, "ZipFile"), (shutil, "copyfileobj"),
-          (urllib.request, "urlopen")]
+  targets = [
+    (tf.io.gfile, name)
+    for name in ("rename", "remove", "rmtree", "makedirs", "GFile")
+  ] + [
+    (os, "fsync"),
+    (zipfile, "ZipFile"),
+    (shutil, "copyfileobj"),
+    (urllib.request, "urlopen"),
+  ]
   for last in range(100):
     web.etag = f'"{last}"'
     with monkeypatch.context() as context:
@@ -231,9 +262,10 @@ def test_a_download_killed_anywhere_continues(web, tmp_path, monkeypatch):
   assert last > 20
 
 
-@pytest.mark.parametrize("damaged", [
-    "", "{", "[]", '{"size": 1000}',
-    '{"size": "x", "etag": "", "hash": ""}'])
+@pytest.mark.parametrize(
+  "damaged",
+  ["", "{", "[]", '{"size": 1000}', '{"size": "x", "etag": "", "hash": ""}'],
+)
 def test_a_download_with_damaged_headers_starts_again(web, tmp_path, damaged):
   web.cuts = [1000, 0, 0, 0, 0]
   with pytest.raises(UserError):
@@ -258,6 +290,7 @@ def test_a_second_download_leaves_the_first_alone(web, tmp_path):
 def test_a_full_disk_keeps_the_download(web, tmp_path, monkeypatch):
   def copy(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
+
   with monkeypatch.context() as context:
     context.setattr(shutil, "copyfileobj", copy)
     with pytest.raises(UserError, match=f"{NAME} cannot be written: No space"):

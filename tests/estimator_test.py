@@ -16,11 +16,11 @@ import checkpoint
 import errors
 from errors import UserError
 import estimator as estimator_lib
-import interruption
 import losses
 import modeling
 import optimization
 import run_pretraining
+from training import interruption
 
 
 class Line(tf.Module):
@@ -43,18 +43,31 @@ def line_estimator(model_dir=None, num_train_steps=20, seed=1, **config):
       error = tf.square(model(features["x"], seed) - features["y"])
       weight = features["weight"]
       return estimator_lib.Losses(
-          {"loss": (tf.reduce_sum(error * weight), tf.reduce_sum(weight))},
-          {"mean_y": (tf.reduce_sum(features["y"] * weight),
-                      tf.reduce_sum(weight))})
+        {"loss": (tf.reduce_sum(error * weight), tf.reduce_sum(weight))},
+        {
+          "mean_y": (
+            tf.reduce_sum(features["y"] * weight),
+            tf.reduce_sum(weight),
+          )
+        },
+      )
 
     return estimator_lib.EstimatorSpec(
-        model, loss_fn, lambda features: {"y": model(features["x"], None)},
-        optimization.create_optimizer(0.1, num_train_steps, 0))
+      model,
+      loss_fn,
+      lambda features: {"y": model(features["x"], None)},
+      optimization.create_optimizer(0.1, num_train_steps, 0),
+    )
 
   return estimator_lib.TPUEstimator(
-      model_fn, estimator_lib.RunConfig(
-          model_dir=model_dir and str(model_dir), seed=seed, **config),
-      train_batch_size=4, eval_batch_size=4, predict_batch_size=4)
+    model_fn,
+    estimator_lib.RunConfig(
+      model_dir=model_dir and str(model_dir), seed=seed, **config
+    ),
+    train_batch_size=4,
+    eval_batch_size=4,
+    predict_batch_size=4,
+  )
 
 
 def line_data(num_examples=30, poison=None):
@@ -73,6 +86,7 @@ def line_input(is_training, **kwargs):
     if is_training:
       dataset = dataset.shuffle(100, seed=params["seed"]).repeat()
     return dataset.batch(params["batch_size"])
+
   return input_fn
 
 
@@ -87,16 +101,19 @@ def test_evaluation_weighs_short_batches_and_fillers_exactly(tmp_path):
   estimator.train(line_input(True), 3)
   results = estimator.evaluate(line_input(False))
   data = line_data()
-  error = (data["x"] @ estimator._spec.model.slope.numpy()[:, 0]
-           - data["y"]) ** 2
+  error = (
+    data["x"] @ estimator._spec.model.slope.numpy()[:, 0] - data["y"]
+  ) ** 2
   real = data["weight"] > 0
   np.testing.assert_allclose(results["loss"], error[real].mean(), rtol=1e-5)
-  np.testing.assert_allclose(results["mean_y"], data["y"][real].mean(),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    results["mean_y"], data["y"][real].mean(), rtol=1e-5
+  )
   assert results["global_step"] == 3
   first_two = estimator.evaluate(line_input(False), steps=2)
-  np.testing.assert_allclose(first_two["loss"], error[:8][real[:8]].mean(),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    first_two["loss"], error[:8][real[:8]].mean(), rtol=1e-5
+  )
 
 
 def test_prediction_yields_real_examples_in_order():
@@ -105,8 +122,9 @@ def test_prediction_yields_real_examples_in_order():
   predictions = [p["y"] for p in estimator.predict(line_input(False))]
   data = line_data()
   expected = data["x"] @ estimator._spec.model.slope.numpy()[:, 0]
-  np.testing.assert_allclose(predictions, expected[data["weight"] > 0],
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    predictions, expected[data["weight"] > 0], rtol=1e-5
+  )
 
 
 # --- Going on ----------------------------------------------------------------
@@ -128,8 +146,10 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
   finished = line_estimator(tmp_path)
   np.testing.assert_array_equal(weights_after(finished, 20), whole)
   assert finished.global_step == 20
-  rows = [json.loads(line)["step"] for line in
-          (tmp_path / "training_log.jsonl").read_text().splitlines()]
+  rows = [
+    json.loads(line)["step"]
+    for line in (tmp_path / "training_log.jsonl").read_text().splitlines()
+  ]
   assert sorted(set(rows)) == rows and rows[-1] == 20
 
 
@@ -138,6 +158,7 @@ def _die_after(save, estimator, last_step):
     save(writer)
     if estimator.global_step == last_step:
       raise Killed
+
   return dying
 
 
@@ -150,13 +171,16 @@ def test_signal_saves_within_a_step(tmp_path, number):
         os.kill(os.getpid(), number)
         is_noticed.wait()
       return step
+
     def signal_at_five(step, features):
       step = tf.numpy_function(send, [step], tf.int64)
       with tf.control_dependencies([step]):
         return {k: tf.identity(v) for k, v in features.items()}
+
     return line_input(True)(params).enumerate().map(signal_at_five)
 
   is_noticed = threading.Event()
+
   class Noticing(interruption.Call):
     def _set_flag(self, index, value):
       super()._set_flag(index, value)
@@ -180,8 +204,10 @@ def test_signal_saves_within_a_step(tmp_path, number):
 def test_changed_batch_size_goes_on_at_the_same_place(tmp_path):
   def input_fn(params):
     numbers = tf.data.Dataset.range(10**6).map(lambda i: tf.cast(i, tf.float32))
-    return numbers.map(lambda i: {"x": tf.stack([i, i]), "y": i, "weight": 1.0}
-                      ).batch(params["batch_size"])
+    return numbers.map(
+      lambda i: {"x": tf.stack([i, i]), "y": i, "weight": 1.0}
+    ).batch(params["batch_size"])
+
   estimator = line_estimator(tmp_path)
   estimator.train(input_fn, 6)
   other = line_estimator(tmp_path)
@@ -192,8 +218,9 @@ def test_changed_batch_size_goes_on_at_the_same_place(tmp_path):
 
 def test_steps_per_call_change_nothing():
   np.testing.assert_array_equal(
-      weights_after(line_estimator(iterations_per_loop=1), 20),
-      weights_after(line_estimator(), 20))
+    weights_after(line_estimator(iterations_per_loop=1), 20),
+    weights_after(line_estimator(), 20),
+  )
 
 
 def test_seed_decides_the_run():
@@ -207,6 +234,7 @@ def test_nonfinite_loss_stops_the_run_and_names_the_step(tmp_path):
     del params
     dataset = tf.data.Dataset.from_tensor_slices(line_data(40, poison=25))
     return dataset.batch(4).repeat()  # the seventh batch is poisoned
+
   estimator = line_estimator(tmp_path, save_checkpoints_steps=3)
   with pytest.raises(ValueError, match="loss is nan at step 7.*model.ckpt-6"):
     estimator.train(input_fn, 20)
@@ -216,19 +244,29 @@ def test_nonfinite_loss_stops_the_run_and_names_the_step(tmp_path):
 def test_nonfinite_steps_can_be_skipped(tmp_path):
   def input_fn(params):
     del params
-    return tf.data.Dataset.from_tensor_slices(
-        line_data(40, poison=25)).batch(4).repeat()
+    return (
+      tf.data.Dataset.from_tensor_slices(line_data(40, poison=25))
+      .batch(4)
+      .repeat()
+    )
+
   def variables_after(num_steps):
     estimator = line_estimator(skip_nonfinite_steps=True)
     estimator.train(input_fn, num_steps)
-    return [x.numpy() for x in estimator._all_variables().values()
-            if x.dtype == tf.float32]
+    return [
+      x.numpy()
+      for x in estimator._all_variables().values()
+      if x.dtype == tf.float32
+    ]
+
   for before, after in zip(variables_after(6), variables_after(7)):
     np.testing.assert_array_equal(before, after)
   estimator = line_estimator(tmp_path, skip_nonfinite_steps=True)
   estimator.train(input_fn, 20)
-  rows = [json.loads(line) for line in
-          (tmp_path / "training_log.jsonl").read_text().splitlines()]
+  rows = [
+    json.loads(line)
+    for line in (tmp_path / "training_log.jsonl").read_text().splitlines()
+  ]
   assert rows[-1]["skipped_steps"] == 2
   assert all(np.isfinite(row["loss"]) for row in rows if row["loss"])
 
@@ -236,10 +274,14 @@ def test_nonfinite_steps_can_be_skipped(tmp_path):
 def test_memory_that_runs_out_is_explained():
   def train_steps(*unused_args):  # to run out in earnest takes ten seconds
     raise tf.errors.ResourceExhaustedError(None, None, "OOM: [32,12,512,512]")
+
   estimator = line_estimator()
   estimator._make_train_function = lambda: train_steps
-  with pytest.raises(ValueError, match="--gradient_accumulation_steps.*"
-                     "--recompute_activations.*32,12,512,512"):
+  with pytest.raises(
+    ValueError,
+    match="--gradient_accumulation_steps.*"
+    "--recompute_activations.*32,12,512,512",
+  ):
     estimator.train(line_input(True), 2)
 
 
@@ -260,13 +302,20 @@ def test_random_weights_are_not_evaluated(tmp_path):
 def test_checkpoints_hold_released_names_and_logs_are_written(tmp_path):
   line_estimator(tmp_path).train(line_input(True), 5)
   reader = tf.train.load_checkpoint(str(tmp_path))
-  assert {name: str(dtype) for name, dtype in
-          reader.get_variable_to_dtype_map().items()} == {
-              "global_step": "<dtype: 'int64'>",
-              **{f"line/kernel{slot}": "<dtype: 'float32'>"
-                 for slot in ("", "/adam_m", "/adam_v")}}
-  rows = [json.loads(line) for line in
-          (tmp_path / "training_log.jsonl").read_text().splitlines()]
+  assert {
+    name: str(dtype)
+    for name, dtype in reader.get_variable_to_dtype_map().items()
+  } == {
+    "global_step": "<dtype: 'int64'>",
+    **{
+      f"line/kernel{slot}": "<dtype: 'float32'>"
+      for slot in ("", "/adam_m", "/adam_v")
+    },
+  }
+  rows = [
+    json.loads(line)
+    for line in (tmp_path / "training_log.jsonl").read_text().splitlines()
+  ]
   assert rows[-1]["step"] == 5 and rows[-1]["loss"] > 0
   assert list(tmp_path.glob("events.out.tfevents.*"))
 
@@ -289,12 +338,15 @@ def test_folder_with_another_models_checkpoint_is_refused(tmp_path):
 
 def trained_with_scores(model_dir, scores, **config):
   """Trains 20 steps; the evaluation at step n gives `scores[n]`."""
-  estimator = line_estimator(model_dir, eval_every_steps=4, best_metric="f1",
-                             **config)
+  estimator = line_estimator(
+    model_dir, eval_every_steps=4, best_metric="f1", **config
+  )
   seen = {}
+
   def evaluate():
     seen[estimator.global_step] = estimator._spec.model.slope.numpy()
     return {"f1": scores[estimator.global_step]}
+
   estimator.train(line_input(True), 20, evaluate)
   return estimator, seen
 
@@ -316,13 +368,15 @@ def test_best_weights_are_kept_and_used(tmp_path):
   assert again.global_step == 22
   longer = line_estimator(tmp_path)
   np.testing.assert_array_equal(
-      longer._spec.model.slope, weights_after(line_estimator(), 22))
+    longer._spec.model.slope, weights_after(line_estimator(), 22)
+  )
 
 
 def test_training_stops_when_scores_no_longer_rise(tmp_path):
   scores = {4: 0.1, 8: 0.3, 12: 0.2, 16: 0.3, 20: 0.9}
   estimator, seen = trained_with_scores(
-      tmp_path, scores, early_stopping_patience=2)
+    tmp_path, scores, early_stopping_patience=2
+  )
   assert list(seen) == [4, 8, 12, 16] and estimator.global_step == 8
   assert checkpoint.latest(str(tmp_path)).endswith("ckpt-16")
   _, seen = trained_with_scores(tmp_path, scores, early_stopping_patience=2)
@@ -353,32 +407,45 @@ def bert_input(params):
   rng = np.random.default_rng(0)
   rows, length, vocab_size = 64, 16, len(conftest.TOKENS)
   features = {
-      "input_ids": rng.integers(0, vocab_size, (rows, length)),
-      "input_mask": np.arange(length) < rng.integers(5, length, (rows, 1)),
-      "segment_ids": rng.integers(0, 2, (rows, length)),
-      "masked_lm_positions": rng.integers(0, length, (rows, 4)),
-      "masked_lm_ids": rng.integers(0, vocab_size, (rows, 4)),
-      "next_sentence_labels": rng.integers(0, 2, (rows, 1))}
+    "input_ids": rng.integers(0, vocab_size, (rows, length)),
+    "input_mask": np.arange(length) < rng.integers(5, length, (rows, 1)),
+    "segment_ids": rng.integers(0, 2, (rows, length)),
+    "masked_lm_positions": rng.integers(0, length, (rows, 4)),
+    "masked_lm_ids": rng.integers(0, vocab_size, (rows, 4)),
+    "next_sentence_labels": rng.integers(0, 2, (rows, 1)),
+  }
   features = {k: v.astype(np.int32) for k, v in features.items()}
-  features["masked_lm_weights"] = (
-      rng.random((rows, 4)) < 0.6).astype(np.float32)
-  return tf.data.Dataset.from_tensor_slices(features).shuffle(
-      rows, seed=params["seed"]).repeat().batch(
-          params["batch_size"], drop_remainder=True)
+  features["masked_lm_weights"] = (rng.random((rows, 4)) < 0.6).astype(
+    np.float32
+  )
+  return (
+    tf.data.Dataset.from_tensor_slices(features)
+    .shuffle(rows, seed=params["seed"])
+    .repeat()
+    .batch(params["batch_size"], drop_remainder=True)
+  )
 
 
 def bert_estimator(model_dir, dropout=0.0, recompute=False, **config):
   run_config = estimator_lib.RunConfig(
-      model_dir=str(model_dir), iterations_per_loop=1, **config)
+    model_dir=str(model_dir), iterations_per_loop=1, **config
+  )
+
   def model_fn(params):
     model = modeling.BertForPreTraining(
-        conftest.tiny_config(hidden_dropout_prob=dropout,
-                             attention_probs_dropout_prob=dropout),
-        run_config.compute_dtype, params["seed"],
-        recompute_activations=recompute)
+      conftest.tiny_config(
+        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+      ),
+      run_config.compute_dtype,
+      params["seed"],
+      recompute_activations=recompute,
+    )
     return estimator_lib.EstimatorSpec(
-        model, run_pretraining.loss_fn_builder(model),
-        optimizer=optimization.create_optimizer(1e-3, 100, 5))
+      model,
+      run_pretraining.loss_fn_builder(model),
+      optimizer=optimization.create_optimizer(1e-3, 100, 5),
+    )
+
   return estimator_lib.TPUEstimator(model_fn, run_config, train_batch_size=16)
 
 
@@ -393,20 +460,29 @@ def one_device_losses(tmp_path_factory):
   return bert_losses(tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize("num_devices, kwargs", [
+@pytest.mark.parametrize(
+  "num_devices, kwargs",
+  [
     (2, {}),
     (1, dict(gradient_accumulation_steps=4)),
     (1, dict(recompute=True)),
     (1, dict(xla=True)),
     (2, dict(gradient_accumulation_steps=2, recompute=True, xla=True)),
-])
+  ],
+)
 def test_how_a_batch_is_carried_changes_nothing(
-    tmp_path, one_device_losses, num_devices, kwargs):
+  tmp_path, one_device_losses, num_devices, kwargs
+):
   if num_devices > 1:
-    kwargs = dict(kwargs, strategy=tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(num_devices)]))
-  np.testing.assert_allclose(bert_losses(tmp_path, **kwargs),
-                             one_device_losses, atol=1e-5)
+    kwargs = dict(
+      kwargs,
+      strategy=tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(num_devices)]
+      ),
+    )
+  np.testing.assert_allclose(
+    bert_losses(tmp_path, **kwargs), one_device_losses, atol=1e-5
+  )
 
 
 def task_parts(task, config, features):
@@ -420,110 +496,143 @@ def task_parts(task, config, features):
   if task == "classifier":
     model = modeling.BertForSequenceClassification(config, 3)
     labels = {"labels": tf.range(rows) % 3}
+
     def loss(logits, labels):
       return losses.classification_loss(logits, labels, ones)
   elif task == "span":
     model = modeling.BertForQuestionAnswering(config)
     labels = {"start": tf.range(rows) % length, "end": tf.range(rows) % 5}
+
     def loss(logits, start, end):
       return losses.span_loss(*logits, start, end, ones)
   elif task == "token":
     model = modeling.BertForTokenClassification(config, 3)
     labels = {"labels": features["input_ids"] % 3}
+
     def loss(logits, labels):
       return losses.token_loss(logits, labels, tf.ones([rows, length]))
   else:
     model = modeling.BertForMultipleChoice(config)
-    features = {name: tf.stack([features[name]] * 2, axis=1)
-                for name in encoder_inputs}
+    features = {
+      name: tf.stack([features[name]] * 2, axis=1) for name in encoder_inputs
+    }
     features["input_ids"] = tf.cumsum(features["input_ids"], 1) % 39
     labels = {"labels": tf.range(rows) % 2}
+
     def loss(logits, labels):
       return losses.classification_loss(logits, labels, ones)
+
   def loss_fn(features, seed):
     logits = model(*(features[name] for name in encoder_inputs), seed)
     return estimator_lib.Losses(
-        {"loss": loss(logits, **{name: features[name] for name in labels})})
+      {"loss": loss(logits, **{name: features[name] for name in labels})}
+    )
+
   inputs = {name: features[name] for name in encoder_inputs}
   return model, loss_fn, {**inputs, **labels}
 
 
 @pytest.mark.parametrize(
-    "task", ["pretraining", "classifier", "span", "token", "choice"])
+  "task", ["pretraining", "classifier", "span", "token", "choice"]
+)
 def test_every_training_step_compiles_whole(tmp_path, task):
   # One program of XLA with static shapes, from features to updated weights, as
   # a TPU takes it.
   batch = next(iter(bert_input({"seed": 1, "batch_size": 8})))
   model, loss_fn, features = task_parts(task, conftest.tiny_config(), batch)
   estimator = estimator_lib.TPUEstimator(
-      lambda params: estimator_lib.EstimatorSpec(
-          model, loss_fn, optimizer=optimization.create_optimizer(0.01, 99, 0)),
-      estimator_lib.RunConfig(xla=True, model_dir=str(tmp_path)),
-      train_batch_size=8)
+    lambda params: estimator_lib.EstimatorSpec(
+      model, loss_fn, optimizer=optimization.create_optimizer(0.01, 99, 0)
+    ),
+    estimator_lib.RunConfig(xla=True, model_dir=str(tmp_path)),
+    train_batch_size=8,
+  )
   before = [variable.numpy() for variable in model.variables]
-  estimator.train(lambda params: tf.data.Dataset.from_tensors(
-      features).repeat(), 1)
+  estimator.train(
+    lambda params: tf.data.Dataset.from_tensors(features).repeat(), 1
+  )
   log = json.loads((tmp_path / "training_log.jsonl").read_text())
   assert np.isfinite(log["loss"]) and np.isfinite(log["gradient_norm"])
-  still = {variable.name for old, variable in zip(before, model.variables)
-           if np.all(old == variable.numpy())}
+  still = {
+    variable.name
+    for old, variable in zip(before, model.variables)
+    if np.all(old == variable.numpy())
+  }
   # Spans and tokens do not read the pooler; what is added to all choices alike
   # decides nothing.
   pooler = {"bert/pooler/dense/kernel:0", "bert/pooler/dense/bias:0"}
-  assert still <= {"span": pooler, "token": pooler,
-                   "choice": {"output_bias:0"}}.get(task, set())
+  assert still <= {
+    "span": pooler,
+    "token": pooler,
+    "choice": {"output_bias:0"},
+  }.get(task, set())
 
 
 def test_recomputation_draws_the_same_dropout(tmp_path):
   np.testing.assert_allclose(
-      bert_losses(tmp_path / "kept", 5, dropout=0.1),
-      bert_losses(tmp_path / "recomputed", 5, dropout=0.1, recompute=True),
-      atol=1e-5)
+    bert_losses(tmp_path / "kept", 5, dropout=0.1),
+    bert_losses(tmp_path / "recomputed", 5, dropout=0.1, recompute=True),
+    atol=1e-5,
+  )
 
 
 def test_parts_of_a_batch_draw_dropout_of_their_own(tmp_path):
   def input_fn(params):  # examples that are all the same
     return bert_input({**params, "batch_size": 1}).map(
-        lambda features: {k: tf.repeat(v, params["batch_size"], axis=0)
-                          for k, v in features.items()})
+      lambda features: {
+        k: tf.repeat(v, params["batch_size"], axis=0)
+        for k, v in features.items()
+      }
+    )
+
   # The losses of equal parts with equal dropout would average to that of one.
-  estimator = bert_estimator(tmp_path, dropout=0.5,
-                             gradient_accumulation_steps=16)
+  estimator = bert_estimator(
+    tmp_path, dropout=0.5, gradient_accumulation_steps=16
+  )
   estimator.train(input_fn, 1)
   single = bert_estimator(tmp_path / "single", dropout=0.5)
   single._train_batch_size = 1
   single.train(input_fn, 1)
-  losses = [json.loads((folder / "training_log.jsonl").read_text())["loss"]
-            for folder in (tmp_path, tmp_path / "single")]
+  losses = [
+    json.loads((folder / "training_log.jsonl").read_text())["loss"]
+    for folder in (tmp_path, tmp_path / "single")
+  ]
   assert abs(losses[0] - losses[1]) > 1e-3
 
 
-@pytest.mark.parametrize("dtype, tolerance", [
-    (tf.bfloat16, 0.02), (tf.float16, 0.002)])
+@pytest.mark.parametrize(
+  "dtype, tolerance", [(tf.bfloat16, 0.02), (tf.float16, 0.002)]
+)
 def test_lower_precision_follows_float32(
-    tmp_path, one_device_losses, dtype, tolerance):
-  np.testing.assert_allclose(bert_losses(tmp_path, compute_dtype=dtype),
-                             one_device_losses, atol=tolerance)
+  tmp_path, one_device_losses, dtype, tolerance
+):
+  np.testing.assert_allclose(
+    bert_losses(tmp_path, compute_dtype=dtype),
+    one_device_losses,
+    atol=tolerance,
+  )
 
 
 def test_loss_scale_that_is_too_large_is_halved(tmp_path):
   estimator = bert_estimator(tmp_path, compute_dtype=tf.float16)
-  estimator._loss_scale.assign([2.0 ** 40, 0.0])
+  estimator._loss_scale.assign([2.0**40, 0.0])
   before = estimator._spec.model.bert.pooler.kernel.numpy()
   estimator.train(bert_input, 3)
   np.testing.assert_array_equal(  # three steps without an update
-      estimator._spec.model.bert.pooler.kernel, before)
+    estimator._spec.model.bert.pooler.kernel, before
+  )
   resumed = bert_estimator(tmp_path, compute_dtype=tf.float16)
-  assert resumed._loss_scale.numpy().tolist() == [2.0 ** 37, 0.0]
+  assert resumed._loss_scale.numpy().tolist() == [2.0**37, 0.0]
   resumed.train(bert_input, 40)
   scale, num_good_steps = resumed._loss_scale.numpy()
-  assert 1.0 < scale < 2.0 ** 37 and num_good_steps > 0
+  assert 1.0 < scale < 2.0**37 and num_good_steps > 0
   assert np.any(resumed._spec.model.bert.pooler.kernel.numpy() != before)
 
 
 def test_evaluation_on_two_devices_is_that_on_one(tmp_path):
   def last_is_short(params):
     return bert_input(params).take(3).unbatch().take(37).batch(16)
+
   two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
   results = []
   for strategy in (None, two):
@@ -540,8 +649,9 @@ def test_prediction_on_two_devices_keeps_the_order(tmp_path):
   for strategy in (None, two):
     estimator = line_estimator(tmp_path, strategy=strategy)
     estimator.train(line_input(True), 1)
-    predictions.append([p["y"] for p in estimator.predict(
-        line_input(False, num_examples=27))])
+    predictions.append(
+      [p["y"] for p in estimator.predict(line_input(False, num_examples=27))]
+    )
   np.testing.assert_allclose(*predictions, rtol=1e-6)
 
 
@@ -559,18 +669,26 @@ def golden_estimator(folder, config, model_dir, num_train_steps=None):
 
   def model_fn(params):
     del params
-    model = modeling.BertForPreTraining(dataclasses.replace(
-        config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    model = modeling.BertForPreTraining(
+      dataclasses.replace(
+        config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+      )
+    )
     return estimator_lib.EstimatorSpec(
-        model, run_pretraining.loss_fn_builder(model),
-        optimizer=optimization.create_optimizer(
-            training["learning_rate"],
-            num_train_steps or training["num_train_steps"],
-            training["num_warmup_steps"]),
-        init_checkpoint=os.path.join(folder, "bert_model.ckpt"))
+      model,
+      run_pretraining.loss_fn_builder(model),
+      optimizer=optimization.create_optimizer(
+        training["learning_rate"],
+        num_train_steps or training["num_train_steps"],
+        training["num_warmup_steps"],
+      ),
+      init_checkpoint=os.path.join(folder, "bert_model.ckpt"),
+    )
 
-  return estimator_lib.TPUEstimator(model_fn, estimator_lib.RunConfig(
-      model_dir=str(model_dir), iterations_per_loop=1))
+  return estimator_lib.TPUEstimator(
+    model_fn,
+    estimator_lib.RunConfig(model_dir=str(model_dir), iterations_per_loop=1),
+  )
 
 
 @pytest.mark.parametrize("case", ["small_gelu", "relu_nomask"])
@@ -578,60 +696,84 @@ def test_training_follows_the_reference(golden_dir, tmp_path, case):
   folder = os.path.join(golden_dir, "modeling", case)
   golden = np.load(os.path.join(folder, "golden.npz"))
   config = modeling.BertConfig.from_json_file(
-      os.path.join(folder, "bert_config.json"))
-  features = {name: golden[name] for name in (
-      "input_ids", "input_mask", "segment_ids", "masked_lm_positions",
-      "masked_lm_ids", "masked_lm_weights", "next_sentence_labels")}
+    os.path.join(folder, "bert_config.json")
+  )
+  features = {
+    name: golden[name]
+    for name in (
+      "input_ids",
+      "input_mask",
+      "segment_ids",
+      "masked_lm_positions",
+      "masked_lm_ids",
+      "masked_lm_weights",
+      "next_sentence_labels",
+    )
+  }
   if case == "relu_nomask":  # the reference was given neither
     features["input_mask"] = np.ones_like(features["input_ids"])
     features["segment_ids"] = np.zeros_like(features["input_ids"])
+
   def input_fn(params):
     del params
     return tf.data.Dataset.from_tensors(features).repeat()
+
   def losses_of(model_dir):
     with open(os.path.join(model_dir, "training_log.jsonl")) as reader:
       return [json.loads(line)["loss"] for line in reader]
 
   estimator = golden_estimator(folder, config, tmp_path / "ours")
   estimator.train(input_fn, 6)
-  np.testing.assert_allclose(losses_of(tmp_path / "ours"),
-                             golden["train_losses"], atol=1e-4)
+  np.testing.assert_allclose(
+    losses_of(tmp_path / "ours"), golden["train_losses"], atol=1e-4
+  )
   ours = tf.train.load_checkpoint(str(tmp_path / "ours"))
   theirs = tf.train.load_checkpoint(os.path.join(folder, "model.ckpt-6"))
   names = theirs.get_variable_to_shape_map()
   assert names == ours.get_variable_to_shape_map()
   for name in names:
-    np.testing.assert_allclose(ours.get_tensor(name), theirs.get_tensor(name),
-                               atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(
+      ours.get_tensor(name), theirs.get_tensor(name), atol=1e-4, err_msg=name
+    )
 
   # A run that the reference began goes on as ours would have gone on.
   resumed = tmp_path / "resumed"
   resumed.mkdir()
   for suffix in (".index", ".data-00000-of-00001"):
     shutil.copy(os.path.join(folder, "model.ckpt-6" + suffix), resumed)
-  (resumed / "checkpoint").write_text(
-      'model_checkpoint_path: "model.ckpt-6"\n')
+  (resumed / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-6"\n')
   other = golden_estimator(folder, config, resumed, num_train_steps=10)
   assert other.global_step == 6
   other.train(input_fn, 10)
   golden_estimator(folder, config, tmp_path / "ours", 10).train(input_fn, 10)
   actual = losses_of(resumed)
   np.testing.assert_allclose(actual[0], golden["loss_after"], atol=1e-4)
-  np.testing.assert_allclose(actual, losses_of(tmp_path / "ours")[6:],
-                             atol=1e-4)
+  np.testing.assert_allclose(
+    actual, losses_of(tmp_path / "ours")[6:], atol=1e-4
+  )
 
 
 def test_packed_rows_train_as_their_pairs_do(tmp_path):
   rng = np.random.default_rng(0)
   length, lengths = 16, [7, 9, 16, 5, 6, 5]  # three rows when packed
   rows, starts = [0, 0, 1, 2, 2, 2], [0, 7, 0, 0, 5, 11]
+
   def empty(num_rows, sequences):
-    sizes = {"input_ids": length, "input_mask": length, "segment_ids": length,
-             "masked_lm_positions": 6, "masked_lm_ids": 6,
-             "masked_lm_weights": 6, "next_sentence_labels": sequences}
-    return {name: np.zeros(
-        [num_rows, size], np.float32 if "weights" in name else np.int32)
-            for name, size in sizes.items()}
+    sizes = {
+      "input_ids": length,
+      "input_mask": length,
+      "segment_ids": length,
+      "masked_lm_positions": 6,
+      "masked_lm_ids": 6,
+      "masked_lm_weights": 6,
+      "next_sentence_labels": sequences,
+    }
+    return {
+      name: np.zeros(
+        [num_rows, size], np.float32 if "weights" in name else np.int32
+      )
+      for name, size in sizes.items()
+    }
 
   alone, packed = empty(6, 1), empty(3, 3)
   packed["sequence_starts"] = np.zeros([3, 3], np.int32)
@@ -640,13 +782,17 @@ def test_packed_rows_train_as_their_pairs_do(tmp_path):
   for pair, (row, start) in enumerate(zip(rows, starts)):
     stretch = slice(start, start + lengths[pair])
     for name, values in (
-        ("input_ids", rng.integers(1, 30, lengths[pair])),
-        ("input_mask", 1), ("segment_ids", rng.integers(0, 2, lengths[pair]))):
-      alone[name][pair, :lengths[pair]] = packed[name][row, stretch] = values
+      ("input_ids", rng.integers(1, 30, lengths[pair])),
+      ("input_mask", 1),
+      ("segment_ids", rng.integers(0, 2, lengths[pair])),
+    ):
+      alone[name][pair, : lengths[pair]] = packed[name][row, stretch] = values
     positions = rng.choice(lengths[pair], 2, replace=False)
     slots = slice(2 * used[row], 2 * used[row] + 2)
-    for name, values in (("masked_lm_ids", rng.integers(1, 30, 2)),
-                         ("masked_lm_weights", 1.0)):
+    for name, values in (
+      ("masked_lm_ids", rng.integers(1, 30, 2)),
+      ("masked_lm_weights", 1.0),
+    ):
       alone[name][pair, :2] = packed[name][row, slots] = values
     alone["masked_lm_positions"][pair, :2] = positions
     packed["masked_lm_positions"][row, slots] = positions + start
@@ -660,15 +806,27 @@ def test_packed_rows_train_as_their_pairs_do(tmp_path):
   for name, features in (("alone", alone), ("packed", packed)):
     estimator = bert_estimator(tmp_path / name, xla=name == "packed")
     estimator.train(
-        lambda params: tf.data.Dataset.from_tensors(features).repeat(), 4)
+      lambda params: tf.data.Dataset.from_tensors(features).repeat(), 4
+    )
     with open(tmp_path / name / "training_log.jsonl") as reader:
       losses.append([json.loads(line)["loss"] for line in reader])
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("field", [
-    {"best": {"step": 1, "metric": "f1", "evaluations_since": 0,
-              "value": 10 ** 400}}, {"loss_scale": [True, 7]}])
+@pytest.mark.parametrize(
+  "field",
+  [
+    {
+      "best": {
+        "step": 1,
+        "metric": "f1",
+        "evaluations_since": 0,
+        "value": 10**400,
+      }
+    },
+    {"loss_scale": [True, 7]},
+  ],
+)
 def test_state_with_numbers_that_no_run_has_is_damaged(field):
   with pytest.raises(errors.UserError, match="x.json is damaged: it has"):
     estimator_lib._State.from_json(field, "x.json")

@@ -10,7 +10,6 @@ import tensorflow as tf
 from data import file_io
 from errors import UserError
 
-
 # --- Writing -----------------------------------------------------------------
 
 
@@ -30,14 +29,16 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
   monkeypatch.setattr(tf.io.gfile, "rename", record_rename)
   file_io.write_text(str(tmp_path / "x.txt"), "text")
   assert calls[0].startswith(str(tmp_path / "x.txt")) and calls[1:] == [
-      "rename", str(tmp_path)]
+    "rename",
+    str(tmp_path),
+  ]
   calls.clear()
   with file_io.whole_folder(str(tmp_path / "folder")) as temporary:
     os.mkdir(os.path.join(temporary, "inner"))
     open(os.path.join(temporary, "inner", "x"), "w").close()
   position = calls.index("rename")
   assert {os.path.basename(path) for path in calls[:position]} >= {"inner", "x"}
-  assert calls[position + 1:] == [str(tmp_path)]
+  assert calls[position + 1 :] == [str(tmp_path)]
 
 
 def test_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
@@ -59,9 +60,15 @@ def test_error_of_another_file_is_not_blamed_on_the_output(tmp_path):
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
-  kept = ["notes.txt", "x.unfinished", "x.txt.0123abcd.tmp",
-          "x.txt.0123456.unfinished", "x.txt.0123456z.unfinished",
-          "0123abcd.unfinished.txt", ".0123abcd.unfinished"]
+  kept = [
+    "notes.txt",
+    "x.unfinished",
+    "x.txt.0123abcd.tmp",
+    "x.txt.0123456.unfinished",
+    "x.txt.0123456z.unfinished",
+    "0123abcd.unfinished.txt",
+    ".0123abcd.unfinished",
+  ]
   for name in kept + ["x.txt.0123abcd.unfinished"]:
     (tmp_path / name).write_text("x")
   (tmp_path / "model.0123abcd.unfinished").mkdir()
@@ -90,7 +97,9 @@ def test_output_that_is_an_input_is_refused(tmp_path):
 # --- Reading -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content, message", [
+@pytest.mark.parametrize(
+  "content, message",
+  [
     (b"", "x.json: not JSON.*whole"),
     (b'{"a": 1', "x.json: not JSON.*whole"),
     (b'{"a": NaN}', "NaN"),
@@ -102,7 +111,9 @@ def test_output_that_is_an_input_is_refused(tmp_path):
     (b"[" * 100_000, "nested too deeply"),
     (b'{"a":' * 100_000, "nested too deeply"),
     (b"[1]", r"holds \[1\], not an object"),
-    (b"null", "holds null, not an object")])
+    (b"null", "holds null, not an object"),
+  ],
+)
 def test_bad_json_is_told_in_one_line(tmp_path, content, message):
   path = tmp_path / "x.json"
   path.write_bytes(content)
@@ -114,15 +125,24 @@ def test_bad_json_is_told_in_one_line(tmp_path, content, message):
 def test_right_json_is_read(tmp_path):
   path = tmp_path / "x.json"
   content = {"a": ["ü", "\U0001f600", 1.5, None]}
-  for text in (json.dumps(content), "\ufeff" + json.dumps(content),
-               json.dumps(content, ensure_ascii=False)):
+  for text in (
+    json.dumps(content),
+    "\ufeff" + json.dumps(content),
+    json.dumps(content, ensure_ascii=False),
+  ):
     path.write_text(text, encoding="utf-8")
     assert file_io.read_json(str(path)) == content
 
 
-@pytest.mark.parametrize("read", [
-    file_io.read_json, file_io.read_text, file_io.read_bytes,
-    lambda path: list(file_io.read_lines(path))])
+@pytest.mark.parametrize(
+  "read",
+  [
+    file_io.read_json,
+    file_io.read_text,
+    file_io.read_bytes,
+    lambda path: list(file_io.read_lines(path)),
+  ],
+)
 def test_files_that_cannot_be_read_are_named(tmp_path, read):
   with pytest.raises(UserError, match="gone.*does not exist"):
     read(str(tmp_path / "gone"))

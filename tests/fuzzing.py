@@ -9,8 +9,11 @@ that the kind and the number of the mutation seed, so that a failure is found
 again by these two.
 """
 
+import launch
+
 import base64
 import collections
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
@@ -25,34 +28,35 @@ import shutil
 import signal
 import sys
 import time
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import NamedTuple
 from unittest import mock
 
+import conftest
 import numpy as np
+import pytorch_checkpoint_test as pytorch_files
 import tensorflow as tf
 import zstandard
 
 import checkpoint
-import classifier
 import common_flags
-import conftest
-import corpus
+from data import feature_files
 from data import file_io
 from data import locks
-from data import records
-import distillation
+from data import record_files
+from data import serialization
 import download_model
 import errors
 import estimator
-import feature_files
-import input_pipeline
-import launch
-import metrics
 import modeling
 import plot_training
-import pytorch_checkpoint_test as pytorch_files
+from pretraining import corpus
+from pretraining import input_pipeline
+from pretraining import record_formats
 import run_glue
 from tasks import classification
+from tasks import classifier
+from tasks import distillation
+from tasks import metrics
 from tasks import ner
 from tasks import squad
 from tasks import squad_evaluation
@@ -61,9 +65,9 @@ import tokenization
 
 # Of a read; of the processor, so that other programs do not matter.
 _MOST_SECONDS = 5.0
-_MOST_BYTES = 500 * 2 ** 20
+_MOST_BYTES = 500 * 2**20
 # More is not given to a read at all, so that the machine stays usable.
-_BYTES_GIVEN = 4 * 2 ** 30
+_BYTES_GIVEN = 4 * 2**30
 _LONGEST_MESSAGE = 1500
 _HANG_SECONDS = 120
 
@@ -98,19 +102,85 @@ class Kind(NamedTuple):
 # --- Mutations ---------------------------------------------------------------
 
 _PIECES = [
-    b"\0", b"\0" * 16, b"\xff", b"\xff" * 8, b"\xef\xbb\xbf", b"\xff\xfe",
-    b"{", b"}", b"[", b"]", b'"', b"'", b"\\", b",", b":", b"\t", b"\n", b"\r",
-    b"\r\n", b"\n\n", b" ", b"\xe2\x80\xa8", b"\xc3", b"\xed\xa0\x80", b"0",
-    b"-1", b"7", b"1" + b"0" * 30, b"9" * 5000, b"1e999", b"NaN", b"-Infinity",
-    b"null", b"true", b'"\\ud800"', b"\\u0000", b"[" * 100_000, b'{"":' * 1000,
-    b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\x80\x80\x80\x01",
-    b"PK\x03\x04", b"\x1f\x8b\x08", b"a" * 2 ** 20]
+  b"\0",
+  b"\0" * 16,
+  b"\xff",
+  b"\xff" * 8,
+  b"\xef\xbb\xbf",
+  b"\xff\xfe",
+  b"{",
+  b"}",
+  b"[",
+  b"]",
+  b'"',
+  b"'",
+  b"\\",
+  b",",
+  b":",
+  b"\t",
+  b"\n",
+  b"\r",
+  b"\r\n",
+  b"\n\n",
+  b" ",
+  b"\xe2\x80\xa8",
+  b"\xc3",
+  b"\xed\xa0\x80",
+  b"0",
+  b"-1",
+  b"7",
+  b"1" + b"0" * 30,
+  b"9" * 5000,
+  b"1e999",
+  b"NaN",
+  b"-Infinity",
+  b"null",
+  b"true",
+  b'"\\ud800"',
+  b"\\u0000",
+  b"[" * 100_000,
+  b'{"":' * 1000,
+  b"\x7f\xff\xff\xff",
+  b"\xff\xff\xff\x7f",
+  b"\x80\x80\x80\x80\x01",
+  b"PK\x03\x04",
+  b"\x1f\x8b\x08",
+  b"a" * 2**20,
+]
 _JSON_VALUES = [
-    "null", "true", "false", "0", "-1", "2", "0.5", "-0", "1E5", "1e999", "NaN",
-    "Infinity", "1" + "0" * 30, "1" + "0" * 400, "9" * 5000, '""', '"x"', '"1"',
-    '"\\ud800"', '"\\u0000"', '"\\n"', '"../x"', "[]", "{}", "[null]", "[[]]",
-    '["x"]', '{"x": 1}', "[1, 2]", "[" * 500 + "]" * 500,
-    "[" * 100_000 + "]" * 100_000, '"' + "x" * 2 ** 20 + '"']
+  "null",
+  "true",
+  "false",
+  "0",
+  "-1",
+  "2",
+  "0.5",
+  "-0",
+  "1E5",
+  "1e999",
+  "NaN",
+  "Infinity",
+  "1" + "0" * 30,
+  "1" + "0" * 400,
+  "9" * 5000,
+  '""',
+  '"x"',
+  '"1"',
+  '"\\ud800"',
+  '"\\u0000"',
+  '"\\n"',
+  '"../x"',
+  "[]",
+  "{}",
+  "[null]",
+  "[[]]",
+  '["x"]',
+  '{"x": 1}',
+  "[1, 2]",
+  "[" * 500 + "]" * 500,
+  "[" * 100_000 + "]" * 100_000,
+  '"' + "x" * 2**20 + '"',
+]
 
 
 def _span(rng, content: bytes) -> tuple[int, int]:
@@ -135,7 +205,7 @@ def _change_bytes(rng, content, unused_other):
 
 
 def _truncate(rng, content, unused_other):
-  return content[:rng.randrange(len(content))]
+  return content[: rng.randrange(len(content))]
 
 
 def _delete(rng, content, unused_other):
@@ -145,15 +215,15 @@ def _delete(rng, content, unused_other):
 
 def _duplicate(rng, content, unused_other):
   start, end = _span(rng, content)
-  return content[:end] + content[start:end] * rng.choice([1, 1, 3]) + (
-      content[end:])
+  return (
+    content[:end] + content[start:end] * rng.choice([1, 1, 3]) + (content[end:])
+  )
 
 
 def _swap(rng, content, unused_other):
   cuts = sorted(rng.randint(0, len(content)) for _ in range(4))
   a, b, c, d = cuts
-  return (content[:a] + content[c:d] + content[b:c] + content[a:b]
-          + content[d:])
+  return content[:a] + content[c:d] + content[b:c] + content[a:b] + content[d:]
 
 
 def _insert(rng, content, unused_other):
@@ -163,8 +233,10 @@ def _insert(rng, content, unused_other):
 
 
 def _splice(rng, content, other):
-  return content[:rng.randint(0, len(content))] + (
-      other[rng.randint(0, len(other)):])
+  return (
+    content[: rng.randint(0, len(content))]
+    + (other[rng.randint(0, len(other)) :])
+  )
 
 
 def _empty(unused_rng, unused_content, unused_other):
@@ -195,8 +267,9 @@ def _change_json(rng, content, unused_other):
     inner = holder.values() if isinstance(holder, dict) else holder
     holders.extend(x for x in inner if isinstance(x, (dict, list)))
   holder = rng.choice([h for h in holders if h])
-  key = rng.choice(list(holder) if isinstance(holder, dict)
-                   else range(len(holder)))
+  key = rng.choice(
+    list(holder) if isinstance(holder, dict) else range(len(holder))
+  )
   action = rng.choice(["replace"] * 4 + ["delete", "rename", "add"])
   if holder is holders[0] or action == "replace":
     holder[key] = new
@@ -213,12 +286,23 @@ def _change_json(rng, content, unused_other):
   return b"\n".join(lines)
 
 
-_MUTATIONS = [_flip_bits, _flip_bits, _change_bytes, _truncate, _delete,
-              _duplicate, _swap, _insert, _insert, _splice]
+_MUTATIONS = [
+  _flip_bits,
+  _flip_bits,
+  _change_bytes,
+  _truncate,
+  _delete,
+  _duplicate,
+  _swap,
+  _insert,
+  _insert,
+  _splice,
+]
 
 
-def mutate(kind: Kind, rng: random.Random, content: bytes,
-           other: bytes) -> tuple[bytes, str]:
+def mutate(
+  kind: Kind, rng: random.Random, content: bytes, other: bytes
+) -> tuple[bytes, str]:
   """Returns a damaged file, and how it was damaged.
 
   Args:
@@ -277,8 +361,9 @@ def run(kind: Kind, folder: str, numbers: range) -> Tally:
     raise ValueError(f"{kind.name}: reading twice gives different contents.")
   for number in numbers:
     rng = random.Random(f"{kind.name} {number}")
-    content, how = mutate(kind, rng, samples[0][kind.file],
-                          samples[1][kind.file])
+    content, how = mutate(
+      kind, rng, samples[0][kind.file], samples[1][kind.file]
+    )
     _fill(folder, {**samples[0], kind.file: content})
     tally.mutations += 1
     is_cut = kind.is_sequence and samples[0][kind.file].startswith(content)
@@ -287,7 +372,8 @@ def run(kind: Kind, folder: str, numbers: range) -> Tally:
       problem = _read_damaged(kind, folder, original, is_cut, tally)
     if problem:
       tally.failures.append(
-          f"{kind.name}, mutation {number} ({how}): {problem}")
+        f"{kind.name}, mutation {number} ({how}): {problem}"
+      )
   return tally
 
 
@@ -341,8 +427,9 @@ def _raise_hangs(unused_signal, unused_frame):
   raise _Hangs
 
 
-def _read_damaged(kind: Kind, folder: str, original, is_cut: bool,
-                  tally: Tally) -> Optional[str]:
+def _read_damaged(
+  kind: Kind, folder: str, original, is_cut: bool, tally: Tally
+) -> str | None:
   """Reads a damaged file; returns what is wrong with how that went."""
   seconds, peak = time.process_time(), _peak_memory()
   old_handler = signal.signal(signal.SIGALRM, _raise_hangs)
@@ -353,7 +440,8 @@ def _read_damaged(kind: Kind, folder: str, original, is_cut: bool,
     tally.same += content == original
     tally.other += content != original
     if kind.has_checksum and content != (
-        original[:len(content)] if is_cut else original):
+      original[: len(content)] if is_cut else original
+    ):
       problem = f"another content is taken for right: {content!r:.300}"
   except _Hangs:
     problem = "it hangs"
@@ -395,7 +483,8 @@ def _write(folder: str, name: str, content) -> None:
 def _text(rng, num_words: int = 5) -> str:
   words = [rng.choice(conftest.WORDS) for _ in range(num_words)]
   words[0] = rng.choice(
-      ['a "quote", b', "un caf\u00e9", "dog\u2028s", words[0]])
+    ['a "quote", b', "un caf\u00e9", "dog\u2028s", words[0]]
+  )
   return " ".join(words)
 
 
@@ -405,51 +494,72 @@ def _lines(rng, make: Callable[[random.Random], object]) -> str:
 
 def _comparable(tensors) -> dict:
   """Returns arrays by name as something that can be compared."""
-  return {name: (str(array.dtype), array.shape, array.tobytes())
-          for name, array in tensors.items()}
+  return {
+    name: (str(array.dtype), array.shape, array.tobytes())
+    for name, array in tensors.items()
+  }
 
 
 # --- Models ------------------------------------------------------------------
 
 
 def _write_config(folder, rng):
-  _write(folder, "bert_config.json", conftest.tiny_config(
-      hidden_size=4 * rng.randint(1, 20)).to_json_string())
+  _write(
+    folder,
+    "bert_config.json",
+    conftest.tiny_config(hidden_size=4 * rng.randint(1, 20)).to_json_string(),
+  )
 
 
 def _write_their_config(folder, rng):
   config = conftest.tiny_config(hidden_size=4 * rng.randint(1, 20))
-  _write(folder, "config.json", json.dumps(
-      checkpoint.to_transformers_config(config.to_dict())))
+  _write(
+    folder,
+    "config.json",
+    json.dumps(checkpoint.to_transformers_config(config.to_dict())),
+  )
 
 
 def _write_classifier(folder, rng):
-  classifier.Classifier("single_label", ("x", "y\u00e9", _text(rng)), True,
-                        rng.randint(8, 128), "sliding_window").write(folder)
+  classifier.Classifier(
+    "single_label",
+    ("x", "y\u00e9", _text(rng)),
+    True,
+    rng.randint(8, 128),
+    "sliding_window",
+  ).write(folder)
 
 
 def _write_vocab(folder, rng):
   words = rng.sample(conftest.WORDS, 8)
-  _write(folder, "vocab.txt",
-         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
-         + "\n")
+  _write(
+    folder,
+    "vocab.txt",
+    "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n",
+  )
 
 
 def _read_vocab(folder):
   tokenizer = tokenization.FullTokenizer(os.path.join(folder, "vocab.txt"))
   return list(tokenizer.vocab.items()), tokenizer.encode_with_offsets(
-      "The cat, [MASK] un\u0301affable \u4ed6 " + " ".join(conftest.WORDS))
+    "The cat, [MASK] un\u0301affable \u4ed6 " + " ".join(conftest.WORDS)
+  )
 
 
-_NAMES = ("bert/embeddings/word_embeddings", "bert/pooler/dense/kernel",
-          "output_bias")
+_NAMES = (
+  "bert/embeddings/word_embeddings",
+  "bert/pooler/dense/kernel",
+  "output_bias",
+)
 
 
 def _tensors(rng) -> dict[str, np.ndarray]:
-  values = np.random.default_rng(rng.randrange(2 ** 32))
+  values = np.random.default_rng(rng.randrange(2**32))
   shapes = [(5, 3), (3, 2), (2,)]
-  return {name: values.normal(size=shape).astype(np.float32)
-          for name, shape in zip(_NAMES, shapes)}
+  return {
+    name: values.normal(size=shape).astype(np.float32)
+    for name, shape in zip(_NAMES, shapes)
+  }
 
 
 def _write_checkpoint(folder, rng):
@@ -458,7 +568,8 @@ def _write_checkpoint(folder, rng):
 
 def _write_safetensors(folder, rng):
   checkpoint.write_transformers(
-      os.path.join(folder, "model.safetensors"), _tensors(rng))
+    os.path.join(folder, "model.safetensors"), _tensors(rng)
+  )
 
 
 def _write_pytorch(folder, rng, is_zip):
@@ -466,8 +577,11 @@ def _write_pytorch(folder, rng, is_zip):
   for number, (name, array) in enumerate(_tensors(rng).items()):
     storages.append(pytorch_files.Storage(str(number), "FloatStorage", array))
     content[name.replace("/", ".")] = pytorch_files.Tensor(
-        storages[-1], 0, array.shape,
-        tuple(size // array.itemsize for size in array.strides))
+      storages[-1],
+      0,
+      array.shape,
+      tuple(size // array.itemsize for size in array.strides),
+    )
   path = os.path.join(folder, "pytorch_model.bin")
   pytorch_files.write(_Path(path), is_zip, content, storages)
 
@@ -487,16 +601,27 @@ def _read_weights(folder, name):
 def _write_run(folder, rng):
   for step in (1, 2):
     state = estimator._State(
-        [rng.randrange(100), 2, 3, 4], 32, [2.0 ** rng.randrange(9), 7], 0,
-        {"step": 1, "metric": "eval_f1", "value": rng.random(),
-         "evaluations_since": 1}, 1, {"learning_rate": 0.1, "seed": None})
+      [rng.randrange(100), 2, 3, 4],
+      32,
+      [2.0 ** rng.randrange(9), 7],
+      0,
+      {
+        "step": 1,
+        "metric": "eval_f1",
+        "value": rng.random(),
+        "evaluations_since": 1,
+      },
+      1,
+      {"learning_rate": 0.1, "seed": None},
+    )
     checkpoint.save(folder, step, _tensors(rng), 5, dataclasses.asdict(state))
 
 
 def _read_state(folder):
   prefix = os.path.join(folder, "model.ckpt-2")
-  return estimator._State.from_json(checkpoint.read_state(prefix),
-                                    prefix + ".json")
+  return estimator._State.from_json(
+    checkpoint.read_state(prefix), prefix + ".json"
+  )
 
 
 # --- Texts -------------------------------------------------------------------
@@ -514,62 +639,121 @@ def _read_examples(folder, task, split="train"):
   return examples, labels, targets.tolist(), weights
 
 
-_SINGLE = classification.custom_task(text_b="other", class_weights="balanced",
-                                     id="id")
-_MULTI = classification.custom_task(problem_type="multi_label",
-                                    class_weights="balanced")
+_SINGLE = classification.custom_task(
+  text_b="other", class_weights="balanced", id="id"
+)
+_MULTI = classification.custom_task(
+  problem_type="multi_label", class_weights="balanced"
+)
 _NUMBER = classification.custom_task(problem_type="regression")
+
+
+def _quoted(text: str) -> str:
+  """Returns a field of a CSV file."""
+  return '"' + text.replace('"', '""') + '"'
 
 
 def _write_rows(folder, rng, file, separator):
   def row(number):
     texts = [_text(rng), _text(rng)]
     if separator == ",":
-      texts = ['"%s"' % text.replace('"', '""') for text in texts]
+      texts = [_quoted(text) for text in texts]
     return separator.join([f"k{number}", *texts, rng.choice(["yes", "no"])])
-  _write(folder, file, "\n".join([
-      separator.join(["id", "text", "other", "label"]),
-      *map(row, range(4)), row(4).replace("no", "yes"),
-      row(5).replace("yes", "no")]) + "\n")
+
+  _write(
+    folder,
+    file,
+    "\n".join(
+      [
+        separator.join(["id", "text", "other", "label"]),
+        *map(row, range(4)),
+        row(4).replace("no", "yes"),
+        row(5).replace("yes", "no"),
+      ]
+    )
+    + "\n",
+  )
 
 
 def _write_numbers(folder, rng):
-  _write(folder, "train.tsv", "text\tlabel\n" + "".join(
-      f"{_text(rng)}\t{rng.random():.3f}\n" for _ in range(5)))
+  _write(
+    folder,
+    "train.tsv",
+    "text\tlabel\n"
+    + "".join(f"{_text(rng)}\t{rng.random():.3f}\n" for _ in range(5)),
+  )
 
 
 def _write_several_labels(folder, rng):
-  _write(folder, "train.jsonl", _lines(rng, lambda rng: {
-      "text": _text(rng), "label": rng.sample(["x", "y", "z"], 2)}))
+  _write(
+    folder,
+    "train.jsonl",
+    _lines(
+      rng,
+      lambda rng: {"text": _text(rng), "label": rng.sample(["x", "y", "z"], 2)},
+    ),
+  )
 
 
 def _write_task(folder, rng):
-  _write(folder, "task.json", json.dumps({
-      "text_a": "q", "text_b": "a", "label": "kind", "id": "key",
-      "problem_type": "multi_label", "labels": ["x", "y", 3],
-      "label_separator": "|", "class_weights": {"x": rng.random(), "y": 2},
-      "train": "2024.csv", "dev": _text(rng), "test": "test.tsv"}))
+  _write(
+    folder,
+    "task.json",
+    json.dumps(
+      {
+        "text_a": "q",
+        "text_b": "a",
+        "label": "kind",
+        "id": "key",
+        "problem_type": "multi_label",
+        "labels": ["x", "y", 3],
+        "label_separator": "|",
+        "class_weights": {"x": rng.random(), "y": 2},
+        "train": "2024.csv",
+        "dev": _text(rng),
+        "test": "test.tsv",
+      }
+    ),
+  )
 
 
 def _write_choices(folder, rng):
   number = iter(range(100))
-  _write(folder, "x.jsonl", _lines(rng, lambda rng: {
-      "context": _text(rng), "choices": [_text(rng), _text(rng)],
-      "label": rng.randrange(2), "id": next(number)}))
+  _write(
+    folder,
+    "x.jsonl",
+    _lines(
+      rng,
+      lambda rng: {
+        "context": _text(rng),
+        "choices": [_text(rng), _text(rng)],
+        "label": rng.randrange(2),
+        "id": next(number),
+      },
+    ),
+  )
 
 
 def _write_swag(folder, rng):
   header = "id,sent1,sent2,ending0,ending1,ending2,ending3,label"
-  rows = [",".join(['"%s"' % _text(rng).replace('"', '""')
-                    for _ in header.split(",")[:-1]] + [str(rng.randrange(4))])
-          for _ in range(3)]
+  rows = [
+    ",".join(
+      [_quoted(_text(rng)) for _ in header.split(",")[:-1]]
+      + [str(rng.randrange(4))]
+    )
+    for _ in range(3)
+  ]
   _write(folder, "x.csv", "\n".join([header, *rows]) + "\n")
 
 
 def _write_tags(folder, rng):
   sentences = "\n\n".join(
-      "\n".join(f"{word} {rng.choice(['O', 'B-x', 'I-x', 'B-y'])}"
-                for word in _text(rng).split()) for _ in range(4))
+    "\n".join(
+      f"{word} {rng.choice(['O', 'B-x', 'I-x', 'B-y'])}"
+      for word in _text(rng).split()
+    )
+    for _ in range(4)
+  )
   _write(folder, "train.txt", f"-DOCSTART- O\n\n{sentences}\n")
 
 
@@ -586,8 +770,13 @@ def _read_tags(folder):
   scheme = ner.find_scheme(tags)
   irregular = ner.count_irregular(tags, scheme) if scheme else 0
   scores = metrics.entity_scores(tags, tags) if scheme else None
-  return sentences, scheme, irregular, scores, list(ner.features_of(
-      sentences, _tokenizer(folder), 20, True))
+  return (
+    sentences,
+    scheme,
+    irregular,
+    scores,
+    list(ner.features_of(sentences, _tokenizer(folder), 20, True)),
+  )
 
 
 def _write_squad(folder, rng):
@@ -595,31 +784,59 @@ def _write_squad(folder, rng):
   for number in range(2):
     context = _text(rng, 30)
     answer = " ".join(context.split()[4:6])
-    paragraphs.append({"context": context, "qas": [
-        {"id": f"q{number}", "question": _text(rng), "is_impossible": False,
-         "answers": [{"text": answer, "answer_start": context.index(answer)}]},
-        {"id": f"n{number}", "question": _text(rng), "is_impossible": True,
-         "answers": []}]})
-  _write(folder, "x.json", json.dumps(
-      {"version": "2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    paragraphs.append(
+      {
+        "context": context,
+        "qas": [
+          {
+            "id": f"q{number}",
+            "question": _text(rng),
+            "is_impossible": False,
+            "answers": [
+              {"text": answer, "answer_start": context.index(answer)}
+            ],
+          },
+          {
+            "id": f"n{number}",
+            "question": _text(rng),
+            "is_impossible": True,
+            "answers": [],
+          },
+        ],
+      }
+    )
+  _write(
+    folder,
+    "x.json",
+    json.dumps(
+      {"version": "2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}
+    ),
+  )
 
 
 def _read_squad(folder):
   dataset = squad.read_dataset(os.path.join(folder, "x.json"))
-  reader = squad.Reader(dataset, _tokenizer(folder),
-                        squad.WindowSettings(24, 8, 8))
-  scores = squad_evaluation.evaluate_v2(dataset.questions, {
-      question.id: "a cat" for question in dataset.questions})
-  return dataset, scores, list(
-      reader.training_features(skip_missing_answers=True))
+  reader = squad.Reader(
+    dataset, _tokenizer(folder), squad.WindowSettings(24, 8, 8)
+  )
+  scores = squad_evaluation.evaluate_v2(
+    dataset.questions, {question.id: "a cat" for question in dataset.questions}
+  )
+  return (
+    dataset,
+    scores,
+    list(reader.training_features(skip_missing_answers=True)),
+  )
 
 
 # --- Corpora -----------------------------------------------------------------
 
 
 def _corpus_text(rng) -> str:
-  return "\n\n".join("\n".join(_text(rng) for _ in range(3))
-                     for _ in range(3)) + "\n"
+  return (
+    "\n\n".join("\n".join(_text(rng) for _ in range(3)) for _ in range(3))
+    + "\n"
+  )
 
 
 def _corpus_lines(rng) -> str:
@@ -633,19 +850,23 @@ def _compressed(text: str) -> bytes:
 def _corpus_kind(name, file, make, **options) -> Kind:
   # Where lines may be replaced, compressed bytes still may not be text.
   parser = corpus.Parser("replace" if "has_checksum" in options else "strict")
-  return Kind(name, file,
-              lambda folder, rng: _write(folder, file, make(rng)),
-              lambda folder: _read_corpus(os.path.join(folder, file), parser),
-              **options)
+  return Kind(
+    name,
+    file,
+    lambda folder, rng: _write(folder, file, make(rng)),
+    lambda folder: _read_corpus(os.path.join(folder, file), parser),
+    **options,
+  )
 
 
 def _read_corpus(path, parser):
   files = file_io.expand_patterns(path, "--input_file")
   counts = collections.Counter()
   documents = [
-      document for block in corpus.read_all_blocks(
-          files, corpus.block_bytes(files))
-      for document in parser.documents(block, counts)]
+    document
+    for block in corpus.read_all_blocks(files, corpus.block_bytes(files))
+    for document in parser.documents(block, counts)
+  ]
   return documents, counts
 
 
@@ -654,10 +875,17 @@ def _read_corpus(path, parser):
 
 def _pretraining_record(rng) -> bytes:
   ids = [rng.randrange(1, 30) for _ in range(12)]
-  return input_pipeline.serialize({
-      "input_ids": ids, "input_mask": [1] * 12, "segment_ids": [0] * 12,
-      "masked_lm_positions": [1, 2, 0], "masked_lm_ids": [7, 8, 0],
-      "masked_lm_weights": [1.0, 1.0, 0.0], "next_sentence_labels": [1]})
+  return serialization.serialize(
+    {
+      "input_ids": ids,
+      "input_mask": [1] * 12,
+      "segment_ids": [0] * 12,
+      "masked_lm_positions": [1, 2, 0],
+      "masked_lm_ids": [7, 8, 0],
+      "masked_lm_weights": [1.0, 1.0, 0.0],
+      "next_sentence_labels": [1],
+    }
+  )
 
 
 def _write_records(path, contents):
@@ -668,14 +896,21 @@ def _write_records(path, contents):
 
 def _read_pretraining_records(folder):
   file = os.path.join(folder, "x.tfrecord")
-  record_format = input_pipeline.check_pretraining_files([file], 12, 3)
+  record_format = record_formats.check_pretraining_files([file], 12, 3)
   try:
-    return [_comparable(row) for row in _pretraining_dataset(
-        file, record_format).unbatch().as_numpy_iterator()]
+    return [
+      _comparable(row)
+      for row in _pretraining_dataset(file, record_format)
+      .unbatch()
+      .as_numpy_iterator()
+    ]
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-    damage = records.find_damage(
-        [file], lambda contents: input_pipeline.examine_records(
-            contents, record_format, 40, 2))
+    damage = record_files.find_damage(
+      [file],
+      lambda contents: record_formats.examine_records(
+        contents, record_format, 40, 2
+      ),
+    )
     if damage is None:
       raise
     raise errors.UserError(str(damage)) from error
@@ -685,8 +920,15 @@ def _read_pretraining_records(folder):
 def _pretraining_dataset(file, record_format):
   """Returns the batches of a file, of which only the path is looked at yet."""
   return input_pipeline.pretraining_dataset(
-      [file], record_format, vocab_size=40, type_vocab_size=2, batch_size=4,
-      is_training=False, seed=0, drop_remainder=False)
+    [file],
+    record_format,
+    vocab_size=40,
+    type_vocab_size=2,
+    batch_size=4,
+    is_training=False,
+    seed=0,
+    drop_remainder=False,
+  )
 
 
 def _read_pretraining_content(folder):
@@ -703,27 +945,36 @@ def _reuse_records(folder, unused_rng=None):
     _write_records(path, [b"a", b"bc"])
     return {"num_records": 2, "places": [[0, 1], [2, 3]]}
 
-  stamped = records.reuse_or_write(path, "a digest", write)
+  stamped = record_files.reuse_or_write(path, "a digest", write)
   return stamped, _files(folder)[os.path.basename(path)]
 
 
 # --- Features ----------------------------------------------------------------
 
 _FORMATS = {
-    "json": lambda: feature_files.JsonLines([0, 1]), "npz": feature_files.Npz,
-    "tfrecord": feature_files.TfRecords, "parquet": feature_files.Parquet}
+  "json": lambda: feature_files.JsonLines([0, 1]),
+  "npz": feature_files.Npz,
+  "tfrecord": feature_files.TfRecords,
+  "parquet": feature_files.Parquet,
+}
 
 
 def _feature_file(folder, name):
   return feature_files.PartedFile(
-      os.path.join(folder, "x"), _FORMATS[name](), {"layers": [0, 1], "a": "b"})
+    os.path.join(folder, "x"), _FORMATS[name](), {"layers": [0, 1], "a": "b"}
+  )
 
 
 def _features(rng) -> list[feature_files.Features]:
   values = np.random.default_rng(rng.randrange(99))
-  return [feature_files.Features(
-      number, ["[CLS]", "un", "##e\u00e9"],
-      values.normal(size=(3, 2, 4)).astype(np.float32)) for number in range(2)]
+  return [
+    feature_files.Features(
+      number,
+      ["[CLS]", "un", "##e\u00e9"],
+      values.normal(size=(3, 2, 4)).astype(np.float32),
+    )
+    for number in range(2)
+  ]
 
 
 def _write_parts(folder, name):
@@ -742,10 +993,15 @@ def _finish_parts(folder, name):
 
 
 def _parts_kind(name, file, label) -> Kind:
-  return Kind(f"{label}, {name}", os.path.join("x.parts", file),
-              lambda folder, rng: _write_parts(folder, name),
-              lambda folder: _finish_parts(folder, name), has_checksum=True,
-              is_json=file.endswith(".json"), is_slow=True)
+  return Kind(
+    f"{label}, {name}",
+    os.path.join("x.parts", file),
+    lambda folder, rng: _write_parts(folder, name),
+    lambda folder: _finish_parts(folder, name),
+    has_checksum=True,
+    is_json=file.endswith(".json"),
+    is_slow=True,
+  )
 
 
 # --- What runs leave ---------------------------------------------------------
@@ -755,14 +1011,19 @@ _LOGITS_SHAPE = (5, 3)
 
 def _write_cache(folder, rng):
   writer = io.BytesIO()
-  np.save(writer, np.random.default_rng(rng.randrange(99)).normal(
-      size=_LOGITS_SHAPE).astype(np.float32))
+  np.save(
+    writer,
+    np.random.default_rng(rng.randrange(99))
+    .normal(size=_LOGITS_SHAPE)
+    .astype(np.float32),
+  )
   _write(folder, "x.npy", writer.getvalue())
 
 
 def _read_cache(folder):
-  logits = distillation.read_cached(os.path.join(folder, "x.npy"),
-                                    _LOGITS_SHAPE)
+  logits = distillation.read_cached(
+    os.path.join(folder, "x.npy"), _LOGITS_SHAPE
+  )
   if logits is None:
     return "asked again"
   if not np.isfinite(logits).all():
@@ -771,16 +1032,31 @@ def _read_cache(folder):
 
 
 def _write_log(folder, rng):
-  _write(folder, "training_log.jsonl", "".join(
-      json.dumps(record) + "\n" for step in range(4) for record in [
-          {"step": step, "loss": rng.random(), "gradient_norm": None},
-          {"step": step, "evaluation": {"loss": rng.random(), "f1": 0.5}}]))
+  _write(
+    folder,
+    "training_log.jsonl",
+    "".join(
+      json.dumps(record) + "\n"
+      for step in range(4)
+      for record in [
+        {"step": step, "loss": rng.random(), "gradient_norm": None},
+        {"step": step, "evaluation": {"loss": rng.random(), "f1": 0.5}},
+      ]
+    ),
+  )
 
 
 def _write_result(folder, rng):
-  _write(folder, "result.json", json.dumps({
-      "command": ["--a=b", f"--seed={rng.randrange(9)}"],
-      "scores": {"eval_f1": rng.random(), "eval_loss": 1}}))
+  _write(
+    folder,
+    "result.json",
+    json.dumps(
+      {
+        "command": ["--a=b", f"--seed={rng.randrange(9)}"],
+        "scores": {"eval_f1": rng.random(), "eval_loss": 1},
+      }
+    ),
+  )
 
 
 def _write_lock(folder, unused_rng):
@@ -794,15 +1070,23 @@ def _read_lock(folder):
 
 
 def _write_tf_config(folder, rng):
-  _write(folder, "TF_CONFIG", json.dumps({
-      "cluster": {"worker": ["a:1", "b:2"], "ps": []},
-      "task": {"type": "worker", "index": rng.randrange(2)}}))
+  _write(
+    folder,
+    "TF_CONFIG",
+    json.dumps(
+      {
+        "cluster": {"worker": ["a:1", "b:2"], "ps": []},
+        "task": {"type": "worker", "index": rng.randrange(2)},
+      }
+    ),
+  )
 
 
 def _read_tf_config(folder):
   with open(os.path.join(folder, "TF_CONFIG"), "rb") as reader:
     return common_flags.num_machines(
-        reader.read().decode("utf-8", "surrogateescape"))
+      reader.read().decode("utf-8", "surrogateescape")
+    )
 
 
 def _write_model_archive(folder, rng):
@@ -822,9 +1106,17 @@ _CONTENT = b"a model"
 def _write_download(folder, rng):
   md5 = base64.b64encode(hashlib.md5(_CONTENT).digest()).decode()
   _write(folder, "x.part", _CONTENT)
-  _write(folder, "x.part.json", json.dumps({
-      "size": str(len(_CONTENT)), "etag": f'"{rng.random()}"',
-      "hash": f"crc32c=x==,md5={md5}"}))
+  _write(
+    folder,
+    "x.part.json",
+    json.dumps(
+      {
+        "size": str(len(_CONTENT)),
+        "etag": f'"{rng.random()}"',
+        "hash": f"crc32c=x==,md5={md5}",
+      }
+    ),
+  )
 
 
 def _read_download(folder):
@@ -842,90 +1134,204 @@ def _read_model_archive(folder):
 # --- The table ---------------------------------------------------------------
 
 KINDS = (
-    Kind("bert_config.json", "bert_config.json", _write_config,
-         lambda folder: modeling.BertConfig.from_json_file(
-             os.path.join(folder, "bert_config.json")), is_json=True),
-    Kind("config.json of transformers", "config.json", _write_their_config,
-         lambda folder: modeling.BertConfig.from_dict(
-             checkpoint.read_transformers_config(
-                 os.path.join(folder, "config.json"))), is_json=True),
-    Kind("classifier.json", "classifier.json", _write_classifier,
-         classifier.Classifier.read, is_json=True),
-    Kind("vocab.txt", "vocab.txt", _write_vocab, _read_vocab),
-    Kind("checkpoint, index", "x.ckpt.index", _write_checkpoint,
-         lambda folder: _read_weights(folder, "x.ckpt"), has_checksum=True),
-    Kind("checkpoint, data", "x.ckpt.data-00000-of-00001", _write_checkpoint,
-         lambda folder: _read_weights(folder, "x.ckpt"), has_checksum=True),
-    Kind("safetensors", "model.safetensors", _write_safetensors,
-         lambda folder: _read_weights(folder, "model.safetensors")),
-    Kind("pytorch_model.bin, zip", "pytorch_model.bin",
-         lambda folder, rng: _write_pytorch(folder, rng, True),
-         lambda folder: _read_weights(folder, "pytorch_model.bin"),
-         has_checksum=True),
-    Kind("pytorch_model.bin, old", "pytorch_model.bin",
-         lambda folder, rng: _write_pytorch(folder, rng, False),
-         lambda folder: _read_weights(folder, "pytorch_model.bin")),
-    Kind("checkpoint list of a run", "checkpoint", _write_run,
-         checkpoint.latest),
-    Kind("state of a run", "model.ckpt-2.json", _write_run,
-         _read_state, is_json=True),
-    Kind("task file", "task.json", _write_task,
-         lambda folder: classification.read_task_file(
-             os.path.join(folder, "task.json")), is_json=True),
-    Kind("classification, .tsv", "train.tsv",
-         lambda folder, rng: _write_rows(folder, rng, "train.tsv", "\t"),
-         lambda folder: _read_examples(folder, _SINGLE)),
-    Kind("classification, .csv", "train.csv",
-         lambda folder, rng: _write_rows(folder, rng, "train.csv", ","),
-         lambda folder: _read_examples(folder, _SINGLE)),
-    Kind("classification, .jsonl", "train.jsonl", _write_several_labels,
-         lambda folder: _read_examples(folder, _MULTI), is_json=True),
-    Kind("regression, .tsv", "train.tsv", _write_numbers,
-         lambda folder: _read_examples(folder, _NUMBER)),
-    Kind("SQuAD", "x.json", _write_squad, _read_squad, is_json=True),
-    Kind("tags", "train.txt", _write_tags, _read_tags),
-    Kind("choices, .csv", "x.csv", _write_swag,
-         lambda folder: swag.read_examples(os.path.join(folder, "x.csv"))),
-    Kind("choices, .jsonl", "x.jsonl", _write_choices,
-         lambda folder: swag.read_examples(os.path.join(folder, "x.jsonl")),
-         is_json=True),
-    _corpus_kind("corpus, .txt", "x.txt", _corpus_text),
-    _corpus_kind("corpus, .jsonl", "x.jsonl", _corpus_lines, is_json=True),
-    _corpus_kind("corpus, .jsonl.gz", "x.jsonl.gz", lambda rng: gzip.compress(
-        _corpus_lines(rng).encode(), mtime=0), has_checksum=True),
-    _corpus_kind("corpus, .txt.zst", "x.txt.zst", lambda rng: _compressed(
-        _corpus_text(rng)), has_checksum=True),
-    Kind("pre-training records", "x.tfrecord",
-         lambda folder, rng: _write_records(
-             os.path.join(folder, "x.tfrecord"),
-             [_pretraining_record(rng) for _ in range(5)]),
-         _read_pretraining_records, has_checksum=True, is_sequence=True,
-         is_slow=True),
-    Kind("content of a record", "x.example",
-         lambda folder, rng: _write(folder, "x.example",
-                                    _pretraining_record(rng)),
-         _read_pretraining_content, is_slow=True),
-    Kind("stamp of records", "x.tf_record.stamp.json", _reuse_records,
-         _reuse_records, has_checksum=True, is_json=True),
-    Kind("stamped records", "x.tf_record", _reuse_records, _reuse_records,
-         has_checksum=True),
-    *(_parts_kind(name, "part-000001", "part of features")
-      for name in _FORMATS),
-    _parts_kind("json", "part-000001.json", "manifest of a part"),
-    _parts_kind("json", "settings.json", "settings of parts"),
-    Kind("teacher's logits", "x.npy", _write_cache, _read_cache),
-    Kind("training log", "training_log.jsonl", _write_log,
-         lambda folder: plot_training.read_log(folder, "loss"), is_json=True),
-    Kind("result of a run of GLUE", "result.json", _write_result,
-         lambda folder: run_glue._read_result(
-             os.path.join(folder, "result.json")), is_json=True),
-    Kind("lock", ".lock", _write_lock, _read_lock, is_json=True),
-    Kind("TF_CONFIG", "TF_CONFIG", _write_tf_config, _read_tf_config,
-         is_json=True),
-    Kind("download", "x.part", _write_download, _read_download,
-         has_checksum=True),
-    Kind("headers of a download", "x.part.json", _write_download,
-         _read_download, has_checksum=True, is_json=True),
-    Kind("archive of a model", "x.zip", _write_model_archive,
-         _read_model_archive, has_checksum=True),
+  Kind(
+    "bert_config.json",
+    "bert_config.json",
+    _write_config,
+    lambda folder: modeling.BertConfig.from_json_file(
+      os.path.join(folder, "bert_config.json")
+    ),
+    is_json=True,
+  ),
+  Kind(
+    "config.json of transformers",
+    "config.json",
+    _write_their_config,
+    lambda folder: modeling.BertConfig.from_dict(
+      checkpoint.read_transformers_config(os.path.join(folder, "config.json"))
+    ),
+    is_json=True,
+  ),
+  Kind(
+    "classifier.json",
+    "classifier.json",
+    _write_classifier,
+    classifier.Classifier.read,
+    is_json=True,
+  ),
+  Kind("vocab.txt", "vocab.txt", _write_vocab, _read_vocab),
+  Kind(
+    "checkpoint, index",
+    "x.ckpt.index",
+    _write_checkpoint,
+    lambda folder: _read_weights(folder, "x.ckpt"),
+    has_checksum=True,
+  ),
+  Kind(
+    "checkpoint, data",
+    "x.ckpt.data-00000-of-00001",
+    _write_checkpoint,
+    lambda folder: _read_weights(folder, "x.ckpt"),
+    has_checksum=True,
+  ),
+  Kind(
+    "safetensors",
+    "model.safetensors",
+    _write_safetensors,
+    lambda folder: _read_weights(folder, "model.safetensors"),
+  ),
+  Kind(
+    "pytorch_model.bin, zip",
+    "pytorch_model.bin",
+    lambda folder, rng: _write_pytorch(folder, rng, True),
+    lambda folder: _read_weights(folder, "pytorch_model.bin"),
+    has_checksum=True,
+  ),
+  Kind(
+    "pytorch_model.bin, old",
+    "pytorch_model.bin",
+    lambda folder, rng: _write_pytorch(folder, rng, False),
+    lambda folder: _read_weights(folder, "pytorch_model.bin"),
+  ),
+  Kind("checkpoint list of a run", "checkpoint", _write_run, checkpoint.latest),
+  Kind(
+    "state of a run", "model.ckpt-2.json", _write_run, _read_state, is_json=True
+  ),
+  Kind(
+    "task file",
+    "task.json",
+    _write_task,
+    lambda folder: classification.read_task_file(
+      os.path.join(folder, "task.json")
+    ),
+    is_json=True,
+  ),
+  Kind(
+    "classification, .tsv",
+    "train.tsv",
+    lambda folder, rng: _write_rows(folder, rng, "train.tsv", "\t"),
+    lambda folder: _read_examples(folder, _SINGLE),
+  ),
+  Kind(
+    "classification, .csv",
+    "train.csv",
+    lambda folder, rng: _write_rows(folder, rng, "train.csv", ","),
+    lambda folder: _read_examples(folder, _SINGLE),
+  ),
+  Kind(
+    "classification, .jsonl",
+    "train.jsonl",
+    _write_several_labels,
+    lambda folder: _read_examples(folder, _MULTI),
+    is_json=True,
+  ),
+  Kind(
+    "regression, .tsv",
+    "train.tsv",
+    _write_numbers,
+    lambda folder: _read_examples(folder, _NUMBER),
+  ),
+  Kind("SQuAD", "x.json", _write_squad, _read_squad, is_json=True),
+  Kind("tags", "train.txt", _write_tags, _read_tags),
+  Kind(
+    "choices, .csv",
+    "x.csv",
+    _write_swag,
+    lambda folder: swag.read_examples(os.path.join(folder, "x.csv")),
+  ),
+  Kind(
+    "choices, .jsonl",
+    "x.jsonl",
+    _write_choices,
+    lambda folder: swag.read_examples(os.path.join(folder, "x.jsonl")),
+    is_json=True,
+  ),
+  _corpus_kind("corpus, .txt", "x.txt", _corpus_text),
+  _corpus_kind("corpus, .jsonl", "x.jsonl", _corpus_lines, is_json=True),
+  _corpus_kind(
+    "corpus, .jsonl.gz",
+    "x.jsonl.gz",
+    lambda rng: gzip.compress(_corpus_lines(rng).encode(), mtime=0),
+    has_checksum=True,
+  ),
+  _corpus_kind(
+    "corpus, .txt.zst",
+    "x.txt.zst",
+    lambda rng: _compressed(_corpus_text(rng)),
+    has_checksum=True,
+  ),
+  Kind(
+    "pre-training records",
+    "x.tfrecord",
+    lambda folder, rng: _write_records(
+      os.path.join(folder, "x.tfrecord"),
+      [_pretraining_record(rng) for _ in range(5)],
+    ),
+    _read_pretraining_records,
+    has_checksum=True,
+    is_sequence=True,
+    is_slow=True,
+  ),
+  Kind(
+    "content of a record",
+    "x.example",
+    lambda folder, rng: _write(folder, "x.example", _pretraining_record(rng)),
+    _read_pretraining_content,
+    is_slow=True,
+  ),
+  Kind(
+    "stamp of records",
+    "x.tf_record.stamp.json",
+    _reuse_records,
+    _reuse_records,
+    has_checksum=True,
+    is_json=True,
+  ),
+  Kind(
+    "stamped records",
+    "x.tf_record",
+    _reuse_records,
+    _reuse_records,
+    has_checksum=True,
+  ),
+  *(_parts_kind(name, "part-000001", "part of features") for name in _FORMATS),
+  _parts_kind("json", "part-000001.json", "manifest of a part"),
+  _parts_kind("json", "settings.json", "settings of parts"),
+  Kind("teacher's logits", "x.npy", _write_cache, _read_cache),
+  Kind(
+    "training log",
+    "training_log.jsonl",
+    _write_log,
+    lambda folder: plot_training.read_log(folder, "loss"),
+    is_json=True,
+  ),
+  Kind(
+    "result of a run of GLUE",
+    "result.json",
+    _write_result,
+    lambda folder: run_glue._read_result(os.path.join(folder, "result.json")),
+    is_json=True,
+  ),
+  Kind("lock", ".lock", _write_lock, _read_lock, is_json=True),
+  Kind(
+    "TF_CONFIG", "TF_CONFIG", _write_tf_config, _read_tf_config, is_json=True
+  ),
+  Kind(
+    "download", "x.part", _write_download, _read_download, has_checksum=True
+  ),
+  Kind(
+    "headers of a download",
+    "x.part.json",
+    _write_download,
+    _read_download,
+    has_checksum=True,
+    is_json=True,
+  ),
+  Kind(
+    "archive of a model",
+    "x.zip",
+    _write_model_archive,
+    _read_model_archive,
+    has_checksum=True,
+  ),
 )

@@ -9,82 +9,140 @@ from tasks import xnli
 
 MNLI_HEADER = "\t".join(f"column{i}" for i in range(10))
 ROWS = {
-    ("cola", "train"): ("train.tsv", "gj04\t1\t\tOur friends won't buy this.",
-                        ("Our friends won't buy this.", None, "1")),
-    ("cola", "test"): ("test.tsv", "index\tsentence\n0\tBill whistled.",
-                       ("Bill whistled.", None, None)),
-    ("mnli", "train"): (
-        "train.tsv", f"{MNLI_HEADER}\tlabel1\tgold_label\n" + "\t".join(
-            [*"01234567", "A man.", "A person.", "neutral", "entailment"]),
-        ("A man.", "A person.", "entailment")),
-    ("mnli", "dev"): (
-        "dev_matched.tsv", f"{MNLI_HEADER}\tl1\tl2\tl3\tl4\tl5\tgold_label\n"
-        + "\t".join([*"01234567", "A man.", "A dog.", *"nncnc", "neutral"]),
-        ("A man.", "A dog.", "neutral")),
-    ("mnli", "test"): ("test_matched.tsv", f"{MNLI_HEADER}\n" + "\t".join(
-        [*"01234567", "A man.", "A dog."]), ("A man.", "A dog.", None)),
-    ("mrpc", "train"): (
-        "train.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-        '1\t70\t71\tHe said "no" .\t" No , " he said .',
-        ('He said "no" .', '" No , " he said .', "1")),
-    ("mrpc", "dev"): (
-        "dev.tsv", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-        "0\t70\t71\tOne .\tTwo .", ("One .", "Two .", "0")),
-    ("mrpc", "test"): (
-        "test.tsv", "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-        "0\t70\t71\tOne .\tTwo .", ("One .", "Two .", None)),
-    ("rte", "dev"): ("dev.tsv", "index\tsentence1\tsentence2\tlabel\n"
-                     "0\tIt rains.\tIt is wet.\tentailment",
-                     ("It rains.", "It is wet.", "entailment")),
-    ("rte", "test"): ("test.tsv", "index\tsentence1\tsentence2\n"
-                      "0\tIt rains.\tIt is wet.",
-                      ("It rains.", "It is wet.", None)),
-    ("sst-2", "train"): ("train.tsv", "sentence\tlabel\nso good \t1",
-                         ("so good ", None, "1")),
-    ("sst-2", "test"): ("test.tsv", "index\tsentence\n0\tso bad .",
-                        ("so bad .", None, None)),
-    ("cola", "dev"): ("dev.tsv", "clc95\t0\t*\tIn which did you live?",
-                      ("In which did you live?", None, "0")),
-    ("mnli", "dev_mismatched"): (
-        "dev_mismatched.tsv", f"{MNLI_HEADER}\tl1\tl2\tl3\tl4\tl5\tgold_label"
-        "\n" + "\t".join([*"01234567", "A man.", "A dog.", *"ccncc",
-                          "contradiction"]),
-        ("A man.", "A dog.", "contradiction")),
-    ("mnli", "test_mismatched"): (
-        "test_mismatched.tsv", f"{MNLI_HEADER}\n" + "\t".join(
-            [*"01234567", "A man.", "A dog."]), ("A man.", "A dog.", None)),
-    ("mnli", "test_ax"): (
-        "../AX/AX.tsv", "index\tsentence1\tsentence2\n0\tThe cat sat.\tA cat.",
-        ("The cat sat.", "A cat.", None)),
-    ("mnli", "dev_ax"): (
-        "../diagnostic/diagnostic-full.tsv",
-        "Lexical Semantics\tPredicate-Argument Structure\tLogic\tKnowledge\t"
-        "Domain\tPremise\tHypothesis\tLabel\n\t\tNegation\t\tArtificial\t"
-        "The cat sat.\tThe cat did not sit.\tcontradiction",
-        ("The cat sat.", "The cat did not sit.", "contradiction")),
-    ("qnli", "train"): (
-        "train.tsv", "index\tquestion\tsentence\tlabel\n"
-        "0\tWho won?\tThe team \"X\" won.\tnot_entailment",
-        ("Who won?", 'The team "X" won.', "not_entailment")),
-    ("qnli", "test"): ("test.tsv", "index\tquestion\tsentence\n0\tWho?\tHe.",
-                       ("Who?", "He.", None)),
-    ("qqp", "train"): (
-        "train.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-        "133273\t213221\t213222\tHow is it?\tHow\'s it?\t1",
-        ("How is it?", "How's it?", "1")),
-    ("qqp", "test"): ("test.tsv", "id\tquestion1\tquestion2\n0\tWhy?\tWho?",
-                      ("Why?", "Who?", None)),
-    ("sts-b", "dev"): (
-        "dev.tsv", "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\t"
-        "sentence1\tsentence2\tscore\n0\tmain-captions\tMSRvid\t2012test\t0000"
-        "\tnone\tnone\tA man.\tA boy.\t3.800", ("A man.", "A boy.", 3.8)),
-    ("sts-b", "test"): (
-        "test.tsv", "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\t"
-        "sentence1\tsentence2\n0\tmain-captions\tMSRvid\t2012test\t0024\tnone\t"
-        "none\tA man.\tA boy.", ("A man.", "A boy.", None)),
-    ("wnli", "train"): ("train.tsv", "index\tsentence1\tsentence2\tlabel\n"
-                        "0\tI stuck a pin.\tA pin.\t1",
-                        ("I stuck a pin.", "A pin.", "1")),
+  ("cola", "train"): (
+    "train.tsv",
+    "gj04\t1\t\tOur friends won't buy this.",
+    ("Our friends won't buy this.", None, "1"),
+  ),
+  ("cola", "test"): (
+    "test.tsv",
+    "index\tsentence\n0\tBill whistled.",
+    ("Bill whistled.", None, None),
+  ),
+  ("mnli", "train"): (
+    "train.tsv",
+    f"{MNLI_HEADER}\tlabel1\tgold_label\n"
+    + "\t".join([*"01234567", "A man.", "A person.", "neutral", "entailment"]),
+    ("A man.", "A person.", "entailment"),
+  ),
+  ("mnli", "dev"): (
+    "dev_matched.tsv",
+    f"{MNLI_HEADER}\tl1\tl2\tl3\tl4\tl5\tgold_label\n"
+    + "\t".join([*"01234567", "A man.", "A dog.", *"nncnc", "neutral"]),
+    ("A man.", "A dog.", "neutral"),
+  ),
+  ("mnli", "test"): (
+    "test_matched.tsv",
+    f"{MNLI_HEADER}\n" + "\t".join([*"01234567", "A man.", "A dog."]),
+    ("A man.", "A dog.", None),
+  ),
+  ("mrpc", "train"): (
+    "train.tsv",
+    "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    '1\t70\t71\tHe said "no" .\t" No , " he said .',
+    ('He said "no" .', '" No , " he said .', "1"),
+  ),
+  ("mrpc", "dev"): (
+    "dev.tsv",
+    "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    "0\t70\t71\tOne .\tTwo .",
+    ("One .", "Two .", "0"),
+  ),
+  ("mrpc", "test"): (
+    "test.tsv",
+    "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t70\t71\tOne .\tTwo .",
+    ("One .", "Two .", None),
+  ),
+  ("rte", "dev"): (
+    "dev.tsv",
+    "index\tsentence1\tsentence2\tlabel\n0\tIt rains.\tIt is wet.\tentailment",
+    ("It rains.", "It is wet.", "entailment"),
+  ),
+  ("rte", "test"): (
+    "test.tsv",
+    "index\tsentence1\tsentence2\n0\tIt rains.\tIt is wet.",
+    ("It rains.", "It is wet.", None),
+  ),
+  ("sst-2", "train"): (
+    "train.tsv",
+    "sentence\tlabel\nso good \t1",
+    ("so good ", None, "1"),
+  ),
+  ("sst-2", "test"): (
+    "test.tsv",
+    "index\tsentence\n0\tso bad .",
+    ("so bad .", None, None),
+  ),
+  ("cola", "dev"): (
+    "dev.tsv",
+    "clc95\t0\t*\tIn which did you live?",
+    ("In which did you live?", None, "0"),
+  ),
+  ("mnli", "dev_mismatched"): (
+    "dev_mismatched.tsv",
+    f"{MNLI_HEADER}\tl1\tl2\tl3\tl4\tl5\tgold_label"
+    "\n"
+    + "\t".join([*"01234567", "A man.", "A dog.", *"ccncc", "contradiction"]),
+    ("A man.", "A dog.", "contradiction"),
+  ),
+  ("mnli", "test_mismatched"): (
+    "test_mismatched.tsv",
+    f"{MNLI_HEADER}\n" + "\t".join([*"01234567", "A man.", "A dog."]),
+    ("A man.", "A dog.", None),
+  ),
+  ("mnli", "test_ax"): (
+    "../AX/AX.tsv",
+    "index\tsentence1\tsentence2\n0\tThe cat sat.\tA cat.",
+    ("The cat sat.", "A cat.", None),
+  ),
+  ("mnli", "dev_ax"): (
+    "../diagnostic/diagnostic-full.tsv",
+    "Lexical Semantics\tPredicate-Argument Structure\tLogic\tKnowledge\t"
+    "Domain\tPremise\tHypothesis\tLabel\n\t\tNegation\t\tArtificial\t"
+    "The cat sat.\tThe cat did not sit.\tcontradiction",
+    ("The cat sat.", "The cat did not sit.", "contradiction"),
+  ),
+  ("qnli", "train"): (
+    "train.tsv",
+    "index\tquestion\tsentence\tlabel\n"
+    '0\tWho won?\tThe team "X" won.\tnot_entailment',
+    ("Who won?", 'The team "X" won.', "not_entailment"),
+  ),
+  ("qnli", "test"): (
+    "test.tsv",
+    "index\tquestion\tsentence\n0\tWho?\tHe.",
+    ("Who?", "He.", None),
+  ),
+  ("qqp", "train"): (
+    "train.tsv",
+    "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    "133273\t213221\t213222\tHow is it?\tHow's it?\t1",
+    ("How is it?", "How's it?", "1"),
+  ),
+  ("qqp", "test"): (
+    "test.tsv",
+    "id\tquestion1\tquestion2\n0\tWhy?\tWho?",
+    ("Why?", "Who?", None),
+  ),
+  ("sts-b", "dev"): (
+    "dev.tsv",
+    "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\t"
+    "sentence1\tsentence2\tscore\n0\tmain-captions\tMSRvid\t2012test\t0000"
+    "\tnone\tnone\tA man.\tA boy.\t3.800",
+    ("A man.", "A boy.", 3.8),
+  ),
+  ("sts-b", "test"): (
+    "test.tsv",
+    "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\t"
+    "sentence1\tsentence2\n0\tmain-captions\tMSRvid\t2012test\t0024\tnone\t"
+    "none\tA man.\tA boy.",
+    ("A man.", "A boy.", None),
+  ),
+  ("wnli", "train"): (
+    "train.tsv",
+    "index\tsentence1\tsentence2\tlabel\n0\tI stuck a pin.\tA pin.\t1",
+    ("I stuck a pin.", "A pin.", "1"),
+  ),
 }
 
 
@@ -108,21 +166,27 @@ def test_published_layouts(tmp_path, name, split):
 
 
 def test_every_layout_is_tested():
-  tested = {columns for name, split in ROWS
-            for columns in glue.TASKS[name].splits[split]}
+  tested = {
+    columns
+    for name, split in ROWS
+    for columns in glue.TASKS[name].splits[split]
+  }
   # One row for training and dev files that differ in their names alone.
   tested = {dataclasses.replace(columns, file="") for columns in tested}
   for task in glue.TASKS.values():
     for columns in sum(task.splits.values(), []):
-      assert dataclasses.replace(columns, file="") in tested, (task.name,
-                                                               columns)
+      assert dataclasses.replace(columns, file="") in tested, (
+        task.name,
+        columns,
+      )
 
 
 def test_questions_cut_in_two_are_left_out(tmp_path):
   (tmp_path / "train.tsv").write_text(
-      "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-      "1\t2\t3\tHow is it?\tHow\n's it?\t1\n4\t5\t6\tWho?\t\t0\n"
-      "7\t8\t9\tWhy?\tWhat for?\t1\n")
+    "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    "1\t2\t3\tHow is it?\tHow\n's it?\t1\n4\t5\t6\tWho?\t\t0\n"
+    "7\t8\t9\tWhy?\tWhat for?\t1\n"
+  )
   examples = glue.QQP.read_examples(str(tmp_path), "train")
   assert [example.text_a for example in examples] == ["Why?"]
 
@@ -131,34 +195,66 @@ def test_submissions_are_what_the_server_takes():
   assert glue.submission_value(glue.STSB, 5.25) == "5.000"
   assert glue.submission_value(glue.STSB, -0.1) == "0.000"
   assert glue.submission_value(glue.RTE, "entailment") == "entailment"
-  files = {file for task in glue.TASKS.values()
-           for file in task.submissions.values()}
-  assert files == {f"{name}.tsv" for name in (
-      "CoLA", "SST-2", "MRPC", "STS-B", "MNLI-m", "MNLI-mm", "QNLI", "QQP",
-      "RTE", "WNLI", "AX")}
+  files = {
+    file for task in glue.TASKS.values() for file in task.submissions.values()
+  }
+  assert files == {
+    f"{name}.tsv"
+    for name in (
+      "CoLA",
+      "SST-2",
+      "MRPC",
+      "STS-B",
+      "MNLI-m",
+      "MNLI-mm",
+      "QNLI",
+      "QQP",
+      "RTE",
+      "WNLI",
+      "AX",
+    )
+  }
 
 
 def test_xnli_is_read_in_both_layouts(tmp_path):
   (tmp_path / "multinli").mkdir()
   (tmp_path / "multinli" / "multinli.train.en.tsv").write_text(
-      "premise\thypo\tlabel\nA man .\tNo man .\tcontradictory\n")
-  header = "\t".join(["language", "gold_label", *"abcd", "sentence1",
-                      "sentence2"])
-  (tmp_path / "xnli.dev.tsv").write_text(f"{header}\n" + "".join(
-      "\t".join([language, "neutral", *"abcd", f"{language} 1",
-                 f"{language} 2"]) + "\n" for language in ("ar", "zh", "ar")))
+    "premise\thypo\tlabel\nA man .\tNo man .\tcontradictory\n"
+  )
+  header = "\t".join(
+    ["language", "gold_label", *"abcd", "sentence1", "sentence2"]
+  )
+  (tmp_path / "xnli.dev.tsv").write_text(
+    f"{header}\n"
+    + "".join(
+      "\t".join(
+        [language, "neutral", *"abcd", f"{language} 1", f"{language} 2"]
+      )
+      + "\n"
+      for language in ("ar", "zh", "ar")
+    )
+  )
   (tmp_path / "dev-th.tsv").write_text("th 1\tth 2\tentailment\n")
   task = xnli.xnli_task(["ar", "zh", "th"], "en")
   [example] = task.read_examples(str(tmp_path), "train")
   assert (example.text_b, example.label) == ("No man .", "contradiction")
   assert task.existing_splits(str(tmp_path), "dev") == [
-      "dev", "dev_zh", "dev_th"]
-  texts = {split: [(e.text_a, e.text_b, e.label) for e in
-                   task.read_examples(str(tmp_path), split)]
-           for split in ("dev", "dev_zh", "dev_th")}
-  assert texts == {"dev": [("ar 1", "ar 2", "neutral")] * 2,
-                   "dev_zh": [("zh 1", "zh 2", "neutral")],
-                   "dev_th": [("th 1", "th 2", "entailment")]}
+    "dev",
+    "dev_zh",
+    "dev_th",
+  ]
+  texts = {
+    split: [
+      (e.text_a, e.text_b, e.label)
+      for e in task.read_examples(str(tmp_path), split)
+    ]
+    for split in ("dev", "dev_zh", "dev_th")
+  }
+  assert texts == {
+    "dev": [("ar 1", "ar 2", "neutral")] * 2,
+    "dev_zh": [("zh 1", "zh 2", "neutral")],
+    "dev_th": [("th 1", "th 2", "entailment")],
+  }
   with pytest.raises(ValueError, match="no language 'xx'. It has: ar, bg"):
     xnli.xnli_task(["xx"])
   with pytest.raises(ValueError, match="--language names no language"):

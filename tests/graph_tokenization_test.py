@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tokenization_test import ODD
 
-import graph_tokenization
+from serving import graph_tokenization
 import tokenization
 
 _TEXTS = tf.TensorSpec([None], tf.string)
@@ -19,22 +19,48 @@ _TEXTS = tf.TensorSpec([None], tf.string)
 
 def tokenize(tokenizer, texts):
   """Returns the tokens of texts as lists."""
-  function = tf.function(graph_tokenization.GraphTokenizer(tokenizer).__call__,
-                         input_signature=[_TEXTS])
-  return [values.to_list() for values in function(
-      tf.constant([text.encode() for text in texts], tf.string))]
+  function = tf.function(
+    graph_tokenization.GraphTokenizer(tokenizer).__call__,
+    input_signature=[_TEXTS],
+  )
+  return [
+    values.to_list()
+    for values in function(
+      tf.constant([text.encode() for text in texts], tf.string)
+    )
+  ]
 
 
 def test_known_examples(vocab_file):
   tokenizer = tokenization.FullTokenizer(vocab_file)
-  texts = ["  The CATS unaffable,\u200b ré\u0301d! ", "", " \t ", "a", "x" * 201,
-           "the" + "s" * 198 + " dog"]
+  texts = [
+    "  The CATS unaffable,\u200b ré\u0301d! ",
+    "",
+    " \t ",
+    "a",
+    "x" * 201,
+    "the" + "s" * 198 + " dog",
+  ]
   ids, starts, ends, words = tokenize(tokenizer, texts)
   assert [tokenizer.convert_ids_to_tokens(row) for row in ids] == [
-      ["the", "cat", "##s", "un", "##aff", "##able", ",", "red", "!"],
-      [], [], ["a"], ["[UNK]"], ["[UNK]", "dog"]]
+    ["the", "cat", "##s", "un", "##aff", "##able", ",", "red", "!"],
+    [],
+    [],
+    ["a"],
+    ["[UNK]"],
+    ["[UNK]", "dog"],
+  ]
   assert [texts[0][start:end] for start, end in zip(starts[0], ends[0])] == [
-      "The", "CAT", "S", "un", "aff", "able", ",", "ré\u0301d", "!"]
+    "The",
+    "CAT",
+    "S",
+    "un",
+    "aff",
+    "able",
+    ",",
+    "ré\u0301d",
+    "!",
+  ]
   assert words == [[0, 1, 1, 2, 2, 2, 2, 3, 3], [], [], [0], [0], [0, 1]]
   assert (starts[-1], ends[-1]) == ([0, 202], [201, 205])
 
@@ -42,15 +68,33 @@ def test_known_examples(vocab_file):
 @pytest.mark.parametrize("do_lower_case", [True, False])
 def test_agrees_with_the_tokenizer_about_odd_text(tmp_path, do_lower_case):
   path = tmp_path / "vocab.txt"
-  pieces = sorted(set("abcdeAÉéñnßσςΣ文字한ﬁ.,$-"
-                      + unicodedata.normalize("NFD", "글भाषा")))
-  path.write_text("\n".join([
-      "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces,
-      *(f"##{piece}" for piece in pieces), "ab", "abc", "##cd", "##σa"]) + "\n")
+  pieces = sorted(
+    set("abcdeAÉéñnßσςΣ文字한ﬁ.,$-" + unicodedata.normalize("NFD", "글भाषा"))
+  )
+  path.write_text(
+    "\n".join(
+      [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *pieces,
+        *(f"##{piece}" for piece in pieces),
+        "ab",
+        "abc",
+        "##cd",
+        "##σa",
+      ]
+    )
+    + "\n"
+  )
   tokenizer = tokenization.FullTokenizer(str(path), do_lower_case)
   rng = random.Random(1)
-  texts = ["".join(rng.choices("abcdeAÉéñΣΣΣ  ..'" + ODD, k=rng.randrange(12)))
-           for _ in range(2000)]
+  texts = [
+    "".join(rng.choices("abcdeAÉéñΣΣΣ  ..'" + ODD, k=rng.randrange(12)))
+    for _ in range(2000)
+  ]
   ids, starts, ends, _ = tokenize(tokenizer, texts)
   for text, *values in zip(texts, ids, starts, ends):
     assert values[0] == tokenizer.encode(text), repr(text)
@@ -65,11 +109,17 @@ def test_golden(golden_dir):
   path = os.path.join(golden_dir, "tokenization", "cases.jsonl.gz")
   with gzip.open(path, "rt", encoding="utf-8") as reader:
     cases = [json.loads(line) for line in reader]
-  kind = lambda case: (case["vocab"], case["do_lower_case"])
+
+  def kind(case):
+    return (case["vocab"], case["do_lower_case"])
+
   for (vocab, do_lower_case), group in itertools.groupby(
-      sorted(cases, key=kind), kind):
-    tokenizer = tokenization.FullTokenizer(os.path.join(
-        golden_dir, "..", "data", "vocab", vocab, "vocab.txt"), do_lower_case)
+    sorted(cases, key=kind), kind
+  ):
+    tokenizer = tokenization.FullTokenizer(
+      os.path.join(golden_dir, "..", "data", "vocab", vocab, "vocab.txt"),
+      do_lower_case,
+    )
     group = list(group)
     ids = tokenize(tokenizer, [case["text"] for case in group])[0]
     for case, row in zip(group, ids):

@@ -1,5 +1,7 @@
 """Tests of launch.py."""
 
+import launch
+
 import errno
 import pathlib
 import shutil
@@ -12,7 +14,6 @@ import tensorflow as tf
 
 from errors import Interrupted
 from errors import UserError
-import launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -41,12 +42,21 @@ def start(tmp_path):
   def run(body="pass", imports="pass", run_flags="", **settings):
     for name in ("launch.py", "errors.py"):
       shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "program.py").write_text(PROGRAM.format(
-        body=body, imports=imports, run_flags=run_flags))
-    processes.append(subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py")], text=True, **{
-            "stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE, **settings}))
+    (tmp_path / "program.py").write_text(
+      PROGRAM.format(body=body, imports=imports, run_flags=run_flags)
+    )
+    processes.append(
+      subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py")],
+        text=True,
+        **{
+          "stdin": subprocess.PIPE,
+          "stdout": subprocess.PIPE,
+          "stderr": subprocess.PIPE,
+          **settings,
+        },
+      )
+    )
     return processes[-1]
 
   yield run
@@ -55,8 +65,9 @@ def start(tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75),
-                                          (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+  "number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
 @pytest.mark.parametrize("phase", ["imports", "body"])
 def test_signal_ends_a_program_quietly(start, phase, number, code):
   process = start(**{phase: "wait('ready')"})
@@ -64,9 +75,12 @@ def test_signal_ends_a_program_quietly(start, phase, number, code):
   process.send_signal(number)
   _, messages = process.communicate()
   assert process.returncode == code
-  assert messages == ("" if phase == "imports" else
-                      "program.py: Stopped. The same command continues from "
-                      "what was saved.\n")
+  assert messages == (
+    ""
+    if phase == "imports"
+    else "program.py: Stopped. The same command continues from "
+    "what was saved.\n"
+  )
 
 
 def test_second_signal_does_not_wait(start):
@@ -85,7 +99,8 @@ def test_second_signal_does_not_wait(start):
 
 def test_signal_ends_a_program_in_a_long_call_of_a_library(start):
   # The call lasts half a minute, in which no handler of Python's runs.
-  process = start("""
+  process = start(
+    """
   import hashlib, threading
   def call():
     hashlib.pbkdf2_hmac('sha256', b'a', b'b', 30_000_000)
@@ -98,7 +113,9 @@ def test_signal_ends_a_program_in_a_long_call_of_a_library(start):
     call()
   finally:
     print('the call is over', flush=True)
-""".strip(), run_flags=", saves_at_signals=False")
+""".strip(),
+    run_flags=", saves_at_signals=False",
+  )
   assert process.stdout.readline() == "ready\n"
   process.send_signal(signal.SIGTERM)
   output, messages = process.communicate()
@@ -140,21 +157,36 @@ def test_program_ends_with_the_one_that_started_it(start, phase):
   assert process.wait(timeout=60) == 1
 
 
-@pytest.mark.parametrize("error, message", [
+@pytest.mark.parametrize(
+  "error, message",
+  [
     (UserError("Bad x."), "Bad x."),
     (UserError("a\nb\u2028c\0d\udce9."), "a b c?d?."),
-    (UserError(f"x={'y' * 10_000}. Do z."), f"x={'y' * 998} ... {'y' * 393}"
-     ". Do z."),
+    (
+      UserError(f"x={'y' * 10_000}. Do z."),
+      f"x={'y' * 998} ... {'y' * 393}. Do z.",
+    ),
     (Interrupted(signal.SIGINT, "Stopped."), "Stopped."),
-    (PermissionError(errno.EACCES, "Permission denied", "x.txt"),
-     "x.txt: Permission denied."),
-    (tf.errors.ResourceExhaustedError(None, None, "a/x; No space left on "
-                                      "device"), "a/x: No space left on "
-     "device."),
-    (tf.errors.InvalidArgumentError(
-        None, None, "assertion failed: [Too large:] [7]\n\t [[{{node x}}]]"),
-     "Too large: 7"),
+    (
+      PermissionError(errno.EACCES, "Permission denied", "x.txt"),
+      "x.txt: Permission denied.",
+    ),
+    (
+      tf.errors.ResourceExhaustedError(
+        None, None, "a/x; No space left on device"
+      ),
+      "a/x: No space left on device.",
+    ),
+    (
+      tf.errors.InvalidArgumentError(
+        None, None, "assertion failed: [Too large:] [7]\n\t [[{{node x}}]]"
+      ),
+      "Too large: 7",
+    ),
     (tf.errors.NotFoundError(None, None, "no such node"), None),
-    (ValueError("invalid literal"), None), (KeyError("x"), None)])
+    (ValueError("invalid literal"), None),
+    (KeyError("x"), None),
+  ],
+)
 def test_what_the_user_is_told(error, message):
   assert launch.message_for_user(error) == message

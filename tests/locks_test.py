@@ -15,10 +15,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def test_second_writer_is_told_who_the_first_one_is(tmp_path):
   with locks.Lock.of_folder(str(tmp_path), "--output_dir=x"):
-    with pytest.raises(UserError, match=r"--output_dir=x is in use: .*"
-                       rf"\(process {os.getpid()} on .*since 20"):
-      with locks.Lock.of_folder(str(tmp_path), "--output_dir=x"):
-        pass
+    with (
+      pytest.raises(
+        UserError,
+        match=r"--output_dir=x is in use: .*"
+        rf"\(process {os.getpid()} on .*since 20",
+      ),
+      locks.Lock.of_folder(str(tmp_path), "--output_dir=x"),
+    ):
+      pass
     with locks.Lock.of_folder(str(tmp_path / "other"), "--output_dir=y"):
       pass
   with locks.Lock.of_folder(str(tmp_path), "--output_dir=x"):
@@ -36,12 +41,17 @@ def test_folders_that_stay_empty_are_removed(tmp_path):
 
 
 def test_kill_releases_a_lock(tmp_path):
-  code = ("import sys; from data import locks\n"
-          "with locks.Lock.of_folder(sys.argv[1], 'x'):\n"
-          "  print('locked', flush=True); sys.stdin.read()")
+  code = (
+    "import sys; from data import locks\n"
+    "with locks.Lock.of_folder(sys.argv[1], 'x'):\n"
+    "  print('locked', flush=True); sys.stdin.read()"
+  )
   process = subprocess.Popen(
-      [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    [sys.executable, "-c", code, str(tmp_path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
   assert process.stdout.readline() == b"locked\n"
   with pytest.raises(UserError, match=f"process {process.pid} on"):
     with locks.Lock.of_folder(str(tmp_path), "x"):
@@ -72,8 +82,9 @@ def test_file_without_a_name_is_no_lock(tmp_path, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff",
-                                     b"[" * 9999])
+@pytest.mark.parametrize(
+  "content", [b"", b"{", b"[]", b"{}", b"\xff", b"[" * 9999]
+)
 def test_damaged_lock_file_is_no_obstacle(tmp_path, content):
   (tmp_path / ".lock").write_bytes(content)
   with locks.Lock.of_folder(str(tmp_path), "x"):

@@ -20,15 +20,15 @@ import checkpoint
 import convert_checkpoint
 import create_pretraining_data
 import create_vocabulary
+from data import feature_files
 from data import file_io
 from data import locks
 from errors import UserError
 import export_saved_model
 import extract_features
-import feature_files
 import modeling
 import predict_masked
-import pretraining_beam
+from pretraining import beam_pipeline
 import tokenization
 
 
@@ -39,6 +39,7 @@ class Killed(BaseException):
 @pytest.fixture
 def die_after(monkeypatch):
   """Makes every file operation after the first few fail, as death does."""
+
   def start(num_operations):
     count = [0]
 
@@ -48,6 +49,7 @@ def die_after(monkeypatch):
         if count[0] > num_operations:
           raise Killed
         return function(*args, **kwargs)
+
       return wrapper
 
     for name in ("rename", "remove", "rmtree", "makedirs", "copy", "GFile"):
@@ -57,8 +59,11 @@ def die_after(monkeypatch):
 
 
 def contents(folder):
-  return {str(path.relative_to(folder)): path.read_bytes()
-          for path in folder.rglob("*") if path.is_file()}
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
 
 
 def check_deaths(run, die_after, monkeypatch, folder, whole, steps=range(1000)):
@@ -97,25 +102,42 @@ def learn(run_program, tmp_path):
   def run(folder, **flags):
     if "bert_config_file" not in flags:
       flags = {"model_size": "tiny", **flags}
-    flags = {**dict(
-        input_file=text, output_dir=folder, vocab_size=40, num_unused_tokens=0,
-        num_workers=1), **flags}
+    flags = {
+      **dict(
+        input_file=text,
+        output_dir=folder,
+        vocab_size=40,
+        num_unused_tokens=0,
+        num_workers=1,
+      ),
+      **flags,
+    }
     run_program(create_vocabulary, **flags)
+
   return run
 
 
 @pytest.mark.parametrize("flags", [{}, {"overwrite": True}])
 def test_a_vocabulary_killed_anywhere_is_made_by_the_same_command(
-    learn, die_after, monkeypatch, tmp_path, flags):
+  learn, die_after, monkeypatch, tmp_path, flags
+):
   learn(tmp_path / "whole")
+
   def run(folder):
     learn(folder, **flags)
-  check_deaths(run, die_after, monkeypatch, tmp_path / "killed",
-               contents(tmp_path / "whole"))
+
+  check_deaths(
+    run,
+    die_after,
+    monkeypatch,
+    tmp_path / "killed",
+    contents(tmp_path / "whole"),
+  )
 
 
 def test_a_vocabulary_killed_while_overwriting_is_not_a_mixture(
-    learn, die_after, monkeypatch, tmp_path):
+  learn, die_after, monkeypatch, tmp_path
+):
   learn(tmp_path / "new")
   new = contents(tmp_path / "new")
   for step in range(1000):
@@ -131,18 +153,24 @@ def test_a_vocabulary_killed_while_overwriting_is_not_a_mixture(
     finally:
       monkeypatch.undo()
     if (folder / "vocab.txt").exists():
-      assert {name: content for name, content in contents(folder).items()
-              if ".unfinished" not in name} in (old, new)
+      assert {
+        name: content
+        for name, content in contents(folder).items()
+        if ".unfinished" not in name
+      } in (old, new)
   assert contents(folder) == new and step > 5
 
 
-def test_a_vocabulary_on_a_full_disk_leaves_nothing(learn, monkeypatch,
-                                                    tmp_path):
+def test_a_vocabulary_on_a_full_disk_leaves_nothing(
+  learn, monkeypatch, tmp_path
+):
   rename = tf.io.gfile.rename
+
   def full(source, target, overwrite=False):
     if target.endswith("vocab.txt"):
       raise OSError(errno.ENOSPC, "No space left on device")
     rename(source, target, overwrite)
+
   monkeypatch.setattr(tf.io.gfile, "rename", full)
   with pytest.raises(UserError, match="vocab.txt cannot be written: No space"):
     learn(tmp_path / "out")
@@ -160,10 +188,14 @@ def test_a_vocabulary_does_not_replace_files_of_others(learn, tmp_path):
 
 
 def test_a_vocabulary_does_not_replace_what_it_is_made_of(
-    learn, config_file, tmp_path):
+  learn, config_file, tmp_path
+):
   before = contents(tmp_path)
-  with pytest.raises(UserError, match="--output_dir would write .*bert_config"
-                     ".json, which is .* that --bert_config_file reads"):
+  with pytest.raises(
+    UserError,
+    match="--output_dir would write .*bert_config"
+    ".json, which is .* that --bert_config_file reads",
+  ):
     learn(tmp_path, bert_config_file=config_file, overwrite=True)
   os.symlink(tmp_path / "text.txt", tmp_path / "vocab.txt")
   with pytest.raises(UserError, match="that --input_file reads"):
@@ -174,23 +206,31 @@ def test_a_vocabulary_does_not_replace_what_it_is_made_of(
 
 # --- Features ----------------------------------------------------------------
 
-FORMATS = {"json": lambda: feature_files.JsonLines([-1, 0]),
-           "npz": feature_files.Npz, "tfrecord": feature_files.TfRecords,
-           "parquet": feature_files.Parquet}
+FORMATS = {
+  "json": lambda: feature_files.JsonLines([-1, 0]),
+  "npz": feature_files.Npz,
+  "tfrecord": feature_files.TfRecords,
+  "parquet": feature_files.Parquet,
+}
 
 
 def features_of_part(number):
-  return [feature_files.Features(
-      3 * number + i, ["a", "bird"][:1 + i % 2],
-      np.full([1 + i % 2, 2, 4], number + i / 3, np.float32))
-          for i in range(3)]
+  return [
+    feature_files.Features(
+      3 * number + i,
+      ["a", "bird"][: 1 + i % 2],
+      np.full([1 + i % 2, 2, 4], number + i / 3, np.float32),
+    )
+    for i in range(3)
+  ]
 
 
 def write_features(folder, file_format, settings=None):
   """Writes a file of three parts; returns which of them were made."""
   file_io.remove_leftovers(str(folder))
   output = feature_files.PartedFile(
-      str(folder / "out"), FORMATS[file_format](), settings or {"x": 1})
+    str(folder / "out"), FORMATS[file_format](), settings or {"x": 1}
+  )
   made = []
   for number in range(3):
     if not output.has_part(number, 3):
@@ -202,15 +242,23 @@ def write_features(folder, file_format, settings=None):
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_features_killed_anywhere_are_those_of_one_run(
-    die_after, monkeypatch, tmp_path, file_format):
+  die_after, monkeypatch, tmp_path, file_format
+):
   def run(folder):
     folder.mkdir(parents=True, exist_ok=True)
     write_features(folder, file_format)
+
   run(tmp_path / "whole")
   # What formats do differently takes up only some operations.
   steps = range(0, 1000, 1 if file_format == "json" else 5)
-  check_deaths(run, die_after, monkeypatch, tmp_path / "killed",
-               contents(tmp_path / "whole"), steps)
+  check_deaths(
+    run,
+    die_after,
+    monkeypatch,
+    tmp_path / "killed",
+    contents(tmp_path / "whole"),
+    steps,
+  )
 
 
 def cut(path):
@@ -223,13 +271,20 @@ def flip(path):
   path.write_bytes(content)
 
 
-@pytest.mark.parametrize("file, damage, made", [
-    ("part-000001", cut, [1]), ("part-000001", flip, [1]),
-    ("part-000001.json", cut, [1]), ("part-000000.json", os.remove, [0]),
+@pytest.mark.parametrize(
+  "file, damage, made",
+  [
+    ("part-000001", cut, [1]),
+    ("part-000001", flip, [1]),
+    ("part-000001.json", cut, [1]),
+    ("part-000000.json", os.remove, [0]),
     ("part-000001.json", lambda path: path.write_text("[]"), [1]),
-    ("settings.json", lambda path: os.truncate(path, 0), [0, 1, 2])])
+    ("settings.json", lambda path: os.truncate(path, 0), [0, 1, 2]),
+  ],
+)
 def test_damaged_parts_of_features_are_made_again(
-    monkeypatch, tmp_path, file, damage, made):
+  monkeypatch, tmp_path, file, damage, made
+):
   write_features(tmp_path, "json")
   whole = contents(tmp_path)
   with monkeypatch.context() as context:
@@ -244,7 +299,8 @@ def test_damaged_parts_of_features_are_made_again(
 
 def test_features_are_not_made_of_parts_that_were_damaged_meanwhile(tmp_path):
   output = feature_files.PartedFile(
-      str(tmp_path / "out"), FORMATS["json"](), {})
+    str(tmp_path / "out"), FORMATS["json"](), {}
+  )
   output.write_part(0, features_of_part(0))
   cut(tmp_path / "out.parts" / "part-000000")
   with pytest.raises(UserError, match="part-000000 was damaged.*Run the same"):
@@ -261,24 +317,46 @@ def test_a_part_that_is_a_folder_is_told_in_one_line(tmp_path):
 @pytest.fixture
 def extract(run_program, config_file, vocab_file, tmp_path):
   prefix = str(tmp_path / "bert_model.ckpt")
-  checkpoint.write(prefix, checkpoint.variables_by_name(
-      modeling.BertForPreTraining(conftest.tiny_config(), seed=5)))
+  checkpoint.write(
+    prefix,
+    checkpoint.variables_by_name(
+      modeling.BertForPreTraining(conftest.tiny_config(), seed=5)
+    ),
+  )
   (tmp_path / "in.txt").write_text("the cat sat\nbird\n")
 
   def run(**flags):
-    run_program(extract_features, **{**dict(
-        input_file=tmp_path / "in.txt", output_file=tmp_path / "out",
-        vocab_file=vocab_file, bert_config_file=config_file, max_seq_length=16,
-        init_checkpoint=prefix, layers="-1"), **flags})
+    run_program(
+      extract_features,
+      **{
+        **dict(
+          input_file=tmp_path / "in.txt",
+          output_file=tmp_path / "out",
+          vocab_file=vocab_file,
+          bert_config_file=config_file,
+          max_seq_length=16,
+          init_checkpoint=prefix,
+          layers="-1",
+        ),
+        **flags,
+      },
+    )
+
   return run
 
 
-@pytest.mark.parametrize("name, flag", [
-    ("in.txt", "input_file"), ("vocab.txt", "vocab_file"),
+@pytest.mark.parametrize(
+  "name, flag",
+  [
+    ("in.txt", "input_file"),
+    ("vocab.txt", "vocab_file"),
     ("bert_config.json", "bert_config_file"),
-    ("bert_model.ckpt.data-00000-of-00001", "init_checkpoint")])
+    ("bert_model.ckpt.data-00000-of-00001", "init_checkpoint"),
+  ],
+)
 def test_features_do_not_replace_what_they_are_made_of(
-    extract, tmp_path, name, flag):
+  extract, tmp_path, name, flag
+):
   os.symlink(tmp_path / name, tmp_path / "out")
   before = contents(tmp_path)
   with pytest.raises(UserError, match=f"that --{flag} reads"):
@@ -288,19 +366,29 @@ def test_features_do_not_replace_what_they_are_made_of(
 
 def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
   # Three models with files of the same names.
-  monkeypatch.setattr(extract_features, "compute", lambda _, sequences: [
-      np.zeros([len(sequence.input_ids), 1, 32]) for sequence in sequences])
+  monkeypatch.setattr(
+    extract_features,
+    "compute",
+    lambda _, sequences: [
+      np.zeros([len(sequence.input_ids), 1, 32]) for sequence in sequences
+    ],
+  )
   with monkeypatch.context() as context:
     context.setattr(feature_files.PartedFile, "finish", lambda *unused: None)
     extract()
-  checkpoint.write(str(tmp_path / "bert_model.ckpt"),
-                   checkpoint.variables_by_name(
-                       modeling.BertForPreTraining(conftest.tiny_config())))
+  checkpoint.write(
+    str(tmp_path / "bert_model.ckpt"),
+    checkpoint.variables_by_name(
+      modeling.BertForPreTraining(conftest.tiny_config())
+    ),
+  )
   with pytest.raises(UserError, match="other settings: weights_hash"):
     extract()
   vocab = tmp_path / "vocab.txt"
   vocab.write_text(vocab.read_text().replace("cat\ndog", "dog\ncat"))
-  with pytest.raises(UserError, match="other settings: vocab_hash, weights_hash"):
+  with pytest.raises(
+    UserError, match="other settings: vocab_hash, weights_hash"
+  ):
     extract()
 
 
@@ -308,10 +396,16 @@ def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
 
 
 def test_a_glob_does_not_mean_what_lies_next_to_its_files(tmp_path):
-  for name in ("out-1", "out.lock", "out.report.json", "out-2.0123abcd.unfinished"):
+  for name in (
+    "out-1",
+    "out.lock",
+    "out.report.json",
+    "out-2.0123abcd.unfinished",
+  ):
     (tmp_path / name).write_text("x")
   assert file_io.expand_patterns(str(tmp_path / "out*"), "--input_file") == [
-      str(tmp_path / "out-1")]
+    str(tmp_path / "out-1")
+  ]
 
 
 @pytest.fixture
@@ -319,18 +413,35 @@ def create(run_program, vocab_file, tmp_path):
   (tmp_path / "in.txt").write_text("the cat sat\na dog ran\n\n" * 20)
 
   def run(**flags):
-    run_program(create_pretraining_data, **{**dict(
-        input_file=tmp_path / "in.txt", output_file=tmp_path / "x.tfrecord",
-        vocab_file=vocab_file, max_seq_length=24, max_predictions_per_seq=4),
-                                            **flags})
+    run_program(
+      create_pretraining_data,
+      **{
+        **dict(
+          input_file=tmp_path / "in.txt",
+          output_file=tmp_path / "x.tfrecord",
+          vocab_file=vocab_file,
+          max_seq_length=24,
+          max_predictions_per_seq=4,
+        ),
+        **flags,
+      },
+    )
+
   return run
 
 
-@pytest.mark.parametrize("output, flag", [
-    ("in.txt", "input_file"), ("vocab.txt", "vocab_file"),
-    ("link", "input_file"), ("x.lock", "input_file")])
+@pytest.mark.parametrize(
+  "output, flag",
+  [
+    ("in.txt", "input_file"),
+    ("vocab.txt", "vocab_file"),
+    ("link", "input_file"),
+    ("x.lock", "input_file"),
+  ],
+)
 def test_records_do_not_replace_what_they_are_made_of(
-    create, tmp_path, output, flag):
+  create, tmp_path, output, flag
+):
   os.symlink(tmp_path / "in.txt", tmp_path / "link")
   (tmp_path / "x.lock").write_text("one\n\ntwo")
   flags = {"output_file": tmp_path / output}
@@ -342,15 +453,25 @@ def test_records_do_not_replace_what_they_are_made_of(
   assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("error, message", [
-    (UserError("x, line 2: bad. [while running 'Make/ParDo(f)']"),
-     "x, line 2: bad."),
-    (RuntimeError("Traceback\n  raise UserError(\nerrors.UserError: x, line 2: "
-                  "bad. [while running 'Make/ParDo(f)']\n\n"),
-     "x, line 2: bad."),
-    (RuntimeError("of another kind"), None)])
+@pytest.mark.parametrize(
+  "error, message",
+  [
+    (
+      UserError("x, line 2: bad. [while running 'Make/ParDo(f)']"),
+      "x, line 2: bad.",
+    ),
+    (
+      RuntimeError(
+        "Traceback\n  raise UserError(\nerrors.UserError: x, line 2: "
+        "bad. [while running 'Make/ParDo(f)']\n\n"
+      ),
+      "x, line 2: bad.",
+    ),
+    (RuntimeError("of another kind"), None),
+  ],
+)
 def test_errors_of_beam_are_told_without_it(error, message):
-  told = pretraining_beam._user_error(error)
+  told = beam_pipeline._user_error(error)
   assert (told and str(told)) == message
 
 
@@ -360,9 +481,12 @@ def test_leftovers_go_with_the_next_run(create, tmp_path):
   whole = contents(tmp_path)
   for flags in ({}, {"overwrite": True}):
     (tmp_path / "x.parts").mkdir()
-    for name in ("x.parts/settings.json", "x.parts/block-0-0.records",
-                 "x.parts/x.tfrecord.0123abcd.unfinished",
-                 "x.report.json.0123abcd.unfinished"):
+    for name in (
+      "x.parts/settings.json",
+      "x.parts/block-0-0.records",
+      "x.parts/x.tfrecord.0123abcd.unfinished",
+      "x.report.json.0123abcd.unfinished",
+    ):
       (tmp_path / name).write_text("of a killed run")
     create(**flags)
     assert contents(tmp_path) == whole
@@ -376,6 +500,7 @@ def test_leftovers_go_with_the_next_run(create, tmp_path):
 def convert(run_program):
   def run(source, target):
     run_program(convert_checkpoint, input_dir=source, output_dir=target)
+
   return run
 
 
@@ -387,36 +512,57 @@ def released(config_file, vocab_file, tmp_path):
   folder.mkdir()
   for name in ("bert_config.json", "vocab.txt"):
     os.rename(tmp_path / name, folder / name)
-  checkpoint.write(str(folder / "bert_model.ckpt"),
-                   checkpoint.variables_by_name(
-                       modeling.BertModel(conftest.tiny_config(), seed=5)))
+  checkpoint.write(
+    str(folder / "bert_model.ckpt"),
+    checkpoint.variables_by_name(
+      modeling.BertModel(conftest.tiny_config(), seed=5)
+    ),
+  )
   return folder
 
 
 def test_a_conversion_killed_anywhere_is_made_by_the_same_command(
-    convert, released, die_after, monkeypatch, tmp_path):
+  convert, released, die_after, monkeypatch, tmp_path
+):
   theirs, ours = tmp_path / "theirs", tmp_path / "ours"
   convert(released, theirs)
   convert(theirs, ours)
-  for source, whole, last in ((released, theirs, "config.json"),
-                              (theirs, ours, "bert_config.json")):
+  for source, whole, last in (
+    (released, theirs, "config.json"),
+    (theirs, ours, "bert_config.json"),
+  ):
+
     def run(folder):
       convert(source, folder)
       assert folder.joinpath(last).exists()
-    check_deaths(run, die_after, monkeypatch, tmp_path / f"to_{whole.name}",
-                 contents(whole), range(0, 1000, 5))
+
+    check_deaths(
+      run,
+      die_after,
+      monkeypatch,
+      tmp_path / f"to_{whole.name}",
+      contents(whole),
+      range(0, 1000, 5),
+    )
 
 
-@pytest.mark.parametrize("error", [
+@pytest.mark.parametrize(
+  "error",
+  [
     OSError(errno.ENOSPC, "No space left on device"),
-    safetensors.SafetensorError("No space left on device (os error 28)")])
+    safetensors.SafetensorError("No space left on device (os error 28)"),
+  ],
+)
 def test_a_conversion_to_a_full_disk_changes_nothing(
-    convert, released, monkeypatch, tmp_path, error):
+  convert, released, monkeypatch, tmp_path, error
+):
   theirs = tmp_path / "theirs"
   convert(released, theirs)
   before = contents(theirs)
+
   def full(*unused_args):
     raise error
+
   with monkeypatch.context() as context:
     context.setattr(checkpoint, "write_transformers", full)
     with pytest.raises(UserError, match="cannot be written: No space"):
@@ -454,15 +600,19 @@ class Served:
 @pytest.fixture
 def export(monkeypatch):
   """Exports version 1, with what TensorFlow writes made up."""
+
   def run(folder, model=b"model"):
     def save(unused_served, path, signatures):
       del signatures
       os.makedirs(os.path.join(path, "variables"))
       fingerprint = fingerprint_pb2.FingerprintDef(
-          saved_model_checksum=zlib.crc32(model), uuid=str(random.random()))
-      for name, content in [("saved_model.pb", model),
-                            ("variables/variables.index", b"index"),
-                            ("fingerprint.pb", fingerprint.SerializeToString())]:
+        saved_model_checksum=zlib.crc32(model), uuid=str(random.random())
+      )
+      for name, content in [
+        ("saved_model.pb", model),
+        ("variables/variables.index", b"index"),
+        ("fingerprint.pb", fingerprint.SerializeToString()),
+      ]:
         with open(os.path.join(path, name), "wb") as writer:
           writer.write(content)
       os.chmod(os.path.join(path, "saved_model.pb"), 0o444)
@@ -472,17 +622,21 @@ def export(monkeypatch):
     file_io.remove_leftovers(str(folder))
     export_saved_model.save(Served(), str(folder / "served" / "1"))
     monkeypatch.undo()
+
   return run
 
 
 def test_an_export_killed_anywhere_is_made_by_the_same_command(
-    export, die_after, monkeypatch, tmp_path):
+  export, die_after, monkeypatch, tmp_path
+):
   export(tmp_path / "whole")
   whole = contents(tmp_path / "whole")
+
   def run(folder):
     file_io.remove_leftovers(str(folder / "served"))
     export(folder)
     assert os.listdir(folder / "served") == ["1"]
+
   check_deaths(run, die_after, monkeypatch, tmp_path / "killed", whole)
 
 
@@ -490,7 +644,9 @@ def test_a_version_that_is_there_stays(export, tmp_path):
   export(tmp_path)
   before = contents(tmp_path)
   export(tmp_path)  # the same again
-  with pytest.raises(UserError, match="--version=1 is in .* already, with other"):
+  with pytest.raises(
+    UserError, match="--version=1 is in .* already, with other"
+  ):
     export(tmp_path, b"another")
   assert contents(tmp_path) == before
 
@@ -498,22 +654,32 @@ def test_a_version_that_is_there_stays(export, tmp_path):
 # --- Masked words ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("texts, message", [
+@pytest.mark.parametrize(
+  "texts, message",
+  [
     (["[MASK] sat", "the cat"], "'the cat' has no .MASK."),
-    (["[MASK] sat", "\udcff"], "--text, line 2: not UTF-8")])
+    (["[MASK] sat", "\udcff"], "--text, line 2: not UTF-8"),
+  ],
+)
 def test_a_bad_text_is_told_before_others_are_answered(
-    vocab_file, monkeypatch, texts, message):
-  monkeypatch.setattr(predict_masked, "FLAGS", types.SimpleNamespace(
-      text=texts, score=False, max_seq_length=16))
-  sequences = predict_masked.read_sequences(tokenization.FullTokenizer(
-      vocab_file, never_split=["[MASK]"]))
+  vocab_file, monkeypatch, texts, message
+):
+  monkeypatch.setattr(
+    predict_masked,
+    "FLAGS",
+    types.SimpleNamespace(text=texts, score=False, max_seq_length=16),
+  )
+  sequences = predict_masked.read_sequences(
+    tokenization.FullTokenizer(vocab_file, never_split=["[MASK]"])
+  )
   with pytest.raises(UserError, match=message):
     next(sequences)
 
 
 def test_bad_bytes_on_standard_input_are_told(monkeypatch):
-  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(
-      b"the [MASK]\nb\xe9d\n")))
+  monkeypatch.setattr(
+    sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the [MASK]\nb\xe9d\n"))
+  )
   monkeypatch.setattr(predict_masked, "FLAGS", types.SimpleNamespace(text=[]))
   texts = predict_masked._texts()
   assert next(texts) == "the [MASK]"
@@ -524,10 +690,11 @@ def test_bad_bytes_on_standard_input_are_told(monkeypatch):
 # --- Two at once --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("program, place", [
-    ("create", "x.lock"), ("extract", "out.lock"), ("learn", "v/.lock")])
-def test_a_second_program_names_the_first(
-    request, program, place, tmp_path):
+@pytest.mark.parametrize(
+  "program, place",
+  [("create", "x.lock"), ("extract", "out.lock"), ("learn", "v/.lock")],
+)
+def test_a_second_program_names_the_first(request, program, place, tmp_path):
   run = request.getfixturevalue(program)
   if program == "learn":
     run = functools.partial(run, tmp_path / "v")

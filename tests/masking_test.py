@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import masking
+from pretraining import masking
 
 VOCAB = {token: i for i, token in enumerate(conftest.TOKENS)}
 VOCABULARY = masking.Vocabulary.from_tokens(VOCAB)
@@ -44,7 +44,8 @@ def test_masks(whole_words):
   rng = np.random.default_rng(0)
   ids, input_mask = random_rows(rng, 3000)
   masked = masking.Masking(VOCABULARY, 0.15, 5, whole_words).mask(
-      ids, input_mask, None, rng)
+    ids, input_mask, None, rng
+  )
   is_chosen = np.zeros(ids.shape, bool)
   for row in range(len(ids)):
     count = int(masked.weights[row].sum())
@@ -56,14 +57,18 @@ def test_masks(whole_words):
     assert (np.diff(positions) > 0).all()
     assert (masked.label_ids[row, :count] == ids[row, positions]).all()
     is_chosen[row, positions] = True
-    words = words_of(ids[row]) if whole_words else [
-        [place] for word in words_of(ids[row]) for place in word]
+    words = (
+      words_of(ids[row])
+      if whole_words
+      else [[place] for word in words_of(ids[row]) for place in word]
+    )
     taken = [word for word in words if is_chosen[row, word[0]]]
     assert sorted(sum(taken, [])) == positions.tolist()
     assert count <= wanted
     # What was passed over did not fit.
-    assert all(len(word) > wanted - count
-               for word in words if word not in taken)
+    assert all(
+      len(word) > wanted - count for word in words if word not in taken
+    )
   assert (masked.input_ids == ids)[~is_chosen].all()
   became, labels = masked.input_ids[is_chosen], ids[is_chosen]
   is_mask = became == VOCABULARY.mask_id
@@ -78,20 +83,26 @@ def test_masks(whole_words):
 def test_every_place_is_masked_equally_often():
   ids = np.full([20_000, 9], VOCAB["the"], np.int32)
   masked = masking.Masking(VOCABULARY, 0.3, 9).mask(
-      ids, np.ones_like(ids), None, np.random.default_rng(0))
+    ids, np.ones_like(ids), None, np.random.default_rng(0)
+  )
   counts = np.bincount(masked.positions[masked.weights > 0], minlength=9)
   np.testing.assert_allclose(counts / 20_000, 3 / 9, atol=0.015)
 
 
 def test_words_of_several_tokens_are_told_by_argument():
-  ids = np.tile(np.array([[VOCABULARY.cls_id, *[VOCAB["the"]] * 8]],
-                         np.int32), [500, 1])
-  continues = np.tile([[False, False, True] + [False, True, True] * 2],
-                      [500, 1])
+  ids = np.tile(
+    np.array([[VOCABULARY.cls_id, *[VOCAB["the"]] * 8]], np.int32), [500, 1]
+  )
+  continues = np.tile(
+    [[False, False, True] + [False, True, True] * 2], [500, 1]
+  )
   masked = masking.Masking(VOCABULARY, 0.35, 9, True).mask(
-      ids, np.ones_like(ids), continues, np.random.default_rng(0))
-  rows = {tuple(positions[:int(weights.sum())]) for positions, weights in
-          zip(masked.positions.tolist(), masked.weights)}
+    ids, np.ones_like(ids), continues, np.random.default_rng(0)
+  )
+  rows = {
+    tuple(positions[: int(weights.sum())])
+    for positions, weights in zip(masked.positions.tolist(), masked.weights)
+  }
   assert rows == {(1, 2), (3, 4, 5), (6, 7, 8)}
 
 
@@ -99,10 +110,13 @@ def test_masks_drawn_anew_are_of_the_same_tokens():
   rng = np.random.default_rng(0)
   ids, input_mask = random_rows(rng, 64)
   given = masking.Masking(VOCABULARY, 0.5, 20).mask(ids, input_mask, None, rng)
-  features = {"input_ids": given.input_ids, "input_mask": input_mask,
-              "masked_lm_positions": given.positions,
-              "masked_lm_ids": given.label_ids,
-              "masked_lm_weights": given.weights}
+  features = {
+    "input_ids": given.input_ids,
+    "input_mask": input_mask,
+    "masked_lm_positions": given.positions,
+    "masked_lm_ids": given.label_ids,
+    "masked_lm_weights": given.weights,
+  }
   features = {name: tf.constant(value) for name, value in features.items()}
   masker = masking.Masking(VOCABULARY, 0.15, 20)
   draws = []

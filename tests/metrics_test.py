@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-import metrics
+from tasks import metrics
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -19,36 +19,62 @@ def test_scores_are_those_of_scikit_learn_and_scipy(seed):
   estimates = np.round(numbers + rng.normal(size=50), 1)
   peer = sklearn_metrics
   expected = [
-      (metrics.accuracy_and_f1(labels, predictions), {
-          "accuracy": peer.accuracy_score(labels, predictions),
-          "f1": peer.f1_score(labels, predictions)}),
-      (metrics.matthews_correlation(labels, predictions), {
-          "accuracy": peer.accuracy_score(labels, predictions),
-          "matthews": peer.matthews_corrcoef(labels, predictions)}),
-      (metrics.matthews_correlation(many, others), {
-          "accuracy": peer.accuracy_score(many, others),
-          "matthews": peer.matthews_corrcoef(many, others)}),
-      (metrics.accuracy_and_macro_f1(many, others), {
-          "accuracy": peer.accuracy_score(many, others),
-          "macro_f1": peer.f1_score(many, others, average="macro")}),
-      (metrics.multi_label_scores(is_label, is_predicted), {
-          "exact_match": peer.accuracy_score(is_label, is_predicted),
-          "micro_f1": peer.f1_score(is_label, is_predicted, average="micro"),
-          "macro_f1": peer.f1_score(is_label, is_predicted, average="macro")}),
-      (metrics.correlations_and_errors(numbers, estimates), {
-          "pearson": stats.pearsonr(numbers, estimates).statistic,
-          "spearman": stats.spearmanr(numbers, estimates).statistic,
-          "mse": peer.mean_squared_error(numbers, estimates),
-          "mae": peer.mean_absolute_error(numbers, estimates)})]
+    (
+      metrics.accuracy_and_f1(labels, predictions),
+      {
+        "accuracy": peer.accuracy_score(labels, predictions),
+        "f1": peer.f1_score(labels, predictions),
+      },
+    ),
+    (
+      metrics.matthews_correlation(labels, predictions),
+      {
+        "accuracy": peer.accuracy_score(labels, predictions),
+        "matthews": peer.matthews_corrcoef(labels, predictions),
+      },
+    ),
+    (
+      metrics.matthews_correlation(many, others),
+      {
+        "accuracy": peer.accuracy_score(many, others),
+        "matthews": peer.matthews_corrcoef(many, others),
+      },
+    ),
+    (
+      metrics.accuracy_and_macro_f1(many, others),
+      {
+        "accuracy": peer.accuracy_score(many, others),
+        "macro_f1": peer.f1_score(many, others, average="macro"),
+      },
+    ),
+    (
+      metrics.multi_label_scores(is_label, is_predicted),
+      {
+        "exact_match": peer.accuracy_score(is_label, is_predicted),
+        "micro_f1": peer.f1_score(is_label, is_predicted, average="micro"),
+        "macro_f1": peer.f1_score(is_label, is_predicted, average="macro"),
+      },
+    ),
+    (
+      metrics.correlations_and_errors(numbers, estimates),
+      {
+        "pearson": stats.pearsonr(numbers, estimates).statistic,
+        "spearman": stats.spearmanr(numbers, estimates).statistic,
+        "mse": peer.mean_squared_error(numbers, estimates),
+        "mae": peer.mean_absolute_error(numbers, estimates),
+      },
+    ),
+  ]
   for ours, theirs in expected:
     assert ours == pytest.approx(theirs, abs=1e-12)
   np.testing.assert_array_equal(
-      metrics.confusion_matrix(many, others, 4),
-      peer.confusion_matrix(many, others, labels=range(4)))
+    metrics.confusion_matrix(many, others, 4),
+    peer.confusion_matrix(many, others, labels=range(4)),
+  )
   probabilities = rng.dirichlet(np.ones(4), 50)
-  assert np.mean(metrics.cross_entropy(many, np.log(probabilities))
-                 ) == pytest.approx(peer.log_loss(
-                     many, probabilities, labels=range(4)))
+  assert np.mean(
+    metrics.cross_entropy(many, np.log(probabilities))
+  ) == pytest.approx(peer.log_loss(many, probabilities, labels=range(4)))
 
 
 def test_scores_that_are_not_defined_are_zero():
@@ -60,10 +86,18 @@ def test_scores_that_are_not_defined_are_zero():
 
 
 def test_losses_of_large_logits():
-  np.testing.assert_allclose(metrics.cross_entropy(
-      np.array([0, 1]), np.array([[1000.0, 0.0], [0.0, 0.0]])), [0, np.log(2)])
-  np.testing.assert_allclose(metrics.sigmoid_cross_entropy(
-      np.array([[1, 0]]), np.array([[-1000.0, 0.0]])),
-                             [(1000 + np.log(2)) / 2])
-  np.testing.assert_allclose(metrics.sigmoid(np.array([-1000.0, 0.0, 1000.0])),
-                             [0.0, 0.5, 1.0])
+  np.testing.assert_allclose(
+    metrics.cross_entropy(
+      np.array([0, 1]), np.array([[1000.0, 0.0], [0.0, 0.0]])
+    ),
+    [0, np.log(2)],
+  )
+  np.testing.assert_allclose(
+    metrics.sigmoid_cross_entropy(
+      np.array([[1, 0]]), np.array([[-1000.0, 0.0]])
+    ),
+    [(1000 + np.log(2)) / 2],
+  )
+  np.testing.assert_allclose(
+    metrics.sigmoid(np.array([-1000.0, 0.0, 1000.0])), [0.0, 0.5, 1.0]
+  )

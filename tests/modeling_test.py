@@ -5,7 +5,6 @@ import json
 import os
 
 import conftest
-import modeling
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,35 +12,54 @@ import tensorflow as tf
 import checkpoint
 from errors import UserError
 import losses
+import modeling
 
 LAYER_NAMES = [
-    "attention/self/query/kernel", "attention/self/query/bias",
-    "attention/self/key/kernel", "attention/self/key/bias",
-    "attention/self/value/kernel", "attention/self/value/bias",
-    "attention/output/dense/kernel", "attention/output/dense/bias",
-    "attention/output/LayerNorm/gamma", "attention/output/LayerNorm/beta",
-    "intermediate/dense/kernel", "intermediate/dense/bias",
-    "output/dense/kernel", "output/dense/bias", "output/LayerNorm/gamma",
-    "output/LayerNorm/beta"]
+  "attention/self/query/kernel",
+  "attention/self/query/bias",
+  "attention/self/key/kernel",
+  "attention/self/key/bias",
+  "attention/self/value/kernel",
+  "attention/self/value/bias",
+  "attention/output/dense/kernel",
+  "attention/output/dense/bias",
+  "attention/output/LayerNorm/gamma",
+  "attention/output/LayerNorm/beta",
+  "intermediate/dense/kernel",
+  "intermediate/dense/bias",
+  "output/dense/kernel",
+  "output/dense/bias",
+  "output/LayerNorm/gamma",
+  "output/LayerNorm/beta",
+]
 OTHER_NAMES = [
-    "bert/embeddings/word_embeddings", "bert/embeddings/position_embeddings",
-    "bert/embeddings/token_type_embeddings", "bert/embeddings/LayerNorm/gamma",
-    "bert/embeddings/LayerNorm/beta", "bert/pooler/dense/kernel",
-    "bert/pooler/dense/bias", "cls/predictions/transform/dense/kernel",
-    "cls/predictions/transform/dense/bias",
-    "cls/predictions/transform/LayerNorm/gamma",
-    "cls/predictions/transform/LayerNorm/beta", "cls/predictions/output_bias",
-    "cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"]
+  "bert/embeddings/word_embeddings",
+  "bert/embeddings/position_embeddings",
+  "bert/embeddings/token_type_embeddings",
+  "bert/embeddings/LayerNorm/gamma",
+  "bert/embeddings/LayerNorm/beta",
+  "bert/pooler/dense/kernel",
+  "bert/pooler/dense/bias",
+  "cls/predictions/transform/dense/kernel",
+  "cls/predictions/transform/dense/bias",
+  "cls/predictions/transform/LayerNorm/gamma",
+  "cls/predictions/transform/LayerNorm/beta",
+  "cls/predictions/output_bias",
+  "cls/seq_relationship/output_weights",
+  "cls/seq_relationship/output_bias",
+]
 
 
 def random_batch(config, batch_size=13, seq_length=7, seed=0):
   rng = np.random.default_rng(seed)
   lengths = rng.integers(2, seq_length + 1, batch_size)
   return {
-      "input_ids": rng.integers(0, config.vocab_size, (batch_size, seq_length)),
-      "input_mask": (np.arange(seq_length) < lengths[:, None]).astype(np.int32),
-      "token_type_ids": rng.integers(
-          0, config.type_vocab_size, (batch_size, seq_length))}
+    "input_ids": rng.integers(0, config.vocab_size, (batch_size, seq_length)),
+    "input_mask": (np.arange(seq_length) < lengths[:, None]).astype(np.int32),
+    "token_type_ids": rng.integers(
+      0, config.type_vocab_size, (batch_size, seq_length)
+    ),
+  }
 
 
 def test_shapes_of_all_outputs():
@@ -52,22 +70,30 @@ def test_shapes_of_all_outputs():
   assert output.pooled_output.shape == (13, 32)
   assert output.embedding_output.shape == (13, 7, 32)
   assert [x.shape for x in output.all_encoder_layers] == [(13, 7, 32)] * 5
-  np.testing.assert_array_equal(output.sequence_output,
-                                output.all_encoder_layers[-1])
-  np.testing.assert_array_equal(model.get_pooled_output(**batch),
-                                output.pooled_output)
+  np.testing.assert_array_equal(
+    output.sequence_output, output.all_encoder_layers[-1]
+  )
+  np.testing.assert_array_equal(
+    model.get_pooled_output(**batch), output.pooled_output
+  )
   assert model.get_embedding_table().shape == (config.vocab_size, 32)
 
 
 def test_variables_have_their_released_names():
   model = modeling.BertForPreTraining(conftest.tiny_config())
-  expected = OTHER_NAMES + [f"bert/encoder/layer_{layer}/{name}"
-                            for layer in range(2) for name in LAYER_NAMES]
+  expected = OTHER_NAMES + [
+    f"bert/encoder/layer_{layer}/{name}"
+    for layer in range(2)
+    for name in LAYER_NAMES
+  ]
   assert sorted(checkpoint.variables_by_name(model)) == sorted(expected)
   classifier = modeling.BertForSequenceClassification(
-      conftest.tiny_config(), num_labels=3)
-  shapes = {name: tuple(v.shape) for name, v in
-            checkpoint.variables_by_name(classifier).items()}
+    conftest.tiny_config(), num_labels=3
+  )
+  shapes = {
+    name: tuple(v.shape)
+    for name, v in checkpoint.variables_by_name(classifier).items()
+  }
   assert shapes["output_weights"] == (3, 32) and shapes["output_bias"] == (3,)
 
 
@@ -80,8 +106,9 @@ def test_padding_does_not_change_real_positions():
   batch["input_ids"] = np.where(hidden, 5, batch["input_ids"])
   after = model(**batch).sequence_output.numpy()
   np.testing.assert_allclose(before[~hidden], after[~hidden], atol=1e-6)
-  longer = {name: np.pad(value, [(0, 0), (0, 9)])
-            for name, value in batch.items()}
+  longer = {
+    name: np.pad(value, [(0, 0), (0, 9)]) for name, value in batch.items()
+  }
   padded = model(**longer).sequence_output.numpy()[:, :7]
   np.testing.assert_allclose(before[~hidden], padded[~hidden], atol=1e-5)
 
@@ -89,21 +116,23 @@ def test_padding_does_not_change_real_positions():
 def test_a_row_that_is_masked_everywhere_stays_finite():
   config = conftest.tiny_config()
   output = modeling.BertModel(config)(
-      np.zeros((2, 6), int), np.zeros((2, 6), int))
+    np.zeros((2, 6), int), np.zeros((2, 6), int)
+  )
   assert np.all(np.isfinite(output.sequence_output))
 
 
 def test_attention_agrees_with_numpy():
   config = conftest.tiny_config()
-  attention = modeling.SelfAttention(
-      "x", config, modeling.Initializer(3, 0.5))
+  attention = modeling.SelfAttention("x", config, modeling.Initializer(3, 0.5))
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 5, 32)).astype(np.float32)
   bias = np.array([[0] * 5, [0, 0, 0, -10000, -10000]], np.float32)
   rows = tf.reshape(x, [10, 32])
   actual = attention(rows, rows, bias[:, None, None, :], None, 0)
-  q, k, v = (x @ dense.kernel.numpy() for dense in
-             (attention.query, attention.key, attention.value))
+  q, k, v = (
+    x @ dense.kernel.numpy()
+    for dense in (attention.query, attention.key, attention.value)
+  )
   expected = np.zeros_like(x)
   for b in range(2):
     for head in range(4):
@@ -117,8 +146,9 @@ def test_attention_agrees_with_numpy():
 
 def test_written_out_gradients_agree_with_automatic_ones():
   rng = np.random.default_rng(0)
-  x, upstream = (tf.constant(rng.normal(size=(11, 8)), tf.float32)
-                 for _ in range(2))
+  x, upstream = (
+    tf.constant(rng.normal(size=(11, 8)), tf.float32) for _ in range(2)
+  )
   gamma, beta = (tf.constant(rng.normal(size=8), tf.float32) for _ in range(2))
   ids = tf.constant(rng.integers(0, 4, 11))
 
@@ -127,12 +157,16 @@ def test_written_out_gradients_agree_with_automatic_ones():
     return (x - mean) / tf.sqrt(variance + 1e-12) * gamma + beta
 
   pairs = [
-      (modeling.gelu, lambda x: tf.nn.gelu(x, approximate=True), (x,)),
-      (modeling.gelu_erf, lambda x: tf.nn.gelu(x, approximate=False), (x,)),
-      (modeling.layer_norm, plain_layer_norm, (x, gamma, beta)),
-      (modeling.add_bias, lambda x, bias: x + bias, (x, beta)),
-      (lambda table: modeling.embedding_lookup(table, ids),
-       lambda table: tf.linalg.matmul(tf.one_hot(ids, 4), table), (x[:4],))]
+    (modeling.gelu, lambda x: tf.nn.gelu(x, approximate=True), (x,)),
+    (modeling.gelu_erf, lambda x: tf.nn.gelu(x, approximate=False), (x,)),
+    (modeling.layer_norm, plain_layer_norm, (x, gamma, beta)),
+    (modeling.add_bias, lambda x, bias: x + bias, (x, beta)),
+    (
+      lambda table: modeling.embedding_lookup(table, ids),
+      lambda table: tf.linalg.matmul(tf.one_hot(ids, 4), table),
+      (x[:4],),
+    ),
+  ]
   for ours, plain, arguments in pairs:
     results = []
     for function in (ours, plain):
@@ -155,8 +189,10 @@ def test_bias_gradient_of_bfloat16_is_summed_in_float32():
 
 def test_dropout_has_its_rate_and_its_seed():
   x = tf.ones([257, 31])
-  dropped = [modeling.dropout(x, 0.1, tf.constant([1, step]), 4).numpy()
-             for step in range(100)]
+  dropped = [
+    modeling.dropout(x, 0.1, tf.constant([1, step]), 4).numpy()
+    for step in range(100)
+  ]
   # One draw has a standard deviation of 0.0034, mostly of its threshold.
   assert abs(np.mean(np.array(dropped) == 0) - 0.1) < 0.002
   np.testing.assert_allclose(np.max(dropped), 1 / 0.9, rtol=1e-6)
@@ -173,15 +209,18 @@ def test_bfloat16_stays_near_float32():
   exact = modeling.BertModel(config)(**batch)
   coarse = modeling.BertModel(config, tf.bfloat16)(**batch)
   assert coarse.sequence_output.dtype == tf.bfloat16
-  difference = np.abs(tf.cast(coarse.sequence_output, tf.float32)
-                      - exact.sequence_output)
+  difference = np.abs(
+    tf.cast(coarse.sequence_output, tf.float32) - exact.sequence_output
+  )
   assert 0 < np.max(difference) < 0.2 and np.mean(difference) < 0.02
 
 
 def test_seed_decides_the_initial_weights():
   config = conftest.tiny_config()
-  tables = [modeling.BertModel(config, seed=seed).get_embedding_table().numpy()
-            for seed in (1, 1, 2)]
+  tables = [
+    modeling.BertModel(config, seed=seed).get_embedding_table().numpy()
+    for seed in (1, 1, 2)
+  ]
   np.testing.assert_array_equal(tables[0], tables[1])
   assert np.any(tables[0] != tables[2])
   assert np.max(np.abs(tables[0])) <= 0.04 and 0.015 < np.std(tables[0]) < 0.02
@@ -192,8 +231,9 @@ def test_one_hot_lookup_gives_the_same():
   batch = random_batch(config)
   plain = modeling.BertModel(config)(**batch)
   one_hot = modeling.BertModel(config, use_one_hot_embeddings=True)(**batch)
-  np.testing.assert_allclose(plain.sequence_output, one_hot.sequence_output,
-                             atol=1e-5)
+  np.testing.assert_allclose(
+    plain.sequence_output, one_hot.sequence_output, atol=1e-5
+  )
 
 
 def test_gelu_forms_differ_as_documented():
@@ -222,23 +262,31 @@ def test_config_round_trip_and_unknown_keys(tmp_path):
 DEEP = functools.reduce(lambda value, _: [value], range(900), 1)
 
 
-@pytest.mark.parametrize("field, value, allowed", [
+@pytest.mark.parametrize(
+  "field, value, allowed",
+  [
     ("hidden_size", 33, "multiple of num_attention_heads=4"),
     ("hidden_size", "32", "a whole number from 1 to 131072"),
-    ("hidden_size", 32.0, "a whole number"), ("vocab_size", True, "a whole"),
-    ("vocab_size", 0, "a whole number"), ("vocab_size", None, "a whole number"),
-    ("num_hidden_layers", 9 * 10 ** 18, "a whole number from 1 to 4096"),
+    ("hidden_size", 32.0, "a whole number"),
+    ("vocab_size", True, "a whole"),
+    ("vocab_size", 0, "a whole number"),
+    ("vocab_size", None, "a whole number"),
+    ("num_hidden_layers", 9 * 10**18, "a whole number from 1 to 4096"),
     ("intermediate_size", DEEP, "a whole number"),
     ("hidden_act", "gelo", "one of gelu, gelu_erf, relu"),
     ("hidden_act", ["gelu"], "one of gelu"),
     ("hidden_dropout_prob", 1.0, "at least 0 and below 1"),
     ("attention_probs_dropout_prob", -0.1, "at least 0"),
     ("hidden_dropout_prob", float("nan"), "at least 0"),
-    ("initializer_range", None, "above 0"), ("initializer_range", 0, "above 0"),
-    ("initializer_range", float("inf"), "above 0 and below 1")])
+    ("initializer_range", None, "above 0"),
+    ("initializer_range", 0, "above 0"),
+    ("initializer_range", float("inf"), "above 0 and below 1"),
+  ],
+)
 def test_config_says_which_field_is_wrong(field, value, allowed):
-  with pytest.raises(UserError, match=f"^BertConfig: {field}=.{{1,60}} .*"
-                     f"{allowed}.*[.]$"):
+  with pytest.raises(
+    UserError, match=f"^BertConfig: {field}=.{{1,60}} .*{allowed}.*[.]$"
+  ):
     conftest.tiny_config(**{field: value})
 
 
@@ -254,9 +302,12 @@ def test_config_file_errors_name_the_file(tmp_path):
   with pytest.raises(UserError, match="is a folder"):
     modeling.BertConfig.from_json_file(str(tmp_path))
   for content, message in [
-      ("{", "not JSON"), ("[]", "not an object"), ('{"a": NaN}', "NaN"),
-      ("{}", "BertConfig: vocab_size is missing"),
-      ('{"vocab_size": 5.5}', "BertConfig: vocab_size=5.5 must be a whole")]:
+    ("{", "not JSON"),
+    ("[]", "not an object"),
+    ('{"a": NaN}', "NaN"),
+    ("{}", "BertConfig: vocab_size is missing"),
+    ('{"vocab_size": 5.5}', "BertConfig: vocab_size=5.5 must be a whole"),
+  ]:
     path.write_text(content)
     with pytest.raises(UserError, match=f"config.json.*{message}"):
       modeling.BertConfig.from_json_file(str(path))
@@ -273,41 +324,52 @@ def test_outputs_and_gradients_of_the_reference(golden_dir, case):
   folder = os.path.join(golden_dir, "modeling", case)
   golden = np.load(os.path.join(folder, "golden.npz"))
   config = modeling.BertConfig.from_json_file(
-      os.path.join(folder, "bert_config.json"))
+    os.path.join(folder, "bert_config.json")
+  )
   model = modeling.BertForPreTraining(config)
   variables = checkpoint.variables_by_name(model)
   checkpoint.restore_all(
-      variables, os.path.join(folder, "bert_model.ckpt"), "golden")
+    variables, os.path.join(folder, "bert_model.ckpt"), "golden"
+  )
   inputs = [golden["input_ids"]] + (
-      [None, None] if case == "relu_nomask"
-      else [golden["input_mask"], golden["segment_ids"]])
+    [None, None]
+    if case == "relu_nomask"
+    else [golden["input_mask"], golden["segment_ids"]]
+  )
   with tf.GradientTape() as tape:
     output = model.bert(*inputs)
     masked_lm, next_sentence = model(*inputs, golden["masked_lm_positions"])
     total, weight = losses.masked_lm_loss(
-        masked_lm, golden["masked_lm_ids"], golden["masked_lm_weights"])
+      masked_lm, golden["masked_lm_ids"], golden["masked_lm_weights"]
+    )
     masked_lm_loss = total / weight
     total, weight = losses.classification_loss(
-        next_sentence, golden["next_sentence_labels"],
-        tf.ones(len(golden["input_ids"])))
+      next_sentence,
+      golden["next_sentence_labels"],
+      tf.ones(len(golden["input_ids"])),
+    )
     next_sentence_loss = total / weight
     total_loss = masked_lm_loss + next_sentence_loss
-  gradients = dict(zip(variables, tape.gradient(
-      total_loss, list(variables.values()))))
+  gradients = dict(
+    zip(variables, tape.gradient(total_loss, list(variables.values())))
+  )
   actual = {
-      "embedding_output": output.embedding_output,
-      "sequence_output": output.sequence_output,
-      "pooled_output": output.pooled_output,
-      "masked_lm_log_probs": tf.nn.log_softmax(masked_lm),
-      "masked_lm_loss": masked_lm_loss,
-      "next_sentence_log_probs": tf.nn.log_softmax(next_sentence),
-      "next_sentence_loss": next_sentence_loss,
-      "total_loss": total_loss,
-      "grad_global_norm": tf.linalg.global_norm(list(gradients.values())),
-      "grad/pooler_kernel": gradients["bert/pooler/dense/kernel"],
-      "grad/word_embeddings": gradients["bert/embeddings/word_embeddings"],
-      **{f"encoder_layer_{i}": layer
-         for i, layer in enumerate(output.all_encoder_layers)}}
+    "embedding_output": output.embedding_output,
+    "sequence_output": output.sequence_output,
+    "pooled_output": output.pooled_output,
+    "masked_lm_log_probs": tf.nn.log_softmax(masked_lm),
+    "masked_lm_loss": masked_lm_loss,
+    "next_sentence_log_probs": tf.nn.log_softmax(next_sentence),
+    "next_sentence_loss": next_sentence_loss,
+    "total_loss": total_loss,
+    "grad_global_norm": tf.linalg.global_norm(list(gradients.values())),
+    "grad/pooler_kernel": gradients["bert/pooler/dense/kernel"],
+    "grad/word_embeddings": gradients["bert/embeddings/word_embeddings"],
+    **{
+      f"encoder_layer_{i}": layer
+      for i, layer in enumerate(output.all_encoder_layers)
+    },
+  }
   for name, value in actual.items():
     np.testing.assert_allclose(value, golden[name], atol=1e-5, err_msg=name)
 
@@ -319,18 +381,35 @@ def test_packed_rows_give_what_their_sequences_give_alone():
   sequences = [rng.integers(1, len(conftest.TOKENS), n) for n in lengths]
   segments = [(np.arange(n) > n // 2).astype(int) for n in lengths]
   places = [[2, 6], [1, 3], [0, 5]]
-  alone = [model(ids[np.newaxis], None, segment[np.newaxis],
-                 np.array([positions]))
-           for ids, segment, positions in zip(sequences, segments, places)]
+  alone = [
+    model(ids[np.newaxis], None, segment[np.newaxis], np.array([positions]))
+    for ids, segment, positions in zip(sequences, segments, places)
+  ]
   starts = np.array([[0, 9, 14, 0]])
+
   def pad(rows):
     return np.concatenate([*rows, np.zeros(3, int)])[np.newaxis]
+
   masked_lm, next_sentence = model(
-      pad(sequences), pad([np.ones(n, int) for n in lengths]), pad(segments),
-      np.array([[p + start for start, positions in zip(starts[0], places)
-                 for p in positions]]), sequence_starts=starts)
+    pad(sequences),
+    pad([np.ones(n, int) for n in lengths]),
+    pad(segments),
+    np.array(
+      [
+        [
+          p + start
+          for start, positions in zip(starts[0], places)
+          for p in positions
+        ]
+      ]
+    ),
+    sequence_starts=starts,
+  )
   np.testing.assert_allclose(
-      masked_lm, np.concatenate([logits for logits, _ in alone]), atol=1e-5)
+    masked_lm, np.concatenate([logits for logits, _ in alone]), atol=1e-5
+  )
   np.testing.assert_allclose(
-      next_sentence[:3], np.concatenate([logits for _, logits in alone]),
-      atol=1e-5)
+    next_sentence[:3],
+    np.concatenate([logits for _, logits in alone]),
+    atol=1e-5,
+  )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from seqeval import metrics as seqeval_metrics
 
-import metrics
-import tokenization
+from tasks import metrics
 from tasks import ner
+import tokenization
 
 
 def read(tmp_path, content, *args, **kwargs):
@@ -18,42 +18,65 @@ def read(tmp_path, content, *args, **kwargs):
 
 
 def test_reading(tmp_path):
-  sentences = read(tmp_path, "-DOCSTART- -X- O\n\nthe DT O\nUN NNP B-ORG\n\t\n\n"
-                   "a DT O\n\n-DOCSTART- -X- O\n\nLyon NNP B-LOC\n")
+  sentences = read(
+    tmp_path,
+    "-DOCSTART- -X- O\n\nthe DT O\nUN NNP B-ORG\n\t\n\n"
+    "a DT O\n\n-DOCSTART- -X- O\n\nLyon NNP B-LOC\n",
+  )
   assert [(s.words, s.tags, s.document, s.line) for s in sentences] == [
-      (("the", "UN"), ("O", "B-ORG"), 0, 3), (("a",), ("O",), 0, 7),
-      (("Lyon",), ("B-LOC",), 1, 11)]
+    (("the", "UN"), ("O", "B-ORG"), 0, 3),
+    (("a",), ("O",), 0, 7),
+    (("Lyon",), ("B-LOC",), 1, 11),
+  ]
   [sentence] = read(tmp_path, "B-x;the cat;1\n", ner.Columns(1, 0, ";"))
   assert (sentence.words, sentence.tags) == (("the cat",), ("B-x",))
   [sentence] = read(tmp_path, "the\ncat\n", has_tags=False)
   assert sentence.tags is None
 
 
-@pytest.mark.parametrize("content, kwargs, message", [
+@pytest.mark.parametrize(
+  "content, kwargs, message",
+  [
     ("", {}, "x.txt holds no words"),
     ("the O\ncat\n", {}, "line 2: a word without tag: 'cat'. Give it one"),
     ("the O\ncat\n", dict(has_tags=False), "line 2: a word without tag"),
-    ("the\tO\ncat\t\n", dict(columns=ner.Columns(0, 1, "\t")),
-     "line 2: a word without tag"),
-    ("the O\n", dict(columns=ner.Columns(0, 2)),
-     "line 1: 2 columns, and so no tag in column 2: 'the O'. Are"),
+    (
+      "the\tO\ncat\t\n",
+      dict(columns=ner.Columns(0, 1, "\t")),
+      "line 2: a word without tag",
+    ),
+    (
+      "the O\n",
+      dict(columns=ner.Columns(0, 2)),
+      "line 1: 2 columns, and so no tag in column 2: 'the O'. Are",
+    ),
     ("\tO\tx\n", dict(columns=ner.Columns(0, 1, "\t")), "line 1: no word"),
-    ("the O\n", dict(columns=ner.Columns(0, 1, "")), "--column_separator is emp"),
+    (
+      "the O\n",
+      dict(columns=ner.Columns(0, 1, "")),
+      "--column_separator is emp",
+    ),
     ("the O\nc\0t O\n", {}, "x.txt, line 2: there is a byte of value 0"),
-    ("the O\n" + "c" * 2 ** 20, {}, r"line 2: a word without tag: 'c+\.\.\.c+'")])
+    ("the O\n" + "c" * 2**20, {}, r"line 2: a word without tag: 'c+\.\.\.c+'"),
+  ],
+)
 def test_files_that_are_refused(tmp_path, content, kwargs, message):
   with pytest.raises(ValueError, match=message):
     read(tmp_path, content, **kwargs)
 
 
-@pytest.mark.parametrize("tags, scheme, irregular", [
+@pytest.mark.parametrize(
+  "tags, scheme, irregular",
+  [
     ("B-x I-x O B-y", "IOB2", 0),
     ("B-y I-y B-y O I-x B-z I-y", "IOB2", 2),
     ("I-x I-x O I-y B-y I-z", "IOB1", 0),
     ("I-x O I-x O B-y", "IOB1", 1),
     ("B-x E-x O S-y", "BIOES", 0),
     ("B-x O E-x S-y I-y B-y", "BIOES", 5),
-    ("O O", "IOB2", 0)])
+    ("O O", "IOB2", 0),
+  ],
+)
 def test_schemes(tags, scheme, irregular):
   sentences = [tags.split()]
   assert ner.find_scheme(sentences) == scheme
@@ -71,19 +94,28 @@ def test_scores_are_those_of_seqeval(seed, prefixes):
   tags = ["O", "O"] + [f"{p}-{kind}" for p in prefixes for kind in ("x", "yz")]
   rng = np.random.default_rng(seed)
   labels = [rng.choice(tags, n).tolist() for n in rng.integers(1, 12, 40)]
-  predictions = [[label if rng.random() < 0.7 else str(rng.choice(tags))
-                  for label in row] for row in labels]
+  predictions = [
+    [label if rng.random() < 0.7 else str(rng.choice(tags)) for label in row]
+    for row in labels
+  ]
   ours = metrics.entity_scores(labels, predictions)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     theirs = seqeval_metrics.classification_report(
-        labels, predictions, output_dict=True)
+      labels, predictions, output_dict=True
+    )
     assert ours["accuracy"] == pytest.approx(
-        seqeval_metrics.accuracy_score(labels, predictions))
+      seqeval_metrics.accuracy_score(labels, predictions)
+    )
   for kind, prefix in [("micro avg", ""), ("x", "x_"), ("yz", "yz_")]:
-    for ours_name, theirs_name in [("precision", "precision"),
-                                   ("recall", "recall"), ("f1", "f1-score")]:
-      assert ours[prefix + ours_name] == pytest.approx(theirs[kind][theirs_name])
+    for ours_name, theirs_name in [
+      ("precision", "precision"),
+      ("recall", "recall"),
+      ("f1", "f1-score"),
+    ]:
+      assert ours[prefix + ours_name] == pytest.approx(
+        theirs[kind][theirs_name]
+      )
 
 
 def test_entities_of_each_scheme():
@@ -91,15 +123,17 @@ def test_entities_of_each_scheme():
   for tags in ("B-x I-x B-x O B-y", "I-x I-x B-x O I-y", "B-x E-x S-x O S-y"):
     assert metrics.entities(tags.split()) == expected
   # I- after O begins an entity, and so does another type.
-  assert metrics.entities("O I-x I-y".split()) == {("x", 1, 2), ("y", 2, 3)}
+  assert metrics.entities(["O", "I-x", "I-y"]) == {("x", 1, 2), ("y", 2, 3)}
 
 
 # --- Windows -----------------------------------------------------------------
 
 
 def sentences_of(*texts, documents=None):
-  return [ner.Sentence(tuple(text.split()), None, document, (), 1)
-          for text, document in zip(texts, documents or [0] * len(texts))]
+  return [
+    ner.Sentence(tuple(text.split()), None, document, (), 1)
+    for text, document in zip(texts, documents or [0] * len(texts))
+  ]
 
 
 def test_no_word_of_a_long_sentence_is_lost(vocab_file):
@@ -107,11 +141,14 @@ def test_no_word_of_a_long_sentence_is_lost(vocab_file):
   words = ("the unaffable cat \u200b zzz " * 1000).split(" ")[:5000]
   sentence = ner.Sentence(tuple(words), None, 0, (), 1)
   features = list(ner.features_of([sentence], tokenizer, 20, False))
-  places = [place for feature in features for place in feature.places
-            if place >= 0]
+  places = [
+    place for feature in features for place in feature.places if place >= 0
+  ]
   assert sorted(places) == list(range(5000))
-  first_ids = [next(iter(tokenizer.encode(word)), tokenizer.vocab["[UNK]"])
-               for word in words]
+  first_ids = [
+    next(iter(tokenizer.encode(word)), tokenizer.vocab["[UNK]"])
+    for word in words
+  ]
   for feature in features:
     ids = feature.packed.input_ids
     assert len(ids) == len(feature.places) <= 20
@@ -120,24 +157,33 @@ def test_no_word_of_a_long_sentence_is_lost(vocab_file):
         assert ids[token] == first_ids[place]
         # A quarter of the window is on either side, but at the ends.
         assert min(token, len(ids) - 1 - token) >= 4 or (
-            feature in (features[0], features[-1]))
+          feature in (features[0], features[-1])
+        )
 
 
 def test_sentences_around_are_context_on_request(vocab_file):
   tokenizer = tokenization.FullTokenizer(vocab_file)
   sentences = sentences_of("the cat", "it sat", "a dog", documents=[0, 0, 1])
+
   def texts(document_context):
-    return [" ".join(tokenizer.convert_ids_to_tokens(feature.packed.input_ids))
-            for feature in ner.features_of(sentences, tokenizer, 20,
-                                           document_context)]
-  assert texts(False) == ["[CLS] the cat [SEP]", "[CLS] it sat [SEP]",
-                          "[CLS] a dog [SEP]"]
+    return [
+      " ".join(tokenizer.convert_ids_to_tokens(feature.packed.input_ids))
+      for feature in ner.features_of(sentences, tokenizer, 20, document_context)
+    ]
+
+  assert texts(False) == [
+    "[CLS] the cat [SEP]",
+    "[CLS] it sat [SEP]",
+    "[CLS] a dog [SEP]",
+  ]
   assert texts(True) == ["[CLS] the cat it sat [SEP]", "[CLS] a dog [SEP]"]
   assert ner.by_sentence(sentences, range(6)) == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_entities_have_their_place_in_the_text():
   [sentence] = sentences_of("in New York (NY )")
-  assert json.loads(ner.to_json(sentence, "O B-x I-x O O".split())) == {
-      "text": "in New York (NY )", "tags": ["O", "B-x", "I-x", "O", "O"],
-      "entities": [{"type": "x", "start": 3, "end": 11, "text": "New York"}]}
+  assert json.loads(ner.to_json(sentence, ["O", "B-x", "I-x", "O", "O"])) == {
+    "text": "in New York (NY )",
+    "tags": ["O", "B-x", "I-x", "O", "O"],
+    "entities": [{"type": "x", "start": 3, "end": 11, "text": "New York"}],
+  }

@@ -14,63 +14,86 @@ def rates(schedule, *steps):
 def test_schedule_warms_up_then_decays_from_step_zero():
   schedule = optimization.polynomial_decay(0.1, 100, 10)
   np.testing.assert_allclose(
-      rates(schedule, 0, 5, 9, 10, 50, 100, 150),
-      [0, 0.05, 0.09, 0.09, 0.05, 0, 0], atol=1e-8)
+    rates(schedule, 0, 5, 9, 10, 50, 100, 150),
+    [0, 0.05, 0.09, 0.09, 0.05, 0, 0],
+    atol=1e-8,
+  )
   no_warmup = optimization.polynomial_decay(0.1, 100, 0)
   assert abs(float(no_warmup(0)) - 0.1) < 1e-8
   square = optimization.polynomial_decay(0.1, 100, 10, power=2.0)
-  np.testing.assert_allclose(rates(square, 5, 20, 50, 150),
-                             [0.05, 0.064, 0.025, 0], atol=1e-8)
+  np.testing.assert_allclose(
+    rates(square, 5, 20, 50, 150), [0.05, 0.064, 0.025, 0], atol=1e-8
+  )
 
 
 def test_cosine_falls_from_the_end_of_warmup():
   schedule = optimization.cosine_decay(0.1, 110, 10)
   np.testing.assert_allclose(
-      rates(schedule, 0, 5, 10, 35, 60, 110, 150),
-      [0, 0.05, 0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0, 0], atol=1e-7)
+    rates(schedule, 0, 5, 10, 35, 60, 110, 150),
+    [0, 0.05, 0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0, 0],
+    atol=1e-7,
+  )
 
 
 def test_lower_layers_learn_more_slowly():
   multiplier = optimization.layerwise_multiplier(12, 0.5)
-  assert [multiplier(name) for name in (
-      "output_weights", "bert/pooler/dense/kernel",
+  assert [
+    multiplier(name)
+    for name in (
+      "output_weights",
+      "bert/pooler/dense/kernel",
       "bert/encoder/layer_11/output/dense/kernel",
       "bert/encoder/layer_1/output/dense/kernel",
       "bert/encoder/layer_0/output/dense/kernel",
-      "bert/embeddings/word_embeddings")] == [
-          1.0, 1.0, 0.5, 0.5 ** 11, 0.5 ** 12, 0.5 ** 13]
+      "bert/embeddings/word_embeddings",
+    )
+  ] == [1.0, 1.0, 0.5, 0.5**11, 0.5**12, 0.5**13]
 
 
-@pytest.mark.parametrize("method, options", [
-    ("bert", {}), ("adamw", dict(bias_correction=True)),
+@pytest.mark.parametrize(
+  "method, options",
+  [
+    ("bert", {}),
+    ("adamw", dict(bias_correction=True)),
     ("lamb", dict(optimizer="lamb")),
     ("bert", dict(rate_multiplier=lambda name: 0.5 if "bias" in name else 1.0)),
-])
+  ],
+)
 def test_updates_agree_with_numpy(method, options):
   rng = np.random.default_rng(0)
-  names = ["a/kernel", "a/bias", "a/LayerNorm/gamma", "cls/output_bias",
-           "zero/kernel"]
-  weights = {name: rng.normal(size=(3, 2)) * (name != "zero/kernel")
-             for name in names}
-  variables = [tf.Variable(weights[name], name=name, dtype=tf.float32)
-               for name in names]
+  names = [
+    "a/kernel",
+    "a/bias",
+    "a/LayerNorm/gamma",
+    "cls/output_bias",
+    "zero/kernel",
+  ]
+  weights = {
+    name: rng.normal(size=(3, 2)) * (name != "zero/kernel") for name in names
+  }
+  variables = [
+    tf.Variable(weights[name], name=name, dtype=tf.float32) for name in names
+  ]
   optimizer = optimization.create_optimizer(0.05, 10, 2, **options)
   optimizer.build(variables)
-  m = {name: 0.0 for name in names}
-  v = {name: 0.0 for name in names}
+  m = dict.fromkeys(names, 0.0)
+  v = dict.fromkeys(names, 0.0)
   for step in range(5):
     scale = 3.0 if step % 2 else 0.01  # clipped, and not
     gradients = {name: scale * rng.normal(size=(3, 2)) for name in names}
-    norm = np.sqrt(sum(np.sum(g ** 2) for g in gradients.values()))
+    norm = np.sqrt(sum(np.sum(g**2) for g in gradients.values()))
     actual_norm = optimizer.apply_gradients(
-        [tf.constant(8 * gradients[name], tf.float32) for name in names],
-        variables, tf.constant(step), gradient_scale=8.0)
+      [tf.constant(8 * gradients[name], tf.float32) for name in names],
+      variables,
+      tf.constant(step),
+      gradient_scale=8.0,
+    )
     np.testing.assert_allclose(actual_norm, norm, rtol=1e-5)
     rate = 0.05 * ((step + 1) / 2 if step + 1 < 2 else 1 - (step + 1) / 10)
     for name in names:
       gradient = gradients[name] / max(1.0, norm)
       m[name] = 0.9 * m[name] + 0.1 * gradient
-      v[name] = 0.999 * v[name] + 0.001 * gradient ** 2
+      v[name] = 0.999 * v[name] + 0.001 * gradient**2
       m_hat, v_hat = m[name], v[name]
       if method != "bert":
         m_hat = m_hat / (1 - 0.9 ** (step + 1))
@@ -84,8 +107,7 @@ def test_updates_agree_with_numpy(method, options):
       slowed = options.get("rate_multiplier", lambda name: 1.0)(name)
       weights[name] = weights[name] - rate * slowed * update
   for name, variable in zip(names, variables):
-    np.testing.assert_allclose(variable, weights[name], atol=1e-5,
-                               err_msg=name)
+    np.testing.assert_allclose(variable, weights[name], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
@@ -97,8 +119,9 @@ def test_gradients_that_are_not_finite_change_nothing(name):
   before = [x.numpy() for x in (variable, *optimizer.variables)]
   for bad in (np.nan, np.inf, -np.inf):
     optimizer.apply_gradients([tf.constant([bad, 0.2])], [variable], 1)
-  optimizer.apply_gradients([tf.constant([0.1, 0.2])], [variable], 1,
-                            is_good=False)
+  optimizer.apply_gradients(
+    [tf.constant([0.1, 0.2])], [variable], 1, is_good=False
+  )
   after = [x.numpy() for x in (variable, *optimizer.variables)]
   np.testing.assert_array_equal(before, after)
 
@@ -107,4 +130,6 @@ def test_slots_have_their_released_names():
   optimizer = optimization.create_optimizer(0.1, 10, 0)
   optimizer.build([tf.Variable([1.0], name="bert/x/kernel")])
   assert [slot.name for slot in optimizer.variables] == [
-      "bert/x/kernel/adam_m:0", "bert/x/kernel/adam_v:0"]
+    "bert/x/kernel/adam_m:0",
+    "bert/x/kernel/adam_v:0",
+  ]

@@ -12,6 +12,7 @@ import plot_training
 @pytest.fixture
 def run(tmp_path):
   """Writes the log of a run; returns its folder."""
+
   def write(content, name="run"):
     folder = tmp_path / name
     folder.mkdir(exist_ok=True)
@@ -21,20 +22,29 @@ def run(tmp_path):
   return write
 
 
-LINES = "".join(json.dumps(record) + "\n" for record in [
-    {"step": 10, "loss": 3.0}, {"step": 20, "loss": None},
+LINES = "".join(
+  json.dumps(record) + "\n"
+  for record in [
+    {"step": 10, "loss": 3.0},
+    {"step": 20, "loss": None},
     {"step": 20, "evaluation": {"loss": 2.5}},
     {"step": 25, "evaluation": {"loss": float("nan"), "f1": float("inf")}},
-    {"step": 30, "loss": 2.0}])
+    {"step": 30, "loss": 2.0},
+  ]
+)
 
 
 @pytest.mark.parametrize("end", ["", '{"step": 40, "lo', "\0" * 40])
 def test_a_log_whose_last_line_is_cut_off(run, end):
   assert plot_training.read_log(run(LINES + end), "loss") == (
-      [(10, 3.0), (30, 2.0)], [(20, 2.5)])
+    [(10, 3.0), (30, 2.0)],
+    [(20, 2.5)],
+  )
 
 
-@pytest.mark.parametrize("line, message", [
+@pytest.mark.parametrize(
+  "line, message",
+  [
     ('{"step": 40, "lo', "line 6: not JSON"),
     ("[1]", r"line 6 holds \[1\], not an object"),
     ('{"step": 40, "loss": "2"}', "line 6: loss='2' is no number"),
@@ -43,7 +53,9 @@ def test_a_log_whose_last_line_is_cut_off(run, end):
     ('{"step": 4.5, "loss": 2}', "line 6: step=4.5 is no number"),
     ('{"loss": 2}', "line 6: step=None is no number"),
     ('{"step": 1%s, "loss": 2}' % ("0" * 400), "line 6: step=1000.* is no num"),
-    ('{"step": 40, "evaluation": 2}', "line 6: evaluation=2 is no object")])
+    ('{"step": 40, "evaluation": 2}', "line 6: evaluation=2 is no object"),
+  ],
+)
 def test_damaged_lines_are_named(run, line, message):
   with pytest.raises(errors.UserError, match="training_log.jsonl, " + message):
     plot_training.read_log(run(LINES + line + "\n" + LINES), "loss")
@@ -61,8 +73,11 @@ def test_the_same_logs_give_the_same_file(run_program, run, tmp_path):
 def test_a_log_is_not_written_over(run_program, run):
   folder = run(LINES)
   with pytest.raises(errors.UserError, match="--output_file would write"):
-    run_program(plot_training, runs=folder, output_file=os.path.join(
-        folder, "..", "run", "training_log.jsonl"))
+    run_program(
+      plot_training,
+      runs=folder,
+      output_file=os.path.join(folder, "..", "run", "training_log.jsonl"),
+    )
   assert plot_training.read_log(folder, "loss")[0]
 
 

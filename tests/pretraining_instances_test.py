@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import pretraining_instances as instances
+from pretraining import instances
 
 VOCAB = {token: i for i, token in enumerate(conftest.TOKENS)}
 CLS, SEP = VOCAB["[CLS]"], VOCAB["[SEP]"]
@@ -21,14 +21,22 @@ def block_of(documents) -> instances.TokenizedBlock:
   sentences = [sentence for document in documents for sentence in document]
   starts = np.cumsum([0, *map(len, sentences)]).tolist()
   return instances.TokenizedBlock(
-      np.array(sum(sentences, []), np.int32), None, starts,
-      np.cumsum([0, *map(len, documents)]).tolist())
+    np.array(sum(sentences, []), np.int32),
+    None,
+    starts,
+    np.cumsum([0, *map(len, documents)]).tolist(),
+  )
 
 
 def documents_of(rng, num_documents):
   """Documents whose ids say where they stand: document, then sentence."""
-  return [[[1000 * (d + 1) + s] * rng.randint(1, 9)
-           for s in range(rng.randint(1, 12))] for d in range(num_documents)]
+  return [
+    [
+      [1000 * (d + 1) + s] * rng.randint(1, 9)
+      for s in range(rng.randint(1, 12))
+    ]
+    for d in range(num_documents)
+  ]
 
 
 def draw(documents, max_length, short_seq_prob, rng):
@@ -36,7 +44,8 @@ def draw(documents, max_length, short_seq_prob, rng):
   block = block_of(documents)
   ids = block.ids.tolist()
   for a, a_end, b, b_end, is_random in instances.draw_pairs(
-      block, max_length, short_seq_prob, rng).tolist():
+    block, max_length, short_seq_prob, rng
+  ).tolist():
     yield ids[a:a_end], ids[b:b_end], is_random
 
 
@@ -81,11 +90,20 @@ def test_truncation_cuts_the_longer_part_at_both_ends():
   assert set(pieces.b_starts) == {50} and set(pieces.b_lengths) == {2}
   # As one token at a time off the longer part, off b when they are equal.
   lengths = np.random.default_rng(0).integers(1, 30, (500, 2))
-  pairs = np.stack([np.zeros(500, int), lengths[:, 0], np.zeros(500, int),
-                    lengths[:, 1], np.zeros(500, int)], axis=1)
+  pairs = np.stack(
+    [
+      np.zeros(500, int),
+      lengths[:, 0],
+      np.zeros(500, int),
+      lengths[:, 1],
+      np.zeros(500, int),
+    ],
+    axis=1,
+  )
   pieces = instances._truncate(pairs, 16, np.random.default_rng(0))
-  for (a, b), kept_a, kept_b in zip(lengths.tolist(), pieces.a_lengths,
-                                    pieces.b_lengths):
+  for (a, b), kept_a, kept_b in zip(
+    lengths.tolist(), pieces.a_lengths, pieces.b_lengths
+  ):
     while a + b > 16:
       a, b = (a - 1, b) if a > b else (a, b - 1)
     assert (kept_a, kept_b) == (a, b)
@@ -97,19 +115,25 @@ def test_stretches_run_through_documents():
   block = block_of(documents)
   for _ in range(20):
     pieces = instances.draw_stretches(block, 10, 0.2, rng)
-    places = [place for start, length in zip(pieces.a_starts, pieces.a_lengths)
-              for place in range(start, start + length)]
+    places = [
+      place
+      for start, length in zip(pieces.a_starts, pieces.a_lengths)
+      for place in range(start, start + length)
+    ]
     assert places == list(range(len(block.ids)))
     assert pieces.a_lengths.max() <= 10
     for start, length in zip(pieces.a_starts, pieces.a_lengths):
-      assert len(set(block.ids[start:start + length] // 1000)) == 1
+      assert len(set(block.ids[start : start + length] // 1000)) == 1
 
 
-@hypothesis.given(lengths=st.lists(st.integers(1, 30), min_size=1),
-                  max_per_row=st.integers(1, 5))
+@hypothesis.given(
+  lengths=st.lists(st.integers(1, 30), min_size=1),
+  max_per_row=st.integers(1, 5),
+)
 def test_packed_rows_hold_what_fits(lengths, max_per_row):
-  rows = instances.pack(np.array(lengths), 30, max_per_row,
-                        np.random.default_rng(0))
+  rows = instances.pack(
+    np.array(lengths), 30, max_per_row, np.random.default_rng(0)
+  )
   loads = np.bincount(rows, lengths)
   assert loads.min() > 0 and loads.max() <= 30
   assert np.bincount(rows).max() <= max_per_row
@@ -130,10 +154,13 @@ def records_of(settings, documents):
   for records, _ in maker.make((0, 0), documents, counts):
     content, place = records.content.tobytes(), 0
     for length in records.lengths:
-      example = tf.train.Example.FromString(content[place:place + length])
-      features.append({
+      example = tf.train.Example.FromString(content[place : place + length])
+      features.append(
+        {
           name: np.array(feature.int64_list.value or feature.float_list.value)
-          for name, feature in example.features.feature.items()})
+          for name, feature in example.features.feature.items()
+        }
+      )
       place += length
     assert place == len(content)
   return features, counts
@@ -142,8 +169,9 @@ def records_of(settings, documents):
 def unmasked(record):
   ids = record["input_ids"].copy()
   is_label = record["masked_lm_weights"] > 0
-  ids[record["masked_lm_positions"][is_label]] = (
-      record["masked_lm_ids"][is_label])
+  ids[record["masked_lm_positions"][is_label]] = record["masked_lm_ids"][
+    is_label
+  ]
   return ids
 
 
@@ -154,23 +182,34 @@ def vocab_path(tmp_path_factory):
   return str(path)
 
 
-SENTENCES = st.lists(st.sampled_from(
-    ["the", "cat", "sat", "unaffable", "running", ",", "\u00e9", " "]),
-                     max_size=40).map(" ".join)
+SENTENCES = st.lists(
+  st.sampled_from(
+    ["the", "cat", "sat", "unaffable", "running", ",", "\u00e9", " "]
+  ),
+  max_size=40,
+).map(" ".join)
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
 @hypothesis.given(
-    documents=st.lists(st.lists(SENTENCES, max_size=6), max_size=6),
-    next_sentence=st.booleans(), whole_words=st.booleans(),
-    max_pieces=st.sampled_from([1, 3]), dupe_factor=st.integers(1, 2))
+  documents=st.lists(st.lists(SENTENCES, max_size=6), max_size=6),
+  next_sentence=st.booleans(),
+  whole_words=st.booleans(),
+  max_pieces=st.sampled_from([1, 3]),
+  dupe_factor=st.integers(1, 2),
+)
 def test_any_documents_give_valid_records(
-    vocab_path, documents, next_sentence, whole_words, max_pieces,
-    dupe_factor):
+  vocab_path, documents, next_sentence, whole_words, max_pieces, dupe_factor
+):
   settings = instances.Settings(
-      vocab_path, max_seq_length=16, max_predictions_per_seq=3,
-      do_whole_word_mask=whole_words, dupe_factor=dupe_factor,
-      next_sentence_prediction=next_sentence, max_pieces_per_row=max_pieces)
+    vocab_path,
+    max_seq_length=16,
+    max_predictions_per_seq=3,
+    do_whole_word_mask=whole_words,
+    dupe_factor=dupe_factor,
+    next_sentence_prediction=next_sentence,
+    max_pieces_per_row=max_pieces,
+  )
   records, counts = records_of(settings, documents)
   num_pieces = num_tokens = 0
   for record in records:
@@ -192,31 +231,37 @@ def test_any_documents_give_valid_records(
       assert len(separators) == 1 + next_sentence
       assert separators[-1] == len(row) - 1
       np.testing.assert_array_equal(
-          segments, np.arange(len(row)) > separators[0])
+        segments, np.arange(len(row)) > separators[0]
+      )
       num_pieces += 1
       num_tokens += len(row)
     assert ("next_sentence_labels" in record) == next_sentence
     if next_sentence and max_pieces > 1:
       assert record["next_sentence_weights"].sum() == len(starts)
-  assert num_pieces == counts["instances"] and num_tokens == (
-      counts["real_tokens"])
+  assert (
+    num_pieces == counts["instances"] and num_tokens == (counts["real_tokens"])
+  )
   assert len(records) == counts["records"]
   # Nothing is lost but what is counted.
   missing = dupe_factor * counts["tokens"] - (
-      counts["tokens_used"] + counts["tokens_cut"])
+    counts["tokens_used"] + counts["tokens_cut"]
+  )
   if not next_sentence or counts["documents"] > 1:
     assert missing == 0
   else:  # the only sentence of the only document has no second
     assert missing in (0, dupe_factor * counts["tokens"])
   assert counts["tokens"] == sum(
-      len(instances.InstanceMaker(settings).tokenizer.encode(sentence))
-      for document in documents for sentence in document)
+    len(instances.InstanceMaker(settings).tokenizer.encode(sentence))
+    for document in documents
+    for sentence in document
+  )
 
 
 def test_a_paragraph_on_one_line_is_cut_up_not_off(vocab_path):
   settings = instances.Settings(vocab_path, max_seq_length=16, dupe_factor=1)
   records, counts = records_of(
-      settings, [["the cat " * 500], ["a dog ran"] * 9])
+    settings, [["the cat " * 500], ["a dog ran"] * 9]
+  )
   assert counts["sentences_cut_up"] == 1
   assert 0.3 < counts["random_next"] / counts["instances"] < 0.8
   assert len(records) > 50
@@ -224,14 +269,22 @@ def test_a_paragraph_on_one_line_is_cut_up_not_off(vocab_path):
 
 
 def test_words_do_not_change_how_text_is_tokenized(vocab_path):
-  maker = instances.InstanceMaker(instances.Settings(
-      vocab_path, do_whole_word_mask=True, word_separator="|"))
+  maker = instances.InstanceMaker(
+    instances.Settings(vocab_path, do_whole_word_mask=True, word_separator="|")
+  )
   # Marks within what is one word for the tokenizer do not count; one word may
   # be several for it.
   ids, continues = maker._encode_words("un|affable |cat|, the dog|")
   assert ids == maker.tokenizer.encode("unaffable cat, the dog")
   assert [conftest.TOKENS[i] for i in ids] == [
-      "un", "##aff", "##able", "cat", ",", "the", "dog"]
+    "un",
+    "##aff",
+    "##able",
+    "cat",
+    ",",
+    "the",
+    "dog",
+  ]
   assert continues == [False, True, True, False, False, True, True]
 
 
@@ -250,7 +303,8 @@ def test_jieba_is_given_text_without_long_runs(monkeypatch):
 
 def test_few_pairs_of_characters_are_remembered(vocab_path, monkeypatch):
   settings = instances.Settings(
-      vocab_path, do_whole_word_mask=True, word_separator="|")
+    vocab_path, do_whole_word_mask=True, word_separator="|"
+  )
   text = "un|affable| |cat|, the| d|o|g|"
   expected = instances.InstanceMaker(settings)._encode_words(text)
   monkeypatch.setattr(instances, "_PAIRS_REMEMBERED", 2)
@@ -259,18 +313,26 @@ def test_few_pairs_of_characters_are_remembered(vocab_path, monkeypatch):
   assert len(maker._are_one_word) <= 2
 
 
-@pytest.mark.parametrize("flags,text", [
+@pytest.mark.parametrize(
+  "flags,text",
+  [
     ({"word_separator": "|"}, "\u6211\u4eec|\u559c\u6b22|\u4f60"),
     ({"word_separator": " "}, "\u6211\u4eec \u559c\u6b22 \u4f60"),
     ({"word_segmenter": "jieba"}, "\u6211\u4eec\u559c\u6b22\u4f60"),
-])
+  ],
+)
 def test_chinese_words_are_masked_whole(tmp_path, flags, text):
   characters = "\u6211\u4eec\u559c\u6b22\u4f60"
   path = tmp_path / "vocab.txt"
   path.write_text("\n".join([*conftest.TOKENS, *characters, "x"]) + "\n")
   settings = instances.Settings(
-      str(path), max_seq_length=16, masked_lm_prob=0.25, dupe_factor=40,
-      do_whole_word_mask=True, **flags)
+    str(path),
+    max_seq_length=16,
+    masked_lm_prob=0.25,
+    dupe_factor=40,
+    do_whole_word_mask=True,
+    **flags,
+  )
   records, _ = records_of(settings, [[text] * 4] * 2)
   words = collections.Counter()
   for record in records:
@@ -280,10 +342,13 @@ def test_chinese_words_are_masked_whole(tmp_path, flags, text):
       end = start + 1
       while end < 16 and record["continues_word"][end]:
         end += 1
-      words["".join(characters[i - len(conftest.TOKENS)]
-                    for i in tokens[start:end])] += 1
-      chosen = [place in record["masked_lm_positions"][
-          record["masked_lm_weights"] > 0] for place in range(start, end)]
+      words[
+        "".join(characters[i - len(conftest.TOKENS)] for i in tokens[start:end])
+      ] += 1
+      chosen = [
+        place in record["masked_lm_positions"][record["masked_lm_weights"] > 0]
+        for place in range(start, end)
+      ]
       assert len(set(chosen)) == 1
   whole = {"\u6211\u4eec", "\u559c\u6b22", "\u4f60"}
   # Truncation cuts words too; their rest is a word.

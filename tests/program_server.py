@@ -24,21 +24,44 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What takes long to import. Not pyarrow, which starts a thread.
 _LIBRARIES = (
-    "tensorflow", "tensorflow.python.lib.io.file_io", "tensorflow_hub",
-    "tensorflow_serving.apis.prediction_log_pb2", "safetensors.numpy",
-    "tokenizers", "matplotlib.figure", "matplotlib.backends.backend_agg",
-    "orjson", "absl.app", "zstandard", "concurrent.futures.process")
+  "tensorflow",
+  "tensorflow.python.lib.io.file_io",
+  "tensorflow_hub",
+  "tensorflow_serving.apis.prediction_log_pb2",
+  "safetensors.numpy",
+  "tokenizers",
+  "matplotlib.figure",
+  "matplotlib.backends.backend_agg",
+  "orjson",
+  "absl.app",
+  "zstandard",
+  "concurrent.futures.process",
+)
 
 # As `launch` has them. It sets its own handlers as soon as it is imported.
 _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 # What changes files, by the names of Python's audit events.
-_AUDIT_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir",
-                 "os.truncate", "os.link", "os.symlink")
+_AUDIT_EVENTS = (
+  "os.rename",
+  "os.remove",
+  "os.mkdir",
+  "os.rmdir",
+  "os.truncate",
+  "os.link",
+  "os.symlink",
+)
 # The same in TensorFlow: functions of the module below `tf.io.gfile`, and
 # operations.
-_GFILE_FUNCTIONS = ("CopyFile", "CreateDir", "DeleteFile", "DeleteRecursively",
-                    "RecursivelyCreateDir", "RenameFile", "WritableFile")
+_GFILE_FUNCTIONS = (
+  "CopyFile",
+  "CreateDir",
+  "DeleteFile",
+  "DeleteRecursively",
+  "RecursivelyCreateDir",
+  "RenameFile",
+  "WritableFile",
+)
 _OPERATIONS = ("SaveV2", "MergeV2Checkpoints")
 
 
@@ -51,14 +74,12 @@ def main() -> None:
   while line := sys.stdin.readline():
     request = json.loads(line)
     # Neither handler of the parent may run in the child.
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGCHLD, *_EXIT_CODES})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_EXIT_CODES})
     pid = os.fork()
     if not pid:
       _become_program(**request)
     _answer(started=pid)
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, {signal.SIGCHLD, *_EXIT_CODES})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, *_EXIT_CODES})
 
 
 def _answer(**fields) -> None:
@@ -80,15 +101,19 @@ def _become_program(program, arguments, folder, log, environment, dies_at):
   """Runs a program in this process, and ends it as Python does."""
   os.setsid()
   for number, code in _EXIT_CODES.items():
-    signal.signal(number, functools.partial(
-        lambda code, *unused_args: os._exit(code), code))
+    signal.signal(
+      number, functools.partial(lambda code, *unused_args: os._exit(code), code)
+    )
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)
   signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, *_EXIT_CODES})
   os.chdir(folder)
-  for descriptor, (path, mode) in enumerate([
+  for descriptor, (path, mode) in enumerate(
+    [
       (os.devnull, os.O_RDONLY),
       (log + ".out", os.O_WRONLY | os.O_CREAT | os.O_APPEND),
-      (log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)]):
+      (log, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    ]
+  ):
     opened = os.open(path, mode, 0o666)
     os.dup2(opened, descriptor)
     os.close(opened)
@@ -111,6 +136,7 @@ def _die_at(number: int, folder: str, count_file: str) -> None:
   # pylint: disable=g-import-not-at-top
   import tensorflow as tf
   from tensorflow.python.lib.io import file_io
+
   # pylint: enable=g-import-not-at-top
   count = 0
   folder = os.path.realpath(folder) + os.sep
@@ -126,8 +152,10 @@ def _die_at(number: int, folder: str, count_file: str) -> None:
 
   def audit(event, arguments) -> None:
     if event in _AUDIT_EVENTS or (
-        event == "open" and isinstance(arguments[2], int)
-        and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+      event == "open"
+      and isinstance(arguments[2], int)
+      and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    ):
       count_operation(arguments[0])
 
   def counted(function, path_of):
@@ -135,6 +163,7 @@ def _die_at(number: int, folder: str, count_file: str) -> None:
     def wrapper(*args, **kwargs):
       count_operation(path_of(*args, **kwargs))
       return function(*args, **kwargs)
+
     return wrapper
 
   def write_count() -> None:
@@ -145,13 +174,22 @@ def _die_at(number: int, folder: str, count_file: str) -> None:
   sys.addaudithook(audit)
   low_level = file_io._pywrap_file_io
   for name in _GFILE_FUNCTIONS:
-    setattr(low_level, name, counted(
-        getattr(low_level, name), lambda path, *unused_args: path))
+    setattr(
+      low_level,
+      name,
+      counted(getattr(low_level, name), lambda path, *unused_args: path),
+    )
   for name in _OPERATIONS:
-    setattr(tf.raw_ops, name, counted(
+    setattr(
+      tf.raw_ops,
+      name,
+      counted(
         getattr(tf.raw_ops, name),
-        lambda prefix=None, destination_prefix=None, **unused_kwargs:
-        prefix or destination_prefix))
+        lambda prefix=None, destination_prefix=None, **unused_kwargs: (
+          prefix or destination_prefix
+        ),
+      ),
+    )
 
 
 if __name__ == "__main__":

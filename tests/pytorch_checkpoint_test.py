@@ -12,8 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from data import pytorch_checkpoint
 from errors import UserError
-import pytorch_checkpoint
 
 
 class Global:
@@ -41,8 +41,16 @@ class Tensor(Call):
   """Pickles as PyTorch's tensors do."""
 
   def __init__(self, storage, offset, shape, strides, *more):
-    super().__init__("torch._utils._rebuild_tensor_v2", storage, offset, shape,
-                     strides, False, collections.OrderedDict(), *more)
+    super().__init__(
+      "torch._utils._rebuild_tensor_v2",
+      storage,
+      offset,
+      shape,
+      strides,
+      False,
+      collections.OrderedDict(),
+      *more,
+    )
 
 
 class Pickler(pickle._Pickler):  # the one in Python can write any global
@@ -62,8 +70,13 @@ class Pickler(pickle._Pickler):  # the one in Python can write any global
 
   def persistent_id(self, obj):
     if isinstance(obj, Storage):
-      return ("storage", Global(f"torch.{obj.dtype}"), obj.key, "cpu",
-              obj.array.size)
+      return (
+        "storage",
+        Global(f"torch.{obj.dtype}"),
+        obj.key,
+        "cpu",
+        obj.array.size,
+      )
     return None
 
 
@@ -83,8 +96,7 @@ def write_pickle(path, is_zip, pickled, storages=()):
     with zipfile.ZipFile(path, "w") as archive:
       archive.writestr("archive/data.pkl", pickled)
       for storage in storages:
-        archive.writestr(f"archive/data/{storage.key}",
-                         storage.array.tobytes())
+        archive.writestr(f"archive/data/{storage.key}", storage.array.tobytes())
     return str(path)
   data = dumps(pytorch_checkpoint._MAGIC_NUMBER, 1001, {"little_endian": True})
   data += pickled + dumps([storage.key for storage in storages])
@@ -118,17 +130,30 @@ def test_tensors_are_read(tmp_path, is_zip, protocol):
   halves = Storage("1", "HalfStorage", np.array([1.5, -2.0], np.float16))
   # The upper half of float32 3.140625.
   brain = Storage("2", "BFloat16Storage", np.array([0x4049], np.uint16))
-  parameter = Call("torch._utils._rebuild_parameter",
-                   Tensor(storage, 5, (), ()), True, collections.OrderedDict())
+  parameter = Call(
+    "torch._utils._rebuild_parameter",
+    Tensor(storage, 5, (), ()),
+    True,
+    collections.OrderedDict(),
+  )
   content = collections.OrderedDict(
-      a=Tensor(storage, 0, (4, 3), (3, 1)),
-      b=Tensor(storage, 12, (3, 4), (1, 3)), c=Tensor(halves, 0, (2,), (1,)),
-      d=Tensor(brain, 0, (1, 1), (2 ** 62, 1)), e=parameter,
-      f=Tensor(floats(0, "3"), 0, (0, 768), (768, 1)), count=7)
+    a=Tensor(storage, 0, (4, 3), (3, 1)),
+    b=Tensor(storage, 12, (3, 4), (1, 3)),
+    c=Tensor(halves, 0, (2,), (1,)),
+    d=Tensor(brain, 0, (1, 1), (2**62, 1)),
+    e=parameter,
+    f=Tensor(floats(0, "3"), 0, (0, 768), (768, 1)),
+    count=7,
+  )
   content._metadata = collections.OrderedDict({"": {"version": 1}})
-  tensors = pytorch_checkpoint.read(write_pickle(
-      tmp_path / "x.bin", is_zip, dumps(content, protocol=protocol),
-      [storage, halves, brain, floats(0, "3")]))
+  tensors = pytorch_checkpoint.read(
+    write_pickle(
+      tmp_path / "x.bin",
+      is_zip,
+      dumps(content, protocol=protocol),
+      [storage, halves, brain, floats(0, "3")],
+    )
+  )
   assert list(tensors) == ["a", "b", "c", "d", "e", "f"]
   np.testing.assert_array_equal(tensors["a"], numbers[:12].reshape(4, 3))
   np.testing.assert_array_equal(tensors["b"], numbers[12:].reshape(4, 3).T)
@@ -140,12 +165,14 @@ def test_tensors_are_read(tmp_path, is_zip, protocol):
 def test_state_dicts_of_python_2_are_read(tmp_path):
   # Its OrderedDict calls itself with a list of pairs; its text is bytes.
   storage = floats(3)
-  content = Call("collections.OrderedDict", [["k", Tensor(storage, 0, (3,),
-                                                          (1,))]])
+  content = Call(
+    "collections.OrderedDict", [["k", Tensor(storage, 0, (3,), (1,))]]
+  )
   pickled = dumps(content).replace(b"X\1\0\0\0k", b"U\1k")
   assert b"U\1k" in pickled
-  tensors = pytorch_checkpoint.read(write_pickle(
-      tmp_path / "x.bin", False, pickled, [storage]))
+  tensors = pytorch_checkpoint.read(
+    write_pickle(tmp_path / "x.bin", False, pickled, [storage])
+  )
   assert tensors["k"].tolist() == [0, 1, 2]
 
 
@@ -159,8 +186,11 @@ def test_nothing_in_a_file_is_run(tmp_path, is_zip):
   attack = Attack()
   attack.path = str(tmp_path / "made")
   write(tmp_path / "x.bin", is_zip, {"a": attack}, [])
-  assert_refused(tmp_path / "x.bin", "cannot be read as tensors of PyTorch: it "
-                 "refers to '.*mkdir', which is no part of a tensor")
+  assert_refused(
+    tmp_path / "x.bin",
+    "cannot be read as tensors of PyTorch: it "
+    "refers to '.*mkdir', which is no part of a tensor",
+  )
   assert not (tmp_path / "made").exists()
 
 
@@ -172,20 +202,26 @@ def text(value):
   return b"X" + struct.pack("<I", len(value)) + value
 
 
-def reference(kind=FLOAT_STORAGE, key=text(b"0"), size=b"K\1", more=b""):
-  return (b"(" + text(b"storage") + kind + key + text(b"cpu") + size + more
-          + b"tQ")
+def reference(kind=FLOAT_STORAGE, key=b"X\x01\0\0\x000", size=b"K\1", more=b""):
+  return (
+    b"(" + text(b"storage") + kind + key + text(b"cpu") + size + more + b"tQ"
+  )
 
 
-@pytest.mark.parametrize("opcodes, message", [
+@pytest.mark.parametrize(
+  "opcodes, message",
+  [
     (b"cos\nsystem\n", "refers to 'os.system'"),
     (b"ctorch._utils\n_import_dotted_name\n", "_import_dotted_name"),
     (text(b"os") + text(b"system") + b"\x93", "refers to 'os.system'"),
-    (text(b"torch") + text(b"_utils._rebuild_tensor_v2") + b"\x93",
-     "refers to 'torch._utils._rebuild_tensor_v2'"),
+    (
+      text(b"torch") + text(b"_utils._rebuild_tensor_v2") + b"\x93",
+      "refers to 'torch._utils._rebuild_tensor_v2'",
+    ),
     (text(b"torch") + text(b"float.x32") + b"\x93", "refers to"),
     (b"]K\1\x93", "without a name"),
-    (b"(ios\nsystem\n", "uses INST"), (b"(" + ORDERED_DICT + b"o", "uses OBJ"),
+    (b"(ios\nsystem\n", "uses INST"),
+    (b"(" + ORDERED_DICT + b"o", "uses OBJ"),
     (ORDERED_DICT + b")\x81", "uses NEWOBJ,"),
     (ORDERED_DICT + b")}\x92", "uses NEWOBJ_EX"),
     (FLOAT_STORAGE + b")R", "calls torch.FloatStorage with"),
@@ -197,28 +233,44 @@ def reference(kind=FLOAT_STORAGE, key=text(b"0"), size=b"K\1", more=b""):
     (ORDERED_DICT + b"}b", r"of the wrong type \(_Global\)"),
     (b"]}b", r"of the wrong type \(list\)"),
     (reference() + b"}b", r"of the wrong type \(_Storage\)"),
-    (b"\x82\1", "uses EXT1"), (b"\x83\1\0", "uses EXT2"),
-    (b"\x84\1\0\0\0", "uses EXT4"), (b"Pstorage\n", "uses PERSID"),
-    (b"NQ", "no storage"), (b"(" + text(b"module") + b"NNNNtQ", "no storage"),
+    (b"\x82\1", "uses EXT1"),
+    (b"\x83\1\0", "uses EXT2"),
+    (b"\x84\1\0\0\0", "uses EXT4"),
+    (b"Pstorage\n", "uses PERSID"),
+    (b"NQ", "no storage"),
+    (b"(" + text(b"module") + b"NNNNtQ", "no storage"),
     (reference(more=text(b"1") + b"K\0K\1\x87"), "no storage"),
     (reference(kind=text(b"FloatStorage")), "unknown kind"),
     (reference(kind=ORDERED_DICT), "unknown kind"),
-    (reference(key=b"K\0"), "unknown kind"), (reference(size=b"\x88"), "kind"),
+    (reference(key=b"K\0"), "unknown kind"),
+    (reference(size=b"\x88"), "kind"),
     (reference(size=b"J\xff\xff\xff\xff"), "unknown kind"),
     (reference() + reference(size=b"K\2"), "storage '0' in two ways"),
-    (b"\x97", "uses NEXT_BUFFER"), (b"N\x98", "uses READONLY_BUFFER"),
-    (b"\x96" + bytes(8), "uses BYTEARRAY8"), (b"\x8f", "uses EMPTY_SET"),
-    (b"(\x91", "uses FROZENSET"), (b"N2", "uses DUP"), (b"N0", "uses POP"),
-    (b"(d", "uses DICT"), (b"h\0", "refers to 0, which is unknown"),
-    (b"(", "no value|where there is none"), (b"u", "no beginning"),
-    (b"}(Nu", "a key without a value"), (b"}NNNs", "wrong type"),
-    (b"\xff", "opcode"), (b"\x80\x09", "unknown protocol 9"),
+    (b"\x97", "uses NEXT_BUFFER"),
+    (b"N\x98", "uses READONLY_BUFFER"),
+    (b"\x96" + bytes(8), "uses BYTEARRAY8"),
+    (b"\x8f", "uses EMPTY_SET"),
+    (b"(\x91", "uses FROZENSET"),
+    (b"N2", "uses DUP"),
+    (b"N0", "uses POP"),
+    (b"(d", "uses DICT"),
+    (b"h\0", "refers to 0, which is unknown"),
+    (b"(", "no value|where there is none"),
+    (b"u", "no beginning"),
+    (b"}(Nu", "a key without a value"),
+    (b"}NNNs", "wrong type"),
+    (b"\xff", "opcode"),
+    (b"\x80\x09", "unknown protocol 9"),
     (b"\x8a\x11" + b"\1" * 17, "too large"),
     (b"X\xff\xff\xff\xff", "only .* remain"),
     (b"\x8b\xff\xff\xff\x7f1", "not enough data"),
-    (b"I" + b"9" * 5000 + b"\n", "limit"), (b"", "where there is none")])
+    (b"I" + b"9" * 5000 + b"\n", "limit"),
+    (b"", "where there is none"),
+  ],
+)
 def test_opcodes_that_tensors_do_not_need_are_refused(
-    tmp_path, opcodes, message):
+  tmp_path, opcodes, message
+):
   for is_zip in (True, False):
     write_pickle(tmp_path / "x.bin", is_zip, b"\x80\2" + opcodes + b".")
     assert_refused(tmp_path / "x.bin", message)
@@ -228,7 +280,9 @@ def test_opcodes_that_tensors_do_not_need_are_refused(
 DOUBLED = b"N" + b"q\0h\0\x86" * 1000
 
 
-@pytest.mark.parametrize("pickled, message", [
+@pytest.mark.parametrize(
+  "pickled, message",
+  [
     (b"N" * 9999 + b".", "more than 9000 opcodes"),
     (b"(" * 9999, "more than 9000 opcodes"),
     (b"]" * 4000 + b"a" * 3999 + b".", "no state dict"),
@@ -236,52 +290,107 @@ DOUBLED = b"N" + b"q\0h\0\x86" * 1000
     (b"]q\0h\0a.", "no state dict"),
     (b"}q\0h\0h\0s.", "no tensors by name"),
     (b"}" + DOUBLED + b"Ns.", "no tensors by name"),
-    (DOUBLED + b"Q.", "no storage"), (DOUBLED + b")R.", "no function"),
-    (ORDERED_DICT + b"q\1](" + b"N" * 3000 + b"eq\2" + b"h\1h\2\x85R" * 1200
-     + b".", "not made of pairs"),
-    (text(b"x" * (5 << 20)) + b".", "larger than|only .* remain")])
+    (DOUBLED + b"Q.", "no storage"),
+    (DOUBLED + b")R.", "no function"),
+    (
+      ORDERED_DICT
+      + b"q\1]("
+      + b"N" * 3000
+      + b"eq\2"
+      + b"h\1h\2\x85R" * 1200
+      + b".",
+      "not made of pairs",
+    ),
+    (text(b"x" * (5 << 20)) + b".", "larger than|only .* remain"),
+  ],
+)
 def test_pickles_that_waste_time_or_memory_are_refused(
-    tmp_path, monkeypatch, pickled, message):
+  tmp_path, monkeypatch, pickled, message
+):
   monkeypatch.setattr(pytorch_checkpoint, "_MAX_OPCODES", 9000)
   for is_zip in (True, False):
     write_pickle(tmp_path / "x.bin", is_zip, pickled)
     assert_refused(tmp_path / "x.bin", message, 20e6)
 
 
-@pytest.mark.parametrize("offset, shape, strides, message", [
-    (0, (5,), (1,), "reaches beyond"), (3, (2,), (1,), "reaches beyond"),
-    (0, (2, 2), (3, 1), "reaches beyond"), (0, (1000,), (0,), "reaches beyond"),
-    (0, (2 ** 40, 2 ** 40), (0, 0), "reaches beyond"),
-    (0, (0, 2 ** 60), (1, 1), "reaches beyond"), (4, (1,), (1,), "reaches"),
-    (-1, (1,), (1,), "damaged"), (0, (2,), (-1,), "damaged"),
-    (0, (2, 2), (1,), "damaged"), (0, (-1,), (1,), "damaged"),
-    (0, (1.0,), (1,), "damaged"), (True, (1,), (1,), "damaged"),
-    (0, [1], [1], "damaged"), (0, (1,) * 33, (1,) * 33, "damaged"),
-    (0, None, (1,), "damaged")])
+@pytest.mark.parametrize(
+  "offset, shape, strides, message",
+  [
+    (0, (5,), (1,), "reaches beyond"),
+    (3, (2,), (1,), "reaches beyond"),
+    (0, (2, 2), (3, 1), "reaches beyond"),
+    (0, (1000,), (0,), "reaches beyond"),
+    (0, (2**40, 2**40), (0, 0), "reaches beyond"),
+    (0, (0, 2**60), (1, 1), "reaches beyond"),
+    (4, (1,), (1,), "reaches"),
+    (-1, (1,), (1,), "damaged"),
+    (0, (2,), (-1,), "damaged"),
+    (0, (2, 2), (1,), "damaged"),
+    (0, (-1,), (1,), "damaged"),
+    (0, (1.0,), (1,), "damaged"),
+    (True, (1,), (1,), "damaged"),
+    (0, [1], [1], "damaged"),
+    (0, (1,) * 33, (1,) * 33, "damaged"),
+    (0, None, (1,), "damaged"),
+  ],
+)
 def test_tensors_stay_within_their_numbers(
-    tmp_path, offset, shape, strides, message):
+  tmp_path, offset, shape, strides, message
+):
   storage = floats(4)
-  write(tmp_path / "x.bin", True,
-        {"a.b": Tensor(storage, offset, shape, strides)}, [storage])
+  write(
+    tmp_path / "x.bin",
+    True,
+    {"a.b": Tensor(storage, offset, shape, strides)},
+    [storage],
+  )
   assert_refused(tmp_path / "x.bin", f"the tensor 'a.b' .*{message}")
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda storage: Call("torch._utils._rebuild_tensor_v3", storage, 0, (2,),
-                          (1,), False, {}, Global("torch.float8_e4m3fn")),
-     "has the dtype float8_e4m3fn"),
-    (lambda storage: Call("torch._utils._rebuild_qtensor", storage, 0),
-     "is quantized"),
-    (lambda storage: Call("torch._utils._rebuild_sparse_tensor", None),
-     "is sparse"),
-    (lambda storage: Tensor(storage, 0, (2,), (1,), {"neg": True}),
-     "is a view of negated"),
+@pytest.mark.parametrize(
+  "make, message",
+  [
+    (
+      lambda storage: Call(
+        "torch._utils._rebuild_tensor_v3",
+        storage,
+        0,
+        (2,),
+        (1,),
+        False,
+        {},
+        Global("torch.float8_e4m3fn"),
+      ),
+      "has the dtype float8_e4m3fn",
+    ),
+    (
+      lambda storage: Call("torch._utils._rebuild_qtensor", storage, 0),
+      "is quantized",
+    ),
+    (
+      lambda storage: Call("torch._utils._rebuild_sparse_tensor", None),
+      "is sparse",
+    ),
+    (
+      lambda storage: Tensor(storage, 0, (2,), (1,), {"neg": True}),
+      "is a view of negated",
+    ),
     (lambda storage: Tensor(None, 0, (2,), (1,)), "has no numbers"),
-    (lambda storage: Tensor(Storage("0", "ComplexFloatStorage", storage.array),
-                            0, (2,), (1,)), "has the dtype complex64"),
-    (lambda storage: Call("torch._utils._rebuild_parameter", Tensor(Storage(
-        "0", "QInt8Storage", storage.array), 0, (2,), (1,))),
-     "has the dtype qint8")])
+    (
+      lambda storage: Tensor(
+        Storage("0", "ComplexFloatStorage", storage.array), 0, (2,), (1,)
+      ),
+      "has the dtype complex64",
+    ),
+    (
+      lambda storage: Call(
+        "torch._utils._rebuild_parameter",
+        Tensor(Storage("0", "QInt8Storage", storage.array), 0, (2,), (1,)),
+      ),
+      "has the dtype qint8",
+    ),
+  ],
+)
 def test_other_tensors_are_refused_by_name(tmp_path, make, message):
   storage = floats(2)
   write(tmp_path / "x.bin", True, {"a.b": make(storage)}, [storage])
@@ -291,9 +400,12 @@ def test_other_tensors_are_refused_by_name(tmp_path, make, message):
 @pytest.mark.parametrize("name", ["a\nb", "\ud800", "a" * 1001, b"a", 1, None])
 def test_names_of_tensors_are_text(tmp_path, name):
   storage = floats(1)
-  write_pickle(tmp_path / "x.bin", True,
-               dumps({name: Tensor(storage, 0, (1,), (1,))}, protocol=3),
-               [storage])
+  write_pickle(
+    tmp_path / "x.bin",
+    True,
+    dumps({name: Tensor(storage, 0, (1,), (1,))}, protocol=3),
+    [storage],
+  )
   assert_refused(tmp_path / "x.bin", "a tensor whose name is no text")
 
 
@@ -302,13 +414,16 @@ def test_storages_fit_into_a_file_of_the_older_format(tmp_path):
   storage = floats(1000)
   content = {"a": Tensor(storage, 0, (2,), (1,))}
   write(path, False, content, [])
-  begin = path.read_bytes()[:-len(dumps([]))]
+  begin = path.read_bytes()[: -len(dumps([]))]
   for rest, message in [
-      (dumps([]), "storage '0' is missing"), (dumps({}), "no list of storages"),
-      (dumps(["1"]), "no tensor refers to"), (dumps([[]]), "no tensor refers"),
-      (dumps(["0"]) + struct.pack("<q", 999) + bytes(4000), "another size"),
-      (dumps(["0"]) + struct.pack("<q", 1000) + bytes(3999), "beyond the end"),
-      (dumps(["0"]) + b"\0", "another size")]:
+    (dumps([]), "storage '0' is missing"),
+    (dumps({}), "no list of storages"),
+    (dumps(["1"]), "no tensor refers to"),
+    (dumps([[]]), "no tensor refers"),
+    (dumps(["0"]) + struct.pack("<q", 999) + bytes(4000), "another size"),
+    (dumps(["0"]) + struct.pack("<q", 1000) + bytes(3999), "beyond the end"),
+    (dumps(["0"]) + b"\0", "another size"),
+  ]:
     path.write_bytes(begin + rest)
     assert_refused(path, message)
 
@@ -327,13 +442,14 @@ def test_members_of_an_archive_fit(tmp_path):
   write_members(("data.pkl", pickled), numbers, ("byteorder", "little"))
   assert pytorch_checkpoint.read(str(path))["a"].tolist() == [0, 1]
   for members, message in [
-      ([("data.pkl", pickled), ("data/1", bytes(4000))], "no 'data/0'"),
-      ([numbers], "0 members data.pkl"),
-      ([("data.pkl", pickled), ("data/0", bytes(3996))], "another size"),
-      ([("data.pkl", pickled), ("data/0", bytes(4004))], "another size"),
-      ([("data.pkl", pickled), ("x/data.pkl", pickled)], "2 members data.pkl"),
-      ([("data.pkl", pickled), numbers, ("byteorder", "big")], "little-endian"),
-      ([("data.pkl", bytes(5 << 20))], "larger than 4194304 bytes")]:
+    ([("data.pkl", pickled), ("data/1", bytes(4000))], "no 'data/0'"),
+    ([numbers], "0 members data.pkl"),
+    ([("data.pkl", pickled), ("data/0", bytes(3996))], "another size"),
+    ([("data.pkl", pickled), ("data/0", bytes(4004))], "another size"),
+    ([("data.pkl", pickled), ("x/data.pkl", pickled)], "2 members data.pkl"),
+    ([("data.pkl", pickled), numbers, ("byteorder", "big")], "little-endian"),
+    ([("data.pkl", bytes(5 << 20))], "larger than 4194304 bytes"),
+  ]:
     write_members(*members)
     assert_refused(path, message)
   with pytest.warns(UserWarning):
@@ -347,24 +463,38 @@ def change_directory(path, **fields):
   """Changes fields of the last entry of an archive's directory."""
   content = bytearray(path.read_bytes())
   start = content.rindex(b"PK\1\2")
-  places = {"flags": (8, "<H"), "method": (10, "<H"), "crc": (16, "<I"),
-            "compressed": (20, "<I"), "size": (24, "<I"), "offset": (42, "<I")}
+  places = {
+    "flags": (8, "<H"),
+    "method": (10, "<H"),
+    "crc": (16, "<I"),
+    "compressed": (20, "<I"),
+    "size": (24, "<I"),
+    "offset": (42, "<I"),
+  }
   for field, value in fields.items():
     place, form = places[field]
     struct.pack_into(form, content, start + place, value)
   path.write_bytes(content)
 
 
-@pytest.mark.parametrize("fields, message", [
-    ({"flags": 1}, "encrypted"), ({"method": 99}, "compressed"),
-    ({"crc": 0}, "CRC"), ({"size": 2 ** 32 - 2}, "compressed"),
-    ({"size": 2 ** 31, "compressed": 2 ** 31}, "beyond the end"),
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"flags": 1}, "encrypted"),
+    ({"method": 99}, "compressed"),
+    ({"crc": 0}, "CRC"),
+    ({"size": 2**32 - 2}, "compressed"),
+    ({"size": 2**31, "compressed": 2**31}, "beyond the end"),
     ({"size": 3, "compressed": 3}, "CRC|another size"),
-    ({"offset": 2 ** 31}, "beyond the end"), ({"offset": 3}, "magic number")])
+    ({"offset": 2**31}, "beyond the end"),
+    ({"offset": 3}, "magic number"),
+  ],
+)
 def test_damaged_directories_of_archives(tmp_path, fields, message):
   storage = floats(1000)
-  write(tmp_path / "x.bin", True, {"a": Tensor(storage, 0, (2,), (1,))},
-        [storage])
+  write(
+    tmp_path / "x.bin", True, {"a": Tensor(storage, 0, (2,), (1,))}, [storage]
+  )
   change_directory(tmp_path / "x.bin", **fields)
   assert_refused(tmp_path / "x.bin", message)
 
@@ -381,11 +511,14 @@ def test_archives_whose_members_overlap_are_refused(tmp_path):
     block = member.FileHeader() + block
     members.append((member, len(block)))
   storages = [
-      Storage(f"{number:03}", "ByteStorage", np.empty(member.file_size, "u1"))
-      for number, (member, _) in enumerate(members)]
+    Storage(f"{number:03}", "ByteStorage", np.empty(member.file_size, "u1"))
+    for number, (member, _) in enumerate(members)
+  ]
   with zipfile.ZipFile(path, "w") as archive:
-    archive.writestr("archive/data.pkl", dumps(
-        {s.key: Tensor(s, 0, (1,), (1,)) for s in storages}))
+    archive.writestr(
+      "archive/data.pkl",
+      dumps({s.key: Tensor(s, 0, (1,), (1,)) for s in storages}),
+    )
     start = archive.fp.tell()
     archive.fp.write(block)
     for member, distance in members:
@@ -405,8 +538,12 @@ def test_files_that_cannot_be_opened(tmp_path):
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_files_that_are_cut_off(tmp_path, is_zip):
   storage = floats(400)
-  path = write(tmp_path / "x.bin", is_zip,
-               {"a": Tensor(storage, 0, (400,), (1,))}, [storage])
+  path = write(
+    tmp_path / "x.bin",
+    is_zip,
+    {"a": Tensor(storage, 0, (400,), (1,))},
+    [storage],
+  )
   content = (tmp_path / "x.bin").read_bytes()
   for size in (0, 3, 4, 20, len(content) // 2, len(content) - 1):
     (tmp_path / "x.bin").write_bytes(content[:size])
@@ -442,12 +579,15 @@ def mutations(content, count, seed):
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_damaged_files_are_refused_or_read_right(tmp_path, is_zip):
   path = tmp_path / "x.bin"
-  storages = [floats(24), Storage("1", "BFloat16Storage", np.arange(
-      6, dtype=np.uint16))]
+  storages = [
+    floats(24),
+    Storage("1", "BFloat16Storage", np.arange(6, dtype=np.uint16)),
+  ]
   content = collections.OrderedDict(
-      weight=Tensor(storages[0], 0, (4, 3), (3, 1)),
-      bias=Tensor(storages[0], 12, (3, 4), (1, 3)),
-      gamma=Tensor(storages[1], 0, (6,), (1,)))
+    weight=Tensor(storages[0], 0, (4, 3), (3, 1)),
+    bias=Tensor(storages[0], 12, (3, 4), (1, 3)),
+    gamma=Tensor(storages[1], 0, (6,), (1,)),
+  )
   content._metadata = {"": {"version": 1}}
   write(path, is_zip, content, storages)
   expected = pytorch_checkpoint.read(str(path))

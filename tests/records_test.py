@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import records
+from data import record_files
 from errors import UserError
-import input_pipeline
 
 
 def write(path, contents):
-  input_pipeline.write_records(str(path), contents)
+  record_files.write_records(str(path), contents)
   return str(path)
 
 
@@ -43,55 +42,71 @@ def read(path):
 @pytest.mark.parametrize("number", [0, 15, 16, 20, 39])
 @pytest.mark.parametrize("place_in_record", [12, -1])
 def test_record_with_a_wrong_checksum_is_found_and_left_out(
-    tmp_path, monkeypatch, number, place_in_record):
-  monkeypatch.setattr(records, "_RECORDS_PER_BATCH", 16)
+  tmp_path, monkeypatch, number, place_in_record
+):
+  monkeypatch.setattr(record_files, "_RECORDS_PER_BATCH", 16)
   path = write(tmp_path / "x", CONTENTS)
-  damage(path, place_of(number) + place_in_record if place_in_record > 0
-         else place_of(number + 1) + place_in_record)
-  found = records.find_damage([path], nothing_wrong)
+  damage(
+    path,
+    place_of(number) + place_in_record
+    if place_in_record > 0
+    else place_of(number + 1) + place_in_record,
+  )
+  found = record_files.find_damage([path], nothing_wrong)
   assert found == (path, number + 1, found.problem)
-  copy, damages = records.without_damage(path, str(tmp_path / "y"),
-                                         nothing_wrong)
+  copy, damages = record_files.without_damage(
+    path, str(tmp_path / "y"), nothing_wrong
+  )
   assert damages == [found]
-  assert read(copy) == CONTENTS[:number] + CONTENTS[number + 1:]
+  assert read(copy) == CONTENTS[:number] + CONTENTS[number + 1 :]
 
 
 def test_several_kinds_of_damage_in_one_file(tmp_path, monkeypatch):
-  monkeypatch.setattr(records, "_RECORDS_PER_BATCH", 16)
+  monkeypatch.setattr(record_files, "_RECORDS_PER_BATCH", 16)
   path = write(tmp_path / "x", CONTENTS)
   damage(path, place_of(3) + 13, place_of(4) + 13, place_of(30) + 20)
   os.truncate(path, place_of(40) - 5)
-  copy, damages = records.without_damage(
-      path, str(tmp_path / "y"), lambda batch: {
-          i: "odd" for i, record in enumerate(batch) if record[0] == 8})
+  copy, damages = record_files.without_damage(
+    path,
+    str(tmp_path / "y"),
+    lambda batch: {
+      i: "odd" for i, record in enumerate(batch) if record[0] == 8
+    },
+  )
   assert [found.record for found in damages] == [4, 5, 9, 31, 40]
   assert "last 51 bytes" in damages[-1].problem
-  assert read(copy) == [content for i, content in enumerate(CONTENTS)
-                        if i not in (3, 4, 8, 30, 39)]
+  assert read(copy) == [
+    content for i, content in enumerate(CONTENTS) if i not in (3, 4, 8, 30, 39)
+  ]
 
 
 def test_what_follows_a_damaged_length_is_lost(tmp_path):
   path = write(tmp_path / "x", CONTENTS)
   damage(path, place_of(5))
-  copy, damages = records.without_damage(path, str(tmp_path / "y"),
-                                         nothing_wrong)
+  copy, damages = record_files.without_damage(
+    path, str(tmp_path / "y"), nothing_wrong
+  )
   assert [found.record for found in damages] == [6]
   assert read(copy) == CONTENTS[:5]
 
 
 def test_undamaged_file_is_not_copied(tmp_path):
   path = write(tmp_path / "x", CONTENTS)
-  assert records.without_damage(path, str(tmp_path / "y"), nothing_wrong) == (
-      path, [])
+  assert record_files.without_damage(
+    path, str(tmp_path / "y"), nothing_wrong
+  ) == (path, [])
   assert not (tmp_path / "y").exists()
 
 
 def test_file_of_damage_alone_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(records, "_MOST_DAMAGED", 10)
+  monkeypatch.setattr(record_files, "_MOST_DAMAGED", 10)
   path = write(tmp_path / "x", CONTENTS)
   with pytest.raises(UserError, match="more than 10 damaged records"):
-    records.without_damage(path, str(tmp_path / "y"), lambda batch: dict.fromkeys(
-        range(len(batch)), "odd"))
+    record_files.without_damage(
+      path,
+      str(tmp_path / "y"),
+      lambda batch: dict.fromkeys(range(len(batch)), "odd"),
+    )
 
 
 # --- Stamps ------------------------------------------------------------------
@@ -110,7 +125,7 @@ def reuse(tmp_path):
       return {"count": len(contents)}
 
     num_calls = len(calls)
-    stamped = records.reuse_or_write(path, digest, write_file)
+    stamped = record_files.reuse_or_write(path, digest, write_file)
     assert stamped.facts == {"count": len(contents)}
     assert read(path) == contents
     return len(calls) > num_calls
@@ -120,7 +135,12 @@ def reuse(tmp_path):
 
 def test_records_are_used_again_only_for_the_same_settings(reuse):
   assert [reuse("a"), reuse("a"), reuse("b"), reuse("b"), reuse("a")] == [
-      True, False, True, False, True]
+    True,
+    False,
+    True,
+    False,
+    True,
+  ]
 
 
 def test_damaged_records_and_stamps_are_made_again(reuse, tmp_path):
@@ -138,8 +158,18 @@ def test_damaged_records_and_stamps_are_made_again(reuse, tmp_path):
 
 
 def test_everything_that_records_depend_on_is_in_the_digest():
-  parts = [1, "a", ["a"], [["a", "b"]], [["a"], ["b"]], np.zeros(2),
-           np.zeros(2, np.float32), np.zeros([2, 1]), np.ones(2), None,
-           ("a", None)]
-  assert len({records.digest_of(part) for part in parts}) == len(parts)
-  assert records.digest_of(1, 2) != records.digest_of(2, 1)
+  parts = [
+    1,
+    "a",
+    ["a"],
+    [["a", "b"]],
+    [["a"], ["b"]],
+    np.zeros(2),
+    np.zeros(2, np.float32),
+    np.zeros([2, 1]),
+    np.ones(2),
+    None,
+    ("a", None),
+  ]
+  assert len({record_files.digest_of(part) for part in parts}) == len(parts)
+  assert record_files.digest_of(1, 2) != record_files.digest_of(2, 1)

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import pretraining_instances
-import shards
+from pretraining import instances
+from pretraining import shards
 
 
 def output_of(folder, num_files=2, num_buckets=4, **settings):
   return shards.ShardedOutput(
-      [str(folder / f"out.tfrecord-{i}") for i in range(num_files)],
-      num_buckets, seed=1, settings=settings)
+    [str(folder / f"out.tfrecord-{i}") for i in range(num_files)],
+    num_buckets,
+    seed=1,
+    settings=settings,
+  )
 
 
 def records_of_block(number):
@@ -23,9 +26,13 @@ def records_of_block(number):
   rng = np.random.default_rng(number)
   for part in range(4):
     records = [f"{number}/{part}/{i}".encode() * (i % 3 + 1) for i in range(50)]
-    yield pretraining_instances.Records(
+    yield (
+      instances.Records(
         np.frombuffer(b"".join(records), np.uint8),
-        np.array([len(record) for record in records])), rng
+        np.array([len(record) for record in records]),
+      ),
+      rng,
+    )
 
 
 def build(output, blocks=(0, 1, 2)):
@@ -36,8 +43,9 @@ def build(output, blocks=(0, 1, 2)):
     index = output.read_index((0, number))
     if index is None:
       made.append(number)
-      index = output.write_block((0, number), records_of_block(number),
-                                 {"records": 200})
+      index = output.write_block(
+        (0, number), records_of_block(number), {"records": 200}
+      )
     indices[(0, number)] = index
   for shard in output.missing_shards():
     output.write_shard(indices, shard)
@@ -54,12 +62,23 @@ def test_shards_hold_every_record_once_and_mixed(tmp_path, monkeypatch):
   output = output_of(tmp_path)
   build(output)
   assert set(os.listdir(tmp_path)) == {
-      "out.tfrecord-0", "out.tfrecord-1", "out.tfrecord-0.report.json"}
-  read = [[record.decode() for record in
-           tf.data.TFRecordDataset(file).as_numpy_iterator()]
-          for file in output.files]
-  expected = [f"{number}/{part}/{i}" * (i % 3 + 1)
-              for number in range(3) for part in range(4) for i in range(50)]
+    "out.tfrecord-0",
+    "out.tfrecord-1",
+    "out.tfrecord-0.report.json",
+  }
+  read = [
+    [
+      record.decode()
+      for record in tf.data.TFRecordDataset(file).as_numpy_iterator()
+    ]
+    for file in output.files
+  ]
+  expected = [
+    f"{number}/{part}/{i}" * (i % 3 + 1)
+    for number in range(3)
+    for part in range(4)
+    for i in range(50)
+  ]
   assert collections.Counter(sum(read, [])) == collections.Counter(expected)
   assert abs(len(read[0]) - 300) < 20
   for records in read:  # blocks come up all along
@@ -71,8 +90,10 @@ def test_shards_hold_every_record_once_and_mixed(tmp_path, monkeypatch):
 def test_death_at_any_file_operation_loses_nothing(tmp_path, monkeypatch):
   whole = tmp_path / "whole"
   build(output_of(whole))
-  real = {name: getattr(tf.io.gfile, name)
-          for name in ("rename", "remove", "rmtree", "makedirs")}
+  real = {
+    name: getattr(tf.io.gfile, name)
+    for name in ("rename", "remove", "rmtree", "makedirs")
+  }
   operations = []
 
   def dying(name, die_at):
@@ -82,6 +103,7 @@ def test_death_at_any_file_operation_loses_nothing(tmp_path, monkeypatch):
         # What a full disk looks like; a SIGKILL leaves the same files.
         raise tf.errors.ResourceExhaustedError(None, None, str(args[0]))
       return real[name](*args, **kwargs)
+
     return operation
 
   die_at, is_done = 0, False
@@ -99,8 +121,10 @@ def test_death_at_any_file_operation_loses_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(tf.io.gfile, name, real[name])
       for file in output_of(folder).files:  # none is there in part
         if os.path.exists(file):
-          assert open(file, "rb").read() == (
-              whole / os.path.basename(file)).read_bytes()
+          assert (
+            open(file, "rb").read()
+            == (whole / os.path.basename(file)).read_bytes()
+          )
       if output_of(folder).is_complete():
         output_of(folder).parts_folder.remove()
       else:
@@ -112,12 +136,16 @@ def test_death_at_any_file_operation_loses_nothing(tmp_path, monkeypatch):
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
   output = output_of(tmp_path)
   output.begin(overwrite=False)
+
   def write(file, _):
     raise tf.errors.ResourceExhaustedError(
-        None, None, f"{file.name}; No space left on device")
+      None, None, f"{file.name}; No space left on device"
+    )
+
   monkeypatch.setattr(tf.io.gfile.GFile, "write", write)
-  with pytest.raises(ValueError,
-                     match="block-0-7.*cannot be written.*No space"):
+  with pytest.raises(
+    ValueError, match="block-0-7.*cannot be written.*No space"
+  ):
     output.write_block((0, 7), records_of_block(7), {})
   assert os.listdir(output.parts_folder.path) == ["settings.json"]
 
@@ -132,8 +160,7 @@ def test_output_that_exists_is_not_overwritten(tmp_path):
     other.begin(overwrite=False)
   assert contents(tmp_path) == before
   other.begin(overwrite=True)
-  assert [str(path) for path in tmp_path.iterdir()] == [
-      other.parts_folder.path]
+  assert [str(path) for path in tmp_path.iterdir()] == [other.parts_folder.path]
   other.write_block((0, 0), records_of_block(0), {})
   with pytest.raises(ValueError, match="begun with other settings: factor"):
     output.begin(overwrite=False)
@@ -145,16 +172,25 @@ def change_byte(path):
   path.write_bytes(content)
 
 
-@pytest.mark.parametrize("file, damage, made", [
+@pytest.mark.parametrize(
+  "file, damage, made",
+  [
     ("block-0-1.records", change_byte, [1]),
     ("block-0-1.records", lambda path: os.truncate(path, 1000), [1]),
     ("block-0-1.records", os.remove, [1]),
     ("block-0-1.json", lambda path: os.truncate(path, 0), [1]),
     ("block-0-1.json", lambda path: path.write_text("[1]"), [1]),
-    ("block-0-1.json", lambda path: path.write_text(
-        path.read_text().replace('"records": 200', '"records": 201')), [1]),
+    (
+      "block-0-1.json",
+      lambda path: path.write_text(
+        path.read_text().replace('"records": 200', '"records": 201')
+      ),
+      [1],
+    ),
     ("settings.json", lambda path: os.truncate(path, 0), [0, 1, 2]),
-    ("settings.json", lambda path: path.write_text("[]"), [0, 1, 2])])
+    ("settings.json", lambda path: path.write_text("[]"), [0, 1, 2]),
+  ],
+)
 def test_damaged_blocks_are_made_again(tmp_path, file, damage, made):
   build(output_of(tmp_path / "whole", x=1))
   output = output_of(tmp_path / "killed", x=1)
@@ -180,16 +216,23 @@ def test_files_of_others_are_kept(tmp_path):
 def test_lock_files(tmp_path):
   def names(output_file, num_shards):
     return shards.ShardedOutput(
-        shards.output_files(output_file, num_shards), 4, 1, {}).lock_files
+      shards.output_files(output_file, num_shards), 4, 1, {}
+    ).lock_files
+
   assert names("x.tfrecord", 3) == names("x", 0) == ["x.lock"]
   assert names("a.tfrecord,b", 0) == ["a.lock", "b.lock"]
   # Shards that are made one by one do not exclude each other.
   assert names("x-00001-of-00003", 0) == ["x-00001-of-00003.lock"]
 
 
-@pytest.mark.parametrize("output_file,num_shards,problem", [
-    (",", 0, "names no file"), ("a,b,a", 0, "names a file twice"),
-    ("a,b", 4, "names 2 files")])
+@pytest.mark.parametrize(
+  "output_file,num_shards,problem",
+  [
+    (",", 0, "names no file"),
+    ("a,b,a", 0, "names a file twice"),
+    ("a,b", 4, "names 2 files"),
+  ],
+)
 def test_names_of_output(output_file, num_shards, problem):
   with pytest.raises(ValueError, match=problem):
     shards.output_files(output_file, num_shards)

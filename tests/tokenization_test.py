@@ -16,9 +16,11 @@ import tokenization
 # Characters that trip tokenizers: several kinds of space, controls, marks,
 # Chinese and its neighbours, capitals whose lower case is longer or depends on
 # the place, ligatures, surrogate-free astral characters.
-ODD = ("\t\n\r\v\f\0\x1c\x85\xa0\u2028\u3000\ufffd\ufeff\u200b\u00ad"
-       "ΣσςİıßẞÅéñÆﬁ①Ω한글กำभाषा中文字豈龥\U00020000\U0001D165\U0001F600"
-       "\u0301\u0302\u0327\u0591\u302e$^`~…«»。·-'\"")
+ODD = (
+  "\t\n\r\v\f\0\x1c\x85\xa0\u2028\u3000\ufffd\ufeff\u200b\u00ad"
+  "ΣσςİıßẞÅéñÆﬁ①Ω한글กำभाषा中文字豈龥\U00020000\U0001d165\U0001f600"
+  "\u0301\u0302\u0327\u0591\u302e$^`~…«»。·-'\""
+)
 
 
 @pytest.fixture
@@ -28,7 +30,16 @@ def tokenizer(vocab_file):
 
 def test_known_examples(tokenizer):
   assert tokenizer.tokenize("The CATS unaffable, réd!") == [
-      "the", "cat", "##s", "un", "##aff", "##able", ",", "red", "!"]
+    "the",
+    "cat",
+    "##s",
+    "un",
+    "##aff",
+    "##able",
+    ",",
+    "red",
+    "!",
+  ]
   ids = tokenizer.encode("a dog.")
   assert tokenizer.convert_ids_to_tokens(ids) == ["a", "dog", "."]
   assert tokenizer.convert_tokens_to_ids(["a", "dog", "."]) == ids
@@ -38,23 +49,44 @@ def test_basic_tokenizer_case_accents_and_never_split():
   basic = tokenization.BasicTokenizer
   text = " \tHeLLo!how  \n Äre [MASK]中? "
   assert basic().tokenize(text) == [
-      "hello", "!", "how", "are", "[", "mask", "]", "中", "?"]
+    "hello",
+    "!",
+    "how",
+    "are",
+    "[",
+    "mask",
+    "]",
+    "中",
+    "?",
+  ]
   assert basic(do_lower_case=False).tokenize("ÄB") == ["ÄB"]
   assert basic(strip_accents=False).tokenize("ÄB") == ["äb"]
   assert basic(do_lower_case=False, strip_accents=True).tokenize("ÄB") == ["AB"]
   assert basic(never_split=["[MASK]"]).tokenize("a [MASK]b[MASK].") == [
-      "a", "[MASK]", "b", "[MASK]", "."]
+    "a",
+    "[MASK]",
+    "b",
+    "[MASK]",
+    ".",
+  ]
   assert basic().tokenize("ΑΣ ΣΑ ΑΣ.") == ["ας", "σα", "ας", "."]
   assert basic().tokenize("ΑΣ\ufffdΑ") == ["ασα"]
 
 
 def test_wordpiece_takes_the_longest_piece_and_gives_up_on_long_words():
-  vocab = {token: i for i, token in enumerate(
-      ["[UNK]", "a", "ab", "##c", "##cd", "##d"])}
-  wordpiece = tokenization.WordpieceTokenizer(
-      vocab, max_input_chars_per_word=5)
+  vocab = {
+    token: i
+    for i, token in enumerate(["[UNK]", "a", "ab", "##c", "##cd", "##d"])
+  }
+  wordpiece = tokenization.WordpieceTokenizer(vocab, max_input_chars_per_word=5)
   assert wordpiece.tokenize("abcd abc x abx") == [
-      "ab", "##cd", "ab", "##c", "[UNK]", "[UNK]"]
+    "ab",
+    "##cd",
+    "ab",
+    "##c",
+    "[UNK]",
+    "[UNK]",
+  ]
   assert wordpiece.tokenize("abcdd abcddd") == ["ab", "##cd", "##d", "[UNK]"]
 
 
@@ -66,26 +98,48 @@ def test_offsets_give_back_what_was_written(tokenizer):
   ids, offsets = tokenizer.encode_with_offsets(text)
   assert ids == tokenizer.encode(text)
   assert [text[start:end] for start, end in offsets] == [
-      "Réd", "CAT", "S\u0301", ",", "中\ufe00", "un", "aff", "able"]
+    "Réd",
+    "CAT",
+    "S\u0301",
+    ",",
+    "中\ufe00",
+    "un",
+    "aff",
+    "able",
+  ]
 
 
 def test_marks_that_change_places_are_covered_together():
   # The class of the second mark is the lowest, so it comes first; it and the
   # last one are kept, the first and the third are not.
-  text = "ab\u0301\U0001D165\u0301\u302ec"
+  text = "ab\u0301\U0001d165\u0301\u302ec"
   [word] = tokenization.BasicTokenizer().split_with_offsets(text)
-  assert word == ("ab\U0001D165\u302ec", [0, 1, 2, 2, 6], [1, 2, 6, 6, 7])
+  assert word == ("ab\U0001d165\u302ec", [0, 1, 2, 2, 6], [1, 2, 6, 6, 7])
 
 
-_MARKS = [chr(codepoint) for codepoint in range(0x20000)
-          if unicodedata.combining(chr(codepoint))]
+_MARKS = [
+  chr(codepoint)
+  for codepoint in range(0x20000)
+  if unicodedata.combining(chr(codepoint))
+]
 _KEPT_MARKS = [char for char in _MARKS if unicodedata.category(char) != "Mn"]
 _POOLS = [
-    "abcdeABCDE  .,'", ODD, "ΑΣΣσςα.'", "İIıiẞßﬁﬀǅKÅΩΐᾳ≮①", "é\u1e69ệÅǰñ",
-    "एकभाषा\u09cb\u0bcb\u0dddகொ", "한글각힣각ᅵᇂ", "中\ufe00豈龥\U0002f800。「」",
-    "\U0001F468\u200d\U0001F469\U0001F3FB\ufe0f", "\0\x01\x7f\x9f\x1c\xad\u200b\u202e",
-    " \xa0\u1680\u2009\u202f\u3000\u2028\u2029\x85\x0b", "\ue000\uf8ff\U0010ffff\u0378",
-    "\U0001D15E\U0001D160\u0344\u0340\u0f73", _MARKS, _KEPT_MARKS]
+  "abcdeABCDE  .,'",
+  ODD,
+  "ΑΣΣσςα.'",
+  "İIıiẞßﬁﬀǅKÅΩΐᾳ≮①",
+  "é\u1e69ệÅǰñ",
+  "एकभाषा\u09cb\u0bcb\u0dddகொ",
+  "한글각힣각ᅵᇂ",
+  "中\ufe00豈龥\U0002f800。「」",
+  "\U0001f468\u200d\U0001f469\U0001f3fb\ufe0f",
+  "\0\x01\x7f\x9f\x1c\xad\u200b\u202e",
+  " \xa0\u1680\u2009\u202f\u3000\u2028\u2029\x85\x0b",
+  "\ue000\uf8ff\U0010ffff\u0378",
+  "\U0001d15e\U0001d160\u0344\u0340\u0f73",
+  _MARKS,
+  _KEPT_MARKS,
+]
 _TOKENS = ("[MASK]", "[unused1]")
 
 
@@ -97,8 +151,11 @@ def random_text(rng):
     if kind < 0.05:
       parts.append(rng.choice(_TOKENS))
     elif kind < 0.1:
-      parts.append(chr(rng.choice([
-          rng.randrange(0xd800), rng.randrange(0xe000, 0x110000)])))
+      parts.append(
+        chr(
+          rng.choice([rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)])
+        )
+      )
     elif kind < 0.11:
       parts.append(rng.choice(rng.choice(_POOLS)) * rng.randrange(190, 210))
     elif kind < 0.3:
@@ -111,28 +168,42 @@ def random_text(rng):
 def tokenizers_of_random_text(folder):
   """Returns a tokenizer for each setting, of pieces of some random texts."""
   rng = random.Random(0)
-  settings = list(itertools.product([True, False], [True, False],
-                                    [(), _TOKENS]))
+  settings = list(
+    itertools.product([True, False], [True, False], [(), _TOKENS])
+  )
   pieces = set()
   for _ in range(1000):
     text = random_text(rng)
     for do_lower_case, strip_accents, _ in settings:
       for word in tokenization.BasicTokenizer(
-          do_lower_case, strip_accents).tokenize(text):
+        do_lower_case, strip_accents
+      ).tokenize(text):
         pieces.update(word)
         start = rng.randrange(len(word))
-        pieces.add(word[start:start + rng.randrange(1, 4)])
+        pieces.add(word[start : start + rng.randrange(1, 4)])
   path = folder / "pieces.txt"
-  path.write_text("\n".join([
-      "[UNK]", "[CLS]", "[SEP]", *_TOKENS, *sorted(pieces),
-      *(f"##{piece}" for piece in sorted(pieces))]) + "\n")
-  return [tokenization.FullTokenizer(str(path), *setting)
-          for setting in settings]
+  path.write_text(
+    "\n".join(
+      [
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *_TOKENS,
+        *sorted(pieces),
+        *(f"##{piece}" for piece in sorted(pieces)),
+      ]
+    )
+    + "\n"
+  )
+  return [
+    tokenization.FullTokenizer(str(path), *setting) for setting in settings
+  ]
 
 
 def check_offsets(tokenizer, text):
   """Checks all that is true of words, pieces and their offsets."""
   basic = tokenizer.basic_tokenizer
+
   def normalize(text):
     # A sigma is lower-cased by its place, which a part of a text lacks.
     return "".join(basic.tokenize(text)).replace("ς", "σ")
@@ -146,8 +217,11 @@ def check_offsets(tokenizer, text):
   pieces = []
   for word in words:
     of_word = tokenizer.wordpiece_tokenizer.split_word(word)
-    pieces += [word] if of_word == ["[UNK]"] else [
-        of_word[0], *(piece[2:] for piece in of_word[1:])]
+    pieces += (
+      [word]
+      if of_word == ["[UNK]"]
+      else [of_word[0], *(piece[2:] for piece in of_word[1:])]
+    )
   # The stretch of a piece, normalized alone, gives the piece. So do stretches
   # that overlap, put together, and each of them contains its piece.
   shared, shared_start, shared_end = "", 0, 0
@@ -185,14 +259,18 @@ def test_words_follow_the_rules_of_unicode():
   basic = tokenization.BasicTokenizer()
   for _ in range(2000):
     text = random_text(rng).translate(tokenization._CLEAN_TABLE)
-    text = "".join(f" {char} " if tokenization._is_cjk(char) else char
-                   for char in text)
+    text = "".join(
+      f" {char} " if tokenization._is_cjk(char) else char for char in text
+    )
     stripped = "".join(
-        char for char in unicodedata.normalize("NFD", text.lower())
-        if unicodedata.category(char) != "Mn")
+      char
+      for char in unicodedata.normalize("NFD", text.lower())
+      if unicodedata.category(char) != "Mn"
+    )
     expected = "".join(
-        f" {char} " if tokenization._is_punctuation(char) else char
-        for char in stripped).split()
+      f" {char} " if tokenization._is_punctuation(char) else char
+      for char in stripped
+    ).split()
     assert basic.tokenize(text) == expected, repr(text)
 
 
@@ -216,8 +294,9 @@ def test_cache_is_bounded_and_changes_nothing(vocab_file, monkeypatch):
   encoded = [small.encode(text) for text in texts]
   assert len(small._stretch_ids) <= 10
   monkeypatch.undo()
-  assert encoded == [tokenization.FullTokenizer(vocab_file).encode(text)
-                     for text in texts]
+  assert encoded == [
+    tokenization.FullTokenizer(vocab_file).encode(text) for text in texts
+  ]
 
 
 def test_vocabulary_lines_are_stripped_and_later_duplicates_win(tmp_path):
@@ -230,14 +309,25 @@ def test_vocabulary_may_begin_with_a_byte_order_mark(tmp_path):
   path = tmp_path / "vocab.txt"
   path.write_text("\ufeff[UNK]\n[CLS]\n[SEP]\n[MASK]\n\u2028\na\ufeff\n")
   assert list(tokenization.load_vocab(str(path))) == [
-      "[UNK]", "[CLS]", "[SEP]", "[MASK]", "", "a\ufeff"]
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "",
+    "a\ufeff",
+  ]
 
 
-@pytest.mark.parametrize("content, message", [
+@pytest.mark.parametrize(
+  "content, message",
+  [
     (b"[UNK]\n[CLS]\n[SEP]\n", r"not \[MASK\]"),
-    (b"", "is empty"), (b"\xef\xbb\xbf\n", "is empty"),
+    (b"", "is empty"),
+    (b"\xef\xbb\xbf\n", "is empty"),
     (b"[UNK]\n\xff\n", "not UTF-8: line 2"),
-    ("[UNK]\n[CLS]\n".encode("utf-16-le"), "zero byte in line 1. Is it text")])
+    ("[UNK]\n[CLS]\n".encode("utf-16-le"), "zero byte in line 1. Is it text"),
+  ],
+)
 def test_bad_vocabularies_are_refused(tmp_path, content, message):
   path = tmp_path / "vocab.txt"
   path.write_bytes(content)
@@ -270,14 +360,17 @@ def test_tokens_of_the_reference(golden_dir):
       # The tokens are by the tables of Unicode 14, Python 3.11's. An older
       # Python does not know some of the characters.
       if unicodedata.unidata_version < "14.0.0" and any(
-          unicodedata.category(char) == "Cn" for char in case["text"]):
+        unicodedata.category(char) == "Cn" for char in case["text"]
+      ):
         continue
       key = (case["vocab"], case["do_lower_case"])
       if key not in tokenizers:
         tokenizers[key] = tokenization.FullTokenizer(
-            os.path.join(vocab_dir, case["vocab"], "vocab.txt"), key[1])
+          os.path.join(vocab_dir, case["vocab"], "vocab.txt"), key[1]
+        )
       tokenizer = tokenizers[key]
       assert tokenizer.tokenize(case["text"]) == case["tokens"], case
-      assert (tokenizer.encode_with_offsets(case["text"])[0]
-              == tokenizer.encode(case["text"])), case
+      assert tokenizer.encode_with_offsets(case["text"])[0] == tokenizer.encode(
+        case["text"]
+      ), case
   assert len(tokenizers) == 4

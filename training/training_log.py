@@ -7,12 +7,13 @@ the line before. Steps rise: what an interrupted run will do again is dropped
 when it goes on.
 """
 
+from collections.abc import Mapping, Sequence
 import json
 import math
 import os
 import sys
 import time
-from typing import Mapping, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
@@ -46,15 +47,22 @@ class Report(NamedTuple):
   def from_rows(cls, rows: np.ndarray, names: Sequence[str]) -> "Report":
     """Reads rows [num_steps, len(names) + 4], in the order of attributes."""
     columns = rows.T
-    return cls(dict(zip(names, columns)), *columns[len(names):])
+    return cls(dict(zip(names, columns)), *columns[len(names) :])
 
   @classmethod
   def joined(cls, reports: Sequence["Report"]) -> "Report":
     """Returns a report of all steps of several."""
-    parts = {name: np.concatenate([report.parts[name] for report in reports])
-             for name in reports[0].parts}
-    return cls(parts, *(np.concatenate(columns) for columns in
-                        zip(*(report[1:] for report in reports))))
+    parts = {
+      name: np.concatenate([report.parts[name] for report in reports])
+      for name in reports[0].parts
+    }
+    return cls(
+      parts,
+      *(
+        np.concatenate(columns)
+        for columns in zip(*(report[1:] for report in reports))
+      ),
+    )
 
   @property
   def loss(self) -> np.ndarray:
@@ -68,8 +76,14 @@ class Report(NamedTuple):
 class Progress:
   """Shows and records how training goes; a context manager."""
 
-  def __init__(self, model_dir: Optional[str], step: int, max_steps: int,
-               batch_size: int, peak_flops: Optional[float]):
+  def __init__(
+    self,
+    model_dir: str | None,
+    step: int,
+    max_steps: int,
+    batch_size: int,
+    peak_flops: float | None,
+  ):
     """Opens the logs.
 
     Args:
@@ -106,8 +120,9 @@ class Progress:
       self._log.close()
       self._writer.close()
 
-  def report(self, step: int, report: Report, learning_rate: float,
-             skipped_steps: int) -> None:
+  def report(
+    self, step: int, report: Report, learning_rate: float, skipped_steps: int
+  ) -> None:
     """Takes note of steps, the last of which made `step`."""
     now = time.monotonic()
     seconds = max(now - self._last_time, 1e-9)
@@ -126,7 +141,8 @@ class Progress:
     # A run of a week writes no more than a viewer can read.
     num_pending = sum(report.num_steps for report, _ in self._pending)
     if num_pending >= self._max_steps / _MAX_LOG_LINES or (
-        step == self._max_steps):
+      step == self._max_steps
+    ):
       self._write_pending()
 
   def _record(self, calls) -> dict[str, float]:
@@ -136,17 +152,23 @@ class Progress:
     is_good = np.isfinite(report.loss)
     record = {"step": self._step, "loss": _mean(report.loss, is_good)}
     if len(report.parts) > 1:
-      record.update((name, _mean(part, is_good))
-                    for name, part in report.parts.items())
+      record.update(
+        (name, _mean(part, is_good)) for name, part in report.parts.items()
+      )
     record.update(
-        **self._facts, gradient_norm=_mean(
-            report.gradient_norm, np.isfinite(report.gradient_norm)),
-        examples_per_second=rate * self._batch_size)
+      **self._facts,
+      gradient_norm=_mean(
+        report.gradient_norm, np.isfinite(report.gradient_norm)
+      ),
+      examples_per_second=rate * self._batch_size,
+    )
     if self._peak_flops:
       flops = float(np.mean(report.flops)) * rate
-      record.update(tokens_per_second=float(np.mean(report.tokens)) * rate,
-                    model_flops_per_second=flops,
-                    model_flop_utilisation=flops / self._peak_flops)
+      record.update(
+        tokens_per_second=float(np.mean(report.tokens)) * rate,
+        model_flops_per_second=flops,
+        model_flop_utilisation=flops / self._peak_flops,
+      )
     if report.loss_scale[-1] != 1.0:
       record["loss_scale"] = float(report.loss_scale[-1])
     return record
@@ -177,21 +199,29 @@ class Progress:
 
   def _show(self, record, now) -> None:
     done = self._step == self._max_steps
-    if not (self._in_place or done
-            or now - self._last_line_time > _SECONDS_PER_LOG_LINE):
+    if not (
+      self._in_place
+      or done
+      or now - self._last_line_time > _SECONDS_PER_LOG_LINE
+    ):
       return
     self._last_line_time = now
-    line = (f"step {record['step']}/{self._max_steps}  "
-            f"loss {record['loss'] or math.nan:.4f}  "
-            f"learning rate {record['learning_rate']:.3g}  "
-            f"{record['examples_per_second']:.1f} examples/s")
+    line = (
+      f"step {record['step']}/{self._max_steps}  "
+      f"loss {record['loss'] or math.nan:.4f}  "
+      f"learning rate {record['learning_rate']:.3g}  "
+      f"{record['examples_per_second']:.1f} examples/s"
+    )
     if "model_flop_utilisation" in record:
       line += f"  {record['model_flop_utilisation']:.0%} of peak"
     if "skipped_steps" in record:
       line += f"  {record['skipped_steps']} steps skipped"
     if self._steps_per_second and not done:
-      line += "  " + _duration(
-          (self._max_steps - self._step) / self._steps_per_second) + " left"
+      line += (
+        "  "
+        + _duration((self._max_steps - self._step) / self._steps_per_second)
+        + " left"
+      )
     if self._in_place:
       sys.stderr.write("\r\x1b[K" + line + ("\n" if done else ""))
       sys.stderr.flush()
@@ -199,7 +229,7 @@ class Progress:
       logging.info("%s", line)
 
 
-def _mean(values: np.ndarray, is_good: np.ndarray) -> Optional[float]:
+def _mean(values: np.ndarray, is_good: np.ndarray) -> float | None:
   """Returns the mean of good values; None if there are none, as in JSON."""
   return float(np.mean(values[is_good])) if is_good.any() else None
 

@@ -5,9 +5,9 @@ what is constant.
 """
 
 import collections
+from collections.abc import Sequence
 import math
 import operator
-from typing import Sequence
 
 import numpy as np
 
@@ -17,24 +17,30 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
   return {"accuracy": float(np.mean(labels == predictions))}
 
 
-def accuracy_and_f1(labels: np.ndarray,
-                    predictions: np.ndarray) -> dict[str, float]:
+def accuracy_and_f1(
+  labels: np.ndarray, predictions: np.ndarray
+) -> dict[str, float]:
   """Accuracy, and F1 of class 1; both arguments are ints [num_examples]."""
-  return {**accuracy(labels, predictions),
-          "f1": float(_f1(labels == 1, predictions == 1))}
+  return {
+    **accuracy(labels, predictions),
+    "f1": float(_f1(labels == 1, predictions == 1)),
+  }
 
 
-def accuracy_and_macro_f1(labels: np.ndarray,
-                          predictions: np.ndarray) -> dict[str, float]:
+def accuracy_and_macro_f1(
+  labels: np.ndarray, predictions: np.ndarray
+) -> dict[str, float]:
   """Accuracy, and the mean F1 of all classes; arguments as for `accuracy`."""
   classes = np.union1d(labels, predictions)
-  f1 = _f1(labels[:, np.newaxis] == classes,
-           predictions[:, np.newaxis] == classes)
+  f1 = _f1(
+    labels[:, np.newaxis] == classes, predictions[:, np.newaxis] == classes
+  )
   return {**accuracy(labels, predictions), "macro_f1": float(np.mean(f1))}
 
 
-def multi_label_scores(labels: np.ndarray,
-                       predictions: np.ndarray) -> dict[str, float]:
+def multi_label_scores(
+  labels: np.ndarray, predictions: np.ndarray
+) -> dict[str, float]:
   """Scores of examples that have any number of labels.
 
   Args:
@@ -46,9 +52,11 @@ def multi_label_scores(labels: np.ndarray,
     all decisions; `macro_f1`, the mean over labels.
   """
   labels, predictions = labels > 0, predictions > 0
-  return {"exact_match": float(np.mean(np.all(labels == predictions, axis=1))),
-          "micro_f1": float(_f1(labels.ravel(), predictions.ravel())),
-          "macro_f1": float(np.mean(_f1(labels, predictions)))}
+  return {
+    "exact_match": float(np.mean(np.all(labels == predictions, axis=1))),
+    "micro_f1": float(_f1(labels.ravel(), predictions.ravel())),
+    "macro_f1": float(np.mean(_f1(labels, predictions))),
+  }
 
 
 def _f1(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -58,35 +66,42 @@ def _f1(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
   return np.where(positives, 2 * true_positives / np.maximum(positives, 1), 0.0)
 
 
-def matthews_correlation(labels: np.ndarray,
-                         predictions: np.ndarray) -> dict[str, float]:
+def matthews_correlation(
+  labels: np.ndarray, predictions: np.ndarray
+) -> dict[str, float]:
   """Correlation of classes (Matthews, 1975; Gorodkin, 2004), and accuracy."""
   table = confusion_matrix(
-      labels, predictions, 1 + int(max(labels.max(), predictions.max())))
+    labels, predictions, 1 + int(max(labels.max(), predictions.max()))
+  )
   table = table.astype(float)
   total, right = table.sum(), np.trace(table)
   true, predicted = table.sum(axis=1), table.sum(axis=0)
-  product = (total ** 2 - predicted @ predicted) * (total ** 2 - true @ true)
-  correlation = ((right * total - true @ predicted) / math.sqrt(product)
-                 if product else 0.0)
+  product = (total**2 - predicted @ predicted) * (total**2 - true @ true)
+  correlation = (
+    (right * total - true @ predicted) / math.sqrt(product) if product else 0.0
+  )
   return {**accuracy(labels, predictions), "matthews": float(correlation)}
 
 
-def correlations_and_errors(labels: np.ndarray,
-                            predictions: np.ndarray) -> dict[str, float]:
+def correlations_and_errors(
+  labels: np.ndarray, predictions: np.ndarray
+) -> dict[str, float]:
   """Scores of numbers [num_examples].
 
   Returns:
     `pearson`, the correlation of the numbers; `spearman`, that of their ranks;
     `mse` and `mae`, the means of squared and of absolute errors.
   """
-  labels, predictions = (np.asarray(x, np.float64)
-                         for x in (labels, predictions))
+  labels, predictions = (
+    np.asarray(x, np.float64) for x in (labels, predictions)
+  )
   errors = predictions - labels
-  return {"pearson": _correlation(labels, predictions),
-          "spearman": _correlation(_ranks(labels), _ranks(predictions)),
-          "mse": float(np.mean(errors ** 2)),
-          "mae": float(np.mean(np.abs(errors)))}
+  return {
+    "pearson": _correlation(labels, predictions),
+    "spearman": _correlation(_ranks(labels), _ranks(predictions)),
+    "mse": float(np.mean(errors**2)),
+    "mae": float(np.mean(np.abs(errors))),
+  }
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -102,11 +117,13 @@ def _ranks(values: np.ndarray) -> np.ndarray:
   return (ends - (counts - 1) / 2.0)[which]
 
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray,
-                     num_labels: int) -> np.ndarray:
+def confusion_matrix(
+  labels: np.ndarray, predictions: np.ndarray, num_labels: int
+) -> np.ndarray:
   """How often each label (row) was predicted as each (column), int64."""
-  return np.bincount(labels * num_labels + predictions,
-                     minlength=num_labels ** 2).reshape(num_labels, num_labels)
+  return np.bincount(
+    labels * num_labels + predictions, minlength=num_labels**2
+  ).reshape(num_labels, num_labels)
 
 
 # --- Entities ----------------------------------------------------------------
@@ -136,8 +153,9 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
   return result
 
 
-def entity_scores(labels: Sequence[Sequence[str]],
-                  predictions: Sequence[Sequence[str]]) -> dict[str, float]:
+def entity_scores(
+  labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
+) -> dict[str, float]:
   """Precision, recall and F1 of entities that are right as a whole.
 
   Args:
@@ -162,8 +180,9 @@ def entity_scores(labels: Sequence[Sequence[str]],
   for prefix, (both, found, wanted) in {"": counts[""], **counts}.items():
     results[f"{prefix}precision"] = float(both / found) if found else 0.0
     results[f"{prefix}recall"] = float(both / wanted) if wanted else 0.0
-    results[f"{prefix}f1"] = float(2 * both / (found + wanted)) if (
-        found + wanted) else 0.0
+    results[f"{prefix}f1"] = (
+      float(2 * both / (found + wanted)) if (found + wanted) else 0.0
+    )
   return results
 
 
@@ -187,8 +206,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
   return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
 
 
-def sigmoid_cross_entropy(labels: np.ndarray,
-                          logits: np.ndarray) -> np.ndarray:
+def sigmoid_cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
   """Losses [n], means over labels; 1 or 0, and logits, [n, num_labels]."""
   logits = np.asarray(logits, np.float64)
   return np.mean(np.logaddexp(0.0, logits) - labels * logits, axis=-1)

@@ -13,19 +13,20 @@ rows at once.
 
 import bisect
 import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import functools
 import itertools
 import random
 import re
-from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
 
+from data import serialization
 from errors import UserError
-import input_pipeline
-import masking
+from pretraining import masking
 import tokenization
 
 # How many rows are worked on at once.
@@ -41,7 +42,7 @@ _SEGMENTED_CHARACTERS = 100_000
 _LONG_RUN = re.compile(r"[\w+#&.%-]{2000}")
 # For how many pairs of characters to remember whether they are one word; 2**18
 # take about 40 MB.
-_PAIRS_REMEMBERED = 2 ** 18
+_PAIRS_REMEMBERED = 2**18
 
 
 class TokenizedBlock(NamedTuple):
@@ -57,7 +58,7 @@ class TokenizedBlock(NamedTuple):
   """
 
   ids: np.ndarray
-  continues_word: Optional[np.ndarray]
+  continues_word: np.ndarray | None
   sentence_starts: list[int]
   document_starts: list[int]
 
@@ -145,22 +146,29 @@ class InstanceMaker:
   def __init__(self, settings: Settings):
     self.settings = settings
     self.tokenizer = tokenization.FullTokenizer(
-        settings.vocab_file, settings.do_lower_case)
+      settings.vocab_file, settings.do_lower_case
+    )
     self.masking = masking.Masking(
-        masking.Vocabulary.from_tokens(self.tokenizer.vocab),
-        settings.masked_lm_prob, settings.max_predictions_per_seq,
-        settings.do_whole_word_mask)
+      masking.Vocabulary.from_tokens(self.tokenizer.vocab),
+      settings.masked_lm_prob,
+      settings.max_predictions_per_seq,
+      settings.do_whole_word_mask,
+    )
     self._are_one_word = {}  # for pairs of characters that were looked at
     self._segment_words = None
     if settings.word_segmenter == "jieba":
       self._segment_words = _jieba_segmenter()
     elif settings.word_separator:
       self._segment_words = functools.partial(
-          _split_words, settings.word_separator)
+        _split_words, settings.word_separator
+      )
 
-  def make(self, block_number: Sequence[int],
-           documents: Iterable[Sequence[str]], counts: collections.Counter,
-           ) -> Iterator[tuple[Records, np.random.Generator]]:
+  def make(
+    self,
+    block_number: Sequence[int],
+    documents: Iterable[Sequence[str]],
+    counts: collections.Counter,
+  ) -> Iterator[tuple[Records, np.random.Generator]]:
     """Yields records, some thousands at a time, of the documents of a block.
 
     With them comes the generator that draws what else is to be drawn for them.
@@ -172,8 +180,9 @@ class InstanceMaker:
     """
     block = self._tokenize(documents, counts)
     for duplicate in range(self.settings.dupe_factor):
-      rng = np.random.Generator(np.random.PCG64(
-          [self.settings.seed % 2 ** 64, duplicate, *block_number]))
+      rng = np.random.Generator(
+        np.random.PCG64([self.settings.seed % 2**64, duplicate, *block_number])
+      )
       pieces = self._draw_pieces(block, counts, rng)
       for rows in self._rows(pieces, rng):
         yield self._records(block, *rows, counts, rng), rng
@@ -206,30 +215,38 @@ class InstanceMaker:
         document_starts.append(len(sentence_starts) - 1)
         counts["documents"] += 1
     block = TokenizedBlock(
-        np.array(ids, np.int32),
-        np.array(continues_word, bool) if self._segment_words else None,
-        sentence_starts, document_starts)
+      np.array(ids, np.int32),
+      np.array(continues_word, bool) if self._segment_words else None,
+      sentence_starts,
+      document_starts,
+    )
     counts["tokens"] += len(ids)
-    counts["unknown_tokens"] += int(np.count_nonzero(
-        block.ids == self.tokenizer.vocab["[UNK]"]))
+    counts["unknown_tokens"] += int(
+      np.count_nonzero(block.ids == self.tokenizer.vocab["[UNK]"])
+    )
     return block
 
   def _encode_words(self, sentence: str) -> tuple[list[int], list[bool]]:
     """Returns ids, and which of them belong to the word before them."""
     ids, continues_word = [], []
     for start in range(0, len(sentence), _SEGMENTED_CHARACTERS):
-      words = self._join_words(self._segment_words(
-          sentence[start:start + _SEGMENTED_CHARACTERS]))
+      words = self._join_words(
+        self._segment_words(sentence[start : start + _SEGMENTED_CHARACTERS])
+      )
       text_ids = self.tokenizer.encode("".join(words))
       ids_of_words = list(map(self.tokenizer.encode, words))
       if list(itertools.chain(*ids_of_words)) == text_ids:
-        continues_word += [i > 0 for word_ids in ids_of_words
-                           for i in range(len(word_ids))]
+        continues_word += [
+          i > 0 for word_ids in ids_of_words for i in range(len(word_ids))
+        ]
       else:
         # Characters that are read otherwise beside others. Seldom, and slow.
         text_ids, offsets = self.tokenizer.encode_with_offsets("".join(words))
-        numbers = np.searchsorted(np.cumsum(list(map(len, words))),
-                                  [first for first, _ in offsets], "right")
+        numbers = np.searchsorted(
+          np.cumsum(list(map(len, words))),
+          [first for first, _ in offsets],
+          "right",
+        )
         continues_word += (np.diff(numbers, prepend=-1) == 0).tolist()
       ids += text_ids
     return ids, continues_word
@@ -250,28 +267,31 @@ class InstanceMaker:
       if len(self._are_one_word) >= _PAIRS_REMEMBERED:
         self._are_one_word.clear()
       self._are_one_word[pair] = len(
-          self.tokenizer.basic_tokenizer.tokenize(pair)) == 1 and not (
-              character.isspace() or next_character.isspace())
+        self.tokenizer.basic_tokenizer.tokenize(pair)
+      ) == 1 and not (character.isspace() or next_character.isspace())
     return self._are_one_word[pair]
 
   def _draw_pieces(self, block, counts, rng) -> Pieces:
     settings = self.settings
-    scalar_rng = random.Random(int(rng.integers(2 ** 63)))
+    scalar_rng = random.Random(int(rng.integers(2**63)))
     if settings.next_sentence_prediction:
       max_length = settings.max_seq_length - 3
       pieces = _truncate(
-          draw_pairs(block, max_length, settings.short_seq_prob, scalar_rng),
-          max_length, rng)
+        draw_pairs(block, max_length, settings.short_seq_prob, scalar_rng),
+        max_length,
+        rng,
+      )
     else:
-      pieces = draw_stretches(block, settings.max_seq_length - 2,
-                              settings.short_seq_prob, scalar_rng)
+      pieces = draw_stretches(
+        block, settings.max_seq_length - 2, settings.short_seq_prob, scalar_rng
+      )
     counts["instances"] += len(pieces.a_starts)
     counts["random_next"] += int(np.count_nonzero(pieces.is_random_next))
     counts["tokens_cut"] += pieces.num_tokens_cut
     # A random second has a turn of its own.
     counts["tokens_used"] += int(
-        pieces.a_lengths.sum()
-        + pieces.b_lengths[~pieces.is_random_next].sum())
+      pieces.a_lengths.sum() + pieces.b_lengths[~pieces.is_random_next].sum()
+    )
     return pieces
 
   def _rows(self, pieces, rng) -> Iterator[tuple[Pieces, np.ndarray]]:
@@ -280,8 +300,12 @@ class InstanceMaker:
     if self.settings.max_pieces_per_row == 1:
       rows = np.arange(len(lengths))
     else:
-      rows = pack(lengths, self.settings.max_seq_length,
-                  self.settings.max_pieces_per_row, rng)
+      rows = pack(
+        lengths,
+        self.settings.max_seq_length,
+        self.settings.max_pieces_per_row,
+        rng,
+      )
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
     for first in range(0, rows[-1] + 1 if len(rows) else 0, _ROWS):
@@ -290,29 +314,37 @@ class InstanceMaker:
 
   def _lengths(self, pieces) -> np.ndarray:
     """Returns how many tokens of a row each piece takes."""
-    return (pieces.a_lengths + pieces.b_lengths
-            + (3 if self.settings.next_sentence_prediction else 2))
+    return (
+      pieces.a_lengths
+      + pieces.b_lengths
+      + (3 if self.settings.next_sentence_prediction else 2)
+    )
 
   def _records(self, block, pieces, rows, counts, rng) -> Records:
     """Returns the records of pieces, given in which row each goes."""
     settings, lengths = self.settings, self._lengths(pieces)
     columns, numbers = _places_in_rows(rows, lengths)
     text = self._fill_rows(
-        block, pieces, rows * settings.max_seq_length + columns,
-        int(rows[-1]) + 1)
-    masked = self.masking.mask(text["input_ids"], text["input_mask"],
-                               text.get("continues_word"), rng)
+      block, pieces, rows * settings.max_seq_length + columns, int(rows[-1]) + 1
+    )
+    masked = self.masking.mask(
+      text["input_ids"], text["input_mask"], text.get("continues_word"), rng
+    )
     _count_predictions(masked, self.masking.vocabulary, counts)
     counts["records"] += len(masked.input_ids)
     counts["real_tokens"] += int(lengths.sum())
-    features = {**text, "input_ids": masked.input_ids,
-                "masked_lm_positions": masked.positions,
-                "masked_lm_ids": masked.label_ids,
-                "masked_lm_weights": masked.weights}
+    features = {
+      **text,
+      "input_ids": masked.input_ids,
+      "masked_lm_positions": masked.positions,
+      "masked_lm_ids": masked.label_ids,
+      "masked_lm_weights": masked.weights,
+    }
 
     def of_pieces(values, dtype):
       result = np.zeros(
-          [len(masked.input_ids), settings.max_pieces_per_row], dtype)
+        [len(masked.input_ids), settings.max_pieces_per_row], dtype
+      )
       result[rows, numbers] = values
       return result
 
@@ -321,13 +353,15 @@ class InstanceMaker:
       features["sequence_starts"] = of_pieces(columns, np.int32)
     if settings.next_sentence_prediction:
       features["next_sentence_labels"] = of_pieces(
-          pieces.is_random_next, np.int32)
+        pieces.is_random_next, np.int32
+      )
     if settings.next_sentence_prediction and is_packed:
       features["next_sentence_weights"] = of_pieces(1.0, np.float32)
-    return Records(*input_pipeline.serialize_rows(features))
+    return Records(*serialization.serialize_rows(features))
 
-  def _fill_rows(self, block, pieces, places, num_rows
-                ) -> dict[str, np.ndarray]:
+  def _fill_rows(
+    self, block, pieces, places, num_rows
+  ) -> dict[str, np.ndarray]:
     """Returns the features of rows that do not depend on masks.
 
     Args:
@@ -341,8 +375,11 @@ class InstanceMaker:
     input_ids = np.zeros(size, np.int32)
     input_mask = np.zeros(size, np.uint8)
     segment_ids = np.zeros(size, np.uint8)
-    features = {"input_ids": input_ids, "input_mask": input_mask,
-                "segment_ids": segment_ids}
+    features = {
+      "input_ids": input_ids,
+      "input_mask": input_mask,
+      "segment_ids": segment_ids,
+    }
     if block.continues_word is not None:
       features["continues_word"] = np.zeros(size, np.uint8)
 
@@ -361,8 +398,10 @@ class InstanceMaker:
       put(pieces.b_starts, pieces.b_lengths, b_places)
       segment_ids[_ranges(b_places, pieces.b_lengths + 1)] = 1
       input_ids[b_places + pieces.b_lengths] = vocabulary.sep_id
-    return {name: values.reshape(num_rows, self.settings.max_seq_length)
-            for name, values in features.items()}
+    return {
+      name: values.reshape(num_rows, self.settings.max_seq_length)
+      for name, values in features.items()
+    }
 
 
 def _places_in_rows(rows, lengths) -> tuple[np.ndarray, np.ndarray]:
@@ -375,21 +414,26 @@ def _places_in_rows(rows, lengths) -> tuple[np.ndarray, np.ndarray]:
   is_first = np.diff(rows, prepend=-1) > 0
   starts = np.cumsum(lengths) - lengths
   order = np.arange(len(rows))
-  return (starts - np.maximum.accumulate(np.where(is_first, starts, 0)),
-          order - np.maximum.accumulate(np.where(is_first, order, 0)))
+  return (
+    starts - np.maximum.accumulate(np.where(is_first, starts, 0)),
+    order - np.maximum.accumulate(np.where(is_first, order, 0)),
+  )
 
 
-def _count_predictions(masked: masking.Masked, vocabulary: masking.Vocabulary,
-                       counts) -> None:
+def _count_predictions(
+  masked: masking.Masked, vocabulary: masking.Vocabulary, counts
+) -> None:
   is_prediction = masked.weights > 0
   labels = masked.label_ids[is_prediction]
-  became = masked.input_ids[np.nonzero(is_prediction)[0],
-                            masked.positions[is_prediction]]
+  became = masked.input_ids[
+    np.nonzero(is_prediction)[0], masked.positions[is_prediction]
+  ]
   is_mask = became == vocabulary.mask_id
   counts["predictions"] += len(became)
   counts["predictions_masked"] += int(np.count_nonzero(is_mask))
   counts["predictions_kept"] += int(
-      np.count_nonzero((became == labels) & ~is_mask))
+    np.count_nonzero((became == labels) & ~is_mask)
+  )
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -403,15 +447,16 @@ def _jieba_segmenter() -> Callable[[str], list[str]]:
   try:
     import jieba  # pylint: disable=g-import-not-at-top
   except ImportError as error:
-    raise UserError("--word_segmenter=jieba takes the library jieba: "
-                    "pip install jieba.") from error
+    raise UserError(
+      "--word_segmenter=jieba takes the library jieba: pip install jieba."
+    ) from error
   jieba.setLogLevel("WARNING")
 
   def segment(text: str) -> list[str]:
     words = []
     start = 0
     for run in _LONG_RUN.finditer(text):
-      words += jieba.lcut(text[start:run.end()])
+      words += jieba.lcut(text[start : run.end()])
       start = run.end()
     return words + jieba.lcut(text[start:])
 
@@ -429,22 +474,31 @@ def check_counts(counts, settings: Settings, num_shards: int) -> None:
   if not counts["tokens"]:
     raise UserError("The input holds no text.")
   if not counts["instances"]:
-    raise UserError("The input holds one sentence, of which no pair can be "
-                    "made. Should it be split (--split_sentences)?")
+    raise UserError(
+      "The input holds one sentence, of which no pair can be "
+      "made. Should it be split (--split_sentences)?"
+    )
   if counts["records"] < num_shards:
-    raise UserError(f"The input gives {counts['records']} records, too few "
-                    f"for {num_shards} files. Ask for fewer.")
+    raise UserError(
+      f"The input gives {counts['records']} records, too few "
+      f"for {num_shards} files. Ask for fewer."
+    )
   if counts["documents"] == 1 and settings.next_sentence_prediction:
     logging.warning(
-        "There is one document only, so no next sentence is random. Put blank "
-        "lines between documents if there are several.")
+      "There is one document only, so no next sentence is random. Put blank "
+      "lines between documents if there are several."
+    )
 
 
 # --- Pairs -------------------------------------------------------------------
 
 
-def draw_pairs(block: TokenizedBlock, max_length: int, short_seq_prob: float,
-               rng: random.Random) -> np.ndarray:
+def draw_pairs(
+  block: TokenizedBlock,
+  max_length: int,
+  short_seq_prob: float,
+  rng: random.Random,
+) -> np.ndarray:
   """Cuts documents into pairs of stretches, half of them with a random second.
 
   Sentences are gathered until they reach the target length, and cut in two
@@ -494,33 +548,48 @@ def draw_pairs(block: TokenizedBlock, max_length: int, short_seq_prob: float,
         first, other_last = documents[other], documents[other + 1]
         first += int(draw() * (other_last - first))
         first_place = sentences[first]
-        result.append((
-            start_place, middle_place, first_place, sentences[find(
-                sentences, first_place + target - (middle_place - start_place),
-                first + 1, other_last)], 1))
+        result.append(
+          (
+            start_place,
+            middle_place,
+            first_place,
+            sentences[
+              find(
+                sentences,
+                first_place + target - (middle_place - start_place),
+                first + 1,
+                other_last,
+              )
+            ],
+            1,
+          )
+        )
         start = middle
       else:
         if middle < end:  # not so for the only sentence of the only document
           result.append(
-              (start_place, middle_place, middle_place, sentences[end], 0))
+            (start_place, middle_place, middle_place, sentences[end], 0)
+          )
         start = end
   return np.array(result, np.int64).reshape(-1, 5)
 
 
-def _draw_target(max_length: int, short_seq_prob: float,
-                 rng: random.Random) -> int:
+def _draw_target(
+  max_length: int, short_seq_prob: float, rng: random.Random
+) -> int:
   """Returns how long the pieces of a stretch of text should be."""
   if rng.random() < short_seq_prob:
     return 2 + int(rng.random() * (max_length - 1))
   return max_length
 
 
-def _truncate(pairs: np.ndarray, max_length: int,
-              rng: np.random.Generator) -> Pieces:
+def _truncate(
+  pairs: np.ndarray, max_length: int, rng: np.random.Generator
+) -> Pieces:
   """Cuts pairs to `max_length`, at the front or the back at random.
 
   One token at a time comes off the longer stretch (off b when they are equal),
-  as in `input_pipeline.truncate_pair`. Both ends are cut, lest the model
+  as in `encoding.truncate_pair`. Both ends are cut, lest the model
   always see the start of a sentence first.
   """
   a_starts, a_ends, b_starts, b_ends, is_random_next = pairs.T
@@ -534,14 +603,22 @@ def _truncate(pairs: np.ndarray, max_length: int,
   cut_b += rest - rest // 2
   is_random_next = is_random_next.astype(bool)
   return Pieces(
-      a_starts + rng.binomial(cut_a, 0.5), a_lengths - cut_a,
-      b_starts + rng.binomial(cut_b, 0.5), b_lengths - cut_b, is_random_next,
-      # Nothing is lost of a random second: it has a turn of its own.
-      int(cut_a.sum() + cut_b[~is_random_next].sum()))
+    a_starts + rng.binomial(cut_a, 0.5),
+    a_lengths - cut_a,
+    b_starts + rng.binomial(cut_b, 0.5),
+    b_lengths - cut_b,
+    is_random_next,
+    # Nothing is lost of a random second: it has a turn of its own.
+    int(cut_a.sum() + cut_b[~is_random_next].sum()),
+  )
 
 
-def draw_stretches(block: TokenizedBlock, max_length: int,
-                   short_seq_prob: float, rng: random.Random) -> Pieces:
+def draw_stretches(
+  block: TokenizedBlock,
+  max_length: int,
+  short_seq_prob: float,
+  rng: random.Random,
+) -> Pieces:
   """Cuts documents into stretches of `max_length` tokens.
 
   The first stretch of a document that has several is of random length, so that
@@ -563,12 +640,19 @@ def draw_stretches(block: TokenizedBlock, max_length: int,
       lengths.append(min(target, end - place))
       place += lengths[-1]
   none = np.zeros(len(starts), np.int64)
-  return Pieces(np.array(starts, np.int64), np.array(lengths, np.int64), none,
-                none, none.astype(bool), 0)
+  return Pieces(
+    np.array(starts, np.int64),
+    np.array(lengths, np.int64),
+    none,
+    none,
+    none.astype(bool),
+    0,
+  )
 
 
-def pack(lengths: np.ndarray, capacity: int, max_per_row: int,
-         rng: np.random.Generator) -> np.ndarray:
+def pack(
+  lengths: np.ndarray, capacity: int, max_per_row: int, rng: np.random.Generator
+) -> np.ndarray:
   """Puts pieces into as few rows as it can: best fit, the longest first.
 
   Args:

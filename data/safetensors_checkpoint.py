@@ -29,11 +29,20 @@ _MAX_ELEMENTS = 1 << 59
 
 _BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 _DTYPES = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
-    "BF16": _BFLOAT16, "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?")}
+  "F64": np.dtype("<f8"),
+  "F32": np.dtype("<f4"),
+  "F16": np.dtype("<f2"),
+  "BF16": _BFLOAT16,
+  "I64": np.dtype("<i8"),
+  "I32": np.dtype("<i4"),
+  "I16": np.dtype("<i2"),
+  "I8": np.dtype("i1"),
+  "U64": np.dtype("<u8"),
+  "U32": np.dtype("<u4"),
+  "U16": np.dtype("<u2"),
+  "U8": np.dtype("u1"),
+  "BOOL": np.dtype("?"),
+}
 
 
 class _Entry(NamedTuple):
@@ -65,7 +74,8 @@ class File:
       self._entries = self._read_header()
     except OSError as error:
       raise UserError(f"{path} cannot be read: {file_io.reason(error)}.") from (
-          error)
+        error
+      )
     self.shapes = {name: entry.shape for name, entry in self._entries.items()}
 
   def get_tensor(self, name: str) -> np.ndarray:
@@ -79,8 +89,9 @@ class File:
       self._file.seek(entry.begin)
       content = self._file.read(entry.end - entry.begin)
     except OSError as error:
-      raise UserError(f"{self._path} cannot be read: {file_io.reason(error)}."
-                     ) from error
+      raise UserError(
+        f"{self._path} cannot be read: {file_io.reason(error)}."
+      ) from error
     if len(content) != entry.end - entry.begin:
       raise self._damaged("it has become shorter since it was opened")
     values = np.frombuffer(content, entry.dtype).reshape(entry.shape)
@@ -93,22 +104,29 @@ class File:
     if file_size < 8 or data_start > file_size:
       raise self._damaged(f"it has {file_size} bytes, too few for its header")
     if header_size > _MAX_HEADER_BYTES:
-      raise self._damaged(f"its header has {header_size} bytes; at most "
-                          f"{_MAX_HEADER_BYTES} are read")
-    header = file_io.parse_json(self._file.read(header_size),
-                                f"{self._path}: its header")
+      raise self._damaged(
+        f"its header has {header_size} bytes; at most "
+        f"{_MAX_HEADER_BYTES} are read"
+      )
+    header = file_io.parse_json(
+      self._file.read(header_size), f"{self._path}: its header"
+    )
     header.pop("__metadata__", None)
-    entries = {name: self._read_entry(name, fields, data_start)
-               for name, fields in header.items()}
+    entries = {
+      name: self._read_entry(name, fields, data_start)
+      for name, fields in header.items()
+    }
     position = data_start
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
       if entry.begin != position:
-        raise self._damaged(f"tensor {name[:80]!r} does not begin where the "
-                            "one before it ends")
+        raise self._damaged(
+          f"tensor {name[:80]!r} does not begin where the one before it ends"
+        )
       position = entry.end
     if position != file_size:
-      raise self._damaged(f"its tensors end at byte {position}, and the file "
-                          f"at byte {file_size}")
+      raise self._damaged(
+        f"its tensors end at byte {position}, and the file at byte {file_size}"
+      )
     return entries
 
   def _read_entry(self, name: str, fields, data_start: int) -> _Entry:
@@ -123,26 +141,38 @@ class File:
       raise self._damaged(f"tensor {name[:80]!r} has no dtype")
     if dtype not in _DTYPES:
       raise UserError(
-          f"{self._path}: tensor {name[:80]!r} has the dtype {dtype[:80]!r}, "
-          "which cannot be read. Convert it to F32. These are read: "
-          f"{', '.join(_DTYPES)}.")
-    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS or (
-        math.prod(length for length in shape if length) > _MAX_ELEMENTS):
+        f"{self._path}: tensor {name[:80]!r} has the dtype {dtype[:80]!r}, "
+        "which cannot be read. Convert it to F32. These are read: "
+        f"{', '.join(_DTYPES)}."
+      )
+    if (
+      not _are_sizes(shape)
+      or len(shape) > _MAX_DIMENSIONS
+      or (math.prod(length for length in shape if length) > _MAX_ELEMENTS)
+    ):
       raise self._damaged(f"tensor {name[:80]!r} has a bad shape")
-    if not _are_sizes(offsets) or len(offsets) != 2 or (
-        offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype].itemsize):
-      raise self._damaged(f"tensor {name[:80]!r} has another size than its "
-                          "shape says")
+    if (
+      not _are_sizes(offsets)
+      or len(offsets) != 2
+      or (offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype].itemsize)
+    ):
+      raise self._damaged(
+        f"tensor {name[:80]!r} has another size than its shape says"
+      )
     begin, end = offsets
-    return _Entry(_DTYPES[dtype], tuple(shape), data_start + begin,
-                  data_start + end)
+    return _Entry(
+      _DTYPES[dtype], tuple(shape), data_start + begin, data_start + end
+    )
 
   def _damaged(self, reason: str) -> UserError:
-    return UserError(f"{self._path} cannot be read as safetensors: {reason}. "
-                     "Is the file whole?")
+    return UserError(
+      f"{self._path} cannot be read as safetensors: {reason}. "
+      "Is the file whole?"
+    )
 
 
 def _are_sizes(values) -> bool:
   """Whether a value of a header is a list of whole numbers of at least 0."""
   return isinstance(values, list) and all(
-      type(value) is int and value >= 0 for value in values)
+    type(value) is int and value >= 0 for value in values
+  )

@@ -1,10 +1,10 @@
 """Ends a call of the training graph: after a while, or when a signal comes."""
 
+from collections.abc import Callable, Sequence
 import contextlib
 import signal
 import socket
 import threading
-from typing import Callable, Sequence
 
 from absl import logging
 import tensorflow as tf
@@ -23,8 +23,9 @@ def signal_of(flags: Sequence[float]) -> int:
 
   They may be sums over machines.
   """
-  return next((int(number) for number, flag in zip(_SIGNALS, flags[1:])
-               if flag), 0)
+  return next(
+    (int(number) for number, flag in zip(_SIGNALS, flags[1:]) if flag), 0
+  )
 
 
 class Call:
@@ -43,19 +44,18 @@ class Call:
     """Listens to no signal yet; `num_workers` is how many machines train."""
     self._num_workers = num_workers
     with tf.device("CPU:0"):
-      self.flags = tf.Variable(
-          tf.zeros([1 + len(_SIGNALS)]), trainable=False)
+      self.flags = tf.Variable(tf.zeros([1 + len(_SIGNALS)]), trainable=False)
     self._signal = None
     self._may_be_left = False
 
   def __enter__(self) -> "Call":
-    self._is_listening = (
-        threading.current_thread() is threading.main_thread())
+    self._is_listening = threading.current_thread() is threading.main_thread()
     if self._is_listening:
       self._receiver, self._sender = socket.socketpair()
       self._sender.setblocking(False)
-      self._old_handlers = {number: signal.signal(number, self._handle)
-                            for number in _SIGNALS}
+      self._old_handlers = {
+        number: signal.signal(number, self._handle) for number in _SIGNALS
+      }
       self._old_wakeup = signal.set_wakeup_fd(self._sender.fileno())
       self._listener = threading.Thread(target=self._listen, daemon=True)
       self._listener.start()
@@ -75,9 +75,12 @@ class Call:
       self._listener.join()
       self._receiver.close()
     if self._signal and exception_type is None:
-      raise Interrupted(self._signal, f"Stopped by {self._signal.name} after "
-                        "the last step, which is saved. The same command "
-                        "continues from there.")
+      raise Interrupted(
+        self._signal,
+        f"Stopped by {self._signal.name} after "
+        "the last step, which is saved. The same command "
+        "continues from there.",
+      )
 
   def _listen(self) -> None:
     while numbers := self._receiver.recv(16):
@@ -89,9 +92,11 @@ class Call:
     if self._signal == signal.SIGINT == number:
       raise KeyboardInterrupt  # asked twice: at once, and without saving
     self._signal = signal.Signals(number)
-    logging.warning("%s: saving, then leaving.%s", self._signal.name,
-                    " Once more to leave without saving."
-                    if number == signal.SIGINT else "")
+    logging.warning(
+      "%s: saving, then leaving.%s",
+      self._signal.name,
+      " Once more to leave without saving." if number == signal.SIGINT else "",
+    )
     if self._may_be_left:
       raise _Left
 

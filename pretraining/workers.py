@@ -8,6 +8,7 @@ reaches this program alone. All of them end when their standard input does:
 when this program ends, even if it is killed.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import functools
 import multiprocessing
@@ -20,14 +21,24 @@ import subprocess
 import sys
 import threading
 import traceback
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from errors import UserError
 
 # What a worker should have to do, in bytes of text, to be worth its start.
-_BYTES_WORTH_A_START = 2 ** 25
+_BYTES_WORTH_A_START = 2**25
 # How long the processes have to end by themselves, before they are killed.
 _SECONDS_TO_END = 1.0
+# The program of the starter; its arguments are the folder of our modules and
+# the descriptors of the connections.
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_STARTER = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pretraining import workers
+workers.start_workers([int(number) for number in sys.argv[2:]])
+os._exit(0)
+"""
 
 
 def num_processors() -> int:
@@ -50,8 +61,11 @@ def useful_number(wanted: int, num_items: int, num_bytes: int) -> int:
   return max(1, min(wanted, num_items))
 
 
-def map_unordered(factory: Callable[[], Callable[[Any], Any]],
-                  items: Iterable[Any], num_workers: int) -> Iterator[Any]:
+def map_unordered(
+  factory: Callable[[], Callable[[Any], Any]],
+  items: Iterable[Any],
+  num_workers: int,
+) -> Iterator[Any]:
   """Yields function(item) for each item, in the order in which they are done.
 
   No more items are taken from `items` than there are workers. The workers end
@@ -75,11 +89,15 @@ def map_unordered(factory: Callable[[], Callable[[Any], Any]],
     yield from workers.map(items)
 
 
-def map_ordered(factory: Callable[[], Callable[[Any], Any]],
-                items: Iterable[Any], num_workers: int) -> Iterator[Any]:
+def map_ordered(
+  factory: Callable[[], Callable[[Any], Any]],
+  items: Iterable[Any],
+  num_workers: int,
+) -> Iterator[Any]:
   """Like `map_unordered`, but yields the results in the order of the items."""
   results = map_unordered(
-      functools.partial(_numbered, factory), enumerate(items), num_workers)
+    functools.partial(_numbered, factory), enumerate(items), num_workers
+  )
   waiting = {}
   next_number = 0
   with contextlib.closing(results):
@@ -109,8 +127,11 @@ class _Workers:
     self._connections = [ours for ours, _ in pipes]
     descriptors = [theirs.fileno() for _, theirs in pipes]
     self._starter = subprocess.Popen(
-        [sys.executable, os.path.abspath(__file__), *map(str, descriptors)],
-        stdin=subprocess.PIPE, pass_fds=descriptors, start_new_session=True)
+      [sys.executable, "-c", _STARTER, _ROOT, *map(str, descriptors)],
+      stdin=subprocess.PIPE,
+      pass_fds=descriptors,
+      start_new_session=True,
+    )
     for _, theirs in pipes:
       theirs.close()
     try:
@@ -118,8 +139,9 @@ class _Workers:
       preparation = multiprocessing.spawn.get_preparation_data("worker")
       del preparation["authkey"]
       with contextlib.suppress(BrokenPipeError):  # noticed when items are sent
-        pickle.dump((preparation, pickle.dumps(self._factory)),
-                    self._starter.stdin)
+        pickle.dump(
+          (preparation, pickle.dumps(self._factory)), self._starter.stdin
+        )
         self._starter.stdin.flush()
     except BaseException:
       self.__exit__()
@@ -171,8 +193,8 @@ def _checked(function, *args):
     return function(*args)
   except (EOFError, ConnectionError) as error:
     raise UserError(
-        "A worker process was killed, most likely because memory ran out. Run "
-        "the same command with fewer --num_workers; what is done is kept."
+      "A worker process was killed, most likely because memory ran out. Run "
+      "the same command with fewer --num_workers; what is done is kept."
     ) from error
 
 
@@ -229,8 +251,7 @@ def _work(factory, connection) -> None:
       answer = function(item), None, None
       content = pickle.dumps(answer)
     except Exception as error:  # pylint: disable=broad-except
-      content = pickle.dumps(
-          (None, _portable(error), traceback.format_exc()))
+      content = pickle.dumps((None, _portable(error), traceback.format_exc()))
     with contextlib.suppress(ConnectionError):
       connection.send_bytes(content)
 
@@ -241,10 +262,3 @@ def _portable(error: Exception) -> Exception:
     return pickle.loads(pickle.dumps(error))
   except Exception:  # pylint: disable=broad-except
     return RuntimeError(repr(error))
-
-
-if __name__ == "__main__":
-  # As a module, whose functions outlive the main module of the program.
-  import workers
-  workers.start_workers(list(map(int, sys.argv[1:])))
-  os._exit(0)

@@ -10,6 +10,7 @@ Both formats of PyTorch are read: the zip archive, and the one before version
 is taken.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import io
 import math
@@ -17,7 +18,7 @@ import os
 import pickletools
 import re
 import struct
-from typing import BinaryIO, Mapping, Optional
+from typing import BinaryIO
 import zipfile
 
 import numpy as np
@@ -46,22 +47,39 @@ _FORMAT_VERSION = 1001
 
 # PyTorch's names: those of storages to those of dtypes.
 _STORAGES = {
-    "FloatStorage": "float32", "HalfStorage": "float16",
-    "DoubleStorage": "float64", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16",
-    "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
-    "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4", "UntypedStorage": "untyped"}
+  "FloatStorage": "float32",
+  "HalfStorage": "float16",
+  "DoubleStorage": "float64",
+  "BFloat16Storage": "bfloat16",
+  "LongStorage": "int64",
+  "IntStorage": "int32",
+  "ShortStorage": "int16",
+  "CharStorage": "int8",
+  "ByteStorage": "uint8",
+  "BoolStorage": "bool",
+  "ComplexFloatStorage": "complex64",
+  "ComplexDoubleStorage": "complex128",
+  "QInt8Storage": "qint8",
+  "QUInt8Storage": "quint8",
+  "QInt32Storage": "qint32",
+  "QUInt4x2Storage": "quint4x2",
+  "QUInt2x4Storage": "quint2x4",
+  "UntypedStorage": "untyped",
+}
 # The dtypes that can be read.
 _BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 _DTYPES = {
-    "float32": np.dtype("<f4"), "float16": np.dtype("<f2"),
-    "float64": np.dtype("<f8"), "bfloat16": _BFLOAT16,
-    "int64": np.dtype("<i8"), "int32": np.dtype("<i4"),
-    "int16": np.dtype("<i2"), "int8": np.dtype("i1"), "uint8": np.dtype("u1"),
-    "bool": np.dtype("?")}
+  "float32": np.dtype("<f4"),
+  "float16": np.dtype("<f2"),
+  "float64": np.dtype("<f8"),
+  "bfloat16": _BFLOAT16,
+  "int64": np.dtype("<i8"),
+  "int32": np.dtype("<i4"),
+  "int16": np.dtype("<i2"),
+  "int8": np.dtype("i1"),
+  "uint8": np.dtype("u1"),
+  "bool": np.dtype("?"),
+}
 
 _UNREADABLE = "which cannot be read; convert it to float32 with PyTorch"
 
@@ -73,17 +91,28 @@ _SIZE = "torch.Size"
 _REBUILD_OF_DTYPE = "torch._utils._rebuild_tensor_v3"
 # Tensors that can be named in an error, but not read.
 _REBUILD_OTHERS = {
-    "torch._utils._rebuild_sparse_tensor": "is sparse",
-    "torch._utils._rebuild_sparse_csr_tensor": "is sparse",
-    "torch._utils._rebuild_qtensor": "is quantized",
-    "torch.serialization._get_layout": "is a layout"}
-_GLOBALS = frozenset([
-    _ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER, _REBUILD_OF_DTYPE,
-    *_REBUILD_OTHERS, _SIZE, "torch.storage.UntypedStorage",
-    "torch.per_tensor_affine", "torch.per_channel_affine",
-    *(f"torch.{storage}" for storage in _STORAGES)])
-_DTYPE_GLOBAL = re.compile(r"torch\.(b?float|u?int|complex|bits)\d\w*",
-                           re.ASCII)
+  "torch._utils._rebuild_sparse_tensor": "is sparse",
+  "torch._utils._rebuild_sparse_csr_tensor": "is sparse",
+  "torch._utils._rebuild_qtensor": "is quantized",
+  "torch.serialization._get_layout": "is a layout",
+}
+_GLOBALS = frozenset(
+  [
+    _ORDERED_DICT,
+    _REBUILD_TENSOR,
+    _REBUILD_PARAMETER,
+    _REBUILD_OF_DTYPE,
+    *_REBUILD_OTHERS,
+    _SIZE,
+    "torch.storage.UntypedStorage",
+    "torch.per_tensor_affine",
+    "torch.per_channel_affine",
+    *(f"torch.{storage}" for storage in _STORAGES),
+  ]
+)
+_DTYPE_GLOBAL = re.compile(
+  r"torch\.(b?float|u?int|complex|bits)\d\w*", re.ASCII
+)
 
 
 # --- Values ------------------------------------------------------------------
@@ -186,8 +215,15 @@ class _Machine:
         if argument.bit_length() > _MAX_INT_BITS:
           raise UserError("it holds a number that is too large")
         push(argument)
-      case ("BINFLOAT" | "SHORT_BINUNICODE" | "BINUNICODE" | "SHORT_BINSTRING"
-            | "BINSTRING" | "SHORT_BINBYTES" | "BINBYTES"):
+      case (
+        "BINFLOAT"
+        | "SHORT_BINUNICODE"
+        | "BINUNICODE"
+        | "SHORT_BINSTRING"
+        | "BINSTRING"
+        | "SHORT_BINBYTES"
+        | "BINBYTES"
+      ):
         push(argument)
       case "MARK":
         self._marks.append(len(self._stack))
@@ -254,8 +290,9 @@ class _Machine:
       raise UserError("its pickle takes a value where there is none")
     value = self._stack[-1]
     if not isinstance(value, kind):
-      raise UserError(f"its pickle changes a value of the wrong type "
-                      f"({type(value).__name__})")
+      raise UserError(
+        f"its pickle changes a value of the wrong type ({type(value).__name__})"
+      )
     return value
 
   def _pop_to_mark(self) -> list:
@@ -270,13 +307,15 @@ class _Machine:
     """Returns the storage that a pickle refers to."""
     # ("storage", class, key, device, size), and in the older format the storage
     # that this one is a part of, which is None.
-    if type(reference) is not tuple or len(reference) not in (5, 6) or (
-        reference[0] != "storage" or reference[5:] not in ((), (None,))):
+    if (
+      type(reference) is not tuple
+      or len(reference) not in (5, 6)
+      or (reference[0] != "storage" or reference[5:] not in ((), (None,)))
+    ):
       raise UserError("it refers to something that is no storage of numbers")
     _, kind, key, _, size = reference[:5]
     name = kind.name.rpartition(".")[2] if isinstance(kind, _Global) else None
-    if name not in _STORAGES or type(key) is not str or (
-        not _is_size(size)):
+    if name not in _STORAGES or type(key) is not str or (not _is_size(size)):
       raise UserError("it refers to a storage of an unknown kind")
     storage = _Storage(key, _STORAGES[name], size)
     if self.storages.setdefault(key, storage) != storage:
@@ -288,8 +327,7 @@ def _named(module: str, name: str) -> _Global:
   """Returns the marker for a name, if tensors are made with it."""
   full = f"{module}.{name}"
   if "." in name or not (full in _GLOBALS or _DTYPE_GLOBAL.fullmatch(full)):
-    raise UserError(f"it refers to {full[:80]!r}, which is no part of a "
-                    "tensor")
+    raise UserError(f"it refers to {full[:80]!r}, which is no part of a tensor")
   return _Global(full)
 
 
@@ -300,8 +338,11 @@ def _rebuild(function, arguments):
   name = function.name
   if name == _ORDERED_DICT and not arguments:
     return _Dict()
-  if name == _ORDERED_DICT and len(arguments) == 1 and (
-      type(arguments[0]) is list):
+  if (
+    name == _ORDERED_DICT
+    and len(arguments) == 1
+    and (type(arguments[0]) is list)
+  ):
     # As Python 2 wrote it. The list is not copied: a file can refer to a long
     # one many times.
     return _Dict(arguments[0])
@@ -311,14 +352,18 @@ def _rebuild(function, arguments):
     if len(arguments) > 6:
       return _OtherTensor("is a view of negated or conjugated numbers")
     return _Tensor(*arguments[:4])
-  if name == _REBUILD_PARAMETER and arguments and isinstance(
-      arguments[0], (_Tensor, _OtherTensor)):
+  if (
+    name == _REBUILD_PARAMETER
+    and arguments
+    and isinstance(arguments[0], (_Tensor, _OtherTensor))
+  ):
     return arguments[0]
   if name == _SIZE and len(arguments) == 1:
     return arguments[0]
   if name == _REBUILD_OF_DTYPE:
-    names = [argument.name for argument in arguments
-             if isinstance(argument, _Global)]
+    names = [
+      argument.name for argument in arguments if isinstance(argument, _Global)
+    ]
     dtype = names[-1].removeprefix("torch.") if names else "unknown"
     return _OtherTensor(f"has the dtype {dtype}")
   if name in _REBUILD_OTHERS:
@@ -349,14 +394,16 @@ def read(path: str) -> dict[str, np.ndarray]:
       return (_read_zip if is_zip else _read_legacy)(file, file_size)
   except OSError as error:
     raise UserError(f"{path} cannot be read: {file_io.reason(error)}.") from (
-        error)
+      error
+    )
   # A damaged file raises whatever zipfile and pickletools do not expect.
   except Exception as error:  # pylint: disable=broad-except
     reason = " ".join(str(error).split())[:400] or type(error).__name__
     raise UserError(
-        f"{path} cannot be read as tensors of PyTorch: {reason}. Is it whole, "
-        "and a state dict? Files that hold more than tensors are not opened, "
-        "because they could run anything.") from error
+      f"{path} cannot be read as tensors of PyTorch: {reason}. Is it whole, "
+      "and a state dict? Files that hold more than tensors are not opened, "
+      "because they could run anything."
+    ) from error
 
 
 def _read_zip(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
@@ -375,7 +422,8 @@ def _read_zip(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
       return archive.read(member)
 
     if folder + "byteorder" in members and (
-        read_member("byteorder") != b"little"):
+      read_member("byteorder") != b"little"
+    ):
       raise UserError("its numbers are not little-endian")
     if members[pickles[0]].file_size > _MAX_PICKLE_BYTES:
       raise UserError(f"its pickle is larger than {_MAX_PICKLE_BYTES} bytes")
@@ -385,20 +433,28 @@ def _read_zip(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
     # Members may overlap, and so take more memory than the file has bytes.
     if sum(storage.num_bytes for storage in storages.values()) > file_size:
       raise UserError("its tensors are larger than the file")
-    return _arrays(tensors, {
+    return _arrays(
+      tensors,
+      {
         key: _numbers(read_member(f"data/{key}"), storage)
-        for key, storage in storages.items()})
+        for key, storage in storages.items()
+      },
+    )
 
 
-def _check_member(member: Optional[zipfile.ZipInfo], name: str,
-                  file_size: int) -> None:
+def _check_member(
+  member: zipfile.ZipInfo | None, name: str, file_size: int
+) -> None:
   """Checks that a member of an archive is stored as it is."""
   if member is None:
     raise UserError(f"the archive has no {name[:80]!r}")
   if member.compress_type != zipfile.ZIP_STORED or (
-      member.file_size != member.compress_size):
-    raise UserError(f"{name[:80]!r} is compressed, which PyTorch never does; "
-                    "save it with PyTorch again")
+    member.file_size != member.compress_size
+  ):
+    raise UserError(
+      f"{name[:80]!r} is compressed, which PyTorch never does; "
+      "save it with PyTorch again"
+    )
   if member.header_offset + member.file_size > file_size:
     raise UserError(f"{name[:80]!r} reaches beyond the end of the file")
 
@@ -425,14 +481,17 @@ def _read_legacy(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
     storage = machine.storages[key]
     size = file.read(8)
     if size != struct.pack("<q", storage.size):
-      raise UserError(f"the storage {key[:80]!r} has another size than its "
-                      "tensors say")
+      raise UserError(
+        f"the storage {key[:80]!r} has another size than its tensors say"
+      )
     if storage.dtype not in _DTYPES:
-      raise UserError(f"the storage {key[:80]!r} has the dtype "
-                      f"{storage.dtype}, {_UNREADABLE}")
+      raise UserError(
+        f"the storage {key[:80]!r} has the dtype {storage.dtype}, {_UNREADABLE}"
+      )
     if storage.num_bytes > file_size - file.tell():
-      raise UserError(f"the storage {key[:80]!r} reaches beyond the end of "
-                      "the file")
+      raise UserError(
+        f"the storage {key[:80]!r} reaches beyond the end of the file"
+      )
     if key in storages:
       numbers[key] = _numbers(file.read(storage.num_bytes), storage)
     else:
@@ -451,26 +510,29 @@ def _tensors(content) -> dict[str, _Tensor]:
   """
   if not isinstance(content, _Dict):
     raise UserError("it is no state dict")
-  if not all(type(item) in (list, tuple) and len(item) == 2
-             for item in content.items):
+  if not all(
+    type(item) in (list, tuple) and len(item) == 2 for item in content.items
+  ):
     raise UserError("its state dict is not made of pairs")
   tensors = {}
   for name, tensor in content.items:
     if not isinstance(tensor, (_Tensor, _OtherTensor)):
       continue
-    if type(name) is not str or len(name) > _MAX_NAME_LENGTH or (
-        not name.isprintable()):
+    if (
+      type(name) is not str
+      or len(name) > _MAX_NAME_LENGTH
+      or (not name.isprintable())
+    ):
       raise UserError("it holds a tensor whose name is no text")
     if isinstance(tensor, _OtherTensor):
-      raise UserError(f"the tensor {name[:80]!r} {tensor.reason}, "
-                      f"{_UNREADABLE}")
+      raise UserError(
+        f"the tensor {name[:80]!r} {tensor.reason}, {_UNREADABLE}"
+      )
     _check_tensor(name, tensor)
     tensors[name] = tensor
   if not tensors:
-    names = ", ".join(key for key, _ in content.items[:5]
-                      if type(key) is str)
-    raise UserError("it holds no tensors by name, only "
-                    f"{names[:80]!r}")
+    names = ", ".join(key for key, _ in content.items[:5] if type(key) is str)
+    raise UserError(f"it holds no tensors by name, only {names[:80]!r}")
   return tensors
 
 
@@ -481,18 +543,27 @@ def _check_tensor(name: str, tensor: _Tensor) -> None:
   if not isinstance(storage, _Storage):
     raise UserError(f"the tensor {shown} has no numbers")
   if storage.dtype not in _DTYPES:
-    raise UserError(f"the tensor {shown} has the dtype {storage.dtype}, "
-                    f"{_UNREADABLE}")
-  if type(shape) is not tuple or type(strides) is not tuple or (
-      len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS
-      or not all(map(_is_size, (tensor.offset, *shape, *strides)))):
+    raise UserError(
+      f"the tensor {shown} has the dtype {storage.dtype}, {_UNREADABLE}"
+    )
+  if (
+    type(shape) is not tuple
+    or type(strides) is not tuple
+    or (
+      len(shape) != len(strides)
+      or len(shape) > _MAX_DIMENSIONS
+      or not all(map(_is_size, (tensor.offset, *shape, *strides)))
+    )
+  ):
     raise UserError(f"the tensor {shown} has a damaged shape")
   # An empty tensor has no last number, but NumPy limits its other dimensions.
   size = math.prod(length for length in shape if length)
   last = tensor.offset + sum(
-      (length - 1) * stride for length, stride in zip(shape, strides))
+    (length - 1) * stride for length, stride in zip(shape, strides)
+  )
   if size > _MAX_ELEMENTS or (
-      0 not in shape and (size > storage.size or last >= storage.size)):
+    0 not in shape and (size > storage.size or last >= storage.size)
+  ):
     raise UserError(f"the tensor {shown} reaches beyond its numbers")
 
 
@@ -504,30 +575,37 @@ def _numbers(content: bytes, storage: _Storage) -> np.ndarray:
   """Returns the numbers of a storage as an array of one dimension."""
   dtype = _DTYPES[storage.dtype]
   if len(content) // dtype.itemsize != storage.size:
-    raise UserError(f"the storage {storage.key[:80]!r} has another size than "
-                    "its tensors say")
+    raise UserError(
+      f"the storage {storage.key[:80]!r} has another size than its tensors say"
+    )
   values = np.frombuffer(content, dtype, storage.size)
   return values.astype(np.float32) if values.dtype == _BFLOAT16 else values
 
 
-def _arrays(tensors: Mapping[str, _Tensor], numbers: Mapping[str, np.ndarray]
-           ) -> dict[str, np.ndarray]:
+def _arrays(
+  tensors: Mapping[str, _Tensor], numbers: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
   """Returns the tensors as views of the numbers of their storages."""
   missing = [key for key in _storages_of(tensors) if key not in numbers]
   if missing:
     raise UserError(f"the storage {missing[0][:80]!r} is missing")
-  return {name: _view(tensor, numbers[tensor.storage.key])
-          for name, tensor in tensors.items()}
+  return {
+    name: _view(tensor, numbers[tensor.storage.key])
+    for name, tensor in tensors.items()
+  }
 
 
 def _view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
   if 0 in tensor.shape:
     return np.zeros(tensor.shape, numbers.dtype)
   # The stride of a dimension of length 1 means nothing, and may be huge.
-  strides = [stride * numbers.itemsize if length > 1 else 0
-             for length, stride in zip(tensor.shape, tensor.strides)]
+  strides = [
+    stride * numbers.itemsize if length > 1 else 0
+    for length, stride in zip(tensor.shape, tensor.strides)
+  ]
   return np.lib.stride_tricks.as_strided(
-      numbers[tensor.offset:], tensor.shape, strides, writeable=False)
+    numbers[tensor.offset :], tensor.shape, strides, writeable=False
+  )
 
 
 def _is_size(value) -> bool:

@@ -8,24 +8,24 @@ failed; it takes the place of worker processes and of the folder of parts.
 """
 
 import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
 import os
 import re
 import socket
 import tempfile
 import threading
-from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
 
-import corpus
 from data import file_io
 from data import locks
 from errors import UserError
-import pretraining_instances
-import shards
-
+from pretraining import corpus
+from pretraining import instances
+from pretraining import shards
 
 # Whether this process is to end with the program, see `Program`.
 _is_bound = False
@@ -56,9 +56,13 @@ class Program(NamedTuple):
     Beam's own workers find out only when they next talk to the program.
     """
     global _is_bound
-    if (_is_bound or locks.fcntl is None or "://" in self.lock_file
-        or self.machine != socket.gethostname()
-        or self.process == os.getpid()):
+    if (
+      _is_bound
+      or locks.fcntl is None
+      or "://" in self.lock_file
+      or self.machine != socket.gethostname()
+      or self.process == os.getpid()
+    ):
       return
     _is_bound = True
 
@@ -92,19 +96,25 @@ def parse_options(arguments: Sequence[str]) -> pipeline_options.PipelineOptions:
     UserError: Beam knows no such flag.
   """
   options = pipeline_options.PipelineOptions(arguments)
-  unknown = (set(options.get_all_options(retain_unknown_options=True))
-             - set(options.get_all_options()))
+  unknown = set(options.get_all_options(retain_unknown_options=True)) - set(
+    options.get_all_options()
+  )
   if unknown:
-    raise UserError(f"--{min(unknown)} is a flag neither of this program nor "
-                    "of Apache Beam.")
+    raise UserError(
+      f"--{min(unknown)} is a flag neither of this program nor of Apache Beam."
+    )
   return options
 
 
-def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
-        parser: corpus.Parser, settings: pretraining_instances.Settings,
-        output: shards.ShardedOutput,
-        check_counts: Callable[[collections.Counter], None],
-        counts_file: str) -> None:
+def run(
+  options: pipeline_options.PipelineOptions,
+  input_files: Sequence[str],
+  parser: corpus.Parser,
+  settings: instances.Settings,
+  output: shards.ShardedOutput,
+  check_counts: Callable[[collections.Counter], None],
+  counts_file: str,
+) -> None:
   """Makes the shards that are not there yet.
 
   Args:
@@ -125,9 +135,19 @@ def run(options: pipeline_options.PipelineOptions, input_files: Sequence[str],
   program = None
   if runner.endswith("DirectRunner"):
     program = Program.of_this_process(output.lock_files[0])
-  _call_in_thread(functools.partial(
-      _run_pipeline, options, input_files, parser, settings, output,
-      check_counts, counts_file, program))
+  _call_in_thread(
+    functools.partial(
+      _run_pipeline,
+      options,
+      input_files,
+      parser,
+      settings,
+      output,
+      check_counts,
+      counts_file,
+      program,
+    )
+  )
 
 
 def _call_in_thread(function: Callable[[], None]) -> None:
@@ -151,7 +171,7 @@ def _call_in_thread(function: Callable[[], None]) -> None:
     raise _user_error(error) or error
 
 
-def _user_error(error: Exception) -> Optional[UserError]:
+def _user_error(error: Exception) -> UserError | None:
   """Returns the error for the user that an error of Beam tells of, if any.
 
   Beam adds the step to the text of an error, and puts the text of an error of
@@ -165,36 +185,52 @@ def _user_error(error: Exception) -> Optional[UserError]:
   return UserError(re.sub(r" \[while running .*", "", text, flags=re.DOTALL))
 
 
-def _run_pipeline(options, input_files, parser, settings, output, check_counts,
-                  counts_file, program: Optional[Program]) -> None:
+def _run_pipeline(
+  options,
+  input_files,
+  parser,
+  settings,
+  output,
+  check_counts,
+  counts_file,
+  program: Program | None,
+) -> None:
   size = corpus.block_bytes(input_files)
   missing = frozenset(output.missing_shards())
   with beam.Pipeline(options=options) as pipeline:
     made = (
-        pipeline
-        | "Units" >> beam.Create(list(enumerate(
-            corpus.units(input_files, size))))
-        | "Read" >> beam.FlatMapTuple(
-            lambda number, unit: corpus.read_blocks(unit, number, size))
-        # Lets other machines make the records than the one that reads.
-        | "Reshuffle" >> beam.Reshuffle()
-        | "Make" >> beam.ParDo(
-            _MakeRecords(parser, settings, output, missing, program)
-        ).with_outputs(
-                "counts", main="parts"))
-    counts = (made.counts
-              | "Add" >> beam.CombineGlobally(_add_counts)
-              | "Check" >> beam.Map(_checked, check_counts))
+      pipeline
+      | "Units" >> beam.Create(list(enumerate(corpus.units(input_files, size))))
+      | "Read"
+      >> beam.FlatMapTuple(
+        lambda number, unit: corpus.read_blocks(unit, number, size)
+      )
+      # Lets other machines make the records than the one that reads.
+      | "Reshuffle" >> beam.Reshuffle()
+      | "Make"
+      >> beam.ParDo(
+        _MakeRecords(parser, settings, output, missing, program)
+      ).with_outputs("counts", main="parts")
+    )
+    counts = (
+      made.counts
+      | "Add" >> beam.CombineGlobally(_add_counts)
+      | "Check" >> beam.Map(_checked, check_counts)
+    )
     _ = (
-        made.parts
-        | "Group" >> beam.GroupByKey()
-        # The counts are an argument so that nothing is written before the
-        # check.
-        | "Write" >> beam.Map(
-            lambda shard, counts: _write_shard(output, program, *shard),
-            beam.pvalue.AsSingleton(counts)))
+      made.parts
+      | "Group" >> beam.GroupByKey()
+      # The counts are an argument so that nothing is written before the
+      # check.
+      | "Write"
+      >> beam.Map(
+        lambda shard, counts: _write_shard(output, program, *shard),
+        beam.pvalue.AsSingleton(counts),
+      )
+    )
     _ = counts | "Counts" >> beam.Map(
-        functools.partial(file_io.write_json, counts_file))
+      functools.partial(file_io.write_json, counts_file)
+    )
 
 
 class _MakeRecords(beam.DoFn):
@@ -210,14 +246,16 @@ class _MakeRecords(beam.DoFn):
   def setup(self):
     if self._program:
       self._program.bind()
-    self._maker = pretraining_instances.InstanceMaker(self._settings)
+    self._maker = instances.InstanceMaker(self._settings)
 
   def process(self, block: corpus.Block):
     counts = collections.Counter()
     records = self._maker.make(
-        block.number, self._parser.documents(block, counts), counts)
+      block.number, self._parser.documents(block, counts), counts
+    )
     for number, part in enumerate(
-        shards.deal(records, self._output.num_buckets)):
+      shards.deal(records, self._output.num_buckets)
+    ):
       for bucket, content in enumerate(part):
         shard = self._output.shard_of(bucket)
         if shard in self._shards_to_write:
@@ -237,8 +275,12 @@ def _checked(counts, check_counts):
   return counts
 
 
-def _write_shard(output: shards.ShardedOutput, program: Optional[Program],
-                 shard: int, parts: Iterable[Part]) -> None:
+def _write_shard(
+  output: shards.ShardedOutput,
+  program: Program | None,
+  shard: int,
+  parts: Iterable[Part],
+) -> None:
   """Writes a shard, of which one bucket at a time is in memory."""
   if program:
     program.bind()
@@ -246,7 +288,8 @@ def _write_shard(output: shards.ShardedOutput, program: Optional[Program],
     places = collections.defaultdict(list)
     for part in parts:
       places[part.bucket].append(
-          (part.block, part.number, file.tell(), len(part.content)))
+        (part.block, part.number, file.tell(), len(part.content))
+      )
       file.write(part.content)
 
     def contents(bucket) -> Iterator[bytes]:

@@ -10,14 +10,16 @@ Damage is looked for only after TensorFlow has failed on a file, or when it is
 to be skipped. Reading undamaged files costs nothing more.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from typing import Callable, Iterator, Mapping, NamedTuple, Optional
-from typing import Sequence, Union
+from typing import (
+  NamedTuple,
+)
 import unicodedata
 import zlib
 
@@ -31,7 +33,7 @@ from errors import UserError
 STAMP_SUFFIX = ".stamp.json"
 # Raised when the same input gives other records than before.
 _VERSION = 1
-_CHUNK_BYTES = 2 ** 22
+_CHUNK_BYTES = 2**22
 _RECORDS_PER_BATCH = 1024
 # How many damaged records of one file may be left out.
 _MOST_DAMAGED = 100
@@ -54,8 +56,9 @@ class StampedFile(NamedTuple):
   checksum: int
 
 
-def reuse_or_write(path: str, digest: str,
-                   write: Callable[[], dict]) -> StampedFile:
+def reuse_or_write(
+  path: str, digest: str, write: Callable[[], dict]
+) -> StampedFile:
   """Takes a file of records as it is, if it is as it would be made.
 
   Args:
@@ -66,15 +69,25 @@ def reuse_or_write(path: str, digest: str,
   stamp_file = path + STAMP_SUFFIX
   known = _read_stamp(stamp_file)
   if known.get("digest") == digest and (
-      _checksum(path) == (known.get("bytes"), known.get("crc32"))):
-    logging.info("%s is used again: it was made of the same input with the "
-                 "same settings.", path)
+    _checksum(path) == (known.get("bytes"), known.get("crc32"))
+  ):
+    logging.info(
+      "%s is used again: it was made of the same input with the same settings.",
+      path,
+    )
     return StampedFile(known["facts"], known["crc32"])
   facts = json.loads(json.dumps(write()))
   num_bytes, checksum = _checksum(path)
-  file_io.write_json(stamp_file, {
-      "digest": digest, "bytes": num_bytes, "crc32": checksum, "facts": facts,
-      "facts_crc32": _checksum_of_facts(facts)})
+  file_io.write_json(
+    stamp_file,
+    {
+      "digest": digest,
+      "bytes": num_bytes,
+      "crc32": checksum,
+      "facts": facts,
+      "facts_crc32": _checksum_of_facts(facts),
+    },
+  )
   return StampedFile(facts, checksum)
 
 
@@ -89,7 +102,8 @@ def _read_stamp(path: str) -> dict:
     return {}
   facts = stamp.get("facts")
   is_whole = isinstance(facts, dict) and (
-      _checksum_of_facts(facts) == stamp.get("facts_crc32"))
+    _checksum_of_facts(facts) == stamp.get("facts_crc32")
+  )
   return stamp if is_whole else {}
 
 
@@ -135,8 +149,12 @@ def _fields(value) -> object:
 def digest_of_tokenizer(tokenizer) -> str:
   """Returns a digest of all that decides what a tokenizer makes of a text."""
   basic = tokenizer.basic_tokenizer
-  return digest_of(list(tokenizer.vocab.items()), basic.do_lower_case,
-                   basic.strip_accents, sorted(basic.never_split))
+  return digest_of(
+    list(tokenizer.vocab.items()),
+    basic.do_lower_case,
+    basic.strip_accents,
+    sorted(basic.never_split),
+  )
 
 
 # --- Damage ------------------------------------------------------------------
@@ -163,7 +181,7 @@ class Damage(NamedTuple):
 Examine = Callable[[Sequence[bytes]], Mapping[int, str]]
 
 
-def find_damage(files: Sequence[str], examine: Examine) -> Optional[Damage]:
+def find_damage(files: Sequence[str], examine: Examine) -> Damage | None:
   """Returns the first damaged record of some files, or None."""
   for file in files:
     for part in _scan(file, examine, None):
@@ -180,8 +198,9 @@ def readable_records(file: str) -> Iterator[bytes]:
         yield from part
 
 
-def without_damage(file: str, folder: str, examine: Examine
-                  ) -> tuple[str, list[Damage]]:
+def without_damage(
+  file: str, folder: str, examine: Examine
+) -> tuple[str, list[Damage]]:
   """Returns a file with the undamaged records of another.
 
   Args:
@@ -206,8 +225,10 @@ def without_damage(file: str, folder: str, examine: Examine
           continue
         damages.append(part)
         if len(damages) > _MOST_DAMAGED:
-          raise UserError(f"{file} has more than {_MOST_DAMAGED} damaged "
-                          "records. Make it again.")
+          raise UserError(
+            f"{file} has more than {_MOST_DAMAGED} damaged "
+            "records. Make it again."
+          )
 
   if find_damage([file], examine) is None:
     return file, []
@@ -219,8 +240,9 @@ def without_damage(file: str, folder: str, examine: Examine
   return copy, damages
 
 
-def _scan(file: str, examine: Examine, temporary_dir: Optional[str]
-         ) -> Iterator[Union[list[bytes], Damage]]:
+def _scan(
+  file: str, examine: Examine, temporary_dir: str | None
+) -> Iterator[list[bytes] | Damage]:
   """Yields the undamaged records of a file, and what is damaged, in order.
 
   Args:
@@ -245,8 +267,12 @@ def _scan(file: str, examine: Examine, temporary_dir: Optional[str]
     length = _length_at(rest, offset)
     end = offset + _FRAME_BYTES + (length or 0)
     if length is None or end > size:
-      yield Damage(file, number, "it is damaged or cut off, and so the last "
-                   f"{size - offset} bytes of the file cannot be read")
+      yield Damage(
+        file,
+        number,
+        "it is damaged or cut off, and so the last "
+        f"{size - offset} bytes of the file cannot be read",
+      )
       return
     yield Damage(file, number, "its checksum is wrong, so it is damaged")
     if temporary_dir is None:
@@ -283,7 +309,7 @@ def _readable_batches(file: str) -> Iterator[list[bytes]]:
       yield rest
 
 
-def _length_at(file: str, offset: int) -> Optional[int]:
+def _length_at(file: str, offset: int) -> int | None:
   """Returns the length of the record at a byte; None if it is damaged."""
   with tf.io.gfile.GFile(file, "rb") as reader:
     reader.seek(offset)
@@ -305,3 +331,19 @@ def _masked_crc32c(content: bytes) -> int:
       crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
   crc ^= 0xFFFFFFFF
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def write_records(
+  path: str, records: Iterable[bytes], temporary_dir: str | None = None
+) -> int:
+  """Writes a TFRecord file, whole or not at all; returns how many records.
+
+  Arguments as for `whole_file`.
+  """
+  count = 0
+  with file_io.whole_file(path, temporary_dir) as temporary:
+    with tf.io.TFRecordWriter(temporary) as writer:
+      for record in records:
+        writer.write(record)
+        count += 1
+  return count

@@ -9,8 +9,9 @@ One thing differs: marks that are kept (category Mc) stay in the order in which
 they were written, where Unicode's normal form may exchange two of them.
 """
 
+from collections.abc import Mapping
 import functools
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
 import unicodedata
 
 import numpy as np
@@ -26,7 +27,7 @@ _ITSELF = -1
 _PAGE_SIZE = 256
 _NUM_CODEPOINTS = 0x110000
 # What the number of an edge counts nodes by: more than there are code points.
-_EDGE = 2 ** 21
+_EDGE = 2**21
 
 
 class Tokens(NamedTuple):
@@ -66,31 +67,38 @@ class GraphTokenizer(tf.Module):
     """Returns the tokens of UTF-8 texts, string [n]."""
     # With a space after each, no word goes on into the next text.
     chars = tf.strings.unicode_decode(
-        tf.strings.join([texts, " "]), "UTF-8")                   # [n, (c)]
+      tf.strings.join([texts, " "]), "UTF-8"
+    )  # [n, (c)]
     normal = self._characters(chars.flat_values)
     is_space = normal.codes == _SPACE
-    kept = tf.where(~is_space)[:, 0]                              # [m]
+    kept = tf.where(~is_space)[:, 0]  # [m]
     begins = ~is_space & _shifted(is_space, True)
-    starts = tf.where(tf.gather(begins, kept))[:, 0]              # [w]
+    starts = tf.where(tf.gather(begins, kept))[:, 0]  # [w]
     origins = tf.gather(normal.origins, kept)
     ids, ends = self._pieces(tf.gather(normal.codes, kept), starts)
 
-    places = tf.where(ids >= 0)[:, 0]                             # [p]
+    places = tf.where(ids >= 0)[:, 0]  # [p]
     first = tf.gather(origins, places)
     last = tf.gather(origins, tf.gather(ends, places) - 1)
     rows = tf.gather(chars.value_rowids(), first)
     text_starts = chars.row_starts()
     words_before = tf.gather(_shifted(normal.words, -1) + 1, text_starts)
     num_tokens = tf.math.unsorted_segment_sum(
-        tf.ones_like(rows), rows, chars.nrows())
-    return Tokens(*(
+      tf.ones_like(rows), rows, chars.nrows()
+    )
+    return Tokens(
+      *(
         tf.RaggedTensor.from_row_lengths(
-            tf.cast(values, tf.int32), num_tokens, validate=False)
+          tf.cast(values, tf.int32), num_tokens, validate=False
+        )
         for values in (
-            tf.gather(ids, places),
-            first - tf.gather(text_starts, rows),
-            tf.gather(normal.ends, last) - tf.gather(text_starts, rows),
-            tf.gather(normal.words, first) - tf.gather(words_before, rows))))
+          tf.gather(ids, places),
+          first - tf.gather(text_starts, rows),
+          tf.gather(normal.ends, last) - tf.gather(text_starts, rows),
+          tf.gather(normal.words, first) - tf.gather(words_before, rows),
+        )
+      )
+    )
 
   def _pieces(self, codes, starts):
     """Cuts words into pieces.
@@ -104,21 +112,25 @@ class GraphTokenizer(tf.Module):
       and int64 [m].
     """
     ends = tf.concat([starts, [tf.size(codes, tf.int64)]], 0)[1:]
-    ends = ends[:tf.size(starts)]
+    ends = ends[: tf.size(starts)]
     fits = ends - starts <= self._max_chars
     ids, piece_ends, is_known = self._trie(codes, starts, ends, fits)
     # Of an unknown word nothing is kept, not even pieces that were found.
     ids = tf.where(tf.repeat(is_known, ends - starts), ids, -1)
     unknown = tf.boolean_mask(starts, ~is_known)[:, tf.newaxis]
-    return (tf.tensor_scatter_nd_update(
-        ids, unknown, tf.fill(tf.shape(unknown)[:1], self._unk_id)),
-            tf.tensor_scatter_nd_update(
-                piece_ends, unknown, tf.boolean_mask(ends, ~is_known)))
+    return (
+      tf.tensor_scatter_nd_update(
+        ids, unknown, tf.fill(tf.shape(unknown)[:1], self._unk_id)
+      ),
+      tf.tensor_scatter_nd_update(
+        piece_ends, unknown, tf.boolean_mask(ends, ~is_known)
+      ),
+    )
 
 
 def _shifted(values, first) -> tf.Tensor:
   """Returns what stands before each of `values`; `first` before the first."""
-  return tf.concat([[first], values], axis=0)[:tf.size(values)]
+  return tf.concat([[first], values], axis=0)[: tf.size(values)]
 
 
 class _Normalized(NamedTuple):
@@ -155,17 +167,25 @@ def _kinds_of_characters(do_lower_case: bool, strip_accents: bool):
   numbers = np.zeros(_NUM_CODEPOINTS, np.int32)
   for codepoint in range(_NUM_CODEPOINTS):
     char = chr(codepoint)
-    form = tuple(_SPACE if c.isspace() else _ITSELF if c == char else ord(c)
-                 for c in basic_tokenizer.normalize_char(char))
+    form = tuple(
+      _SPACE if c.isspace() else _ITSELF if c == char else ord(c)
+      for c in basic_tokenizer.normalize_char(char)
+    )
     # Told by what they do: after them a capital sigma ends a word.
     is_cased = f"{char}Σ".lower().endswith("ς")
     is_ignorable = not form or (
-        not is_cased and f"A{char}Σ".lower().endswith("ς"))
-    kind = (form, not form and unicodedata.category(char) == "Mn",
-            is_ignorable, is_cased)
+      not is_cased and f"A{char}Σ".lower().endswith("ς")
+    )
+    kind = (
+      form,
+      not form and unicodedata.category(char) == "Mn",
+      is_ignorable,
+      is_cased,
+    )
     numbers[codepoint] = kinds.setdefault(kind, len(kinds))
   pages, page_of = np.unique(
-      numbers.reshape(-1, _PAGE_SIZE), axis=0, return_inverse=True)
+    numbers.reshape(-1, _PAGE_SIZE), axis=0, return_inverse=True
+  )
   return pages.ravel(), page_of.ravel().astype(np.int32), list(kinds)
 
 
@@ -175,7 +195,8 @@ class _CharacterTable(tf.Module):
   def __init__(self, basic_tokenizer: tokenization.BasicTokenizer):
     super().__init__()
     pages, page_of, kinds = _kinds_of_characters(
-        basic_tokenizer.do_lower_case, basic_tokenizer.strip_accents)
+      basic_tokenizer.do_lower_case, basic_tokenizer.strip_accents
+    )
     self._pages = tf.constant(pages)
     self._page_of = tf.constant(page_of)
     forms, is_mark, is_ignorable, is_cased = zip(*kinds)
@@ -194,34 +215,42 @@ class _CharacterTable(tf.Module):
     if self._do_lower_case:
       codes = self._with_final_sigmas(codes, kinds)
       kinds = self._kinds(codes)
-    forms = tf.ragged.range(tf.gather(self._form_splits, kinds),
-                            tf.gather(self._form_splits, kinds + 1))
+    forms = tf.ragged.range(
+      tf.gather(self._form_splits, kinds),
+      tf.gather(self._form_splits, kinds + 1),
+    )
     normal = tf.gather(self._form_values, forms.flat_values)
     origins = forms.value_rowids()
     normal = tf.where(normal == _ITSELF, tf.gather(codes, origins), normal)
 
     # Each mark belongs to what was last not dropped.
-    owners = tf.cumsum(tf.cast(
-        ~tf.gather(self._is_dropped, kinds), tf.int64)) - 1
+    owners = (
+      tf.cumsum(tf.cast(~tf.gather(self._is_dropped, kinds), tf.int64)) - 1
+    )
     is_dropped = tf.gather(self._is_dropped, kinds)
     next_places = tf.range(1, tf.size(codes, tf.int64) + 1)
     counts = ~is_dropped | tf.gather(self._is_mark, kinds)
     ends = tf.math.unsorted_segment_max(
-        tf.where(counts, next_places, 0), owners, tf.size(codes))
+      tf.where(counts, next_places, 0), owners, tf.size(codes)
+    )
     is_white = tf.gather(self._is_white, kinds)
     begins_word = ~is_white & _shifted(is_white, True)
     return _Normalized(
-        normal, origins, tf.gather(ends, tf.maximum(owners, 0)),
-        tf.cumsum(tf.cast(begins_word, tf.int64)) - 1)
+      normal,
+      origins,
+      tf.gather(ends, tf.maximum(owners, 0)),
+      tf.cumsum(tf.cast(begins_word, tf.int64)) - 1,
+    )
 
   def _with_final_sigmas(self, codes, kinds) -> tf.Tensor:
     """Writes a small sigma for each capital one that ends a word."""
-    places = tf.where(~tf.gather(self._is_ignorable, kinds))      # [d, 1]
+    places = tf.where(~tf.gather(self._is_ignorable, kinds))  # [d, 1]
     is_cased = tf.gather(self._is_cased, tf.gather_nd(kinds, places))
     follows_letter = _shifted(is_cased, False)
     precedes_letter = tf.concat([is_cased, [False]], axis=0)[1:]
-    ends_word = tf.scatter_nd(places, follows_letter & ~precedes_letter,
-                              tf.shape(codes, tf.int64))
+    ends_word = tf.scatter_nd(
+      places, follows_letter & ~precedes_letter, tf.shape(codes, tf.int64)
+    )
     return tf.where((codes == _CAPITAL_SIGMA) & ends_word, _FINAL_SIGMA, codes)
 
   def _kinds(self, codes) -> tf.Tensor:
@@ -247,16 +276,19 @@ class _Trie(tf.Module):
           tokens.append(-1)
       tokens[node] = token_id
     tokens[0] = -1  # an empty line of the file is no piece
-    edges = sorted((node * _EDGE + code, child)
-                   for (node, code), child in children.items())
+    edges = sorted(
+      (node * _EDGE + code, child) for (node, code), child in children.items()
+    )
     self._edges = tf.constant([edge for edge, _ in edges], tf.int64)
     self._children = tf.constant([child for _, child in edges], tf.int64)
     self._tokens = tf.constant(tokens, tf.int32)
     # Where pieces go on a word, which are written with `##`; a node without
     # edges if there are none.
     hash_sign = ord("#")
-    self._inside = tf.constant(children.get(
-        (children.get((0, hash_sign)), hash_sign), len(tokens)), tf.int64)
+    self._inside = tf.constant(
+      children.get((children.get((0, hash_sign)), hash_sign), len(tokens)),
+      tf.int64,
+    )
 
   def __call__(self, codes, starts, ends, fits):
     """Cuts words into the longest pieces, from the left.
@@ -276,21 +308,30 @@ class _Trie(tf.Module):
     words = tf.where(fits)[:, 0]
     begins = tf.gather(starts, words)
     state = _Cutting(
-        words, begins, begins, tf.zeros_like(words),
-        tf.fill(tf.shape(words), -1), begins,
-        tf.fill(tf.shape(codes), -1), tf.zeros(tf.shape(codes), tf.int64), fits)
+      words,
+      begins,
+      begins,
+      tf.zeros_like(words),
+      tf.fill(tf.shape(words), -1),
+      begins,
+      tf.fill(tf.shape(codes), -1),
+      tf.zeros(tf.shape(codes), tf.int64),
+      fits,
+    )
     return tf.while_loop(
-        lambda state: tf.size(state.words) > 0,
-        lambda state: [self._move(state, codes, ends)], [state],
-        shape_invariants=[_Cutting(*[tf.TensorShape([None])] * 9)]
+      lambda state: tf.size(state.words) > 0,
+      lambda state: [self._move(state, codes, ends)],
+      [state],
+      shape_invariants=[_Cutting(*[tf.TensorShape([None])] * 9)],
     )[0][-3:]
 
   def _move(self, state: "_Cutting", codes, ends) -> "_Cutting":
     """Moves each word on by a character, or ends a piece of it."""
     words, begins, places, nodes, match_ids, match_ends, *results = state
     ends = tf.gather(ends, words)
-    children = self._follow(nodes, tf.gather(
-        codes, tf.minimum(places, tf.size(codes, tf.int64) - 1)))
+    children = self._follow(
+      nodes, tf.gather(codes, tf.minimum(places, tf.size(codes, tf.int64) - 1))
+    )
     moves = (places < ends) & (children >= 0)
     nodes = tf.where(moves, children, nodes)
     places = tf.where(moves, places + 1, places)
@@ -302,28 +343,44 @@ class _Trie(tf.Module):
     fails = ~moves & (match_ids < 0)
     ids, piece_ends, is_known = results
     at = tf.boolean_mask(begins, cuts)[:, tf.newaxis]
-    ids = tf.tensor_scatter_nd_update(
-        ids, at, tf.boolean_mask(match_ids, cuts))
+    ids = tf.tensor_scatter_nd_update(ids, at, tf.boolean_mask(match_ids, cuts))
     piece_ends = tf.tensor_scatter_nd_update(
-        piece_ends, at, tf.boolean_mask(match_ends, cuts))
+      piece_ends, at, tf.boolean_mask(match_ends, cuts)
+    )
     failed = tf.boolean_mask(words, fails)[:, tf.newaxis]
     is_known = tf.tensor_scatter_nd_update(
-        is_known, failed, tf.zeros(tf.shape(failed)[:1], tf.bool))
+      is_known, failed, tf.zeros(tf.shape(failed)[:1], tf.bool)
+    )
 
     goes_on = ~fails & ~(cuts & (match_ends == ends))
-    return _Cutting(*(tf.boolean_mask(x, goes_on) for x in (
-        words, tf.where(cuts, match_ends, begins),
-        tf.where(cuts, match_ends, places),
-        tf.where(cuts, self._inside, nodes), tf.where(cuts, -1, match_ids),
-        match_ends)), ids, piece_ends, is_known)
+    return _Cutting(
+      *(
+        tf.boolean_mask(x, goes_on)
+        for x in (
+          words,
+          tf.where(cuts, match_ends, begins),
+          tf.where(cuts, match_ends, places),
+          tf.where(cuts, self._inside, nodes),
+          tf.where(cuts, -1, match_ids),
+          match_ends,
+        )
+      ),
+      ids,
+      piece_ends,
+      is_known,
+    )
 
   def _follow(self, nodes, codes) -> tf.Tensor:
     """Returns the node that an edge leads to, or -1 if there is none."""
     wanted = nodes * _EDGE + tf.cast(codes, tf.int64)
-    found = tf.minimum(tf.searchsorted(self._edges, wanted),
-                       tf.size(self._edges) - 1)
-    return tf.where(tf.gather(self._edges, found) == wanted,
-                    tf.gather(self._children, found), -1)
+    found = tf.minimum(
+      tf.searchsorted(self._edges, wanted), tf.size(self._edges) - 1
+    )
+    return tf.where(
+      tf.gather(self._edges, found) == wanted,
+      tf.gather(self._children, found),
+      -1,
+    )
 
 
 class _Cutting(NamedTuple):

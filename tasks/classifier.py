@@ -5,24 +5,26 @@ nor data sets. What a classifier is beside its weights lies with them, in
 `classifier.json`.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import os
-from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from data import batching
+from data import encoding
 from data import file_io
+from data import record_files
 from errors import UserError
 import estimator as estimator_lib
-from data import records as record_files
-import input_pipeline
 import losses
-import metrics
-import tokenization
 from tasks import classification
+from tasks import metrics
 from tasks import text_files
+import tokenization
 
 _FILE = "classifier.json"
 
@@ -31,8 +33,7 @@ TAGGING = "tagging"
 MULTIPLE_CHOICE = "multiple_choice"
 _PROBLEM_TYPES = (*classification.PROBLEM_TYPES, TAGGING, MULTIPLE_CHOICE)
 _WITHOUT_LABELS = (classification.REGRESSION, MULTIPLE_CHOICE)
-_LONG_TEXT = (input_pipeline.TRUNCATE, input_pipeline.HEAD_TAIL,
-              input_pipeline.SLIDING_WINDOW)
+_LONG_TEXT = (encoding.TRUNCATE, encoding.HEAD_TAIL, encoding.SLIDING_WINDOW)
 # Special tokens need 3; windows of a text need some more.
 _SHORTEST_SEQUENCE, _SHORTEST_WINDOW = 3, 8
 
@@ -46,7 +47,7 @@ class Classifier:
     labels: in the order of their ids; none for regression and choices.
     do_lower_case: whether text is lower-cased.
     max_seq_length: most tokens of a sequence.
-    long_text: what becomes of longer texts; see `input_pipeline.pack_long`.
+    long_text: what becomes of longer texts; see `encoding.encode_long_pair`.
   """
 
   problem_type: str
@@ -77,8 +78,10 @@ class Classifier:
     fields = file_io.read_json(path)
     names = [field.name for field in dataclasses.fields(cls)]
     if set(fields) != set(names):
-      raise UserError(f"{path} has {text_files.some(fields) or 'no fields'}, "
-                      f"but needs {', '.join(names)}, and no others.")
+      raise UserError(
+        f"{path} has {text_files.some(fields) or 'no fields'}, "
+        f"but needs {', '.join(names)}, and no others."
+      )
     _check_fields(fields, path)
     return cls(**{**fields, "labels": tuple(fields["labels"])})
 
@@ -91,20 +94,24 @@ class Classifier:
     """
     shapes = checkpoint.open_checkpoint(path, flag).shapes
     if "output_bias" not in shapes or "output_weights" not in shapes:
-      raise UserError(f"{flag}={path} has no classifier, only what one is "
-                      "trained from. Pass --do_train.")
+      raise UserError(
+        f"{flag}={path} has no classifier, only what one is "
+        "trained from. Pass --do_train."
+      )
     for name, rank in (("output_bias", 1), ("output_weights", 2)):
       num_outputs, *rest = shapes[name] or (0,)
       if num_outputs != self.num_outputs or len(rest) != rank - 1:
         raise UserError(
-            f"{flag}={path} is a classifier of {num_outputs} labels, but there "
-            f"are {self.num_outputs}: "
-            f"{text_files.some(self.labels) or 'a number'}. Give it the {_FILE}"
-            " that it was trained with, in the same folder, or train again, in "
-            "another --output_dir.")
+          f"{flag}={path} is a classifier of {num_outputs} labels, but there "
+          f"are {self.num_outputs}: "
+          f"{text_files.some(self.labels) or 'a number'}. Give it the {_FILE}"
+          " that it was trained with, in the same folder, or train again, in "
+          "another --output_dir."
+        )
 
-  def check_start(self, newest: Optional[str], init_checkpoint: Optional[str],
-                  is_training: bool) -> None:
+  def check_start(
+    self, newest: str | None, init_checkpoint: str | None, is_training: bool
+  ) -> None:
     """Raises a UserError if the weights to start from do not fit.
 
     Args:
@@ -123,8 +130,12 @@ class Classifier:
     """Returns zeros in the form of `ClassificationTask.targets`."""
     if self.problem_type == classification.MULTI_LABEL:
       return np.zeros([num_examples, len(self.labels)], np.float32)
-    return np.zeros([num_examples], np.float32 if self.problem_type ==
-                    classification.REGRESSION else np.int64)
+    return np.zeros(
+      [num_examples],
+      np.float32
+      if self.problem_type == classification.REGRESSION
+      else np.int64,
+    )
 
   # --- What logits mean ------------------------------------------------------
 
@@ -171,27 +182,50 @@ def _check_fields(fields: Mapping[str, object], path: str) -> None:
     UserError: a field has a value that it cannot have.
   """
   labels, length = fields["labels"], fields["max_seq_length"]
-  are_different = isinstance(labels, list) and all(
-      isinstance(label, str) for label in labels) and (
-          len(set(labels)) == len(labels))
+  are_different = (
+    isinstance(labels, list)
+    and all(isinstance(label, str) for label in labels)
+    and (len(set(labels)) == len(labels))
+  )
   needs_labels = fields["problem_type"] not in _WITHOUT_LABELS
-  shortest = (_SHORTEST_WINDOW if fields["long_text"] ==
-              input_pipeline.SLIDING_WINDOW else _SHORTEST_SEQUENCE)
+  shortest = (
+    _SHORTEST_WINDOW
+    if fields["long_text"] == encoding.SLIDING_WINDOW
+    else _SHORTEST_SEQUENCE
+  )
   for name, wanted, is_right in [
-      ("problem_type", f"one of {', '.join(_PROBLEM_TYPES)}",
-       fields["problem_type"] in _PROBLEM_TYPES),
-      ("labels", "a list of different texts" if needs_labels
-       else "an empty list", are_different and bool(labels) == needs_labels),
-      ("do_lower_case", "true or false",
-       isinstance(fields["do_lower_case"], bool)),
-      ("long_text", f"one of {', '.join(_LONG_TEXT)}",
-       fields["long_text"] in _LONG_TEXT),
-      ("max_seq_length", f"a whole number of at least {shortest}",
-       isinstance(length, int) and not isinstance(length, bool)
-       and length >= shortest)]:
+    (
+      "problem_type",
+      f"one of {', '.join(_PROBLEM_TYPES)}",
+      fields["problem_type"] in _PROBLEM_TYPES,
+    ),
+    (
+      "labels",
+      "a list of different texts" if needs_labels else "an empty list",
+      are_different and bool(labels) == needs_labels,
+    ),
+    (
+      "do_lower_case",
+      "true or false",
+      isinstance(fields["do_lower_case"], bool),
+    ),
+    (
+      "long_text",
+      f"one of {', '.join(_LONG_TEXT)}",
+      fields["long_text"] in _LONG_TEXT,
+    ),
+    (
+      "max_seq_length",
+      f"a whole number of at least {shortest}",
+      isinstance(length, int)
+      and not isinstance(length, bool)
+      and length >= shortest,
+    ),
+  ]:
     if not is_right:
-      raise UserError(f"{path}: {name} is {text_files.shown(fields[name])}, "
-                      f"not {wanted}.")
+      raise UserError(
+        f"{path}: {name} is {text_files.shown(fields[name])}, not {wanted}."
+      )
 
 
 # --- Records -----------------------------------------------------------------
@@ -212,12 +246,15 @@ class Records(NamedTuple):
   checksum: int
 
 
-def write_records(path: str, classifier: Classifier,
-                  tokenizer: tokenization.FullTokenizer,
-                  examples: Sequence[classification.Example],
-                  targets: Optional[np.ndarray] = None,
-                  label_weights: Optional[np.ndarray] = None,
-                  teacher_logits: Optional[np.ndarray] = None) -> Records:
+def write_records(
+  path: str,
+  classifier: Classifier,
+  tokenizer: tokenization.FullTokenizer,
+  examples: Sequence[classification.Example],
+  targets: np.ndarray | None = None,
+  label_weights: np.ndarray | None = None,
+  teacher_logits: np.ndarray | None = None,
+) -> Records:
   """Writes the records of n examples, unless they are there already.
 
   Args:
@@ -235,82 +272,124 @@ def write_records(path: str, classifier: Classifier,
   if teacher_logits is not None:
     teacher_logits = np.asarray(teacher_logits, np.float32)
   digest = record_files.digest_of(
-      "classification", dataclasses.asdict(classifier),
-      record_files.digest_of_tokenizer(tokenizer),
-      [(example.text_a, example.text_b) for example in examples],
-      np.asarray(targets), label_weights, teacher_logits)
+    "classification",
+    dataclasses.asdict(classifier),
+    record_files.digest_of_tokenizer(tokenizer),
+    [(example.text_a, example.text_b) for example in examples],
+    np.asarray(targets),
+    label_weights,
+    teacher_logits,
+  )
   stamped = record_files.reuse_or_write(
-      path, digest, lambda: _write_records(
-          path, classifier, tokenizer, examples, targets, label_weights,
-          teacher_logits))
-  return Records(path, np.array(stamped.facts["example_numbers"], np.int64),
-                 stamped.checksum)
+    path,
+    digest,
+    lambda: _write_records(
+      path,
+      classifier,
+      tokenizer,
+      examples,
+      targets,
+      label_weights,
+      teacher_logits,
+    ),
+  )
+  return Records(
+    path, np.array(stamped.facts["example_numbers"], np.int64), stamped.checksum
+  )
 
 
-def _write_records(path, classifier, tokenizer, examples, targets,
-                   label_weights, teacher_logits) -> dict[str, list[int]]:
+def _write_records(
+  path, classifier, tokenizer, examples, targets, label_weights, teacher_logits
+) -> dict[str, list[int]]:
   """Writes the file; returns what there is to know about it."""
   numbers = []
   cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
 
   def records() -> Iterator[bytes]:
     for number, example in enumerate(examples):
-      windows = input_pipeline.pack_long(
-          tokenizer.encode(example.text_a),
-          example.text_b and tokenizer.encode(example.text_b),
-          classifier.max_seq_length, cls_id, sep_id, classifier.long_text)
+      windows = encoding.encode_long_pair(
+        tokenizer.encode(example.text_a),
+        example.text_b and tokenizer.encode(example.text_b),
+        classifier.max_seq_length,
+        cls_id,
+        sep_id,
+        classifier.long_text,
+      )
       # A text counts once, however many windows it has.
       share = 1.0 / len(windows)
       features = {
-          "label_ids": np.ravel(targets[number]).tolist(),
-          "label_weight": [share if label_weights is None
-                           else share * float(label_weights[number])]}
+        "label_ids": np.ravel(targets[number]).tolist(),
+        "label_weight": [
+          share
+          if label_weights is None
+          else share * float(label_weights[number])
+        ],
+      }
       if teacher_logits is not None:
-        features.update(teacher_weight=[share],
-                        teacher_logits=teacher_logits[number].tolist())
+        features.update(
+          teacher_weight=[share], teacher_logits=teacher_logits[number].tolist()
+        )
       numbers.extend([number] * len(windows))
       for packed in windows:
-        yield input_pipeline.create_task_record(packed, **features)
+        yield batching.create_task_record(packed, **features)
 
-  input_pipeline.write_records(path, records())
+  record_files.write_records(path, records())
   return {"example_numbers": numbers}
 
 
-def feature_spec(classifier: Classifier,
-                 has_teacher: bool) -> dict[str, tf.io.FixedLenFeature]:
+def feature_spec(
+  classifier: Classifier, has_teacher: bool
+) -> dict[str, tf.io.FixedLenFeature]:
   """Returns what records hold beside the ids, for `task_dataset`."""
   labels = {
-      classification.SINGLE_LABEL: tf.io.FixedLenFeature([], tf.int64),
-      classification.REGRESSION: tf.io.FixedLenFeature([], tf.float32),
-      classification.MULTI_LABEL: tf.io.FixedLenFeature(
-          [classifier.num_outputs], tf.float32)}[classifier.problem_type]
-  spec = {"label_ids": labels,
-          "label_weight": tf.io.FixedLenFeature([], tf.float32)}
+    classification.SINGLE_LABEL: tf.io.FixedLenFeature([], tf.int64),
+    classification.REGRESSION: tf.io.FixedLenFeature([], tf.float32),
+    classification.MULTI_LABEL: tf.io.FixedLenFeature(
+      [classifier.num_outputs], tf.float32
+    ),
+  }[classifier.problem_type]
+  spec = {
+    "label_ids": labels,
+    "label_weight": tf.io.FixedLenFeature([], tf.float32),
+  }
   if has_teacher:
     spec["teacher_weight"] = tf.io.FixedLenFeature([], tf.float32)
     spec["teacher_logits"] = tf.io.FixedLenFeature(
-        [classifier.num_outputs], tf.float32)
+      [classifier.num_outputs], tf.float32
+    )
   return spec
 
 
-def input_fn_builder(records: Records, classifier: Classifier,
-                     is_training: bool, static_shapes: bool,
-                     has_teacher: bool = False,
-                     batch_size: Optional[int] = None):
-  """Returns the `input_fn` of records; see `input_pipeline.task_dataset`.
+def input_fn_builder(
+  records: Records,
+  classifier: Classifier,
+  is_training: bool,
+  static_shapes: bool,
+  has_teacher: bool = False,
+  batch_size: int | None = None,
+):
+  """Returns the `input_fn` of records; see `batching.task_dataset`.
 
   `batch_size` is that of the estimator, if not given.
   """
+
   def input_fn(params):
     order = None
     if is_training:
-      order = input_pipeline.TrainingOrder(
-          len(records.example_numbers), records.checksum, params["seed"],
-          params.get(estimator_lib.INPUT_POSITION))
-    return input_pipeline.task_dataset(
-        records.file, classifier.max_seq_length,
-        batch_size or params["batch_size"],
-        feature_spec(classifier, has_teacher), order, static_shapes)
+      order = batching.TrainingOrder(
+        len(records.example_numbers),
+        records.checksum,
+        params["seed"],
+        params.get(estimator_lib.INPUT_POSITION),
+      )
+    return batching.task_dataset(
+      records.file,
+      classifier.max_seq_length,
+      batch_size or params["batch_size"],
+      feature_spec(classifier, has_teacher),
+      order,
+      static_shapes,
+    )
 
   return input_fn
 
@@ -331,9 +410,12 @@ class Distillation(NamedTuple):
   hard_label_weight: float = 0.0
 
 
-def loss_fn_builder(logits_fn: Callable[..., tf.Tensor], classifier: Classifier,
-                    label_weights: Optional[np.ndarray] = None,
-                    distillation: Optional[Distillation] = None):
+def loss_fn_builder(
+  logits_fn: Callable[..., tf.Tensor],
+  classifier: Classifier,
+  label_weights: np.ndarray | None = None,
+  distillation: Distillation | None = None,
+):
   """Returns the `loss_fn` of an `EstimatorSpec`.
 
   Args:
@@ -342,6 +424,7 @@ def loss_fn_builder(logits_fn: Callable[..., tf.Tensor], classifier: Classifier,
     label_weights: for several labels, see `losses.multi_label_loss`.
     distillation: None without a teacher.
   """
+
   def label_loss(logits, labels, weights):
     if classifier.problem_type == classification.REGRESSION:
       return losses.regression_loss(logits, labels, weights)
@@ -354,17 +437,21 @@ def loss_fn_builder(logits_fn: Callable[..., tf.Tensor], classifier: Classifier,
       return losses.regression_loss(logits, teacher_logits, weights)
     temperature = distillation.temperature
     if classifier.problem_type == classification.SINGLE_LABEL:
-      return losses.distillation_loss(logits, teacher_logits, weights,
-                                      temperature)
+      return losses.distillation_loss(
+        logits, teacher_logits, weights, temperature
+      )
     total, weight = losses.multi_label_loss(
-        logits / temperature, tf.sigmoid(teacher_logits / temperature), weights)
-    return total * temperature ** 2, weight
+      logits / temperature, tf.sigmoid(teacher_logits / temperature), weights
+    )
+    return total * temperature**2, weight
 
   def loss_fn(features, dropout_seed):
     logits = logits_fn(features, dropout_seed)
     total, weight = label_loss(
-        logits, features["label_ids"],
-        features["is_real_example"] * features["label_weight"])
+      logits,
+      features["label_ids"],
+      features["is_real_example"] * features["label_weight"],
+    )
     if not distillation:
       return estimator_lib.Losses({"loss": (total, weight)})
     share = distillation.hard_label_weight
@@ -373,8 +460,10 @@ def loss_fn_builder(logits_fn: Callable[..., tf.Tensor], classifier: Classifier,
       terms["label_loss"] = (share * total, weight)
     if share < 1.0:
       total, weight = teacher_loss(
-          logits, features["teacher_logits"],
-          features["is_real_example"] * features["teacher_weight"])
+        logits,
+        features["teacher_logits"],
+        features["is_real_example"] * features["teacher_weight"],
+      )
       terms["teacher_loss"] = ((1.0 - share) * total, weight)
     return estimator_lib.Losses(terms)
 
@@ -386,21 +475,34 @@ def loss_fn_builder(logits_fn: Callable[..., tf.Tensor], classifier: Classifier,
 
 def predict_fn_builder(logits_fn: Callable[..., tf.Tensor]):
   """Returns the `predict_fn` of an `EstimatorSpec`; see `loss_fn_builder`."""
+
   def predict_fn(features) -> Mapping[str, tf.Tensor]:
-    return {"logits": logits_fn(features, None),
-            "record_number": features["record_number"]}
+    return {
+      "logits": logits_fn(features, None),
+      "record_number": features["record_number"],
+    }
 
   return predict_fn
 
 
-def predict_logits(estimator: estimator_lib.TPUEstimator, records: Records,
-                   classifier: Classifier, batch_size: int,
-                   static_shapes: bool = False) -> np.ndarray:
+def predict_logits(
+  estimator: estimator_lib.TPUEstimator,
+  records: Records,
+  classifier: Classifier,
+  batch_size: int,
+  static_shapes: bool = False,
+) -> np.ndarray:
   """Returns float64 [num_examples, num_outputs], means over windows."""
   numbers = records.example_numbers
   logits = np.zeros([int(numbers[-1]) + 1, classifier.num_outputs])
-  for prediction in estimator.predict(input_fn_builder(
-      records, classifier, is_training=False, static_shapes=static_shapes,
-      batch_size=batch_size)):
+  for prediction in estimator.predict(
+    input_fn_builder(
+      records,
+      classifier,
+      is_training=False,
+      static_shapes=static_shapes,
+      batch_size=batch_size,
+    )
+  ):
     logits[numbers[prediction["record_number"]]] += prediction["logits"]
   return logits / np.bincount(numbers)[:, np.newaxis]

@@ -1,30 +1,33 @@
 """What a teacher says of texts, asked once and kept (Turc et al., 2019)."""
 
+from collections.abc import Sequence
 import hashlib
 import io
 import json
 import os
-from typing import Optional, Sequence
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
 
-import classifier as classifier_lib
 from data import file_io
 from errors import UserError
 import estimator as estimator_lib
 import modeling
-import tokenization
 from tasks import classification
+from tasks import classifier as classifier_lib
+import tokenization
 
 _BATCH_SIZE = 32
 
 
-def teacher_logits(teacher_dir: str,
-                   examples: Sequence[classification.Example],
-                   student: classifier_lib.Classifier, cache_dir: str,
-                   compute_dtype: tf.DType) -> np.ndarray:
+def teacher_logits(
+  teacher_dir: str,
+  examples: Sequence[classification.Example],
+  student: classifier_lib.Classifier,
+  cache_dir: str,
+  compute_dtype: tf.DType,
+) -> np.ndarray:
   """Returns the logits of a teacher for n examples.
 
   They are kept in `cache_dir`, in a file named after the texts and the weights,
@@ -49,17 +52,22 @@ def teacher_logits(teacher_dir: str,
   prefix = os.path.join(folder, "bert_model.ckpt")
   if teacher is None:
     raise UserError(
-        f"--teacher_model_dir={teacher_dir} holds no classifier.json. It takes "
-        "the --output_dir of a classifier that was trained, or its export/.")
+      f"--teacher_model_dir={teacher_dir} holds no classifier.json. It takes "
+      "the --output_dir of a classifier that was trained, or its export/."
+    )
   if (teacher.problem_type, sorted(teacher.labels)) != (
-      student.problem_type, sorted(student.labels)):
+    student.problem_type,
+    sorted(student.labels),
+  ):
     raise UserError(
-        f"The teacher in {folder} predicts {_description(teacher)}; the student"
-        f" is to predict {_description(student)}. Use a teacher of this task.")
+      f"The teacher in {folder} predicts {_description(teacher)}; the student"
+      f" is to predict {_description(student)}. Use a teacher of this task."
+    )
   teacher.check_weights(prefix, "--teacher_model_dir")
   columns = [teacher.labels.index(label) for label in student.labels] or [0]
-  path = os.path.join(cache_dir, f"teacher-{_key(teacher, prefix, examples)}"
-                      ".npy")
+  path = os.path.join(
+    cache_dir, f"teacher-{_key(teacher, prefix, examples)}.npy"
+  )
   cached = read_cached(path, (len(examples), teacher.num_outputs))
   if cached is not None:
     logging.info("%s has what the teacher says.", path)
@@ -72,7 +80,7 @@ def teacher_logits(teacher_dir: str,
   return logits[:, columns]
 
 
-def read_cached(path: str, shape: tuple[int, int]) -> Optional[np.ndarray]:
+def read_cached(path: str, shape: tuple[int, int]) -> np.ndarray | None:
   """Returns the logits of a `.npy` file; None if they have to be computed.
 
   Args:
@@ -90,10 +98,12 @@ def read_cached(path: str, shape: tuple[int, int]) -> Optional[np.ndarray]:
   content = file_io.read_bytes(path)
   header = io.BytesIO()
   np.lib.format.write_array_header_1_0(
-      header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    header, {"descr": "<f4", "fortran_order": False, "shape": shape}
+  )
   start = len(header.getvalue())
   if content.startswith(header.getvalue()) and (
-      len(content) == start + 4 * shape[0] * shape[1]):
+    len(content) == start + 4 * shape[0] * shape[1]
+  ):
     logits = np.frombuffer(content, "<f4", offset=start).reshape(shape)
     if np.isfinite(logits).all():
       return logits
@@ -107,41 +117,61 @@ def _description(classifier: classifier_lib.Classifier) -> str:
 
 def _key(teacher, prefix: str, examples) -> str:
   """Returns a name for what the teacher says of the examples."""
-  digest = hashlib.sha256(json.dumps([
-      teacher.max_seq_length, teacher.long_text, teacher.do_lower_case,
-      [(example.text_a, example.text_b) for example in examples]]).encode())
+  digest = hashlib.sha256(
+    json.dumps(
+      [
+        teacher.max_seq_length,
+        teacher.long_text,
+        teacher.do_lower_case,
+        [(example.text_a, example.text_b) for example in examples],
+      ]
+    ).encode()
+  )
   # The index of a checkpoint has a checksum of each tensor.
   with tf.io.gfile.GFile(prefix + ".index", "rb") as reader:
     digest.update(reader.read())
   return digest.hexdigest()[:16]
 
 
-def _ask(teacher, folder: str, prefix: str, examples, path: str,
-         compute_dtype) -> np.ndarray:
+def _ask(
+  teacher, folder: str, prefix: str, examples, path: str, compute_dtype
+) -> np.ndarray:
   """Returns the logits of the teacher, float32 [n, num_outputs]."""
   config = modeling.BertConfig.from_json_file(
-      os.path.join(folder, "bert_config.json"))
+    os.path.join(folder, "bert_config.json")
+  )
   if teacher.max_seq_length > config.max_position_embeddings:
     raise UserError(
-        f"The classifier.json in {folder} has max_seq_length="
-        f"{teacher.max_seq_length}, but the model has max_position_embeddings="
-        f"{config.max_position_embeddings}. Correct it.")
+      f"The classifier.json in {folder} has max_seq_length="
+      f"{teacher.max_seq_length}, but the model has max_position_embeddings="
+      f"{config.max_position_embeddings}. Correct it."
+    )
   tokenizer = tokenization.FullTokenizer(
-      os.path.join(folder, "vocab.txt"), teacher.do_lower_case)
+    os.path.join(folder, "vocab.txt"), teacher.do_lower_case
+  )
 
   def model_fn(params):
     model = modeling.BertForSequenceClassification(
-        config, teacher.num_outputs, compute_dtype, params["seed"])
+      config, teacher.num_outputs, compute_dtype, params["seed"]
+    )
     return estimator_lib.EstimatorSpec(
-        model=model, init_checkpoint=prefix,
-        predict_fn=classifier_lib.predict_fn_builder(
-            lambda features, dropout_seed: model(
-                features["input_ids"], features["input_mask"],
-                features["segment_ids"], dropout_seed)))
+      model=model,
+      init_checkpoint=prefix,
+      predict_fn=classifier_lib.predict_fn_builder(
+        lambda features, dropout_seed: model(
+          features["input_ids"],
+          features["input_mask"],
+          features["segment_ids"],
+          dropout_seed,
+        )
+      ),
+    )
 
   estimator = estimator_lib.TPUEstimator(model_fn, estimator_lib.RunConfig())
   with file_io.temporary_folder(path) as folder:
     records = classifier_lib.write_records(
-        os.path.join(folder, "texts.tf_record"), teacher, tokenizer, examples)
+      os.path.join(folder, "texts.tf_record"), teacher, tokenizer, examples
+    )
     return classifier_lib.predict_logits(
-        estimator, records, teacher, _BATCH_SIZE).astype(np.float32)
+      estimator, records, teacher, _BATCH_SIZE
+    ).astype(np.float32)

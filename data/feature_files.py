@@ -5,12 +5,13 @@ the parts that are whole; when all are there they become one file, in memory
 that does not grow with it.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import io
 import os
 import shutil
 import tempfile
-from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 import zipfile
 
 import numpy as np
@@ -20,7 +21,6 @@ import tensorflow as tf
 from data import file_io
 from data import unfinished
 from errors import UserError
-
 
 
 class Features(NamedTuple):
@@ -34,7 +34,7 @@ class Features(NamedTuple):
   """
 
   line: int
-  tokens: Optional[Sequence[str]]
+  tokens: Sequence[str] | None
   values: np.ndarray
 
 
@@ -59,18 +59,28 @@ class JsonLines:
         if line.tokens is None:
           fields = self._fields(values)
         else:
-          fields = {"features": [
+          fields = {
+            "features": [
               {"token": token, **self._fields(row)}
-              for token, row in zip(line.tokens, values)]}
-        writer.write(orjson.dumps(
+              for token, row in zip(line.tokens, values)
+            ]
+          }
+        writer.write(
+          orjson.dumps(
             {"linex_index": line.line, **fields},
-            option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+            option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
+          )
+        )
 
   def _fields(self, values) -> dict:
     if not self._layers:
       return {"values": values}
-    return {"layers": [{"index": index, "values": row}
-                       for index, row in zip(self._layers, values)]}
+    return {
+      "layers": [
+        {"index": index, "values": row}
+        for index, row in zip(self._layers, values)
+      ]
+    }
 
   def merge(self, parts: Sequence[str], path: str) -> None:
     _concatenate(parts, path)
@@ -89,7 +99,8 @@ class TfRecords:
         fields["shape"].int64_list.value.extend(line.values.shape)
         if line.tokens is not None:
           fields["tokens"].bytes_list.value.extend(
-              token.encode() for token in line.tokens)
+            token.encode() for token in line.tokens
+          )
         # The order of a map differs between processes otherwise.
         writer.write(example.SerializeToString(deterministic=True))
 
@@ -116,7 +127,7 @@ def _concatenate(parts: Sequence[str], path: str) -> None:
   with tf.io.gfile.GFile(path, "wb") as writer:
     for part in parts:
       with tf.io.gfile.GFile(part, "rb") as reader:
-        shutil.copyfileobj(reader, writer, 2 ** 20)
+        shutil.copyfileobj(reader, writer, 2**20)
 
 
 class Npz:
@@ -127,38 +138,47 @@ class Npz:
   """
 
   def write(self, path: str, features: Sequence[Features]) -> None:
-    arrays = {"values": np.stack([line.values for line in features])
-                        if features[0].tokens is None else
-                        np.concatenate([line.values for line in features])}
+    arrays = {
+      "values": np.stack([line.values for line in features])
+      if features[0].tokens is None
+      else np.concatenate([line.values for line in features])
+    }
     if features[0].tokens is not None:
       arrays["lengths"] = np.array([len(line.tokens) for line in features])
       arrays["tokens"] = np.array(
-          [token for line in features for token in line.tokens])
+        [token for line in features for token in line.tokens]
+      )
     with _local_file(path) as local, open(local, "wb") as writer:
       np.savez(writer, **arrays)
 
   def merge(self, parts: Sequence[str], path: str) -> None:
-    with _local_file(path) as local:
-      with zipfile.ZipFile(local, "w") as archive:
-        for name in _read_npz(parts[0]):
-          if name != "lengths":
-            self._write_array(archive, name, parts)
-            continue
-          lengths = np.concatenate([_read_npz(part)[name] for part in parts])
-          with archive.open(_zip_entry("offsets"), "w") as target:
-            np.lib.format.write_array(
-                target, np.concatenate([[0], np.cumsum(lengths)]))
+    with _local_file(path) as local, zipfile.ZipFile(local, "w") as archive:
+      for name in _read_npz(parts[0]):
+        if name != "lengths":
+          self._write_array(archive, name, parts)
+          continue
+        lengths = np.concatenate([_read_npz(part)[name] for part in parts])
+        with archive.open(_zip_entry("offsets"), "w") as target:
+          np.lib.format.write_array(
+            target, np.concatenate([[0], np.cumsum(lengths)])
+          )
 
-  def _write_array(self, archive: zipfile.ZipFile, name: str,
-                   parts: Sequence[str]) -> None:
+  def _write_array(
+    self, archive: zipfile.ZipFile, name: str, parts: Sequence[str]
+  ) -> None:
     """Writes an array that is the parts one after the other."""
     arrays = [_read_npz(part)[name][:0] for part in parts]  # types alone
     dtype = np.result_type(*arrays)
     size = sum(len(_read_npz(part)[name]) for part in parts)
     with archive.open(_zip_entry(name), "w", force_zip64=True) as target:
-      np.lib.format.write_array_header_2_0(target, {
-          "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
-          "shape": (size, *arrays[0].shape[1:])})
+      np.lib.format.write_array_header_2_0(
+        target,
+        {
+          "descr": np.lib.format.dtype_to_descr(dtype),
+          "fortran_order": False,
+          "shape": (size, *arrays[0].shape[1:]),
+        },
+      )
       for part in parts:
         target.write(_read_npz(part)[name].astype(dtype).tobytes())
 
@@ -188,22 +208,30 @@ class Parquet:
       import pyarrow
       import pyarrow.parquet
     except ImportError as error:
-      raise UserError("--format=parquet takes the library pyarrow: pip "
-                      "install pyarrow.") from error
+      raise UserError(
+        "--format=parquet takes the library pyarrow: pip install pyarrow."
+      ) from error
     self._arrow = pyarrow
 
   def write(self, path: str, features: Sequence[Features]) -> None:
     columns = {
-        "line": self._arrow.array([line.line for line in features],
-                                  self._arrow.int64()),
-        "values": self._arrow.array([line.values.ravel() for line in features],
-                                    self._arrow.list_(self._arrow.float32())),
-        "shape": self._arrow.array([line.values.shape for line in features],
-                                   self._arrow.list_(self._arrow.int32()))}
+      "line": self._arrow.array(
+        [line.line for line in features], self._arrow.int64()
+      ),
+      "values": self._arrow.array(
+        [line.values.ravel() for line in features],
+        self._arrow.list_(self._arrow.float32()),
+      ),
+      "shape": self._arrow.array(
+        [line.values.shape for line in features],
+        self._arrow.list_(self._arrow.int32()),
+      ),
+    }
     if features[0].tokens is not None:
       columns["tokens"] = self._arrow.array(
-          [line.tokens for line in features],
-          self._arrow.list_(self._arrow.string()))
+        [line.tokens for line in features],
+        self._arrow.list_(self._arrow.string()),
+      )
     with _local_file(path) as local:
       self._arrow.parquet.write_table(self._arrow.table(columns), local)
 
@@ -215,7 +243,8 @@ class Parquet:
           content = io.BytesIO(reader.read())
         table = self._arrow.parquet.read_table(content)
         target = target or self._arrow.parquet.ParquetWriter(
-            local, table.schema)
+          local, table.schema
+        )
         target.write_table(table)
       target.close()
 
@@ -244,11 +273,11 @@ class PartedFile:
     differing = self._folder.differing_settings()
     if differing:
       raise UserError(
-          f"{self._folder.path} holds parts that were made with other settings: "
-          f"{', '.join(differing)}. Delete it to start again, or give the same "
-          "settings to continue.")
-    self._is_continued = (
-        self._folder.known_settings() == self._folder.settings)
+        f"{self._folder.path} holds parts that were made with other settings: "
+        f"{', '.join(differing)}. Delete it to start again, or give the same "
+        "settings to continue."
+      )
+    self._is_continued = self._folder.known_settings() == self._folder.settings
 
   def has_part(self, number: int, num_lines: int) -> bool:
     """Whether a part is whole that has so many lines.
@@ -257,7 +286,8 @@ class PartedFile:
       UserError: it cannot be read.
     """
     return self._is_continued and (
-        self._folder.facts(_name(number)) == {"lines": num_lines})
+      self._folder.facts(_name(number)) == {"lines": num_lines}
+    )
 
   def write_part(self, number: int, features: Sequence[Features]) -> None:
     """Writes a part, whole or not at all.
@@ -286,9 +316,11 @@ class PartedFile:
     names = [_name(number) for number in range(num_parts)]
     for name in names:
       if self._folder.facts(name) is None:
-        raise UserError(f"{self._folder.path_of(name)} was damaged in the "
-                        "meantime. Run the same command again: it is made "
-                        "again.")
+        raise UserError(
+          f"{self._folder.path_of(name)} was damaged in the "
+          "meantime. Run the same command again: it is made "
+          "again."
+        )
     with file_io.whole_file(self._path) as temporary:
       self._format.merge(list(map(self._folder.path_of, names)), temporary)
     self._folder.remove()

@@ -12,6 +12,7 @@ ends in `.jsonl` or `.json`, a JSON object with a text on each line.
 """
 
 import collections
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import gzip
@@ -19,7 +20,7 @@ import itertools
 import json
 import os
 import re
-from typing import Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 import zlib
 
 import tensorflow as tf
@@ -28,18 +29,18 @@ import zstandard
 from data import file_io
 from errors import UserError
 
-_CHUNK_BYTES = 2 ** 20
+_CHUNK_BYTES = 2**20
 # A stretch without a blank line is cut at a sentence after so many bytes, and
 # may have lines as long as this.
-_LONGEST_STRETCH_BYTES = 2 ** 22
-_LONGEST_LINE_BYTES = 2 ** 26
+_LONGEST_STRETCH_BYTES = 2**22
+_LONGEST_LINE_BYTES = 2**26
 # A random next sentence should have some documents to come from, unless they
 # are so long that a block would become too large for memory.
 _FEWEST_DOCUMENTS = 8
-_LARGEST_BLOCK_BYTES = 2 ** 24
+_LARGEST_BLOCK_BYTES = 2**24
 # How many blocks a small input is cut into, so that all processors have work.
 _FEWEST_BLOCKS = 16
-_SMALLEST_BLOCK_BYTES = 2 ** 20
+_SMALLEST_BLOCK_BYTES = 2**20
 
 # What lines are counted as that are not what they should be.
 REASONS_TO_SKIP = ("not_utf8", "not_json", "without_text")
@@ -97,9 +98,10 @@ class Block(NamedTuple):
 def text_bytes(files: Sequence[str]) -> int:
   """Returns about how much text files hold, decompressed."""
   return sum(
-      tf.io.gfile.stat(file).length * (
-          _COMPRESSION if file.endswith((".gz", ".zst")) else 1)
-      for file in files)
+    tf.io.gfile.stat(file).length
+    * (_COMPRESSION if file.endswith((".gz", ".zst")) else 1)
+    for file in files
+  )
 
 
 def block_bytes(files: Sequence[str]) -> int:
@@ -108,8 +110,10 @@ def block_bytes(files: Sequence[str]) -> int:
   It depends on the input alone, and so does, with it, all that is made of a
   block.
   """
-  return min(max(text_bytes(files) // _FEWEST_BLOCKS, _SMALLEST_BLOCK_BYTES),
-             _LARGEST_BLOCK_BYTES)
+  return min(
+    max(text_bytes(files) // _FEWEST_BLOCKS, _SMALLEST_BLOCK_BYTES),
+    _LARGEST_BLOCK_BYTES,
+  )
 
 
 def units(files: Sequence[str], size: int) -> list[list[str]]:
@@ -133,8 +137,7 @@ def read_all_blocks(files: Sequence[str], size: int) -> Iterator[Block]:
     yield from read_blocks(unit, number, size)
 
 
-def read_blocks(unit: Sequence[str], number: int, size: int
-               ) -> Iterator[Block]:
+def read_blocks(unit: Sequence[str], number: int, size: int) -> Iterator[Block]:
   """Yields the blocks of a unit, each of about `size` bytes.
 
   Args:
@@ -155,8 +158,11 @@ def read_blocks(unit: Sequence[str], number: int, size: int
       length += len(stretch.content)
       num_documents += stretch.num_documents
       is_large = length >= _LARGEST_BLOCK_BYTES
-      if is_large or (length >= size and stretch.ends_document
-                      and num_documents >= _FEWEST_DOCUMENTS):
+      if is_large or (
+        length >= size
+        and stretch.ends_document
+        and num_documents >= _FEWEST_DOCUMENTS
+      ):
         # A block waits for the next, and takes a short rest in.
         if waiting:
           yield Block((number, index), waiting)
@@ -187,14 +193,16 @@ def _read_stretches(file: str) -> Iterator[Stretch]:
         end = rest.rfind(b"\n") + 1
         if not end and len(rest) >= _LONGEST_LINE_BYTES:
           raise UserError(
-              f"{file}, line {line} is longer than "
-              f"{_LONGEST_LINE_BYTES >> 20} MiB. Is it text, with a sentence "
-              "on each line?")
+            f"{file}, line {line} is longer than "
+            f"{_LONGEST_LINE_BYTES >> 20} MiB. Is it text, with a sentence "
+            "on each line?"
+          )
       if end:
         content, rest = rest[:end], rest[end:]
         read = raw.tell() - position
-        yield Stretch(file, line, content, len(ends) + is_last,
-                      bool(ends) or is_last, read)
+        yield Stretch(
+          file, line, content, len(ends) + is_last, bool(ends) or is_last, read
+        )
         position += read
         line += content.count(b"\n")
 
@@ -218,22 +226,28 @@ def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
     raw.seek(0)
     ending = os.path.splitext(file)[1]
     if not magic.startswith(_MAGIC_OF_ENDING.get(ending, b"")):
-      raise UserError(f"{file} is not compressed as its name says. If it is "
-                      f"plain text, let its name not end in {ending}; else it "
-                      "is damaged.")
+      raise UserError(
+        f"{file} is not compressed as its name says. If it is "
+        f"plain text, let its name not end in {ending}; else it "
+        "is damaged."
+      )
     if magic.startswith(_MAGIC_OF_GZIP):
-      yield from iter(functools.partial(
-          gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES), b"")
+      yield from iter(
+        functools.partial(gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES), b""
+      )
     elif magic == _MAGIC_OF_ZSTANDARD:
       yield from _read_zstandard(raw)
     else:
       yield from iter(functools.partial(raw.read, _CHUNK_BYTES), b"")
   except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-    raise UserError(f"{file} is compressed, and damaged or cut off: {error}. "
-                    "Was it copied whole?") from error
+    raise UserError(
+      f"{file} is compressed, and damaged or cut off: {error}. "
+      "Was it copied whole?"
+    ) from error
   except file_io.FILE_ERRORS as error:
     raise UserError(
-        f"{file} cannot be read: {file_io.reason(error)}.") from error
+      f"{file} cannot be read: {file_io.reason(error)}."
+    ) from error
 
 
 def _read_zstandard(raw: tf.io.gfile.GFile) -> Iterator[bytes]:
@@ -272,8 +286,9 @@ class Parser:
   split_sentences: bool = False
   text_field: str = "text"
 
-  def documents(self, block: Block, counts: collections.Counter
-               ) -> Iterator[list[str]]:
+  def documents(
+    self, block: Block, counts: collections.Counter
+  ) -> Iterator[list[str]]:
     """Yields the documents of a block, each a list of sentences.
 
     Args:
@@ -286,8 +301,9 @@ class Parser:
     """
     for document in self._documents(block, counts):
       if self.split_sentences:
-        document = [sentence for text in document
-                    for sentence in split_sentences(text)]
+        document = [
+          sentence for text in document for sentence in split_sentences(text)
+        ]
       if document:
         yield document
 
@@ -314,12 +330,14 @@ class Parser:
   def _lines(self, stretch: Stretch, counts) -> list[str]:
     content = stretch.content
     if b"\0" in content and self.errors == "strict":
-      number = stretch.first_line + content.count(b"\n", 0,
-                                                  content.index(b"\0"))
+      number = stretch.first_line + content.count(
+        b"\n", 0, content.index(b"\0")
+      )
       raise UserError(
-          f"{stretch.file}, line {number}: there is a byte of value 0, so this "
-          "is no UTF-8 text, but a binary file or UTF-16. Convert it first, "
-          "leave it out, or pass --errors=replace.")
+        f"{stretch.file}, line {number}: there is a byte of value 0, so this "
+        "is no UTF-8 text, but a binary file or UTF-16. Convert it first, "
+        "leave it out, or pass --errors=replace."
+      )
     try:
       text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -327,10 +345,12 @@ class Parser:
       if self.errors == "strict":
         number = content.count(b"\n", 0, error.start)
         file_io.decode_line(
-            lines[number], stretch.file, stretch.first_line + number)
+          lines[number], stretch.file, stretch.first_line + number
+        )
       text = content.decode("utf-8", "replace")
       counts["not_utf8"] += sum(
-          line != line.decode("utf-8", "ignore").encode() for line in lines)
+        line != line.decode("utf-8", "ignore").encode() for line in lines
+      )
     if stretch.first_line == 1:
       text = text.removeprefix("\ufeff")
     # Only line feeds end a line: text may hold other line separators.
@@ -346,15 +366,20 @@ class Parser:
       except UserError as error:
         problem, reason = str(error), "not_json"
       else:
-        text = (json_object.get(self.text_field)
-                if isinstance(json_object, dict) else None)
+        text = (
+          json_object.get(self.text_field)
+          if isinstance(json_object, dict)
+          else None
+        )
         if isinstance(text, str):
           yield [part for part in text.split("\n") if part.strip()]
           continue
         problem, reason = self._missing_text(json_object, place), "without_text"
       if self.errors == "strict":
-        raise UserError(f"{problem} Correct the line, or skip such lines with "
-                        "--errors=replace.")
+        raise UserError(
+          f"{problem} Correct the line, or skip such lines with "
+          "--errors=replace."
+        )
       counts[reason] += 1
 
   def _missing_text(self, json_object, place: str) -> str:
@@ -363,16 +388,21 @@ class Parser:
       return f"{place}: no JSON object with a text in it."
     if self.text_field in json_object:
       value = json.dumps(json_object[self.text_field])
-      return (f"{place}: the field {self.text_field!r} holds "
-              f"{_shortened(value)}, not a text.")
+      return (
+        f"{place}: the field {self.text_field!r} holds "
+        f"{_shortened(value)}, not a text."
+      )
     names = ", ".join(map(repr, json_object)) or "none"
-    return (f"{place}: no field {self.text_field!r}; there are: "
-            f"{_shortened(names)}; --text_field names the field of the text.")
+    return (
+      f"{place}: no field {self.text_field!r}; there are: "
+      f"{_shortened(names)}; --text_field names the field of the text."
+    )
 
 
 def _shortened(text: str) -> str:
-  return text if len(text) <= _MESSAGE_LENGTH else (
-      text[:_MESSAGE_LENGTH] + "...")
+  return (
+    text if len(text) <= _MESSAGE_LENGTH else (text[:_MESSAGE_LENGTH] + "...")
+  )
 
 
 # Where a sentence may end: after a mark, and quotes and brackets that close,
@@ -380,20 +410,74 @@ def _shortened(text: str) -> str:
 # Chinese or Japanese, which needs no space. Looking behind spares a run of
 # marks that ends no sentence from being tried at each of its characters.
 _SENTENCE_END = re.compile(
-    r"""(?<![.!?\u2026])[.!?\u2026]+["'\u201d\u2019\u00bb)\]]*\s+
+  r"""(?<![.!?\u2026])[.!?\u2026]+["'\u201d\u2019\u00bb)\]]*\s+
             (?=["'\u201c\u2018\u00ab(\[\u00bf\u00a1-]*[^\W_a-z])
         | [\u3002\uff01\uff1f]+["\u201d\u2019\u300d\u300f\uff09]*\s*""",
-    re.VERBOSE)
+  re.VERBOSE,
+)
 _BEFORE_WORDS = frozenset("([\"'\u201c\u2018")
 _ACRONYM = re.compile(r"(\w\.)*\w")
 # Words that a point after them does not end a sentence, whatever follows, and
 # those of which the same is true before a number.
 _TITLES = frozenset(
-    "mr mrs ms dr prof rev hon st sen rep gov gen col capt lt sgt mt ft vs "
-    "messrs mme mlle jr sr cf al viz".split())
+  [
+    "mr",
+    "mrs",
+    "ms",
+    "dr",
+    "prof",
+    "rev",
+    "hon",
+    "st",
+    "sen",
+    "rep",
+    "gov",
+    "gen",
+    "col",
+    "capt",
+    "lt",
+    "sgt",
+    "mt",
+    "ft",
+    "vs",
+    "messrs",
+    "mme",
+    "mlle",
+    "jr",
+    "sr",
+    "cf",
+    "al",
+    "viz",
+  ]
+)
 _BEFORE_NUMBERS = frozenset(
-    "no nos vol vols p pp fig figs ch sec art eq jan feb mar apr jun jul aug "
-    "sep sept oct nov dec".split())
+  [
+    "no",
+    "nos",
+    "vol",
+    "vols",
+    "p",
+    "pp",
+    "fig",
+    "figs",
+    "ch",
+    "sec",
+    "art",
+    "eq",
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "sept",
+    "oct",
+    "nov",
+    "dec",
+  ]
+)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -410,13 +494,17 @@ def split_sentences(text: str) -> list[str]:
   for match in _SENTENCE_END.finditer(text):
     if text[match.start()] == ".":
       word = _last_word(text, start, match.start())
-      if (word.lower() in _TITLES or _ACRONYM.fullmatch(word)
-          and not word.isdigit() or word.lower() in _BEFORE_NUMBERS
-          and text[match.end()].isdigit()):
+      if (
+        word.lower() in _TITLES
+        or _ACRONYM.fullmatch(word)
+        and not word.isdigit()
+        or word.lower() in _BEFORE_NUMBERS
+        and text[match.end()].isdigit()
+      ):
         continue
-    elif text[match.end():match.end() + 1].islower():
+    elif text[match.end() : match.end() + 1].islower():
       continue
-    sentences.append(text[start:match.end()].strip())
+    sentences.append(text[start : match.end()].strip())
     start = match.end()
   sentences.append(text[start:].strip())
   return [sentence for sentence in sentences if sentence]
@@ -427,6 +515,7 @@ def _last_word(text: str, start: int, end: int) -> str:
   # From the end: many abbreviations may follow each other.
   place = end
   while place > start and not (
-      text[place - 1].isspace() or text[place - 1] in _BEFORE_WORDS):
+    text[place - 1].isspace() or text[place - 1] in _BEFORE_WORDS
+  ):
     place -= 1
   return text[place:end]

@@ -9,23 +9,23 @@ again, and a shard that is there is whole.
 """
 
 import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import re
-from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from data import file_io
 from data import locks
+from data import record_files
 from data import unfinished
 from errors import UserError
-import input_pipeline
-import pretraining_instances
+from pretraining import instances
 
-_BUCKET_BYTES = 2 ** 26
+_BUCKET_BYTES = 2**26
 # How many bytes of records are sorted by bucket at once.
-_PART_BYTES = 2 ** 25
+_PART_BYTES = 2**25
 
 # Of a block: the number of its unit of input, and its own within that.
 Number = tuple[int, ...]
@@ -47,17 +47,21 @@ def output_files(output_file: str, num_shards: int) -> list[str]:
       divided.
   """
   files = [name.strip() for name in output_file.split(",") if name.strip()]
-  repeated = [name for name, count in collections.Counter(files).items()
-              if count > 1]
+  repeated = [
+    name for name, count in collections.Counter(files).items() if count > 1
+  ]
   if not files or repeated:
-    raise UserError(f"--output_file={output_file} names "
-                    f"{'a file twice' if repeated else 'no file'}.")
+    raise UserError(
+      f"--output_file={output_file} names "
+      f"{'a file twice' if repeated else 'no file'}."
+    )
   if not num_shards:
     return files
   if len(files) > 1:
     raise UserError(
-        f"--output_file={output_file} names {len(files)} files, and "
-        f"--num_shards={num_shards} would divide one. Give one of the two.")
+      f"--output_file={output_file} names {len(files)} files, and "
+      f"--num_shards={num_shards} would divide one. Give one of the two."
+    )
   return [f"{files[0]}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
 
 
@@ -88,8 +92,9 @@ class ShardedOutput:
 
   @property
   def parts_folder(self) -> unfinished.PartsFolder:
-    return unfinished.PartsFolder(_stem(self.files[0]) + file_io.PARTS_SUFFIX,
-                             self.settings)
+    return unfinished.PartsFolder(
+      _stem(self.files[0]) + file_io.PARTS_SUFFIX, self.settings
+    )
 
   @property
   def lock_files(self) -> list[str]:
@@ -128,11 +133,12 @@ class ShardedOutput:
     differing = folder.differing_settings()
     if differing:
       there.append(folder.path)
-      changed = (" It was begun with other settings: "
-                 f"{', '.join(differing)}.")
+      changed = f" It was begun with other settings: {', '.join(differing)}."
     if there and not overwrite:
-      raise UserError(f"{there[0]} exists already.{changed} Delete it, name "
-                      "another --output_file, or pass --overwrite.")
+      raise UserError(
+        f"{there[0]} exists already.{changed} Delete it, name "
+        "another --output_file, or pass --overwrite."
+      )
     # First the shards: while parts are there, a shard counts as made of them.
     file_io.remove_if_there([*self.files, self.report_file])
     folder.open()
@@ -145,10 +151,11 @@ class ShardedOutput:
   # --- Blocks ----------------------------------------------------------------
 
   def write_block(
-      self, number: Number,
-      records: Iterable[tuple[pretraining_instances.Records,
-                              np.random.Generator]],
-      counts: collections.Counter) -> Index:
+    self,
+    number: Number,
+    records: Iterable[tuple[instances.Records, np.random.Generator]],
+    counts: collections.Counter,
+  ) -> Index:
     """Writes the parts of a block, and that it is done.
 
     Args:
@@ -174,7 +181,7 @@ class ShardedOutput:
     self.parts_folder.record(name, index)
     return index
 
-  def read_index(self, number: Number) -> Optional[Index]:
+  def read_index(self, number: Number) -> Index | None:
     """Returns the index of a block, or None if it has to be made."""
     return self.parts_folder.facts(_block_name(number))
 
@@ -186,8 +193,9 @@ class ShardedOutput:
 
   def missing_shards(self) -> list[int]:
     """Returns the numbers of the shards that are not there yet."""
-    return [i for i, file in enumerate(self.files)
-            if not tf.io.gfile.exists(file)]
+    return [
+      i for i, file in enumerate(self.files) if not tf.io.gfile.exists(file)
+    ]
 
   def write_shard(self, indices: Mapping[Number, Index], shard: int) -> None:
     """Shuffles the records of a shard and writes its file.
@@ -199,10 +207,12 @@ class ShardedOutput:
     Raises:
       UserError: the file cannot be written.
     """
+
     def contents(bucket):
       for number, index in sorted(indices.items()):
-        with tf.io.gfile.GFile(self.parts_folder.path_of(_block_name(number)),
-                               "rb") as reader:
+        with tf.io.gfile.GFile(
+          self.parts_folder.path_of(_block_name(number)), "rb"
+        ) as reader:
           for places in index["places"]:
             reader.seek(places[bucket])
             yield reader.read(places[bucket + 1] - places[bucket])
@@ -217,17 +227,21 @@ class ShardedOutput:
       contents: function of the number of a bucket that gives, in order, what
         `deal` made for it of each part.
     """
-    input_pipeline.write_records(
-        self.files[shard], (
-            record for bucket in range(self.num_buckets)
-            if self.shard_of(bucket) == shard
-            for record in self._shuffled(bucket, contents(bucket))),
-        # What a kill leaves there goes with the folder.
-        temporary_dir=self.parts_folder.path)
+    record_files.write_records(
+      self.files[shard],
+      (
+        record
+        for bucket in range(self.num_buckets)
+        if self.shard_of(bucket) == shard
+        for record in self._shuffled(bucket, contents(bucket))
+      ),
+      # What a kill leaves there goes with the folder.
+      temporary_dir=self.parts_folder.path,
+    )
 
   def _shuffled(self, bucket: int, contents) -> Iterator[bytes]:
     records = [record for content in contents for record in _split(content)]
-    rng = np.random.Generator(np.random.PCG64([self.seed % 2 ** 64, bucket]))
+    rng = np.random.Generator(np.random.PCG64([self.seed % 2**64, bucket]))
     for place in rng.permutation(len(records)).tolist():
       yield records[place]
 
@@ -242,9 +256,10 @@ def _block_name(number: Number) -> str:
   return f"block-{'-'.join(map(str, number))}.records"
 
 
-def deal(records: Iterable[tuple[pretraining_instances.Records,
-                                 np.random.Generator]],
-         num_buckets: int) -> Iterator[list[bytes]]:
+def deal(
+  records: Iterable[tuple[instances.Records, np.random.Generator]],
+  num_buckets: int,
+) -> Iterator[list[bytes]]:
   """Deals records to buckets, in turn and in random order.
 
   Yields:
@@ -256,8 +271,10 @@ def deal(records: Iterable[tuple[pretraining_instances.Records,
   for part, rng in records:
     ends = np.cumsum(part.lengths)
     view = memoryview(part.content)
-    contents += [view[end - length:end] for end, length in zip(
-        ends.tolist(), part.lengths.tolist())]
+    contents += [
+      view[end - length : end]
+      for end, length in zip(ends.tolist(), part.lengths.tolist())
+    ]
     lengths += part.lengths.tolist()
     size += len(view)
     if size >= _PART_BYTES:
@@ -272,10 +289,9 @@ def _dealt(lengths, contents, num_buckets, rng) -> list[bytes]:
   first = int(rng.integers(num_buckets))
   buckets = []
   for bucket in range(num_buckets):
-    places = order[(bucket - first) % num_buckets::num_buckets]
+    places = order[(bucket - first) % num_buckets :: num_buckets]
     header = np.array([len(places), *(lengths[i] for i in places)], "<u4")
-    buckets.append(b"".join(
-        [header.tobytes(), *(contents[i] for i in places)]))
+    buckets.append(b"".join([header.tobytes(), *(contents[i] for i in places)]))
   return buckets
 
 
@@ -285,11 +301,12 @@ def _split(content: bytes) -> Iterator[bytes]:
   lengths = np.frombuffer(content, "<u4", count, offset=4)
   place = 4 * (1 + count)
   for length in lengths.tolist():
-    yield content[place:place + length]
+    yield content[place : place + length]
     place += length
 
 
 def size_of_parts(indices: Mapping[Number, Index]) -> int:
   """Returns how many bytes the parts of blocks have."""
-  return sum(places[-1] for index in indices.values()
-             for places in index["places"])
+  return sum(
+    places[-1] for index in indices.values() for places in index["places"]
+  )

@@ -1,0 +1,6 @@
+"""Models as graphs for servers.
+
+signatures          what a SavedModel answers: texts or ids in, answers out
+graph_tokenization  the tokenizer as TensorFlow operations
+hub_encoder         encoders of TF Hub's interfaces, ours and others'
+"""
