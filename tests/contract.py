@@ -3,7 +3,7 @@
     python tests/contract.py --kills=1000 --output=/tmp/contract
 
 Starts programs on tiny data, kills them at random moments or before a random
-operation on files, one to three times in a row, lets them run to their end, and
+operation on files, several times in a row, lets them run to their end, and
 compares every file with those of a run that was left alone. The table and
 `summary.json` grow with each trial; the same command continues where it was.
 `contracts_test.py` makes some of these trials.
@@ -490,16 +490,16 @@ class Trials:
     return self._reference
 
   def kills(
-    self, server: ProgramServer, seed: int
+    self, server: ProgramServer, seed: int, most_in_a_row: int
   ) -> tuple[int, list[Problem]]:
-    """Kills a program 1 to 3 times; returns how often it was killed indeed.
+    """Kills a program several times; returns how often it was killed indeed.
 
     By a clock if the seed is even, else before some operation on files.
     """
     rng = random.Random(f"{self.program.name} {seed}")
     trial = _Trial(self, f"kills-{seed}", server)
     num_kills = 0
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, most_in_a_row)):
       if seed % 2:
         run = trial.start(dies_at=rng.randint(1, self.reference.num_operations))
         status = trial.wait(run)
@@ -896,11 +896,11 @@ def _tasks(
 
 
 def _make_trial(
-  task: Task, trials: Trials, server: ProgramServer
+  task: Task, trials: Trials, server: ProgramServer, most_in_a_row: int
 ) -> tuple[int, list[Problem]]:
   """Returns the number of kills, and the problems."""
   if task.kind == "kills":
-    return trials.kills(server, task.number)
+    return trials.kills(server, task.number, most_in_a_row)
   if task.kind == "pairs":
     return 0, trials.two_at_once(server, task.number)
   if task.kind == "reads":
@@ -931,6 +931,12 @@ def main() -> None:
     help="names, separated by commas",
   )
   parser.add_argument("--kills", type=int, default=0, help="deaths in all")
+  parser.add_argument(
+    "--in_a_row",
+    type=int,
+    default=3,
+    help="the most kills before a program may run to its end",
+  )
   parser.add_argument("--signals", type=int, default=0, help="trials in all")
   parser.add_argument(
     "--pairs",
@@ -976,7 +982,7 @@ def main() -> None:
       if not trials[task.program].has_reference:
         return
       num_kills, problems = _make_trial(
-        task, trials[task.program], servers[number]
+        task, trials[task.program], servers[number], options.in_a_row
       )
       summary.add(task, problems, num_kills)
 
