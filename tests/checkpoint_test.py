@@ -5,7 +5,7 @@ import json
 import os
 import threading
 
-import conftest
+import builders
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
@@ -17,7 +17,7 @@ import modeling
 
 
 def random_model(seed=1, **changes):
-  config = conftest.tiny_config(**changes)
+  config = builders.tiny_config(**changes)
   model = modeling.BertForPreTraining(config, seed=seed)
   return checkpoint.variables_by_name(model)
 
@@ -25,31 +25,6 @@ def random_model(seed=1, **changes):
 def assert_same(variables, others):
   for name in variables:
     np.testing.assert_array_equal(variables[name], others[name], err_msg=name)
-
-
-def to_transformers(variables, prefix):
-  """Returns tensors under PyTorch transformers' names."""
-  renames = [
-    ("cls/predictions/output_bias", "cls.predictions.bias"),
-    ("output_weights", "weight"),
-    ("output_bias", "bias"),
-    ("bert/", prefix),
-    ("layer_", "layer."),
-    ("gamma", "weight"),
-    ("beta", "bias"),
-    ("kernel", "weight"),
-    ("/", "."),
-  ]
-  result = {}
-  for name, variable in variables.items():
-    tensor = variable.numpy()
-    tensor = tensor.T if name.endswith("kernel") else tensor
-    if name.endswith("_embeddings"):
-      name += "/weight"
-    for ours, theirs in renames:
-      name = name.replace(ours, theirs)
-    result[name] = np.ascontiguousarray(tensor)
-  return result
 
 
 def test_round_trip(tmp_path):
@@ -69,7 +44,7 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize("prefix", ["bert.", ""])
 def test_safetensors_with_and_without_prefix(tmp_path, prefix):
   saved = random_model(seed=1)
-  tensors = to_transformers(saved, prefix)
+  tensors = builders.to_transformers(saved, prefix)
   tensors["cls.predictions.decoder.weight"] = np.zeros([3, 3], np.float32)
   tensors[prefix + "embeddings.position_ids"] = np.arange(40)
   path = str(tmp_path / "model.safetensors")
@@ -97,7 +72,7 @@ def test_new_head_keeps_its_values(tmp_path):
   prefix = str(tmp_path / "model.ckpt")
   checkpoint.write(prefix, {**saved, "output_weights": np.zeros([5, 32])})
   classifier = checkpoint.variables_by_name(
-    modeling.BertForSequenceClassification(conftest.tiny_config(), 3, seed=2)
+    modeling.BertForSequenceClassification(builders.tiny_config(), 3, seed=2)
   )
   before = classifier["output_weights"].numpy()
   checkpoint.restore(classifier, prefix)
@@ -371,7 +346,7 @@ def test_checkpoint_that_cannot_be_written_is_reported(tmp_path):
 
 def test_transformers_config(tmp_path):
   path = tmp_path / "config.json"
-  fields = {**conftest.tiny_config().to_dict(), "model_type": "bert"}
+  fields = {**builders.tiny_config().to_dict(), "model_type": "bert"}
   for theirs, ours in [
     ("gelu", "gelu_erf"),
     ("gelu_new", "gelu"),

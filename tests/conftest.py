@@ -1,64 +1,29 @@
-"""What several test modules share."""
+"""Fixtures that several test modules share."""
 
+import itertools
+import json
 import os
 import types
 
 from absl import flags
+import builders
 import pytest
 import tensorflow as tf
 
+import checkpoint
+import create_pretraining_data
 import modeling
+import run_classifier
+import run_ner
+import run_pretraining
+import run_squad
+import run_swag
 
 # Two devices for the tests of distributed training; the rest use the first.
 tf.config.set_logical_device_configuration(
   tf.config.list_physical_devices("CPU")[0],
   [tf.config.LogicalDeviceConfiguration()] * 2,
 )
-
-WORDS = [
-  "the",
-  "a",
-  "cat",
-  "dog",
-  "bird",
-  "sat",
-  "ran",
-  "flew",
-  "on",
-  "over",
-  "mat",
-  "hill",
-  "tree",
-  "and",
-  "then",
-  "it",
-  "was",
-  "red",
-  "blue",
-  "big",
-  "small",
-  "quick",
-  "lazy",
-  "good",
-  "bad",
-]
-TOKENS = [
-  "[PAD]",
-  "[unused0]",
-  "[UNK]",
-  "[CLS]",
-  "[SEP]",
-  "[MASK]",
-  *WORDS,
-  "##s",
-  "##ing",
-  "un",
-  "##aff",
-  "##able",
-  ",",
-  ".",
-  "!",
-]
 
 
 @pytest.fixture(scope="session")
@@ -73,32 +38,14 @@ def golden_dir():
 @pytest.fixture
 def vocab_file(tmp_path):
   path = tmp_path / "vocab.txt"
-  path.write_text("\n".join(TOKENS) + "\n")
+  path.write_text("\n".join(builders.TOKENS) + "\n")
   return str(path)
-
-
-def tiny_config(**changes) -> modeling.BertConfig:
-  """A config in which every size differs from the others."""
-  return modeling.BertConfig(
-    **{
-      **dict(
-        vocab_size=len(TOKENS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=37,
-        max_position_embeddings=40,
-        type_vocab_size=2,
-      ),
-      **changes,
-    }
-  )
 
 
 @pytest.fixture
 def config_file(tmp_path):
   path = tmp_path / "bert_config.json"
-  path.write_text(tiny_config().to_json_string())
+  path.write_text(builders.tiny_config().to_json_string())
   return str(path)
 
 
@@ -121,5 +68,230 @@ def run_program():
       ]
     )
     program.main([])
+
+  return run
+
+
+@pytest.fixture
+def text_file(tmp_path):
+  path = tmp_path / "text.txt"
+  path.write_text(builders.TEXT + "\n")
+  return str(path)
+
+
+@pytest.fixture
+def init_checkpoint(tmp_path):
+  prefix = str(tmp_path / "bert_model.ckpt")
+  checkpoint.write(
+    prefix,
+    checkpoint.variables_by_name(
+      modeling.BertForPreTraining(builders.tiny_config(), seed=5)
+    ),
+  )
+  return prefix
+
+
+@pytest.fixture
+def create(run_program, text_file, vocab_file, tmp_path):
+  def run(output="x.tfrecord", **flags):
+    run_program(
+      create_pretraining_data,
+      **{
+        **dict(
+          input_file=text_file,
+          vocab_file=vocab_file,
+          max_seq_length=24,
+          max_predictions_per_seq=4,
+          dupe_factor=3,
+          output_file=tmp_path / output,
+        ),
+        **flags,
+      },
+    )
+    return str(tmp_path / output)
+
+  return run
+
+
+@pytest.fixture
+def pretrain(run_program, config_file, tmp_path):
+  def run(input_file, output="run", **flags):
+    run_program(
+      run_pretraining,
+      **{
+        **dict(
+          input_file=input_file,
+          bert_config_file=config_file,
+          output_dir=tmp_path / output,
+          do_train=True,
+          max_seq_length=24,
+          max_predictions_per_seq=4,
+          num_train_steps=4,
+          num_warmup_steps=2,
+          train_batch_size=8,
+          learning_rate=0.001,
+        ),
+        **flags,
+      },
+    )
+    return tmp_path / output
+
+  return run
+
+
+@pytest.fixture
+def classify(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  data_dir = tmp_path / "data"
+  data_dir.mkdir()
+  rows = [
+    f"the {noun} {verb}\t{label}"
+    for noun in ("cat", "dog", "bird")
+    for verb, label in [("sat", "still"), ("ran", "moving"), ("flew", "moving")]
+    for _ in range(4)
+  ]
+  for split in ("train", "dev", "test"):
+    (data_dir / f"{split}.tsv").write_text(
+      "text\tlabel\n" + "\n".join(rows) + "\n"
+    )
+
+  def run(output="run", **flags):
+    run_program(
+      run_classifier,
+      **{
+        **dict(
+          task_name="Custom",
+          data_dir=data_dir,
+          bert_config_file=config_file,
+          vocab_file=vocab_file,
+          init_checkpoint=init_checkpoint,
+          output_dir=tmp_path / output,
+          max_seq_length=16,
+          train_batch_size=4,
+          num_train_epochs=12,
+          learning_rate=0.001,
+        ),
+        **flags,
+      },
+    )
+    return tmp_path / output
+
+  run.data_dir = data_dir
+  return run
+
+
+@pytest.fixture
+def answer(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  def write(name, version_2=False):
+    """Writes questions whose answer is the bird, if it is not a lazy one."""
+    paragraphs = []
+    for a, b, c in itertools.permutations(("cat", "dog", "bird"), 3):
+      context = f"the {a} sat and the {b} ran and the {c} flew"
+      paragraphs.append(
+        {
+          "context": context,
+          "qas": [
+            {
+              "id": f"{a}{b} {question}",
+              "question": question,
+              "answers": []
+              if "lazy" in question
+              else [{"text": "bird", "answer_start": context.index("bird")}],
+              **({"is_impossible": "lazy" in question} if version_2 else {}),
+            }
+            for question in ("it was", "it was red", "it was lazy")[
+              : 3 if version_2 else 2
+            ]
+          ],
+        }
+      )
+    path = tmp_path / name
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return path
+
+  def run(output="run", **flags):
+    run_program(
+      run_squad,
+      **{
+        **dict(
+          bert_config_file=config_file,
+          vocab_file=vocab_file,
+          init_checkpoint=init_checkpoint,
+          output_dir=tmp_path / output,
+          max_seq_length=24,
+          max_query_length=8,
+          doc_stride=4,
+          train_batch_size=6,
+          num_train_epochs=100,
+          learning_rate=0.001,
+        ),
+        **flags,
+      },
+    )
+    return tmp_path / output
+
+  run.write = write
+  return run
+
+
+@pytest.fixture
+def tag(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  data_dir = tmp_path / "tags"
+  data_dir.mkdir()
+  rows = []
+  for noun, kind in [("cat", "pet"), ("dog", "pet"), ("bird", "wild")]:
+    for color in ("red", "blue"):
+      rows += [
+        f"the O\n{color} B-{kind}\n{noun} I-{kind}\nsat O\n",
+        f"it O\nsat O\non O\nthe O\n{noun} B-{kind}\n",
+      ]
+  for split in ("train", "dev", "test"):
+    (data_dir / f"{split}.txt").write_text("\n".join(rows))
+
+  def run(output="run", **flags):
+    run_program(
+      run_ner,
+      **{
+        **dict(
+          data_dir=data_dir,
+          bert_config_file=config_file,
+          vocab_file=vocab_file,
+          init_checkpoint=init_checkpoint,
+          output_dir=tmp_path / output,
+          do_lower_case=True,
+          max_seq_length=16,
+          train_batch_size=4,
+          num_train_epochs=40,
+          learning_rate=0.001,
+        ),
+        **flags,
+      },
+    )
+    return tmp_path / output
+
+  run.data_dir = data_dir
+  return run
+
+
+@pytest.fixture
+def choose(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
+  def run(output="run", **flags):
+    run_program(
+      run_swag,
+      **{
+        **dict(
+          data_dir=tmp_path,
+          bert_config_file=config_file,
+          vocab_file=vocab_file,
+          init_checkpoint=init_checkpoint,
+          output_dir=tmp_path / output,
+          max_seq_length=16,
+          train_batch_size=4,
+          num_train_epochs=20,
+          learning_rate=0.001,
+        ),
+        **flags,
+      },
+    )
+    return tmp_path / output
 
   return run

@@ -1,4 +1,4 @@
-"""Tests of distillation.py; those of whole runs are in programs_test.py."""
+"""Tests of distillation.py; run_classifier_test.py tests whole runs with it."""
 
 import io
 

@@ -13,7 +13,7 @@ import threading
 import urllib.request
 import zipfile
 
-import conftest
+import builders
 import pytest
 import tensorflow as tf
 
@@ -23,7 +23,7 @@ from errors import UserError
 
 NAME = "uncased_L-2_H-128_A-2"
 FILES = {
-  "bert_config.json": conftest.tiny_config().to_json_string(),
+  "bert_config.json": builders.tiny_config().to_json_string(),
   "vocab.txt": "[PAD]\n",
   "bert_model.ckpt.index": "i" * 1000,
   "bert_model.ckpt.data-00000-of-00001": "d" * 300_000,

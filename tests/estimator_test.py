@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 
-import conftest
+import builders
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -405,7 +405,7 @@ def test_export_has_the_weights_alone(tmp_path):
 def bert_input(params):
   """Batches whose sequences differ in length and number of predictions."""
   rng = np.random.default_rng(0)
-  rows, length, vocab_size = 64, 16, len(conftest.TOKENS)
+  rows, length, vocab_size = 64, 16, len(builders.TOKENS)
   features = {
     "input_ids": rng.integers(0, vocab_size, (rows, length)),
     "input_mask": np.arange(length) < rng.integers(5, length, (rows, 1)),
@@ -433,7 +433,7 @@ def bert_estimator(model_dir, dropout=0.0, recompute=False, **config):
 
   def model_fn(params):
     model = modeling.BertForPreTraining(
-      conftest.tiny_config(
+      builders.tiny_config(
         hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
       ),
       run_config.compute_dtype,
@@ -539,7 +539,7 @@ def test_every_training_step_compiles_whole(tmp_path, task):
   # One program of XLA with static shapes, from features to updated weights, as
   # a TPU takes it.
   batch = next(iter(bert_input({"seed": 1, "batch_size": 8})))
-  model, loss_fn, features = task_parts(task, conftest.tiny_config(), batch)
+  model, loss_fn, features = task_parts(task, builders.tiny_config(), batch)
   estimator = estimator_lib.TPUEstimator(
     lambda params: estimator_lib.EstimatorSpec(
       model, loss_fn, optimizer=optimization.create_optimizer(0.01, 99, 0)

@@ -31,7 +31,7 @@ import time
 from typing import NamedTuple
 from unittest import mock
 
-import conftest
+import builders
 import numpy as np
 import pytorch_checkpoint_test as pytorch_files
 import tensorflow as tf
@@ -481,7 +481,7 @@ def _write(folder: str, name: str, content) -> None:
 
 
 def _text(rng, num_words: int = 5) -> str:
-  words = [rng.choice(conftest.WORDS) for _ in range(num_words)]
+  words = [rng.choice(builders.WORDS) for _ in range(num_words)]
   words[0] = rng.choice(
     ['a "quote", b', "un caf\u00e9", "dog\u2028s", words[0]]
   )
@@ -507,12 +507,12 @@ def _write_config(folder, rng):
   _write(
     folder,
     "bert_config.json",
-    conftest.tiny_config(hidden_size=4 * rng.randint(1, 20)).to_json_string(),
+    builders.tiny_config(hidden_size=4 * rng.randint(1, 20)).to_json_string(),
   )
 
 
 def _write_their_config(folder, rng):
-  config = conftest.tiny_config(hidden_size=4 * rng.randint(1, 20))
+  config = builders.tiny_config(hidden_size=4 * rng.randint(1, 20))
   _write(
     folder,
     "config.json",
@@ -531,7 +531,7 @@ def _write_classifier(folder, rng):
 
 
 def _write_vocab(folder, rng):
-  words = rng.sample(conftest.WORDS, 8)
+  words = rng.sample(builders.WORDS, 8)
   _write(
     folder,
     "vocab.txt",
@@ -542,7 +542,7 @@ def _write_vocab(folder, rng):
 def _read_vocab(folder):
   tokenizer = tokenization.FullTokenizer(os.path.join(folder, "vocab.txt"))
   return list(tokenizer.vocab.items()), tokenizer.encode_with_offsets(
-    "The cat, [MASK] un\u0301affable \u4ed6 " + " ".join(conftest.WORDS)
+    "The cat, [MASK] un\u0301affable \u4ed6 " + " ".join(builders.WORDS)
   )
 
 
@@ -760,7 +760,7 @@ def _write_tags(folder, rng):
 def _tokenizer(folder):
   path = os.path.join(folder, "vocab.txt")
   with open(path, "w", encoding="utf-8") as writer:
-    writer.write("\n".join(conftest.TOKENS) + "\n")
+    writer.write("\n".join(builders.TOKENS) + "\n")
   return tokenization.FullTokenizer(path)
 
 

@@ -2,96 +2,21 @@
 
 import os
 
-import conftest
+import builders
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import export_saved_model
-import modeling
 from serving import hub_encoder
-from serving import signatures
-import tokenization
 
 v1 = tf.compat.v1
-_HIDDEN_SIZE = 6
-
-
-def write_tensorflow_1_module(
-  folder, vocab_file, use_resource=False, with_vocabulary=True
-):
-  """Writes a module as they were published, if a small one."""
-  builder = v1.saved_model.Builder(folder)
-  values = np.random.default_rng(1).normal(size=(len(conftest.TOKENS), 6))
-  for tags in ([], ["train"]):
-    with v1.Graph().as_default(), v1.Session() as session:
-      names = ("input_ids", "input_mask", "segment_ids")
-      inputs = [v1.placeholder(tf.int32, [None, None], name) for name in names]
-      with v1.variable_scope("bert", use_resource=use_resource):
-        table = v1.get_variable(
-          "embeddings/word_embeddings", initializer=values.astype(np.float32)
-        )
-        kernel = v1.get_variable(
-          "pooler/dense/kernel",
-          initializer=np.eye(_HIDDEN_SIZE, dtype=np.float32),
-        )
-      is_real = tf.cast(inputs[1], tf.float32)[..., tf.newaxis]
-      embedded = tf.nn.embedding_lookup(table, inputs[0]) * is_real
-      if tags:
-        embedded = v1.nn.dropout(embedded, rate=0.1)
-      pooled = tf.tanh(tf.matmul(tf.reduce_sum(embedded, axis=1), kernel))
-      outputs = {"pooled_output": pooled, "sequence_output": embedded}
-      info = {
-        "vocab_file": tf.constant(vocab_file),
-        "do_lower_case": tf.constant(True),
-      }
-      v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, info["vocab_file"])
-      signatures = {"tokens": (dict(zip(names, inputs)), outputs)}
-      if with_vocabulary:
-        signatures["tokenization_info"] = ({}, info)
-
-      def describe(tensors):
-        return {
-          name: v1.saved_model.utils.build_tensor_info(tensor)
-          for name, tensor in tensors.items()
-        }
-
-      session.run(v1.global_variables_initializer())
-      arguments = dict(
-        signature_def_map={
-          name: v1.saved_model.build_signature_def(*map(describe, tensors))
-          for name, tensors in signatures.items()
-        },
-        assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
-      )
-      if tags:
-        builder.add_meta_graph(tags, **arguments)
-      else:
-        builder.add_meta_graph_and_variables(session, tags, **arguments)
-  builder.save()
-  with open(os.path.join(folder, "tfhub_module.pb"), "wb") as writer:
-    writer.write(b"\x08\x03")
-  return folder
-
-
-def write_tensorflow_2_encoder(folder, vocab_file):
-  """Writes what export_saved_model.py writes."""
-  tokenizer = tokenization.FullTokenizer(vocab_file)
-  export_saved_model.save(
-    signatures.Encoder(
-      modeling.BertModel(conftest.tiny_config(), is_portable=True),
-      signatures.Reader(vocab_file, tokenizer, max_seq_length=40),
-    ),
-    folder,
-  )
-  return folder
 
 
 @pytest.fixture(params=["resource", "reference", "tensorflow_2"])
 def folder(request, vocab_file, tmp_path):
   if request.param == "tensorflow_2":
-    return write_tensorflow_2_encoder(str(tmp_path / "1"), vocab_file)
-  return write_tensorflow_1_module(
+    return builders.write_tensorflow_2_encoder(str(tmp_path / "1"), vocab_file)
+  return builders.write_tensorflow_1_module(
     str(tmp_path / "1"), vocab_file, request.param == "resource"
   )
 
@@ -146,7 +71,7 @@ def test_encoders_can_be_trained(folder, vocab_file, num_devices):
 
 def test_a_module_of_tensorflow_1_computes_what_it_did(vocab_file, tmp_path):
   for use_resource in (True, False):
-    folder = write_tensorflow_1_module(
+    folder = builders.write_tensorflow_1_module(
       str(tmp_path / str(use_resource)), vocab_file, use_resource
     )
     encoder = hub_encoder.load(folder, "--handle")

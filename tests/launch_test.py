@@ -3,19 +3,17 @@
 import launch
 
 import errno
-import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 
+import builders
 import pytest
 import tensorflow as tf
 
 from errors import Interrupted
 from errors import UserError
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 PROGRAM = """
 import launch
@@ -41,7 +39,7 @@ def start(tmp_path):
 
   def run(body="pass", imports="pass", run_flags="", **settings):
     for name in ("launch.py", "errors.py"):
-      shutil.copy(ROOT / name, tmp_path)
+      shutil.copy(builders.ROOT / name, tmp_path)
     (tmp_path / "program.py").write_text(
       PROGRAM.format(body=body, imports=imports, run_flags=run_flags)
     )
@@ -190,3 +188,62 @@ def test_program_ends_with_the_one_that_started_it(start, phase):
 )
 def test_what_the_user_is_told(error, message):
   assert launch.message_for_user(error) == message
+
+
+@pytest.fixture
+def refused(tmp_path):
+  """Runs a program that has to fail, and returns the last line it says."""
+
+  def run(program, **flags):
+    result = subprocess.run(
+      [
+        sys.executable,
+        program,
+        *(f"--{name}={value}" for name, value in flags.items()),
+      ],
+      cwd=builders.ROOT,
+      text=True,
+      capture_output=True,
+      check=False,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    last_line = result.stderr.splitlines()[-1]
+    assert last_line.startswith(f"{program}: ")
+    return last_line
+
+  return run
+
+
+def test_errors_end_with_one_line_and_status_1(
+  refused, create, config_file, vocab_file, init_checkpoint, tmp_path
+):
+  small = tmp_path / "small.json"
+  small.write_text(builders.tiny_config(vocab_size=12).to_json_string())
+  pretraining = dict(
+    program="run_pretraining.py",
+    do_train=True,
+    input_file=create(),
+    output_dir=tmp_path / "run",
+    max_predictions_per_seq=4,
+  )
+  assert "input_ids has 24" in refused(
+    **pretraining, bert_config_file=config_file, max_seq_length=32
+  )
+  # Found while training, by a check inside the input pipeline.
+  assert "x.tfrecord, record 1: input_ids has the value" in refused(
+    **pretraining, bert_config_file=small, max_seq_length=24
+  )
+  # Found while predicting, by the reader of the text.
+  (tmp_path / "in.txt").write_bytes(b"good\nb\xe9d\n")
+  assert "in.txt, line 2: not UTF-8" in refused(
+    "extract_features.py",
+    input_file=tmp_path / "in.txt",
+    output_file=tmp_path / "out.jsonl",
+    vocab_file=vocab_file,
+    bert_config_file=config_file,
+    init_checkpoint=init_checkpoint,
+    max_seq_length=16,
+    layers="-1",
+  )
+  assert not list(tmp_path.glob("out.jsonl*"))

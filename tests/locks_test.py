@@ -1,16 +1,14 @@
 """Tests of data/locks.py."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
+import builders
 import pytest
 
 from data import locks
 from errors import UserError
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_second_writer_is_told_who_the_first_one_is(tmp_path):
@@ -50,7 +48,7 @@ def test_kill_releases_a_lock(tmp_path):
     [sys.executable, "-c", code, str(tmp_path)],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
-    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    env={**os.environ, "PYTHONPATH": str(builders.ROOT)},
   )
   assert process.stdout.readline() == b"locked\n"
   with pytest.raises(UserError, match=f"process {process.pid} on"):

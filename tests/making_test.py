@@ -9,7 +9,7 @@ import sys
 import types
 import zlib
 
-import conftest
+import builders
 import numpy as np
 import pytest
 import safetensors
@@ -320,7 +320,7 @@ def extract(run_program, config_file, vocab_file, tmp_path):
   checkpoint.write(
     prefix,
     checkpoint.variables_by_name(
-      modeling.BertForPreTraining(conftest.tiny_config(), seed=5)
+      modeling.BertForPreTraining(builders.tiny_config(), seed=5)
     ),
   )
   (tmp_path / "in.txt").write_text("the cat sat\nbird\n")
@@ -379,7 +379,7 @@ def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
   checkpoint.write(
     str(tmp_path / "bert_model.ckpt"),
     checkpoint.variables_by_name(
-      modeling.BertForPreTraining(conftest.tiny_config())
+      modeling.BertForPreTraining(builders.tiny_config())
     ),
   )
   with pytest.raises(UserError, match="other settings: weights_hash"):
@@ -515,7 +515,7 @@ def released(config_file, vocab_file, tmp_path):
   checkpoint.write(
     str(folder / "bert_model.ckpt"),
     checkpoint.variables_by_name(
-      modeling.BertModel(conftest.tiny_config(), seed=5)
+      modeling.BertModel(builders.tiny_config(), seed=5)
     ),
   )
   return folder

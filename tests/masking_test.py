@@ -1,13 +1,13 @@
 """Tests of masking.py."""
 
-import conftest
+import builders
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pretraining import masking
 
-VOCAB = {token: i for i, token in enumerate(conftest.TOKENS)}
+VOCAB = {token: i for i, token in enumerate(builders.TOKENS)}
 VOCABULARY = masking.Vocabulary.from_tokens(VOCAB)
 SPECIAL = [i for token, i in VOCAB.items() if token.startswith("[")]
 
@@ -31,7 +31,7 @@ def words_of(ids):
   for place, id_ in enumerate(ids):
     if id_ in SPECIAL:
       is_after_word = False
-    elif is_after_word and conftest.TOKENS[id_].startswith("##"):
+    elif is_after_word and builders.TOKENS[id_].startswith("##"):
       words[-1].append(place)
     else:
       words.append([place])

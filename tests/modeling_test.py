@@ -4,7 +4,7 @@ import functools
 import json
 import os
 
-import conftest
+import builders
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -63,7 +63,7 @@ def random_batch(config, batch_size=13, seq_length=7, seed=0):
 
 
 def test_shapes_of_all_outputs():
-  config = conftest.tiny_config(num_hidden_layers=5)
+  config = builders.tiny_config(num_hidden_layers=5)
   model = modeling.BertModel(config)
   batch = random_batch(config)
   output = model(**batch)
@@ -80,7 +80,7 @@ def test_shapes_of_all_outputs():
 
 
 def test_variables_have_their_released_names():
-  model = modeling.BertForPreTraining(conftest.tiny_config())
+  model = modeling.BertForPreTraining(builders.tiny_config())
   expected = OTHER_NAMES + [
     f"bert/encoder/layer_{layer}/{name}"
     for layer in range(2)
@@ -88,7 +88,7 @@ def test_variables_have_their_released_names():
   ]
   assert sorted(checkpoint.variables_by_name(model)) == sorted(expected)
   classifier = modeling.BertForSequenceClassification(
-    conftest.tiny_config(), num_labels=3
+    builders.tiny_config(), num_labels=3
   )
   shapes = {
     name: tuple(v.shape)
@@ -98,7 +98,7 @@ def test_variables_have_their_released_names():
 
 
 def test_padding_does_not_change_real_positions():
-  config = conftest.tiny_config()
+  config = builders.tiny_config()
   model = modeling.BertModel(config)
   batch = random_batch(config)
   before = model(**batch).sequence_output.numpy()
@@ -114,7 +114,7 @@ def test_padding_does_not_change_real_positions():
 
 
 def test_a_row_that_is_masked_everywhere_stays_finite():
-  config = conftest.tiny_config()
+  config = builders.tiny_config()
   output = modeling.BertModel(config)(
     np.zeros((2, 6), int), np.zeros((2, 6), int)
   )
@@ -122,7 +122,7 @@ def test_a_row_that_is_masked_everywhere_stays_finite():
 
 
 def test_attention_agrees_with_numpy():
-  config = conftest.tiny_config()
+  config = builders.tiny_config()
   attention = modeling.SelfAttention("x", config, modeling.Initializer(3, 0.5))
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 5, 32)).astype(np.float32)
@@ -204,7 +204,7 @@ def test_dropout_has_its_rate_and_its_seed():
 
 
 def test_bfloat16_stays_near_float32():
-  config = conftest.tiny_config(initializer_range=0.1)
+  config = builders.tiny_config(initializer_range=0.1)
   batch = random_batch(config)
   exact = modeling.BertModel(config)(**batch)
   coarse = modeling.BertModel(config, tf.bfloat16)(**batch)
@@ -216,7 +216,7 @@ def test_bfloat16_stays_near_float32():
 
 
 def test_seed_decides_the_initial_weights():
-  config = conftest.tiny_config()
+  config = builders.tiny_config()
   tables = [
     modeling.BertModel(config, seed=seed).get_embedding_table().numpy()
     for seed in (1, 1, 2)
@@ -227,7 +227,7 @@ def test_seed_decides_the_initial_weights():
 
 
 def test_one_hot_lookup_gives_the_same():
-  config = conftest.tiny_config()
+  config = builders.tiny_config()
   batch = random_batch(config)
   plain = modeling.BertModel(config)(**batch)
   one_hot = modeling.BertModel(config, use_one_hot_embeddings=True)(**batch)
@@ -252,7 +252,7 @@ def test_released_sizes():
 
 
 def test_config_round_trip_and_unknown_keys(tmp_path):
-  config = conftest.tiny_config()
+  config = builders.tiny_config()
   fields = {**json.loads(config.to_json_string()), "pooler_fc_size": 768}
   path = tmp_path / "config.json"
   path.write_text(json.dumps(fields))
@@ -287,12 +287,12 @@ def test_config_says_which_field_is_wrong(field, value, allowed):
   with pytest.raises(
     UserError, match=f"^BertConfig: {field}=.{{1,60}} .*{allowed}.*[.]$"
   ):
-    conftest.tiny_config(**{field: value})
+    builders.tiny_config(**{field: value})
 
 
 def test_config_of_absurd_weight_count_is_refused():
   with pytest.raises(UserError, match="1.7e\\+12 weights; at most 1.1e\\+12"):
-    conftest.tiny_config(hidden_size=1 << 15, num_hidden_layers=400)
+    builders.tiny_config(hidden_size=1 << 15, num_hidden_layers=400)
 
 
 def test_config_file_errors_name_the_file(tmp_path):
@@ -314,7 +314,7 @@ def test_config_file_errors_name_the_file(tmp_path):
 
 
 def test_sequence_longer_than_the_position_table_is_refused():
-  model = modeling.BertModel(conftest.tiny_config())
+  model = modeling.BertModel(builders.tiny_config())
   with pytest.raises(ValueError, match="41 tokens.*max_position_embeddings=40"):
     model(np.zeros((1, 41), int))
 
@@ -375,10 +375,10 @@ def test_outputs_and_gradients_of_the_reference(golden_dir, case):
 
 
 def test_packed_rows_give_what_their_sequences_give_alone():
-  model = modeling.BertForPreTraining(conftest.tiny_config(), seed=3)
+  model = modeling.BertForPreTraining(builders.tiny_config(), seed=3)
   rng = np.random.default_rng(0)
   lengths = [9, 5, 7]
-  sequences = [rng.integers(1, len(conftest.TOKENS), n) for n in lengths]
+  sequences = [rng.integers(1, len(builders.TOKENS), n) for n in lengths]
   segments = [(np.arange(n) > n // 2).astype(int) for n in lengths]
   places = [[2, 6], [1, 3], [0, 5]]
   alone = [

@@ -84,3 +84,38 @@ def test_a_log_is_not_written_over(run_program, run):
 def test_no_run_is_refused(run_program, tmp_path):
   with pytest.raises(errors.UserError, match="--runs names no folder"):
     run_program(plot_training, runs="", output_file=tmp_path / "x.png")
+
+
+def test_loss_curves_show_training_and_evaluations(run_program, tmp_path):
+  run = tmp_path / "run"
+  run.mkdir()
+  (run / "training_log.jsonl").write_text(
+    "".join(
+      json.dumps(record) + "\n"
+      for record in [
+        {"step": 10, "loss": 3.0},
+        {"step": 20, "loss": None},
+        {"step": 20, "evaluation": {"loss": 2.5}},
+        {"step": 30, "loss": 2.0},
+      ]
+    )
+    + '{"step": 40, "lo'
+  )  # killed while writing
+  assert plot_training.read_log(str(run), "loss") == (
+    [(10, 3.0), (30, 2.0)],
+    [(20, 2.5)],
+  )
+  for together in (False, True):
+    run_program(
+      plot_training,
+      runs=f"{run},{run}",
+      together=together,
+      output_file=tmp_path / "loss.png",
+    )
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+  with pytest.raises(ValueError, match="training_log.jsonl does not exist"):
+    run_program(plot_training, runs=tmp_path, output_file=tmp_path / "x.png")
+  with pytest.raises(ValueError, match="No line of .* has --loss=span_loss"):
+    run_program(
+      plot_training, runs=run, loss="span_loss", output_file=tmp_path / "x.png"
+    )

@@ -3,7 +3,7 @@
 import collections
 import random
 
-import conftest
+import builders
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from pretraining import instances
 
-VOCAB = {token: i for i, token in enumerate(conftest.TOKENS)}
+VOCAB = {token: i for i, token in enumerate(builders.TOKENS)}
 CLS, SEP = VOCAB["[CLS]"], VOCAB["[SEP]"]
 
 
@@ -178,7 +178,7 @@ def unmasked(record):
 @pytest.fixture(scope="module")
 def vocab_path(tmp_path_factory):
   path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-  path.write_text("\n".join(conftest.TOKENS) + "\n")
+  path.write_text("\n".join(builders.TOKENS) + "\n")
   return str(path)
 
 
@@ -276,7 +276,7 @@ def test_words_do_not_change_how_text_is_tokenized(vocab_path):
   # be several for it.
   ids, continues = maker._encode_words("un|affable |cat|, the dog|")
   assert ids == maker.tokenizer.encode("unaffable cat, the dog")
-  assert [conftest.TOKENS[i] for i in ids] == [
+  assert [builders.TOKENS[i] for i in ids] == [
     "un",
     "##aff",
     "##able",
@@ -324,7 +324,7 @@ def test_few_pairs_of_characters_are_remembered(vocab_path, monkeypatch):
 def test_chinese_words_are_masked_whole(tmp_path, flags, text):
   characters = "\u6211\u4eec\u559c\u6b22\u4f60"
   path = tmp_path / "vocab.txt"
-  path.write_text("\n".join([*conftest.TOKENS, *characters, "x"]) + "\n")
+  path.write_text("\n".join([*builders.TOKENS, *characters, "x"]) + "\n")
   settings = instances.Settings(
     str(path),
     max_seq_length=16,
@@ -343,7 +343,7 @@ def test_chinese_words_are_masked_whole(tmp_path, flags, text):
       while end < 16 and record["continues_word"][end]:
         end += 1
       words[
-        "".join(characters[i - len(conftest.TOKENS)] for i in tokens[start:end])
+        "".join(characters[i - len(builders.TOKENS)] for i in tokens[start:end])
       ] += 1
       chosen = [
         place in record["masked_lm_positions"][record["masked_lm_weights"] > 0]

@@ -4,11 +4,11 @@ import collections
 import io
 import os
 import pickle
-import random
 import struct
 import tracemalloc
 import zipfile
 
+import builders
 import numpy as np
 import pytest
 
@@ -550,31 +550,6 @@ def test_files_that_are_cut_off(tmp_path, is_zip):
     assert_refused(path, "Is it whole")
 
 
-def mutations(content, count, seed):
-  """Yields copies of `content` with a few changes each."""
-  rng = random.Random(seed)
-  for _ in range(count):
-    changed = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 5])):
-      place = rng.randrange(len(changed))
-      length = rng.choice([1, 2, 4, 8, 40])
-      part = slice(place, place + length)
-      choice = rng.randrange(6)
-      if choice == 0:
-        changed[place] ^= 1 << rng.randrange(8)
-      elif choice == 1:
-        changed[place] = rng.choice(b"\0\1\x7f\x80\xff(R")
-      elif choice == 2:
-        changed[part] = rng.randbytes(length)
-      elif choice == 3:
-        changed[part] = b"\xff" * length
-      elif choice == 4:
-        changed[place:place] = changed[part]
-      else:
-        del changed[part]
-    yield bytes(changed)
-
-
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_damaged_files_are_refused_or_read_right(tmp_path, is_zip):
@@ -594,7 +569,9 @@ def test_damaged_files_are_refused_or_read_right(tmp_path, is_zip):
   tracemalloc.start()
   try:
     num_refused = 0
-    for number, changed in enumerate(mutations(path.read_bytes(), 300, 1)):
+    for number, changed in enumerate(
+      builders.mutations(path.read_bytes(), 300, 1)
+    ):
       path.write_bytes(changed)
       try:
         tensors = pytorch_checkpoint.read(str(path))

@@ -3,9 +3,9 @@
 import json
 import tracemalloc
 
+import builders
 import numpy as np
 import pytest
-from pytorch_checkpoint_test import mutations
 from safetensors import numpy as safetensors
 
 from data import safetensors_checkpoint
@@ -137,7 +137,9 @@ def test_damaged_files_are_refused_or_read_right(tmp_path):
   tracemalloc.start()
   try:
     num_refused = 0
-    for number, changed in enumerate(mutations(path.read_bytes(), 300, 1)):
+    for number, changed in enumerate(
+      builders.mutations(path.read_bytes(), 300, 1)
+    ):
       path.write_bytes(changed)
       try:
         tensors = read(path)

@@ -7,7 +7,7 @@ import os
 import random
 import unicodedata
 
-import conftest
+import builders
 import pytest
 
 from errors import UserError
@@ -289,7 +289,7 @@ def test_never_split_tokens_get_their_ids(vocab_file):
 def test_cache_is_bounded_and_changes_nothing(vocab_file, monkeypatch):
   monkeypatch.setattr(tokenization, "_CACHE_SIZE", 10)
   rng = random.Random(0)
-  texts = [" ".join(rng.choices(conftest.WORDS, k=6)) for _ in range(50)]
+  texts = [" ".join(rng.choices(builders.WORDS, k=6)) for _ in range(50)]
   small = tokenization.FullTokenizer(vocab_file)
   encoded = [small.encode(text) for text in texts]
   assert len(small._stretch_ids) <= 10

@@ -1,0 +1,256 @@
+"""Functions that several test modules share; their fixtures are in conftest.py.
+
+They build small models and texts, and read the files that programs write.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import random
+
+import numpy as np
+import tensorflow as tf
+
+import checkpoint
+import export_saved_model
+import modeling
+from serving import signatures as serving_signatures
+import tokenization
+
+v1 = tf.compat.v1
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+WORDS = [
+  "the",
+  "a",
+  "cat",
+  "dog",
+  "bird",
+  "sat",
+  "ran",
+  "flew",
+  "on",
+  "over",
+  "mat",
+  "hill",
+  "tree",
+  "and",
+  "then",
+  "it",
+  "was",
+  "red",
+  "blue",
+  "big",
+  "small",
+  "quick",
+  "lazy",
+  "good",
+  "bad",
+]
+TOKENS = [
+  "[PAD]",
+  "[unused0]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  *WORDS,
+  "##s",
+  "##ing",
+  "un",
+  "##aff",
+  "##able",
+  ",",
+  ".",
+  "!",
+]
+
+TEXT = "\n\n".join(
+  "\n".join(
+    f"{a} {b} sat on the {c} ."
+    for c in ("mat", "hill", "tree")
+    for b in ("cat", "dog", "bird")
+  )
+  for a in ("the", "a", "one quick")
+)
+
+
+def tiny_config(**changes) -> modeling.BertConfig:
+  """A config in which every size differs from the others."""
+  return modeling.BertConfig(
+    **{
+      **dict(
+        vocab_size=len(TOKENS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=37,
+        max_position_embeddings=40,
+        type_vocab_size=2,
+      ),
+      **changes,
+    }
+  )
+
+
+def read_records(path):
+  """Returns the tf.train.Examples of a TFRecord file."""
+  return [
+    tf.train.Example.FromString(record)
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator()
+  ]
+
+
+def read_results(run):
+  """Returns the numbers in `eval_results.txt` of a run, by name."""
+  return {
+    name: float(value)
+    for name, value in (
+      line.split(" = ")
+      for line in (run / "eval_results.txt").read_text().splitlines()
+    )
+  }
+
+
+def read_table(path):
+  """Returns the rows of a file of tab-separated values."""
+  with open(path, newline="", encoding="utf-8") as reader:
+    return list(csv.reader(reader, delimiter="\t"))
+
+
+def read_tensors(path):
+  """Returns the tensors of a checkpoint, or of the newest one in a folder."""
+  reader = checkpoint.open_checkpoint(str(path))
+  return {name: reader.get_tensor(name) for name in reader.shapes}
+
+
+def read_losses(run):
+  """Returns the loss of each logged step of a run."""
+  return {
+    row["step"]: row["loss"]
+    for row in map(
+      json.loads, (run / "training_log.jsonl").read_text().splitlines()
+    )
+  }
+
+
+def to_transformers(variables, prefix):
+  """Returns tensors under PyTorch transformers' names."""
+  renames = [
+    ("cls/predictions/output_bias", "cls.predictions.bias"),
+    ("output_weights", "weight"),
+    ("output_bias", "bias"),
+    ("bert/", prefix),
+    ("layer_", "layer."),
+    ("gamma", "weight"),
+    ("beta", "bias"),
+    ("kernel", "weight"),
+    ("/", "."),
+  ]
+  result = {}
+  for name, variable in variables.items():
+    tensor = variable.numpy()
+    tensor = tensor.T if name.endswith("kernel") else tensor
+    if name.endswith("_embeddings"):
+      name += "/weight"
+    for ours, theirs in renames:
+      name = name.replace(ours, theirs)
+    result[name] = np.ascontiguousarray(tensor)
+  return result
+
+
+def mutations(content, count, seed):
+  """Yields copies of `content` with a few changes each."""
+  rng = random.Random(seed)
+  for _ in range(count):
+    changed = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+      place = rng.randrange(len(changed))
+      length = rng.choice([1, 2, 4, 8, 40])
+      part = slice(place, place + length)
+      choice = rng.randrange(6)
+      if choice == 0:
+        changed[place] ^= 1 << rng.randrange(8)
+      elif choice == 1:
+        changed[place] = rng.choice(b"\0\1\x7f\x80\xff(R")
+      elif choice == 2:
+        changed[part] = rng.randbytes(length)
+      elif choice == 3:
+        changed[part] = b"\xff" * length
+      elif choice == 4:
+        changed[place:place] = changed[part]
+      else:
+        del changed[part]
+    yield bytes(changed)
+
+
+def write_tensorflow_1_module(
+  folder, vocab_file, use_resource=False, with_vocabulary=True
+):
+  """Writes a module as they were published, if a small one."""
+  builder = v1.saved_model.Builder(folder)
+  values = np.random.default_rng(1).normal(size=(len(TOKENS), 6))
+  for tags in ([], ["train"]):
+    with v1.Graph().as_default(), v1.Session() as session:
+      names = ("input_ids", "input_mask", "segment_ids")
+      inputs = [v1.placeholder(tf.int32, [None, None], name) for name in names]
+      with v1.variable_scope("bert", use_resource=use_resource):
+        table = v1.get_variable(
+          "embeddings/word_embeddings", initializer=values.astype(np.float32)
+        )
+        kernel = v1.get_variable(
+          "pooler/dense/kernel",
+          initializer=np.eye(6, dtype=np.float32),
+        )
+      is_real = tf.cast(inputs[1], tf.float32)[..., tf.newaxis]
+      embedded = tf.nn.embedding_lookup(table, inputs[0]) * is_real
+      if tags:
+        embedded = v1.nn.dropout(embedded, rate=0.1)
+      pooled = tf.tanh(tf.matmul(tf.reduce_sum(embedded, axis=1), kernel))
+      outputs = {"pooled_output": pooled, "sequence_output": embedded}
+      info = {
+        "vocab_file": tf.constant(vocab_file),
+        "do_lower_case": tf.constant(True),
+      }
+      v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, info["vocab_file"])
+      signatures = {"tokens": (dict(zip(names, inputs)), outputs)}
+      if with_vocabulary:
+        signatures["tokenization_info"] = ({}, info)
+
+      def describe(tensors):
+        return {
+          name: v1.saved_model.utils.build_tensor_info(tensor)
+          for name, tensor in tensors.items()
+        }
+
+      session.run(v1.global_variables_initializer())
+      arguments = dict(
+        signature_def_map={
+          name: v1.saved_model.build_signature_def(*map(describe, tensors))
+          for name, tensors in signatures.items()
+        },
+        assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+      )
+      if tags:
+        builder.add_meta_graph(tags, **arguments)
+      else:
+        builder.add_meta_graph_and_variables(session, tags, **arguments)
+  builder.save()
+  with open(os.path.join(folder, "tfhub_module.pb"), "wb") as writer:
+    writer.write(b"\x08\x03")
+  return folder
+
+
+def write_tensorflow_2_encoder(folder, vocab_file):
+  """Writes what export_saved_model.py writes."""
+  tokenizer = tokenization.FullTokenizer(vocab_file)
+  export_saved_model.save(
+    serving_signatures.Encoder(
+      modeling.BertModel(tiny_config(), is_portable=True),
+      serving_signatures.Reader(vocab_file, tokenizer, max_seq_length=40),
+    ),
+    folder,
+  )
+  return folder

@@ -1,0 +1,127 @@
+"""Tests of create_vocabulary.py."""
+
+import collections
+import json
+
+import builders
+import numpy as np
+import pytest
+
+import create_vocabulary
+import modeling
+from pretraining import corpus
+import tokenization
+
+
+@pytest.fixture
+def learn(run_program, tmp_path):
+  def run(output="vocabulary", **flags):
+    run_program(
+      create_vocabulary,
+      **{
+        **dict(
+          input_file=builders.ROOT / "sample_text.txt",
+          output_dir=tmp_path / output,
+          vocab_size=1000,
+        ),
+        **flags,
+      },
+    )
+    return tmp_path / output
+
+  return run
+
+
+def test_a_vocabulary_is_learnt_and_used(learn, monkeypatch):
+  folder = learn(model_size="tiny")
+  config = modeling.BertConfig.from_json_file(folder / "bert_config.json")
+  assert (config.vocab_size, config.hidden_size) == (1000, 128)
+  tokenizer = tokenization.FullTokenizer(str(folder / "vocab.txt"))
+  assert len(tokenizer.vocab) == 1000
+  # Numbered as in released models.
+  assert [
+    tokenizer.vocab[token]
+    for token in ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+  ] == [0, 1, 100, 101, 102, 103]
+  counts, num_words = collections.Counter(), 0
+  for line in (builders.ROOT / "sample_text.txt").read_text().splitlines():
+    counts.update(tokenizer.tokenize(line))
+    num_words += len(tokenizer.basic_tokenizer.tokenize(line))
+  report = json.loads((folder / "vocab.report.json").read_text())
+  assert report["words"] == num_words
+  np.testing.assert_allclose(
+    report["unknown_rate"], counts["[UNK]"] / num_words
+  )
+  np.testing.assert_allclose(
+    report["pieces_per_word"], counts.total() / num_words
+  )
+  assert report["unknown_rate"] < 0.01 and report["pieces_per_word"] < 1.7
+  # What is learnt is used, and the same whoever counted the words.
+  assert sum(token in counts for token in tokenizer.vocab) > 0.85 * 900
+  monkeypatch.setattr(corpus, "_SMALLEST_BLOCK_BYTES", 20_000)
+  again = learn("again", num_workers=2)
+  assert (again / "vocab.txt").read_bytes() == (
+    folder / "vocab.txt"
+  ).read_bytes()
+
+
+def test_a_vocabulary_keeps_capitals_and_takes_tokens_on_request(learn):
+  folder = learn(
+    do_lower_case=False, special_tokens="[QUERY],[DOC]", num_unused_tokens=0
+  )
+  tokens = (folder / "vocab.txt").read_text().split("\n")
+  assert tokens[:7] == [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "[QUERY]",
+    "[DOC]",
+  ]
+  assert "The" in tokens
+
+
+def test_a_vocabulary_leaves_out_the_rarest_characters(learn, tmp_path):
+  text = tmp_path / "text.txt"
+  text.write_text("the cat sat\n" * 1000 + "caf\u00e9 \u6211\n")
+  common = dict(
+    input_file=text, vocab_size=60, num_unused_tokens=0, do_lower_case=False
+  )
+  some = (
+    (learn("some", character_coverage=0.999, **common) / "vocab.txt")
+    .read_text()
+    .split("\n")
+  )
+  every = (
+    (learn("every", character_coverage=1.0, **common) / "vocab.txt")
+    .read_text()
+    .split("\n")
+  )
+  assert "\u6211" in every and "##\u00e9" in every
+  assert "\u6211" not in some and "##\u00e9" not in some
+  assert {"the", "cat", "sat"} <= set(some)
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (dict(vocab_size=50), "leaves no room"),
+    (dict(vocab_size=120), "Raise --vocab_size, or lower"),
+    (dict(special_tokens="[CLS]"), "is a token already"),
+    (dict(model_size="tiny", bert_config_file="x"), "pass one of the two"),
+    (dict(input_file="/nowhere/*"), "matches no file"),
+  ],
+)
+def test_vocabulary_refuses(learn, tmp_path, flags, message):
+  with pytest.raises(ValueError, match=message):
+    learn(**flags)
+  assert not (tmp_path / "vocabulary").exists()
+
+
+def test_vocabulary_that_exists_is_not_overwritten(learn):
+  folder = learn()
+  with pytest.raises(ValueError, match="vocab.txt exists already"):
+    learn(vocab_size=500)
+  learn(vocab_size=500, overwrite=True)
+  assert len((folder / "vocab.txt").read_text().splitlines()) == 500

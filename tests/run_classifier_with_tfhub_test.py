@@ -1,0 +1,96 @@
+"""Tests of run_classifier_with_tfhub.py."""
+
+import builders
+import numpy as np
+import pytest
+
+import checkpoint
+import run_classifier_with_tfhub
+from serving import hub_encoder
+
+
+@pytest.fixture
+def classify_with_hub(classify, run_program, tmp_path):
+  def run(handle, output="hub", **flags):
+    run_program(
+      run_classifier_with_tfhub,
+      **{
+        **dict(
+          task_name="Custom",
+          data_dir=classify.data_dir,
+          bert_hub_module_handle=handle,
+          output_dir=tmp_path / output,
+          max_seq_length=16,
+          train_batch_size=4,
+          num_train_epochs=3,
+          learning_rate=0.001,
+        ),
+        **flags,
+      },
+    )
+    return tmp_path / output
+
+  return run
+
+
+@pytest.fixture(params=["tensorflow_1", "tensorflow_2"])
+def hub_folder(request, vocab_file, tmp_path):
+  write = (
+    builders.write_tensorflow_1_module
+    if request.param == "tensorflow_1"
+    else builders.write_tensorflow_2_encoder
+  )
+  return write(str(tmp_path / "encoder"), vocab_file)
+
+
+def test_encoders_from_the_hub_are_trained(classify_with_hub, hub_folder):
+  run = classify_with_hub(
+    hub_folder, do_train=True, do_eval=True, do_predict=True
+  )
+  assert builders.read_results(run)["global_step"] == 27
+  before = (run / "test_results.tsv").read_bytes()
+  trained = checkpoint.open_checkpoint(str(run))
+  assert {"output_weights", "output_bias"} <= set(trained.shapes)
+  for variable in hub_encoder.load(hub_folder, "").encoder_variables:
+    name = variable.name.removesuffix(":0")
+    assert np.any(trained.get_tensor(name) != variable.numpy()), name
+  # Another process, that has the same encoder, finds what was trained.
+  classify_with_hub(hub_folder, do_predict=True)
+  assert (run / "test_results.tsv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (dict(layerwise_lr_decay=0.9), "takes a model whose layers are known"),
+    (dict(vocab_file="x.txt"), "the encoder has a vocabulary"),
+    (dict(do_lower_case=False), "the encoder says True. Leave the flag out"),
+    (dict(bert_hub_module_handle="/nowhere"), "there is no such folder"),
+  ],
+)
+def test_classifying_with_the_hub_refuses(
+  classify_with_hub, vocab_file, tmp_path, flags, message
+):
+  folder = builders.write_tensorflow_1_module(
+    str(tmp_path / "encoder"), vocab_file
+  )
+  with pytest.raises(ValueError, match=message):
+    classify_with_hub(folder, do_train=True, **flags)
+
+
+def test_an_encoder_without_vocabulary_needs_one(
+  classify_with_hub, vocab_file, tmp_path
+):
+  folder = builders.write_tensorflow_1_module(
+    str(tmp_path / "encoder"), vocab_file, with_vocabulary=False
+  )
+  with pytest.raises(ValueError, match="comes without a vocabulary"):
+    classify_with_hub(folder, do_train=True)
+  run = classify_with_hub(
+    folder,
+    do_train=True,
+    do_eval=True,
+    num_train_epochs=1,
+    vocab_file=vocab_file,
+  )
+  assert builders.read_results(run)["global_step"] == 9

@@ -1,0 +1,545 @@
+"""Tests of run_pretraining.py."""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+
+import builders
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import checkpoint
+from data import locks
+from data import record_files
+from data import serialization
+from errors import UserError
+import modeling
+from pretraining import input_pipeline
+from pretraining import masking
+from pretraining import record_formats
+import tokenization
+
+
+def test_pretraining_on_packed_records(create, pretrain):
+  records = create(
+    pack_sequences=True,
+    max_pairs_per_record=3,
+    short_seq_prob=1.0,
+    max_seq_length=40,
+  )
+  features = [
+    record.features.feature for record in builders.read_records(records)
+  ]
+  pairs = [sum(f["next_sentence_weights"].float_list.value) for f in features]
+  assert np.mean(pairs) > 1.2
+  run = pretrain(
+    records,
+    do_eval=True,
+    num_train_steps=60,
+    learning_rate=0.005,
+    max_seq_length=40,
+  )
+  results = (run / "eval_results.txt").read_text()
+  assert float(results.split("masked_lm_loss = ")[1].split()[0]) < 2.5
+  assert "next_sentence_loss" in results
+
+
+def test_masked_lm_alone_leaves_the_other_head_as_it_was(
+  create, pretrain, init_checkpoint
+):
+  records = create(next_sentence_prediction=False)
+  run = pretrain(records, do_eval=True, init_checkpoint=init_checkpoint)
+  assert "next_sentence" not in (run / "eval_results.txt").read_text()
+  before, after = (
+    tf.train.load_checkpoint(path)
+    for path in (init_checkpoint, str(run / "model.ckpt-4"))
+  )
+  for name in before.get_variable_to_shape_map():
+    is_same = np.array_equal(before.get_tensor(name), after.get_tensor(name))
+    assert is_same == ("pooler" in name or "seq_relationship" in name), name
+
+
+def test_masks_drawn_in_training_follow_the_place_in_the_data(
+  create, vocab_file
+):
+  record_format = record_formats.PretrainingFormat(24, 4)
+  masker = masking.Masking(
+    masking.Vocabulary.from_tokens(tokenization.load_vocab(vocab_file)),
+    0.15,
+    4,
+    True,
+  )
+  files = [create(dupe_factor=1)]
+  num_records = len(builders.read_records(files[0]))
+
+  def batches(count, position=None):
+    return list(
+      input_pipeline.pretraining_dataset(
+        files,
+        record_format,
+        100,
+        2,
+        4,
+        True,
+        1,
+        True,
+        position,
+        masker.mask_anew,
+      )
+      .take(count)
+      .as_numpy_iterator()
+    )
+
+  whole = batches(num_records)  # four epochs
+  rest = batches(num_records - 3, whole[2]["input_position"])
+  for batch, again in zip(whole[3:], rest):
+    np.testing.assert_array_equal(batch["input_ids"], again["input_ids"])
+  masks = collections.defaultdict(set)
+  for batch in whole:
+    for row in range(4):
+      ids = batch["input_ids"][row].copy()
+      count = int(batch["masked_lm_weights"][row].sum())
+      positions = batch["masked_lm_positions"][row, :count]
+      ids[positions] = batch["masked_lm_ids"][row, :count]
+      masks[tuple(ids)].add(tuple(positions))
+  assert len(masks) == num_records
+  assert np.mean([len(seen) for seen in masks.values()]) > 2
+
+
+def test_pretraining_with_dynamic_masking(create, pretrain, vocab_file):
+  records = create()
+  losses = []
+  for flags in (dict(), dict(dynamic_masking=True, vocab_file=vocab_file)):
+    run = pretrain(records, f"run{len(flags)}", **flags)
+    line = (run / "training_log.jsonl").read_text().splitlines()[0]
+    losses.append(json.loads(line)["loss"])
+  assert losses[0] != losses[1]
+  assert (run / "export" / "vocab.txt").exists()
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (dict(dynamic_masking=True), "pass the --vocab_file"),
+    (dict(masked_lm_prob=0.3), "belongs to --dynamic_masking"),
+  ],
+)
+def test_masking_flags_that_do_not_go_together_are_refused(
+  create, pretrain, flags, message
+):
+  with pytest.raises(ValueError, match=message):
+    pretrain(create(), **flags)
+
+
+def test_pretraining_refuses_records_of_two_kinds(create, pretrain):
+  files = [create("a"), create("b", pack_sequences=True)]
+  with pytest.raises(ValueError, match="records of different kinds"):
+    pretrain(",".join(files))
+
+
+def test_pretraining_runs_evaluates_and_resumes(
+  create, pretrain, init_checkpoint
+):
+  records = create()
+  run = pretrain(records, do_eval=True, init_checkpoint=init_checkpoint)
+  results = dict(
+    line.split(" = ")
+    for line in (run / "eval_results.txt").read_text().splitlines()
+  )
+  assert list(results) == [
+    "global_step",
+    "loss",
+    "masked_lm_accuracy",
+    "masked_lm_loss",
+    "next_sentence_accuracy",
+    "next_sentence_loss",
+  ]
+  assert int(results["global_step"]) == 4
+  np.testing.assert_allclose(
+    float(results["loss"]),
+    float(results["masked_lm_loss"]) + float(results["next_sentence_loss"]),
+    rtol=1e-6,
+  )
+  pretrain(records, num_train_steps=6)
+  rows = [
+    json.loads(line)["step"]
+    for line in (run / "training_log.jsonl").read_text().splitlines()
+  ]
+  assert rows[-1] == 6 and sorted(set(rows)) == rows
+  twin = pretrain(
+    records, "twin", num_train_steps=4, init_checkpoint=init_checkpoint
+  )
+  weights = [
+    tf.train.load_checkpoint(str(folder / "model.ckpt-4")).get_tensor(
+      "bert/pooler/dense/kernel"
+    )
+    for folder in (run, twin)
+  ]
+  np.testing.assert_array_equal(*weights)
+
+
+def test_pretraining_in_bfloat16(create, pretrain):
+  run = pretrain(create(), precision="bfloat16")
+  reader = tf.train.load_checkpoint(str(run))
+  assert reader.get_tensor("bert/pooler/dense/kernel").dtype == np.float32
+
+
+def test_pretraining_with_every_option_of_the_engine(create, pretrain):
+  run = pretrain(
+    create(),
+    do_eval=True,
+    eval_every_steps=2,
+    early_stopping_patience=3,
+    gradient_accumulation_steps=2,
+    recompute_activations=True,
+    optimizer="lamb",
+    lr_decay="poly",
+    layerwise_lr_decay=0.9,
+    skip_nonfinite_steps=True,
+  )
+  assert sorted(p.name for p in (run / "export").iterdir()) == [
+    "bert_config.json",
+    "bert_model.ckpt.data-00000-of-00001",
+    "bert_model.ckpt.index",
+  ]
+  reader = tf.train.load_checkpoint(str(run / "export" / "bert_model.ckpt"))
+  assert not [
+    name
+    for name in reader.get_variable_to_shape_map()
+    if "adam" in name or "global_step" in name
+  ]
+  settings = json.loads((run / "model.ckpt-4.json").read_text())["settings"]
+  assert settings["optimizer"] == "lamb" and settings["max_seq_length"] == 24
+  rows = [
+    json.loads(line)
+    for line in (run / "training_log.jsonl").read_text().splitlines()
+  ]
+  assert [row["step"] for row in rows if "evaluation" in row] == [2, 4]
+  assert {
+    "masked_lm_loss",
+    "tokens_per_second",
+    "model_flop_utilisation",
+    "gradient_norm",
+  } <= set(rows[0])
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (dict(eval_every_steps=5), "--eval_every_steps=5.*--do_eval"),
+    (dict(early_stopping_patience=5), "pass --eval_every_steps"),
+    (dict(gradient_accumulation_steps=3), "multiple of 3"),
+    (dict(lr_decay_power=2), "belongs to --lr_decay=poly"),
+    (
+      dict(use_tpu=True, tpu_name="some-tpu"),
+      "--input_file=.*Cloud TPU cannot read.*gs://",
+    ),
+  ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+  create, pretrain, flags, message
+):
+  with pytest.raises(ValueError, match=message):
+    pretrain(create(), **flags)
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (dict(max_seq_length=32), "input_ids has 24 values.*max_seq_length=24"),
+    (dict(max_predictions_per_seq=5), "max_predictions_per_seq=4: pass"),
+    (dict(max_seq_length=64), "max_seq_length=64.*max_position_embeddings"),
+    (dict(do_train=False), "Nothing to do"),
+    (dict(input_file="/nowhere/*.tfrecord"), "nowhere.*matches no file"),
+    (dict(bert_config_file="/nowhere/c.json"), "c.json does not exist"),
+    (dict(init_checkpoint="/nowhere/m.ckpt"), "there is no /nowhere/m.ckpt"),
+    (dict(do_train=False, do_eval=True), "Train first"),
+  ],
+)
+def test_pretraining_refuses(create, pretrain, tmp_path, flags, message):
+  records = create()
+  with pytest.raises(ValueError, match=message):
+    pretrain(flags.pop("input_file", records), **flags)
+  assert not list(tmp_path.glob("run/*"))
+
+
+def test_pretraining_refuses_files_of_another_kind(pretrain, tmp_path):
+  path = tmp_path / "x"
+  path.write_text("no records at all, just some text\n")
+  with pytest.raises(ValueError, match="not a TFRecord file"):
+    pretrain(path)
+  record_files.write_records(
+    str(path), [serialization.serialize({"input_ids": [1]})]
+  )
+  with pytest.raises(ValueError, match="input_mask is missing|has 1 values"):
+    pretrain(path)
+
+
+def test_pretraining_refuses_ids_outside_the_vocabulary(
+  create, pretrain, tmp_path
+):
+  small = tmp_path / "small.json"
+  small.write_text(builders.tiny_config(vocab_size=12).to_json_string())
+  with pytest.raises(
+    UserError,
+    match=r"x.tfrecord, record \d+: .*_ids has the "
+    "value .*below 12, the vocab_size of the model.*Nothing "
+    "was saved",
+  ):
+    pretrain(create(), bert_config_file=small)
+
+
+def test_damaged_record_is_named_and_can_be_left_out(create, pretrain):
+  records = create()
+  num_records = len(builders.read_records(records))
+  content = bytearray(pathlib.Path(records).read_bytes())
+  content[-20] ^= 1  # in the last record, before its checksum
+  pathlib.Path(records).write_bytes(content)
+  flags = dict(train_batch_size=num_records - 1, save_checkpoints_steps=1)
+  with pytest.raises(
+    UserError,
+    match=r"x.tfrecord, record \d+: its checksum is "
+    "wrong.*--skip_damaged_records",
+  ):
+    pretrain(records, **flags)
+  run = pretrain(records, skip_damaged_records=True, do_eval=True, **flags)
+  assert checkpoint.latest(str(run)).endswith("ckpt-4")
+  [copy] = (run / "undamaged").glob("*/x.tfrecord")
+  assert len(builders.read_records(str(copy))) == num_records - 1
+
+
+def test_lost_list_of_checkpoints_is_no_fresh_start(create, pretrain, tmp_path):
+  records = create()
+  flags = dict(save_checkpoints_steps=2, do_eval=True, eval_every_steps=2)
+  run = pretrain(records, **flags)
+  first = (run / "model.ckpt-2.index").read_bytes()
+  (run / "checkpoint").unlink()
+  before = {path: path.read_bytes() for path in run.rglob("*.data*")}
+  for settings in (flags, dict(do_train=False, do_eval=True)):
+    with pytest.raises(
+      UserError, match="checkpoint is missing.*ckpt-2, model.ckpt-4.*--restart"
+    ):
+      pretrain(records, **settings)
+  assert {path: path.read_bytes() for path in before} == before
+  with pytest.raises(UserError, match="--restart .*pass --do_train"):
+    pretrain(records, do_train=False, do_eval=True, restart=True)
+  with pytest.raises(UserError, match="would delete --init_checkpoint"):
+    pretrain(records, restart=True, init_checkpoint=run / "model.ckpt-4")
+  # Begins again: another seed trains other weights from step 0 on.
+  pretrain(records, restart=True, seed=5, **flags)
+  assert (run / "model.ckpt-2.index").read_bytes() != first
+  steps = [
+    json.loads(line)["step"]
+    for line in (run / "training_log.jsonl").read_text().splitlines()
+  ]
+  assert steps == sorted(steps) and steps[-1] == 4
+  assert checkpoint.latest(str(run / "best"))
+
+
+def test_second_program_in_a_folder_is_refused(create, pretrain, tmp_path):
+  records = create()
+  run = pretrain(records)
+  before = sorted(run.iterdir())
+  with locks.Lock.of_folder(str(run), "x"):
+    for flags in (dict(num_train_steps=6), dict(do_train=False, do_eval=True)):
+      with pytest.raises(UserError, match="--output_dir=.*is in use"):
+        pretrain(records, **flags)
+  assert sorted(run.iterdir()) == before
+
+
+def test_pretraining_refuses_another_models_folder(create, pretrain, tmp_path):
+  records = create()
+  run = pretrain(records)
+  before = sorted(p.name for p in run.iterdir())
+  other = tmp_path / "other.json"
+  other.write_text(builders.tiny_config(hidden_size=16).to_json_string())
+  with pytest.raises(ValueError, match="--output_dir=.*does not fit"):
+    pretrain(records, bert_config_file=other, num_train_steps=9)
+  assert sorted(p.name for p in run.iterdir()) == before
+
+
+@pytest.fixture
+def machines(create, config_file, tmp_path):
+  """Starts `run_pretraining.py` on so many machines, which are all this one."""
+  records = create()
+
+  def start(output, num_machines, **flags):
+    flags = {
+      **dict(
+        input_file=records,
+        bert_config_file=config_file,
+        output_dir=tmp_path / output,
+        do_train=True,
+        max_seq_length=24,
+        max_predictions_per_seq=4,
+        num_train_steps=20,
+        num_warmup_steps=2,
+        train_batch_size=8,
+        learning_rate=0.001,
+        iterations_per_loop=1,
+      ),
+      **flags,
+    }
+    addresses = []
+    for _ in range(num_machines):
+      with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        addresses.append(f"127.0.0.1:{probe.getsockname()[1]}")
+    processes = []
+    for index in range(num_machines):
+      environment = dict(os.environ)
+      if num_machines > 1:
+        environment["TF_CONFIG"] = json.dumps(
+          {
+            "cluster": {"worker": addresses},
+            "task": {"type": "worker", "index": index},
+          }
+        )
+      processes.append(
+        subprocess.Popen(
+          [
+            sys.executable,
+            "run_pretraining.py",
+            *(f"--{name}={value}" for name, value in flags.items()),
+          ],
+          cwd=builders.ROOT,
+          env=environment,
+          text=True,
+          stderr=subprocess.PIPE,
+        )
+      )
+    return processes
+
+  def finish(processes):
+    return [
+      (process.communicate()[1], process.returncode)[1] for process in processes
+    ]
+
+  return types.SimpleNamespace(start=start, finish=finish)
+
+
+@pytest.fixture
+def no_dropout(config_file):
+  pathlib.Path(config_file).write_text(
+    builders.tiny_config(
+      hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    ).to_json_string()
+  )
+
+
+def test_two_machines_train_like_one(no_dropout, machines, tmp_path):
+  # --deterministic cannot be taken back in a process, so it is tried here.
+  runs = [
+    machines.start("one", 1, deterministic=True),
+    machines.start("two", 2),
+  ]
+  assert [machines.finish(run) for run in runs] == [[0], [0, 0]]
+  one, two = (
+    builders.read_losses(tmp_path / "one"),
+    builders.read_losses(tmp_path / "two"),
+  )
+  assert list(one) == list(two) == list(range(1, 21))
+  np.testing.assert_allclose(list(two.values()), list(one.values()), atol=1e-5)
+
+
+# A model and a rhythm of saving in which a good part of the time is spent on
+# checkpoints.
+@pytest.fixture
+def busy(tmp_path):
+  path = tmp_path / "busy.json"
+  path.write_text(
+    modeling.BertConfig.from_size("tiny", vocab_size=20000).to_json_string()
+  )
+  return dict(
+    bert_config_file=path,
+    num_train_steps=60,
+    iterations_per_loop=7,
+    save_checkpoints_steps=4,
+    train_batch_size=16,
+  )
+
+
+@pytest.mark.large
+def test_killed_ten_times_ends_with_the_same_weights(machines, busy, tmp_path):
+  rng = random.Random(1)
+  started = time.monotonic()
+  assert machines.finish(machines.start("whole", 1, **busy)) == [0]
+  whole_seconds = time.monotonic() - started
+  num_kills = num_resumed = 0
+  while num_kills < 10:
+    before = checkpoint.latest(str(tmp_path / "killed"))
+    (process,) = machines.start("killed", 1, **busy)
+    try:
+      _, error = process.communicate(
+        timeout=whole_seconds * rng.uniform(0.3, 1.0)
+      )
+      assert process.returncode == 0, error
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.communicate()
+      num_kills += 1
+      num_resumed += before is not None
+    if checkpoint.latest(str(tmp_path / "killed")) and process.returncode == 0:
+      if num_kills < 10:  # it was faster than its killer; begin another
+        for name, value in builders.read_tensors(tmp_path / "whole").items():
+          np.testing.assert_array_equal(
+            builders.read_tensors(tmp_path / "killed")[name],
+            value,
+            err_msg=name,
+          )
+        shutil.rmtree(tmp_path / "killed")
+  assert num_resumed
+  assert machines.finish(machines.start("killed", 1, **busy)) == [0]
+  expected = builders.read_tensors(tmp_path / "whole")
+  for name, value in builders.read_tensors(tmp_path / "killed").items():
+    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  assert not list((tmp_path / "killed").glob("*temp*"))
+
+
+@pytest.mark.large
+def test_one_of_two_machines_killed_loses_and_doubles_nothing(
+  machines, busy, tmp_path
+):
+  assert machines.finish(machines.start("whole", 2, **busy)) == [0, 0]
+  for victim in (0, 1):
+    processes = machines.start("killed", 2, **busy)
+    wait_for_checkpoint(tmp_path / "killed", processes)
+    processes[victim].kill()
+    codes = machines.finish(processes)
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (
+      0,
+      -signal.SIGKILL,
+    )
+  assert machines.finish(machines.start("killed", 2, **busy)) == [0, 0]
+  expected = builders.read_tensors(tmp_path / "whole")
+  for name, value in builders.read_tensors(tmp_path / "killed").items():
+    np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("victims", [[1], [0, 1]])
+def test_sigterm_saves_and_ends_all_machines(machines, busy, tmp_path, victims):
+  processes = machines.start("run", 2, **busy)
+  wait_for_checkpoint(tmp_path / "run", processes)
+  for victim in victims:
+    processes[victim].terminate()
+  assert machines.finish(processes) == [os.EX_TEMPFAIL] * 2
+  assert machines.finish(machines.start("run", 2, **busy)) == [0, 0]
+  assert list(builders.read_losses(tmp_path / "run"))[-1] == 60
+
+
+def wait_for_checkpoint(run, processes):
+  """Returns when there is a newer one than at the time of the call."""
+  before = checkpoint.latest(str(run))
+  while checkpoint.latest(str(run)) == before:
+    assert all(process.poll() is None for process in processes)
