@@ -22,6 +22,7 @@ from data import file_io
 from data import pytorch_checkpoint
 from data import safetensors_checkpoint
 from errors import UserError
+import heads
 
 # What a training checkpoint holds beside weights.
 _TRAINING_ONLY = re.compile(r"(^|/)(adam_m|adam_v|global_step)$")
@@ -84,23 +85,10 @@ _RENAMES_IN = (
   (r"_embeddings/weight$", "_embeddings"),
   (r"LayerNorm/weight$", "LayerNorm/gamma"),
   (r"LayerNorm/bias$", "LayerNorm/beta"),
-  (r"^cls/predictions/bias$", "cls/predictions/output_bias"),
-  (r"^cls/seq_relationship/weight$", "cls/seq_relationship/output_weights"),
-  (r"^cls/seq_relationship/bias$", "cls/seq_relationship/output_bias"),
-  (r"^classifier/weight$", "output_weights"),
-  (r"^classifier/bias$", "output_bias"),
-  (r"^qa_outputs/weight$", "cls/squad/output_weights"),
-  (r"^qa_outputs/bias$", "cls/squad/output_bias"),
   (r"/weight$", "/kernel"),
 )
-# And back. What `output_weights` is called depends on nothing but the name: all
-# of their heads with one layer have a `classifier`.
+# And back. The names of output layers follow no rule; `heads` lists them.
 _RENAMES_OUT = (
-  (r"^cls/predictions/output_bias$", "cls/predictions/bias"),
-  (r"^cls/seq_relationship/output_", "cls/seq_relationship/"),
-  (r"^cls/squad/output_", "qa_outputs/"),
-  (r"^output_", "classifier/"),
-  (r"(classifier|qa_outputs|seq_relationship)/weights$", r"\1/weight"),
   (r"/layer_(\d+)/", r"/layer/\1/"),
   (r"_embeddings$", "_embeddings/weight"),
   (r"/(gamma|kernel)$", "/weight"),
@@ -137,7 +125,7 @@ class _TransformersReader:
     for theirs, shape in shapes.items():
       if _REDUNDANT.search(theirs):
         continue
-      name = _renamed(theirs.replace(".", "/"), _RENAMES_IN)
+      name = _released_name(theirs)
       if name in self._names:
         raise UserError(
           f"{path} holds two tensors for one variable: "
@@ -161,6 +149,25 @@ class _TransformersReader:
   def get_tensor(self, name: str) -> np.ndarray:
     tensor = self._tensor_of(self._names[name])
     return tensor.T if name.endswith("/kernel") else tensor
+
+
+_HEAD_NAMES = {
+  theirs: ours for ours, theirs in heads.TRANSFORMERS_NAMES.items()
+}
+
+
+def _released_name(theirs: str) -> str:
+  """Returns the released name of a variable of PyTorch transformers."""
+  if theirs in _HEAD_NAMES:
+    return _HEAD_NAMES[theirs]
+  return _renamed(theirs.replace(".", "/"), _RENAMES_IN)
+
+
+def _transformers_name(name: str) -> str:
+  """Returns the name in PyTorch transformers of a released variable."""
+  if name in heads.TRANSFORMERS_NAMES:
+    return heads.TRANSFORMERS_NAMES[name]
+  return _renamed(name, _RENAMES_OUT).replace("/", ".")
 
 
 def _renamed(name: str, renames) -> str:
@@ -810,13 +817,13 @@ def write_transformers(path: str, tensors: Mapping[str, np.ndarray]) -> None:
   is_bare = all(name.startswith(_ENCODER_PREFIX) for name in tensors)
   renamed = {}
   for name, tensor in tensors.items():
-    theirs = _renamed(
-      name.removeprefix(_ENCODER_PREFIX) if is_bare else name, _RENAMES_OUT
+    theirs = _transformers_name(
+      name.removeprefix(_ENCODER_PREFIX) if is_bare else name
     )
-    renamed[theirs.replace("/", ".")] = np.ascontiguousarray(
+    renamed[theirs] = np.ascontiguousarray(
       tensor.T if name.endswith("/kernel") else tensor
     )
-  if "cls/predictions/output_bias" in tensors:
+  if heads.HEADS[heads.MASKED_LM].is_in(tensors):
     # The same tensors under the names of the layer that they are.
     renamed["cls.predictions.decoder.weight"] = renamed[
       "bert.embeddings.word_embeddings.weight"
