@@ -18,17 +18,9 @@ import optimization
 from pretraining import corpus
 from tasks import classifier as classifier_lib
 import tokenization
+from training import model_folder
 
 FLAGS = flags.FLAGS
-
-# Where models are put that are called by their name.
-MODELS_DIR = "models"
-# What --model stands for, and the files in its folder.
-_MODEL_FILES = {
-  "bert_config_file": "bert_config.json",
-  "vocab_file": "vocab.txt",
-  "init_checkpoint": "bert_model.ckpt",
-}
 
 
 def _define_model_name() -> None:
@@ -36,9 +28,9 @@ def _define_model_name() -> None:
     flags.DEFINE_string(
       "model",
       None,
-      "Folder of a model, or its name if download_model.py put it into "
-      f"{MODELS_DIR}/: in place of --bert_config_file, --vocab_file and "
-      "--init_checkpoint, each of which may still be given.",
+      "Folder of a model, or the name of a model that download_model.py put "
+      f"into {model_folder.MODELS_DIR}/. It replaces --bert_config_file, "
+      "--vocab_file and --init_checkpoint, each of which overrides it.",
     )
 
 
@@ -441,8 +433,11 @@ def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
   )
 
 
-def newest_checkpoint() -> str | None:
-  """Returns the checkpoint that the run continues from, or None.
+def find_newest_checkpoint(init_checkpoint: str | None) -> str | None:
+  """Returns the checkpoint from which the run continues, or None.
+
+  Args:
+    init_checkpoint: the weights to start from, or None.
 
   Raises:
     UserError: the checkpoints in the folder contradict their list; or one that
@@ -450,13 +445,12 @@ def newest_checkpoint() -> str | None:
   """
   if not FLAGS.restart:
     return checkpoint.latest(FLAGS.output_dir)
-  initial = FLAGS.init_checkpoint if "init_checkpoint" in FLAGS else None
-  if initial and os.path.realpath(os.path.dirname(initial)) in (
+  if init_checkpoint and os.path.realpath(os.path.dirname(init_checkpoint)) in (
     os.path.realpath(FLAGS.output_dir),
     os.path.realpath(os.path.join(FLAGS.output_dir, "best")),
   ):
     raise UserError(
-      f"--restart would delete --init_checkpoint={initial}. "
+      f"--restart would delete --init_checkpoint={init_checkpoint}. "
       "Choose another --output_dir."
     )
   return None
@@ -660,6 +654,7 @@ def costs(
 def export_model(
   trained: estimator.TPUEstimator,
   config: modeling.BertConfig,
+  vocab_file: str | None,
   classifier: classifier_lib.Classifier | None = None,
 ) -> None:
   """Writes a folder like those of released models: `export` in the output.
@@ -669,7 +664,8 @@ def export_model(
 
   Args:
     trained: has the weights.
-    config: of the model.
+    config: config of the model.
+    vocab_file: path of its vocabulary, or None.
     classifier: what the head predicts, if it needs to be known.
   """
   if not trained.is_chief:
@@ -681,9 +677,9 @@ def export_model(
   file_io.write_text(
     os.path.join(folder, "bert_config.json"), config.to_json_string()
   )
-  if "vocab_file" in FLAGS and FLAGS.vocab_file:
+  if vocab_file:
     file_io.write_bytes(
-      os.path.join(folder, "vocab.txt"), file_io.read_bytes(FLAGS.vocab_file)
+      os.path.join(folder, "vocab.txt"), file_io.read_bytes(vocab_file)
     )
   if classifier:
     classifier.write(folder)
@@ -737,41 +733,42 @@ def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
       )
 
 
-def resolve_model(*needed: str) -> None:
-  """Sets the flags that --model stands for, where they are not given.
+def model_files(*needed: str) -> model_folder.ModelFiles:
+  """Returns the files of the model that the flags name.
+
+  A flag of a single file takes precedence over --model.
 
   Args:
-    *needed: flags that have to have a value then.
+    *needed: names of the files that are required.
 
   Raises:
-    UserError: there is no such model, or a flag has no value.
+    UserError: there is no such model, or a required file is not named.
   """
+  files = model_folder.ModelFiles()
   if FLAGS.model:
-    folders = [FLAGS.model, os.path.join(MODELS_DIR, FLAGS.model)]
-    found = [folder for folder in folders if tf.io.gfile.isdir(folder)]
-    if not found:
-      raise UserError(
-        f"--model={FLAGS.model}: there is neither a folder {folders[0]} nor "
-        f"{folders[1]}. Released models are downloaded by download_model.py."
-      )
-    for name, file in _MODEL_FILES.items():
-      if name in FLAGS and FLAGS[name].value is None:
-        setattr(FLAGS, name, os.path.join(found[0], file))
+    files = model_folder.find_model(FLAGS.model)
+  given = {
+    name: FLAGS[name].value
+    for name in files._fields
+    if name in FLAGS and FLAGS[name].value is not None
+  }
+  files = files._replace(**given)
   for name in needed:
-    if not FLAGS[name].value:
+    if not getattr(files, name):
+      file_name = getattr(model_folder.FILE_NAMES, name)
       raise UserError(
-        f"Pass --{name}, or --model, the folder with its {_MODEL_FILES[name]}."
+        f"Pass --{name}, or --model, the folder with its {file_name}."
       )
+  return files
 
 
-def model_config() -> modeling.BertConfig:
-  """Returns the config of the flags.
+def read_config(files: model_folder.ModelFiles) -> modeling.BertConfig:
+  """Returns the config of a model.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: no file is named, or it is damaged.
   """
-  resolve_model("bert_config_file")
-  return modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  return modeling.BertConfig.from_json_file(files.bert_config_file)
 
 
 def compute_dtype() -> tf.DType:
@@ -779,41 +776,57 @@ def compute_dtype() -> tf.DType:
   return tf.as_dtype(FLAGS.precision if "precision" in FLAGS else "float32")
 
 
-def tokenizer(
+def create_tokenizer(
+  files: model_folder.ModelFiles,
   config: modeling.BertConfig | None = None,
+  do_lower_case: bool | None = None,
 ) -> tokenization.FullTokenizer:
-  """Returns the tokenizer of the flags, checked against the model if given.
+  """Returns the tokenizer of a model.
+
+  Args:
+    files: the files of the model.
+    config: config to check the vocabulary against, or None.
+    do_lower_case: whether to lower-case; None for --do_lower_case.
 
   Raises:
     UserError: the vocabulary does not fit the config or the casing.
   """
-  resolve_model("vocab_file")
-  result = tokenization.FullTokenizer(FLAGS.vocab_file, FLAGS.do_lower_case)
+  if do_lower_case is None:
+    do_lower_case = FLAGS.do_lower_case
+  tokenizer = tokenization.FullTokenizer(files.vocab_file, do_lower_case)
   tokenization.validate_case_matches_vocab(
-    FLAGS.do_lower_case, result.vocab, FLAGS.vocab_file
+    do_lower_case, tokenizer.vocab, files.vocab_file
   )
   if config:
-    check_vocab_size(len(result.inv_vocab), config)
-  return result
+    check_vocab_size(len(tokenizer.inv_vocab), config, files)
+  return tokenizer
 
 
-def check_vocab_size(num_tokens: int, config: modeling.BertConfig) -> None:
-  """Raises a UserError if the model has fewer words than the vocabulary."""
+def check_vocab_size(
+  num_tokens: int,
+  config: modeling.BertConfig,
+  files: model_folder.ModelFiles,
+) -> None:
+  """Raises a UserError if the vocabulary is larger than that of the model."""
   if num_tokens > config.vocab_size:
     raise UserError(
-      f"--vocab_file={FLAGS.vocab_file} has {num_tokens} tokens, but "
-      f"vocab_size={config.vocab_size} in {FLAGS.bert_config_file}. Use the "
+      f"--vocab_file={files.vocab_file} has {num_tokens} tokens, but "
+      f"vocab_size={config.vocab_size} in {files.bert_config_file}. Use the "
       "two files of one model."
     )
 
 
-def check_max_seq_length(config: modeling.BertConfig) -> None:
+def check_max_seq_length(
+  max_seq_length: int,
+  config: modeling.BertConfig,
+  files: model_folder.ModelFiles,
+) -> None:
   """Raises a UserError if sequences would not fit the model."""
-  if not 3 <= FLAGS.max_seq_length <= config.max_position_embeddings:
+  if not 3 <= max_seq_length <= config.max_position_embeddings:
     raise UserError(
-      f"--max_seq_length={FLAGS.max_seq_length} must be from 3 to "
+      f"--max_seq_length={max_seq_length} must be from 3 to "
       f"{config.max_position_embeddings}, which is max_position_embeddings "
-      f"in {FLAGS.bert_config_file}."
+      f"in {files.bert_config_file}."
     )
 
 

@@ -34,6 +34,7 @@ from pretraining import corpus
 from pretraining import instances
 from pretraining import shards
 from pretraining import workers
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
@@ -138,7 +139,7 @@ def define_flags() -> None:
   )
 
 
-def settings_of_flags() -> instances.Settings:
+def settings_of_flags(files: model_folder.ModelFiles) -> instances.Settings:
   """Returns what the flags say of the records.
 
   Raises:
@@ -162,7 +163,7 @@ def settings_of_flags() -> instances.Settings:
   if not (FLAGS.next_sentence_prediction or FLAGS["short_seq_prob"].present):
     short_seq_prob = 0.0
   return instances.Settings(
-    vocab_file=FLAGS.vocab_file,
+    vocab_file=files.vocab_file,
     do_lower_case=FLAGS.do_lower_case,
     max_seq_length=FLAGS.max_seq_length,
     max_predictions_per_seq=FLAGS.max_predictions_per_seq,
@@ -236,10 +237,12 @@ def shard_worker(output: shards.ShardedOutput, indices):
 
 def main(argv):
   input_files = file_io.expand_patterns(FLAGS.input_file, "--input_file")
-  common_flags.tokenizer()  # checks the vocabulary
-  settings, parser = settings_of_flags(), common_flags.text_parser()
+  files = common_flags.model_files("vocab_file")
+  common_flags.create_tokenizer(files)  # checks the vocabulary
+  settings = settings_of_flags(files)
+  parser = common_flags.text_parser()
   output = sharded_output(input_files, settings, parser)
-  check_not_inputs(output, input_files)
+  check_not_inputs(output, input_files, settings.vocab_file)
   with contextlib.ExitStack() as stack:
     for lock_file in output.lock_files:
       stack.enter_context(
@@ -250,7 +253,9 @@ def main(argv):
     create(Job(settings, parser, output), input_files, argv[1:])
 
 
-def check_not_inputs(output: shards.ShardedOutput, input_files) -> None:
+def check_not_inputs(
+  output: shards.ShardedOutput, input_files, vocab_file: str
+) -> None:
   """Raises a UserError if the output would replace a file that is read."""
   file_io.check_not_inputs(
     {
@@ -261,7 +266,7 @@ def check_not_inputs(output: shards.ShardedOutput, input_files) -> None:
         *output.parts_folder.files(),
       ]
     },
-    {"--input_file": input_files, "--vocab_file": [FLAGS.vocab_file]},
+    {"--input_file": input_files, "--vocab_file": [vocab_file]},
   )
 
 

@@ -104,16 +104,19 @@ def define_flags() -> None:
 
 @launch.owns("export_dir")
 def main(_):
-  config = common_flags.model_config()
-  common_flags.resolve_model("vocab_file", "init_checkpoint")
+  files = common_flags.model_files(
+    "bert_config_file", "vocab_file", "init_checkpoint"
+  )
+  config = common_flags.read_config(files)
   version_dir = _version_dir()
-  head, classifier = _head(config)
+  head, classifier = _head(config, files.init_checkpoint)
+  do_lower_case = FLAGS.do_lower_case
   if classifier and not FLAGS["do_lower_case"].present:
-    FLAGS.do_lower_case = classifier.do_lower_case
-  tokenizer = common_flags.tokenizer(config)
-  _set_max_seq_length(config, head, classifier)
-  reader = signatures.Reader(FLAGS.vocab_file, tokenizer, FLAGS.max_seq_length)
-  served = _served(config, head, classifier, reader)
+    do_lower_case = classifier.do_lower_case
+  tokenizer = common_flags.create_tokenizer(files, config, do_lower_case)
+  max_seq_length = _max_seq_length(config, files, head, classifier)
+  reader = signatures.Reader(files.vocab_file, tokenizer, max_seq_length)
+  served = _served(config, files.init_checkpoint, head, classifier, reader)
   save(served, version_dir)
   logging.info(
     "%s holds the %s, with the signatures %s.",
@@ -137,13 +140,12 @@ def _version_dir() -> str:
   return os.path.join(FLAGS.export_dir, str(version))
 
 
-def _head(config) -> tuple[str, classifier_lib.Classifier | None]:
+def _head(config, path: str) -> tuple[str, classifier_lib.Classifier | None]:
   """Returns the head, and what it predicts if it is that of a classifier.
 
   Raises:
     UserError: the weights have no such head, or it is not known what it says.
   """
-  path = FLAGS.init_checkpoint
   shapes = checkpoint.open_checkpoint(path).shapes
   classifier = classifier_lib.Classifier.read(os.path.dirname(path))
   head = FLAGS.head
@@ -180,25 +182,30 @@ def _head(config) -> tuple[str, classifier_lib.Classifier | None]:
   return head, classifier
 
 
-def _set_max_seq_length(config, head: str, classifier) -> None:
-  """Sets the flag where it is not given, and checks it."""
-  if FLAGS.max_seq_length is None:
-    wanted = config.max_position_embeddings
+def _max_seq_length(config, files, head: str, classifier) -> int:
+  """Returns the length of the flag, or the default of the head.
+
+  Raises:
+    UserError: the length does not fit the model or the questions.
+  """
+  length = FLAGS.max_seq_length
+  if length is None:
+    length = config.max_position_embeddings
     if classifier:
-      wanted = classifier.max_seq_length
+      length = classifier.max_seq_length
     elif head == _SPAN:
-      wanted = min(wanted, 384)
-    FLAGS.max_seq_length = wanted
-  common_flags.check_max_seq_length(config)
-  if head == _SPAN and FLAGS.max_query_length > FLAGS.max_seq_length - 4:
+      length = min(length, 384)
+  common_flags.check_max_seq_length(length, config, files)
+  if head == _SPAN and FLAGS.max_query_length > length - 4:
     raise UserError(
       f"--max_query_length={FLAGS.max_query_length} leaves no room for a text"
-      f" in --max_seq_length={FLAGS.max_seq_length}. Lower it."
+      f" in --max_seq_length={length}. Lower it."
     )
+  return length
 
 
 def _served(
-  config, head: str, classifier, reader: signatures.Reader
+  config, init_checkpoint: str, head: str, classifier, reader: signatures.Reader
 ) -> tf.Module:
   """Returns the model with its signatures, weights loaded."""
   options = {"compute_dtype": common_flags.compute_dtype(), "is_portable": True}
@@ -236,7 +243,7 @@ def _served(
     )
   checkpoint.restore_all(
     checkpoint.variables_by_name(served.model),
-    FLAGS.init_checkpoint,
+    init_checkpoint,
     "--init_checkpoint",
   )
   return served

@@ -33,6 +33,7 @@ from data import unfinished
 from errors import UserError
 import estimator as estimator_lib
 import modeling
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
@@ -168,7 +169,7 @@ def features_fn_builder(
   return features_fn
 
 
-def model_fn_builder(config, layers):
+def model_fn_builder(config, layers, init_checkpoint):
   """Returns the `model_fn`."""
 
   def model_fn(params):
@@ -183,7 +184,7 @@ def model_fn_builder(config, layers):
     )
     return estimator_lib.EstimatorSpec(
       model=model,
-      init_checkpoint=FLAGS.init_checkpoint,
+      init_checkpoint=init_checkpoint,
       predict_fn=lambda features: {"values": features_fn(features)},
     )
 
@@ -229,8 +230,11 @@ def compute(
 
 
 def main(_):
-  config = common_flags.model_config()
-  common_flags.check_max_seq_length(config)
+  files = common_flags.model_files(
+    "bert_config_file", "vocab_file", "init_checkpoint"
+  )
+  config = common_flags.read_config(files)
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   layers = [] if FLAGS.pooling == "pooled" else layers_of_flag(config)
   for name in ("layers", "combine_layers"):
     if FLAGS[name].present and FLAGS.pooling == "pooled":
@@ -238,18 +242,17 @@ def main(_):
         f"--{name}={FLAGS[name].value} does nothing with "
         "--pooling=pooled, which is of the last layer."
       )
-  tokenizer = common_flags.tokenizer(config)
+  tokenizer = common_flags.create_tokenizer(files, config)
   input_files = file_io.expand_patterns(FLAGS.input_file, "--input_file")
-  common_flags.resolve_model("init_checkpoint")
-  checkpoint.open_checkpoint(FLAGS.init_checkpoint)  # checks it
+  checkpoint.open_checkpoint(files.init_checkpoint)  # checks it
   # A training that is still running may write a newer one.
-  FLAGS.init_checkpoint = _newest_weights(FLAGS.init_checkpoint)
+  files = files._replace(init_checkpoint=_newest_weights(files.init_checkpoint))
   lock_file = FLAGS.output_file + locks.SUFFIX
-  check_not_inputs(input_files, lock_file)
+  check_not_inputs(input_files, lock_file, files)
   with locks.Lock(lock_file, f"--output_file={FLAGS.output_file}"):
     file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
-    output = open_output(layers, input_files)
-    estimator = create_estimator(config, layers)
+    output = open_output(layers, input_files, files)
+    estimator = create_estimator(config, layers, files.init_checkpoint)
     extract(
       estimator, tokenizer, input_files, output, stretch_lines(config, layers)
     )
@@ -268,9 +271,11 @@ def _weights_file(path: str) -> str:
   return path if path.endswith((".safetensors", ".bin")) else path + ".index"
 
 
-def check_not_inputs(input_files, lock_file: str) -> None:
+def check_not_inputs(
+  input_files, lock_file: str, files: model_folder.ModelFiles
+) -> None:
   """Raises a UserError if the output would replace a file that is read."""
-  weights_file = _weights_file(FLAGS.init_checkpoint)
+  weights_file = _weights_file(files.init_checkpoint)
   file_io.check_not_inputs(
     {
       "--output_file": [
@@ -281,20 +286,22 @@ def check_not_inputs(input_files, lock_file: str) -> None:
     },
     {
       "--input_file": input_files,
-      "--vocab_file": [FLAGS.vocab_file],
-      "--bert_config_file": [FLAGS.bert_config_file],
+      "--vocab_file": [files.vocab_file],
+      "--bert_config_file": [files.bert_config_file],
       "--init_checkpoint": [
         weights_file,
-        *tf.io.gfile.glob(FLAGS.init_checkpoint + ".data-*"),
+        *tf.io.gfile.glob(files.init_checkpoint + ".data-*"),
       ],
     },
   )
 
 
-def create_estimator(config, layers) -> estimator_lib.TPUEstimator:
+def create_estimator(
+  config, layers, init_checkpoint
+) -> estimator_lib.TPUEstimator:
   """Returns an estimator that predicts the features of layers."""
   return estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(config, layers),
+    model_fn=model_fn_builder(config, layers, init_checkpoint),
     config=estimator_lib.RunConfig(
       strategy=common_flags.tpu_strategy() if FLAGS.use_tpu else None
     ),
@@ -340,10 +347,12 @@ def extract(
   logging.info("Features of %d lines are in %s.", num_lines, FLAGS.output_file)
 
 
-def open_output(layers, input_files) -> feature_files.PartedFile:
+def open_output(
+  layers, input_files, files: model_folder.ModelFiles
+) -> feature_files.PartedFile:
   """Returns the output file, of which there may be parts already."""
   return feature_files.PartedFile(
-    FLAGS.output_file, _file_format(layers), _settings(input_files)
+    FLAGS.output_file, _file_format(layers), _settings(input_files, files)
   )
 
 
@@ -357,7 +366,7 @@ def _file_format(layers):
   }[FLAGS.format]()
 
 
-def _settings(input_files) -> dict[str, object]:
+def _settings(input_files, files: model_folder.ModelFiles) -> dict[str, object]:
   """Returns what the features depend on."""
   names = (
     "format",
@@ -366,18 +375,16 @@ def _settings(input_files) -> dict[str, object]:
     "pooling",
     "max_seq_length",
     "batch_size",
-    "bert_config_file",
-    "vocab_file",
-    "init_checkpoint",
     "do_lower_case",
     "precision",
   )
   stats = [tf.io.gfile.stat(file) for file in input_files]
   return {
     **{name: FLAGS[name].value for name in names},
-    "config_hash": unfinished.checksum(FLAGS.bert_config_file),
-    "vocab_hash": unfinished.checksum(FLAGS.vocab_file),
-    "weights_hash": unfinished.checksum(_weights_file(FLAGS.init_checkpoint)),
+    **files._asdict(),
+    "config_hash": unfinished.checksum(files.bert_config_file),
+    "vocab_hash": unfinished.checksum(files.vocab_file),
+    "weights_hash": unfinished.checksum(_weights_file(files.init_checkpoint)),
     "input_files": [
       [file, stat.length, stat.mtime_nsec]
       for file, stat in zip(input_files, stats)

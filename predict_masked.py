@@ -220,14 +220,16 @@ def read_sequences(tokenizer) -> Iterator[tuple[str, Sequence]]:
 
 
 def main(_):
-  config = common_flags.model_config()
-  common_flags.check_max_seq_length(config)
-  common_flags.resolve_model("init_checkpoint")
-  common_flags.tokenizer(config)  # checks the vocabulary
-  tokenizer = tokenization.FullTokenizer(
-    FLAGS.vocab_file, FLAGS.do_lower_case, never_split=[_MASK]
+  files = common_flags.model_files(
+    "bert_config_file", "init_checkpoint", "vocab_file"
   )
-  model = MaskedLM(config, FLAGS.init_checkpoint, common_flags.compute_dtype())
+  config = common_flags.read_config(files)
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
+  common_flags.create_tokenizer(files, config)  # checks the vocabulary
+  tokenizer = tokenization.FullTokenizer(
+    files.vocab_file, FLAGS.do_lower_case, never_split=[_MASK]
+  )
+  model = MaskedLM(config, files.init_checkpoint, common_flags.compute_dtype())
   for text, sequence in read_sequences(tokenizer):
     if FLAGS.score:
       scores = score(model, sequence, tokenizer.vocab[_MASK])

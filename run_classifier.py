@@ -34,6 +34,7 @@ from tasks import distillation
 from tasks import glue
 from tasks import xnli
 import tokenization
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
@@ -325,8 +326,9 @@ class Training(NamedTuple):
 @launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
-  config = common_flags.model_config()
-  common_flags.check_max_seq_length(config)
+  files = common_flags.model_files("bert_config_file", "vocab_file")
+  config = common_flags.read_config(files)
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
 
   def create_model(num_outputs, params):
     return modeling.BertForSequenceClassification(
@@ -335,10 +337,10 @@ def main(_):
 
   run(
     run_config,
-    common_flags.tokenizer(config),
+    common_flags.create_tokenizer(files, config),
     create_model,
     config,
-    FLAGS.init_checkpoint,
+    files,
   )
 
 
@@ -347,7 +349,7 @@ def run(
   tokenizer: tokenization.FullTokenizer,
   create_model: Callable[[int, Mapping[str, object]], tf.Module],
   config: modeling.BertConfig | None = None,
-  init_checkpoint: str | None = None,
+  files: model_folder.ModelFiles | None = None,
 ) -> None:
   """Trains, evaluates and predicts, as the flags say.
 
@@ -357,18 +359,24 @@ def run(
     create_model: (num_outputs, params) -> a model that is called like
       `modeling.BertForSequenceClassification`.
     config: of the encoder, if it is ours; then the model is exported.
-    init_checkpoint: weights to start from, or None.
+    files: the files of the model, if it is ours.
   """
+  files = files or model_folder.ModelFiles()
+  init_checkpoint = files.init_checkpoint
   _check_flags()
   task = task_of_flags()
   _check_inputs(task)
   examples = _read_examples(task)
-  classifier = _classifier(task, examples, init_checkpoint)
+  classifier = _classifier(
+    task, examples, init_checkpoint, tokenizer.basic_tokenizer.do_lower_case
+  )
   targets = {
     name: task.targets(examples[name], classifier.labels) for name in examples
   }
   classifier.check_start(
-    common_flags.newest_checkpoint(), init_checkpoint, FLAGS.do_train
+    common_flags.find_newest_checkpoint(init_checkpoint),
+    init_checkpoint,
+    FLAGS.do_train,
   )
 
   training = Training(None, None, 0)
@@ -420,7 +428,7 @@ def run(
       ),
     )
     if config:
-      common_flags.export_model(estimator, config, classifier)
+      common_flags.export_model(estimator, config, files.vocab_file, classifier)
 
   if FLAGS.do_eval:
     common_flags.write_results(
@@ -467,7 +475,9 @@ def _read_examples(task) -> dict[str, list[classification.Example]]:
   }
 
 
-def _classifier(task, examples, init_checkpoint) -> classifier_lib.Classifier:
+def _classifier(
+  task, examples, init_checkpoint, do_lower_case: bool
+) -> classifier_lib.Classifier:
   """Returns what is predicted; what was trained earlier, if something was.
 
   Raises:
@@ -494,7 +504,7 @@ def _classifier(task, examples, init_checkpoint) -> classifier_lib.Classifier:
   classifier = classifier_lib.Classifier(
     task.problem_type,
     task.find_labels(examples.get("train", ())),
-    FLAGS.do_lower_case,
+    do_lower_case,
     FLAGS.max_seq_length,
     FLAGS.long_text,
   )

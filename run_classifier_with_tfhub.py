@@ -24,6 +24,7 @@ from errors import UserError
 import run_classifier
 from serving import hub_encoder
 import tokenization
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
@@ -95,6 +96,7 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
       "a vocabulary. Pass --vocab_file, and --nodo_lower_case "
       "if it is cased."
     )
+  do_lower_case = FLAGS.do_lower_case
   if encoder.do_lower_case is not None:
     if FLAGS["do_lower_case"].present and (
       FLAGS.do_lower_case != encoder.do_lower_case
@@ -103,12 +105,10 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
         f"--do_lower_case={FLAGS.do_lower_case}: the encoder "
         f"says {encoder.do_lower_case}. Leave the flag out."
       )
-    FLAGS.do_lower_case = encoder.do_lower_case
-  tokenizer = tokenization.FullTokenizer(vocab_file, FLAGS.do_lower_case)
-  tokenization.validate_case_matches_vocab(
-    FLAGS.do_lower_case, tokenizer.vocab, vocab_file
+    do_lower_case = encoder.do_lower_case
+  return common_flags.create_tokenizer(
+    model_folder.ModelFiles(vocab_file=vocab_file), do_lower_case=do_lower_case
   )
-  return tokenizer
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from data import file_io
 from errors import UserError
 from tasks import classification
 from tasks import glue
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
@@ -122,6 +123,7 @@ class Run(NamedTuple):
   """One run of the grid."""
 
   task: classification.ClassificationTask
+  files: model_folder.ModelFiles
   batch_size: int
   learning_rate: float
   seed: int
@@ -144,10 +146,10 @@ class Run(NamedTuple):
   def command(self) -> list[str]:
     """Returns the arguments of `run_classifier.py`."""
     return [
-      *_common_arguments(self.task),
+      *_common_arguments(self.task, self.files),
       "--do_train",
       "--do_eval",
-      f"--init_checkpoint={FLAGS.init_checkpoint}",
+      f"--init_checkpoint={self.files.init_checkpoint}",
       f"--train_batch_size={self.batch_size}",
       f"--learning_rate={self.learning_rate:g}",
       f"--seed={self.seed}",
@@ -172,20 +174,15 @@ class Result(NamedTuple):
     )
 
 
-def _common_arguments(task) -> list[str]:
+def _common_arguments(task, files: model_folder.ModelFiles) -> list[str]:
   return [
     f"--task_name={task.name}",
     f"--data_dir={os.path.join(FLAGS.data_dir, FOLDERS[task.name])}",
-    *(
-      f"--{name}={FLAGS[name].value}"
-      for name in (
-        "bert_config_file",
-        "vocab_file",
-        "do_lower_case",
-        "precision",
-        "max_seq_length",
-      )
-    ),
+    f"--bert_config_file={files.bert_config_file}",
+    f"--vocab_file={files.vocab_file}",
+    f"--do_lower_case={FLAGS.do_lower_case}",
+    f"--precision={FLAGS.precision}",
+    f"--max_seq_length={FLAGS.max_seq_length}",
   ]
 
 
@@ -299,12 +296,16 @@ def _forget_weights(run: Run) -> None:
 
 
 def do_task(
-  task, grid: Sequence[tuple[int, float]], seeds: Sequence[int]
+  task,
+  files: model_folder.ModelFiles,
+  grid: Sequence[tuple[int, float]],
+  seeds: Sequence[int],
 ) -> dict[str, object]:
   """Makes the runs of a task; only the weights of the best run are kept.
 
   Args:
     task: one of `glue.TASKS`.
+    files: the files of the model.
     grid: batch sizes and learning rates.
     seeds: the first for the grid, all for the best of it.
 
@@ -338,7 +339,9 @@ def do_task(
       yield result
 
   logging.info("***** %s: grid of %d *****", FOLDERS[task.name], len(grid))
-  of_grid = list(results_of([Run(task, *point, seeds[0]) for point in grid]))
+  of_grid = list(
+    results_of([Run(task, files, *point, seeds[0]) for point in grid])
+  )
   chosen = max(of_grid, key=lambda result: result.score)
   more = list(
     results_of([chosen.run._replace(seed=seed) for seed in seeds[1:]])
@@ -363,7 +366,7 @@ def do_task(
   }
 
 
-def _predict(task, folder: str) -> None:
+def _predict(task, files: model_folder.ModelFiles, folder: str) -> None:
   """Predicts the test files of a task with the weights of its best run."""
   export_dir = os.path.join(folder, "export")
   data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
@@ -388,7 +391,7 @@ def _predict(task, folder: str) -> None:
   tf.io.gfile.makedirs(output_dir)
   _run_classifier(
     [
-      *_common_arguments(task),
+      *_common_arguments(task, files),
       "--do_predict",
       "--predict_batch_size=32",
       f"--init_checkpoint={os.path.join(export_dir, 'bert_model.ckpt')}",
@@ -574,7 +577,7 @@ def draw(summary, path: str) -> None:
       picture.savefig(writer, format="png", dpi=120)
 
 
-def write_results() -> None:
+def write_results(init_checkpoint: str) -> None:
   """Writes `results.json`, `results.md` and `results.png` of all tasks."""
   results = {}
   for task, folder in FOLDERS.items():
@@ -582,7 +585,7 @@ def write_results() -> None:
     if tf.io.gfile.exists(path):
       results[task] = file_io.read_json(path)
   summary = summarize(results)
-  checkpoint_dir = os.path.dirname(os.path.abspath(FLAGS.init_checkpoint))
+  checkpoint_dir = os.path.dirname(os.path.abspath(init_checkpoint))
   table = to_markdown(summary, os.path.basename(checkpoint_dir))
   for name, text in [
     ("results.json", json.dumps(summary, indent=2) + "\n"),
@@ -641,7 +644,7 @@ def _tasks() -> list[classification.ClassificationTask]:
 
 @launch.owns("output_dir")
 def main(_):
-  common_flags.resolve_model(
+  files = common_flags.model_files(
     "bert_config_file", "vocab_file", "init_checkpoint"
   )
   tasks = _tasks()
@@ -660,11 +663,11 @@ def main(_):
   ]
   seeds = _values("seeds", int, (), ())
   for task in tasks:
-    result = do_task(task, grid, seeds)
+    result = do_task(task, files, grid, seeds)
     file_io.write_json(_task_file(FOLDERS[task.name]), result)
     if FLAGS.do_predict:
-      _predict(task, result["folder"])
-    write_results()
+      _predict(task, files, result["folder"])
+    write_results(files.init_checkpoint)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Split(NamedTuple):
   checksum: int
 
 
-def model_fn_builder(config, num_tags, num_train_steps):
+def model_fn_builder(config, init_checkpoint, num_tags, num_train_steps):
   """Returns the `model_fn`; `num_train_steps` is 0 if there is no training."""
 
   def model_fn(params):
@@ -127,7 +127,7 @@ def model_fn_builder(config, num_tags, num_train_steps):
       loss_fn=loss_fn,
       predict_fn=predict_fn,
       optimizer=common_flags.task_optimizer(config, num_train_steps),
-      init_checkpoint=FLAGS.init_checkpoint,
+      init_checkpoint=init_checkpoint,
       **common_flags.costs(config),
     )
 
@@ -161,8 +161,9 @@ def input_fn_builder(split: Split, is_training: bool, batch_size=None):
 @launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
-  config = common_flags.model_config()
-  common_flags.check_max_seq_length(config)
+  files = common_flags.model_files("bert_config_file", "vocab_file")
+  config = common_flags.read_config(files)
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   wanted = common_flags.wanted_splits()
   common_flags.check_inputs_are_kept(
     {
@@ -172,9 +173,9 @@ def main(_):
       for name in wanted
     }
   )
-  tokenizer = _tokenizer(config)
+  tokenizer = _create_tokenizer(config, files)
   sentences = {name: _read(name) for name in wanted}
-  tagger = _tagger(sentences)
+  tagger = _tagger(sentences, files.init_checkpoint)
   for name in sentences:
     _check_tags(name, sentences[name], tagger.labels)
   splits = {
@@ -185,7 +186,9 @@ def main(_):
   if FLAGS.do_train:
     num_train_steps = common_flags.num_task_steps(len(splits["train"].places))
   estimator = estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(config, tagger.num_outputs, num_train_steps),
+    model_fn=model_fn_builder(
+      config, files.init_checkpoint, tagger.num_outputs, num_train_steps
+    ),
     config=run_config,
     train_batch_size=FLAGS.train_batch_size,
   )
@@ -202,7 +205,7 @@ def main(_):
         _evaluate(estimator, splits["dev"], tagger) if FLAGS.do_eval else None
       ),
     )
-    common_flags.export_model(estimator, config, tagger)
+    common_flags.export_model(estimator, config, files.vocab_file, tagger)
 
   if FLAGS.do_eval:
     common_flags.write_results(
@@ -214,9 +217,9 @@ def main(_):
     _predict(estimator, splits["test"], tagger)
 
 
-def _tokenizer(config):
+def _create_tokenizer(config, files):
   """Returns the tokenizer, which keeps capitals if the model knows them."""
-  tokenizer = common_flags.tokenizer(config)
+  tokenizer = common_flags.create_tokenizer(files, config)
   has_capitals = any(
     token != token.lower()
     for token in tokenizer.vocab
@@ -224,7 +227,7 @@ def _tokenizer(config):
   )
   if not has_capitals and not FLAGS.do_lower_case:
     raise UserError(
-      f"--vocab_file={FLAGS.vocab_file} has no capitals, so "
+      f"--vocab_file={files.vocab_file} has no capitals, so "
       "most words with one would be unknown. Use a cased model, "
       "which tells names from other words, or pass "
       "--do_lower_case."
@@ -254,7 +257,7 @@ def _read(name: str) -> list[ner.Sentence]:
   return sentences
 
 
-def _tagger(sentences) -> classifier_lib.Classifier:
+def _tagger(sentences, init_checkpoint) -> classifier_lib.Classifier:
   """Returns what is predicted; what was trained earlier, if something was.
 
   Raises:
@@ -287,8 +290,8 @@ def _tagger(sentences) -> classifier_lib.Classifier:
       )
   else:
     tagger = known or (
-      FLAGS.init_checkpoint
-      and classifier_lib.Classifier.read(os.path.dirname(FLAGS.init_checkpoint))
+      init_checkpoint
+      and classifier_lib.Classifier.read(os.path.dirname(init_checkpoint))
     )
     if not tagger:
       raise UserError(
@@ -297,7 +300,9 @@ def _tagger(sentences) -> classifier_lib.Classifier:
         "one."
       )
   tagger.check_start(
-    common_flags.newest_checkpoint(), FLAGS.init_checkpoint, FLAGS.do_train
+    common_flags.find_newest_checkpoint(init_checkpoint),
+    init_checkpoint,
+    FLAGS.do_train,
   )
   return tagger
 

@@ -153,7 +153,7 @@ def loss_fn_builder(model):
   return loss_fn
 
 
-def model_fn_builder(config, record_format):
+def model_fn_builder(config, record_format, init_checkpoint):
   """Returns the `model_fn` of pre-training on records of a format."""
 
   def model_fn(params):
@@ -168,7 +168,7 @@ def model_fn_builder(config, record_format):
       )
       if FLAGS.do_train
       else None,
-      init_checkpoint=FLAGS.init_checkpoint,
+      init_checkpoint=init_checkpoint,
       **common_flags.costs(
         config,
         num_outputs=(
@@ -207,12 +207,13 @@ def input_fn_builder(
 @launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
-  config = common_flags.model_config()
-  common_flags.check_max_seq_length(config)
+  files = common_flags.model_files("bert_config_file")
+  config = common_flags.read_config(files)
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   if not (FLAGS.do_train or FLAGS.do_eval):
     raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
-  mask_anew = _mask_anew(config)
-  common_flags.newest_checkpoint()  # checks it
+  mask_anew = _mask_anew(config, files)
+  common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
   train_files = _input_files("input_file")
   eval_files = (
     _input_files("eval_input_file") if FLAGS.eval_input_file else train_files
@@ -233,7 +234,7 @@ def main(_):
     train_files = _without_damage(train_files, examine)
     eval_files = _without_damage(eval_files, examine)
   estimator = estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(config, record_format),
+    model_fn=model_fn_builder(config, record_format, files.init_checkpoint),
     config=run_config,
     train_batch_size=FLAGS.train_batch_size,
     eval_batch_size=FLAGS.eval_batch_size,
@@ -261,7 +262,7 @@ def main(_):
         max_steps=FLAGS.num_train_steps,
         evaluate_fn=evaluate if FLAGS.do_eval else None,
       )
-    common_flags.export_model(estimator, config)
+    common_flags.export_model(estimator, config, files.vocab_file)
 
   if FLAGS.do_eval:
     logging.info("***** Running evaluation *****")
@@ -328,7 +329,7 @@ def _without_damage(files, examine) -> list[str]:
   return result
 
 
-def _mask_anew(config):
+def _mask_anew(config, files):
   """Returns what draws masks in training; None to leave them as they are.
 
   Raises:
@@ -341,7 +342,7 @@ def _mask_anew(config):
   )
   if not FLAGS.dynamic_masking:
     return None
-  if not FLAGS.vocab_file:
+  if not files.vocab_file:
     raise UserError(
       "--dynamic_masking has to know the words: pass the "
       "--vocab_file that the records were made with."
@@ -351,8 +352,8 @@ def _mask_anew(config):
       "--dynamic_masking runs on the machine of the TPU. Start "
       "the program there, with --tpu_name=local."
     )
-  vocab = tokenization.load_vocab(FLAGS.vocab_file)
-  common_flags.check_vocab_size(max(vocab.values()) + 1, config)
+  vocab = tokenization.load_vocab(files.vocab_file)
+  common_flags.check_vocab_size(max(vocab.values()) + 1, config, files)
   return masking.Masking(
     masking.Vocabulary.from_tokens(vocab),
     FLAGS.masked_lm_prob,

@@ -119,7 +119,7 @@ def define_flags() -> None:
   )
 
 
-def model_fn_builder(config, num_train_steps):
+def model_fn_builder(config, init_checkpoint, num_train_steps):
   """Returns the `model_fn`; `num_train_steps` is 0 if there is no training."""
 
   def model_fn(params):
@@ -163,7 +163,7 @@ def model_fn_builder(config, num_train_steps):
       loss_fn=loss_fn,
       predict_fn=predict_fn,
       optimizer=common_flags.task_optimizer(config, num_train_steps),
-      init_checkpoint=FLAGS.init_checkpoint,
+      init_checkpoint=init_checkpoint,
       **common_flags.costs(config),
     )
 
@@ -238,8 +238,9 @@ def input_fn_builder(windows: Windows):
 )
 def main(_):
   run_config = common_flags.run_config("do_predict")
-  config = common_flags.model_config()
-  _check_flags(config)
+  files = common_flags.model_files("bert_config_file", "vocab_file")
+  config = common_flags.read_config(files)
+  _check_flags(config, files)
   common_flags.check_inputs_are_kept(
     {
       f"--{name}": [FLAGS[name].value]
@@ -247,7 +248,7 @@ def main(_):
       if FLAGS[name].value
     }
   )
-  tokenizer = common_flags.tokenizer(config)
+  tokenizer = common_flags.create_tokenizer(files, config)
 
   def reader(dataset):
     return squad.Reader(
@@ -267,7 +268,7 @@ def main(_):
     training_windows = write_training_windows(train_reader)
     num_train_steps = common_flags.num_task_steps(training_windows.num_records)
   estimator = estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(config, num_train_steps),
+    model_fn=model_fn_builder(config, files.init_checkpoint, num_train_steps),
     config=run_config,
     train_batch_size=FLAGS.train_batch_size,
     predict_batch_size=FLAGS.predict_batch_size,
@@ -290,7 +291,7 @@ def main(_):
         else None
       ),
     )
-    common_flags.export_model(estimator, config)
+    common_flags.export_model(estimator, config, files.vocab_file)
 
   if FLAGS.do_predict:
     _predict(estimator, predict_reader, windows)
@@ -299,9 +300,9 @@ def main(_):
     _answer_questions(estimator, reader)
 
 
-def _check_flags(config) -> None:
+def _check_flags(config, files) -> None:
   """Raises a UserError for flags that do not go together."""
-  common_flags.check_max_seq_length(config)
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
   common_flags.check_belongs(
     ["null_score_diff_threshold"],
@@ -324,13 +325,13 @@ def _check_flags(config) -> None:
       f"--max_query_length={FLAGS.max_query_length} and three special "
       "tokens."
     )
-  newest = common_flags.newest_checkpoint()
-  if newest or FLAGS.init_checkpoint:
+  newest = common_flags.find_newest_checkpoint(files.init_checkpoint)
+  if newest or files.init_checkpoint:
     flag = "--output_dir" if newest else "--init_checkpoint"
-    weights = checkpoint.open_checkpoint(newest or FLAGS.init_checkpoint, flag)
+    weights = checkpoint.open_checkpoint(newest or files.init_checkpoint, flag)
     if not FLAGS.do_train and "cls/squad/output_bias" not in weights.shapes:
       raise UserError(
-        f"{flag}={newest or FLAGS.init_checkpoint} was not "
+        f"{flag}={newest or files.init_checkpoint} was not "
         "trained to answer questions. Pass --do_train."
       )
 

@@ -66,7 +66,7 @@ class Split(NamedTuple):
   checksum: int
 
 
-def model_fn_builder(config, num_choices, num_train_steps):
+def model_fn_builder(config, init_checkpoint, num_choices, num_train_steps):
   """Returns the `model_fn`; `num_train_steps` is 0 if there is no training."""
 
   def model_fn(params):
@@ -101,7 +101,7 @@ def model_fn_builder(config, num_choices, num_train_steps):
         lambda features, dropout_seed: logits_fn(features)
       ),
       optimizer=common_flags.task_optimizer(config, num_train_steps),
-      init_checkpoint=FLAGS.init_checkpoint,
+      init_checkpoint=init_checkpoint,
       work_fn=costs["work_fn"],
       activation_bytes=lambda num_examples: costs["activation_bytes"](
         num_choices * num_examples
@@ -139,8 +139,9 @@ def input_fn_builder(split: Split, is_training: bool, batch_size=None):
 @launch.owns("output_dir")
 def main(_):
   run_config = common_flags.run_config()
-  config = common_flags.model_config()
-  common_flags.check_max_seq_length(config)
+  files = common_flags.model_files("bert_config_file", "vocab_file")
+  config = common_flags.read_config(files)
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   wanted = common_flags.wanted_splits()
   common_flags.check_inputs_are_kept(
     {
@@ -150,7 +151,7 @@ def main(_):
       for name in wanted
     }
   )
-  tokenizer = common_flags.tokenizer(config)
+  tokenizer = common_flags.create_tokenizer(files, config)
   examples = {
     name: swag.read_examples(
       os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value),
@@ -169,7 +170,9 @@ def main(_):
     encoding.TRUNCATE,
   )
   classifier.check_start(
-    common_flags.newest_checkpoint(), FLAGS.init_checkpoint, FLAGS.do_train
+    common_flags.find_newest_checkpoint(files.init_checkpoint),
+    files.init_checkpoint,
+    FLAGS.do_train,
   )
   splits = {
     name: _write_records(name, examples[name], tokenizer) for name in examples
@@ -177,6 +180,7 @@ def main(_):
   estimator = estimator_lib.TPUEstimator(
     model_fn=model_fn_builder(
       config,
+      files.init_checkpoint,
       max(len(some[0].choices) for some in examples.values()),
       num_train_steps,
     ),
@@ -197,7 +201,7 @@ def main(_):
         _evaluate(estimator, splits["dev"]) if FLAGS.do_eval else None
       ),
     )
-    common_flags.export_model(estimator, config, classifier)
+    common_flags.export_model(estimator, config, files.vocab_file, classifier)
 
   if FLAGS.do_eval:
     common_flags.write_results(

@@ -100,17 +100,18 @@ def run_ours(settings) -> None:
       ]
     )
     # What the program does, with the estimator made once.
-    config = program.common_flags.model_config()
-    tokenizer = program.common_flags.tokenizer(config)
+    files = program.common_flags.model_files()
+    config = program.common_flags.read_config(files)
+    tokenizer = program.common_flags.create_tokenizer(files, config)
     layers = program.layers_of_flag(config)
-    estimator = program.create_estimator(config, layers)
+    estimator = program.create_estimator(config, layers, files.init_checkpoint)
     while True:
       next(my_turns)
       program.extract(
         estimator,
         tokenizer,
         [text_file],
-        program.open_output(layers, [text_file]),
+        program.open_output(layers, [text_file], files),
         program.stretch_lines(config, layers),
       )
 
