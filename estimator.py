@@ -42,6 +42,11 @@ InputFn = Callable[[Mapping[str, object]], tf.data.Dataset]
 _FIRST_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_STEPS = 2000
 
+# TensorFlow's AutoGraph would rewrite every Python function before it is traced,
+# which takes longer than the tracing. None of our functions needs it: the loops
+# of a graph are `tf.while_loop`.
+_without_autograph = tf.autograph.experimental.do_not_convert
+
 # The feature of a batch that says where the batch after it begins.
 INPUT_POSITION = "input_position"
 
@@ -156,10 +161,10 @@ def peak_flops(
   """
   size, num_products = 1024, 4
 
-  @tf.function
+  @tf.function(autograph=False)
   def products():
     x = tf.ones([size, size], compute_dtype)
-    for _ in tf.range(num_products):
+    for _ in range(num_products):
       x = tf.matmul(x, x) * (1.0 / size)
     return tf.reduce_sum(x)
 
@@ -415,6 +420,7 @@ class TPUEstimator:
       self._state.evaluated_step,
     )
 
+  @_without_autograph
   def _training_iterator(self, input_fn: InputFn):
     """Returns an iterator over (features, position of the next batch)."""
     state, step = self._state, self.global_step
@@ -501,7 +507,7 @@ class TPUEstimator:
     replica_step = self._make_replica_step()
 
     def one_step(iterator, flags):
-      features, position = next(iterator)
+      features, position = iterator.get_next()
       row, flags, position = (
         strategy.experimental_local_results(result)[0]
         for result in (
@@ -522,18 +528,22 @@ class TPUEstimator:
         self._adapt_loss_scale(row)
       return row, flags, position
 
-    @tf.function
+    @tf.function(autograph=False)
     def train_steps(iterator, num_steps, position, flags):
-      rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
-      i = 0
-      stop = tf.zeros_like(flags)
-      while i < num_steps and tf.reduce_max(stop) == 0.0:
+      def is_running(i, rows, position, stop):
+        return tf.logical_and(i < num_steps, tf.reduce_max(stop) == 0.0)
+
+      def make_step(i, rows, position, stop):
         row, seen, position = one_step(iterator, flags)
-        rows = rows.write(i, row)
-        i += 1
-        # Several machines have to stop at the same step: what one has seen
-        # before the step, all know after it.
+        # Several machines must stop at the same step: the flags that one of
+        # them saw before the step are known to all after it.
         stop = flags + 0.0 if self._num_workers == 1 else seen
+        return i + 1, rows.write(i, row), position, stop
+
+      rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
+      _, rows, position, stop = tf.while_loop(
+        is_running, make_step, [0, rows, position, tf.zeros_like(flags)]
+      )
       return rows.stack(), position, stop
 
     return train_steps
@@ -607,9 +617,11 @@ class TPUEstimator:
     # XLA on a CPU does not compile what talks to other replicas.
     compute = accumulate
     if config.xla and strategy.num_replicas_in_sync > 1:
-      compute = tf.function(accumulate, jit_compile=True)
+      compute = tf.function(accumulate, jit_compile=True, autograph=False)
     elif config.xla:
-      replica_step = tf.function(replica_step, jit_compile=True)
+      replica_step = tf.function(
+        replica_step, jit_compile=True, autograph=False
+      )
 
     return replica_step
 
@@ -790,7 +802,9 @@ class TPUEstimator:
       steps: the most batches to read; None for all.
     """
     self._require_weights()
-    dataset = input_fn({**self._params, "batch_size": self._eval_batch_size})
+    dataset = _without_autograph(input_fn)(
+      {**self._params, "batch_size": self._eval_batch_size}
+    )
     if steps is not None:
       dataset = dataset.take(steps)
     sums = {}
@@ -825,7 +839,9 @@ class TPUEstimator:
       input_fn: (params) -> a Dataset of batches of `params["batch_size"]`.
     """
     self._require_weights()
-    dataset = input_fn({**self._params, "batch_size": self._predict_batch_size})
+    dataset = _without_autograph(input_fn)(
+      {**self._params, "batch_size": self._predict_batch_size}
+    )
     for features, predictions in self._run_batches(
       dataset, self._spec.predict_fn
     ):
@@ -855,11 +871,14 @@ class TPUEstimator:
     key = (function, repr(dataset.element_spec))
     if key not in self._functions:
       self._functions[key] = (
-        tf.function(function, input_signature=[dataset.element_spec])
+        tf.function(
+          function, input_signature=[dataset.element_spec], autograph=False
+        )
         if num_local == 1
         else tf.function(
           lambda parts: strategy.run(function, args=(parts,)),
           reduce_retracing=True,
+          autograph=False,
         )
       )
     compiled = self._functions[key]
@@ -1044,7 +1063,7 @@ class TPUEstimator:
       return value
     return float(self._sum_from_chief(tf.constant(value, tf.float64)))
 
-  @tf.function
+  @tf.function(autograph=False)
   def _sum_from_chief(self, value):
     def contribution():
       replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -1203,20 +1222,23 @@ def _in_parts(
   """
   if num_parts == 1:
     return differentiate(features, weights, seed, loss_scale)
-  sums = tf.zeros([len(weights)]), [tf.zeros(shape) for shape in shapes]
-  for part in tf.range(num_parts):
-    # Two parts at a time would need the memory of two.
-    tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-    sums = tf.nest.map_structure(
-      tf.add,
-      sums,
-      differentiate(
-        _part(features, part, num_parts),
-        weights,
-        tf.random.experimental.stateless_fold_in(seed, part),
-        loss_scale,
-      ),
+
+  def add_part(part, sums):
+    addends = differentiate(
+      _part(features, part, num_parts),
+      weights,
+      tf.random.experimental.stateless_fold_in(seed, part),
+      loss_scale,
     )
+    return part + 1, tf.nest.map_structure(tf.add, sums, addends)
+
+  zeros = tf.zeros([len(weights)]), [tf.zeros(shape) for shape in shapes]
+  _, sums = tf.while_loop(
+    lambda part, sums: part < num_parts,
+    add_part,
+    [0, zeros],
+    parallel_iterations=1,  # two parts at a time would need the memory of two
+  )
   return sums
 
 

@@ -50,11 +50,11 @@ def _fused_activation(function, derivative):
     derivative: float32 Tensor -> float32 Tensor, of `function`.
   """
 
-  @tf.function(jit_compile=True, reduce_retracing=True)
+  @tf.function(jit_compile=True, reduce_retracing=True, autograph=False)
   def forward(x):
     return _in_float32(function)(x)
 
-  @tf.function(jit_compile=True, reduce_retracing=True)
+  @tf.function(jit_compile=True, reduce_retracing=True, autograph=False)
   def backward(x, upstream):
     slope = derivative(tf.cast(x, tf.float32))
     return tf.cast(slope * tf.cast(upstream, tf.float32), x.dtype)
