@@ -43,8 +43,8 @@ _FIRST_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_STEPS = 2000
 
 # TensorFlow's AutoGraph would rewrite every Python function before it is
-# traced, which takes longer than the tracing. None of our functions needs it: the loops
-# of a graph are `tf.while_loop`.
+# traced, which takes longer than the tracing. None of our functions needs it:
+# the loops of a graph are `tf.while_loop`.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
 # The feature of a batch that says where the batch after it begins.
