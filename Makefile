@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make quickstart` and `make test`.
-# PYTHON names another interpreter (3.10 to 3.13) than python3.
+# `make PYTHON=... test` uses another interpreter (3.10 to 3.13) than python3.
 
 PYTHON ?= python3
 VENV := .venv
