@@ -26,13 +26,42 @@ tf.config.set_logical_device_configuration(
 )
 
 
-@pytest.fixture(scope="session")
-def golden_dir():
-  """The folder with outputs of the reference implementation."""
+# Outputs of the original code: a few that are part of the project, and many in
+# a folder of their own. Both have their vocabularies and texts in `../data`.
+SMALL_GOLDEN_DIR = str(builders.ROOT / "tests" / "golden" / "outputs")
+
+
+def find_large_golden_dir() -> str:
+  """Returns the folder with many outputs, or skips the test without one."""
   path = os.environ.get("BERT_GOLDEN_DIR")
   if not path:
     pytest.skip("BERT_GOLDEN_DIR does not name the folder of golden outputs")
   return path
+
+
+@pytest.fixture(scope="session")
+def large_golden_dir():
+  """Folder with many outputs of the original code."""
+  return find_large_golden_dir()
+
+
+@pytest.fixture(scope="session", params=["small", "large"])
+def golden_dir(request):
+  """Folder with outputs of the original code: a few, and then many."""
+  if request.param == "small":
+    return SMALL_GOLDEN_DIR
+  return find_large_golden_dir()
+
+
+@pytest.fixture(
+  scope="session",
+  params=["small/small_gelu", "large/small_gelu", "large/relu_nomask"],
+)
+def golden_model_dir(request):
+  """Folder with a model, its outputs, and losses of a short training."""
+  size, name = request.param.split("/")
+  golden = SMALL_GOLDEN_DIR if size == "small" else find_large_golden_dir()
+  return os.path.join(golden, "modeling", name)
 
 
 @pytest.fixture

@@ -663,7 +663,10 @@ def test_batch_that_cannot_be_dealt_out_is_refused(tmp_path):
 # --- The reference -----------------------------------------------------------
 
 
-def golden_estimator(folder, config, model_dir, num_train_steps=None):
+def golden_estimator(folder, model_dir, num_train_steps=None):
+  config = modeling.BertConfig.from_json_file(
+    os.path.join(folder, "bert_config.json")
+  )
   with open(os.path.join(folder, "training.json")) as reader:
     training = json.load(reader)
 
@@ -691,13 +694,9 @@ def golden_estimator(folder, config, model_dir, num_train_steps=None):
   )
 
 
-@pytest.mark.parametrize("case", ["small_gelu", "relu_nomask"])
-def test_training_follows_the_reference(golden_dir, tmp_path, case):
-  folder = os.path.join(golden_dir, "modeling", case)
+def golden_input_fn(folder):
+  """Returns an `input_fn` that repeats the batch of a golden model."""
   golden = np.load(os.path.join(folder, "golden.npz"))
-  config = modeling.BertConfig.from_json_file(
-    os.path.join(folder, "bert_config.json")
-  )
   features = {
     name: golden[name]
     for name in (
@@ -710,7 +709,7 @@ def test_training_follows_the_reference(golden_dir, tmp_path, case):
       "next_sentence_labels",
     )
   }
-  if case == "relu_nomask":  # the reference was given neither
+  if folder.endswith("relu_nomask"):  # the original code was given neither
     features["input_mask"] = np.ones_like(features["input_ids"])
     features["segment_ids"] = np.zeros_like(features["input_ids"])
 
@@ -718,38 +717,74 @@ def test_training_follows_the_reference(golden_dir, tmp_path, case):
     del params
     return tf.data.Dataset.from_tensors(features).repeat()
 
-  def losses_of(model_dir):
-    with open(os.path.join(model_dir, "training_log.jsonl")) as reader:
-      return [json.loads(line)["loss"] for line in reader]
+  return input_fn
 
-  estimator = golden_estimator(folder, config, tmp_path / "ours")
-  estimator.train(input_fn, 6)
+
+def logged_losses(model_dir):
+  with open(os.path.join(model_dir, "training_log.jsonl")) as reader:
+    return [json.loads(line)["loss"] for line in reader]
+
+
+def read_all(prefix):
+  """Returns the tensors of a TensorFlow checkpoint, with the optimizer's."""
+  reader = tf.train.load_checkpoint(str(prefix))
+  names = reader.get_variable_to_shape_map()
+  return {name: reader.get_tensor(name) for name in names}
+
+
+def test_training_follows_the_reference(golden_model_dir, tmp_path):
+  folder = golden_model_dir
+  golden = np.load(os.path.join(folder, "golden.npz"))
+  golden_estimator(folder, tmp_path).train(golden_input_fn(folder), 6)
   np.testing.assert_allclose(
-    losses_of(tmp_path / "ours"), golden["train_losses"], atol=1e-4
+    logged_losses(tmp_path), golden["train_losses"], atol=1e-4
   )
-  ours = tf.train.load_checkpoint(str(tmp_path / "ours"))
-  theirs = tf.train.load_checkpoint(os.path.join(folder, "model.ckpt-6"))
-  names = theirs.get_variable_to_shape_map()
-  assert names == ours.get_variable_to_shape_map()
-  for name in names:
+  before = read_all(os.path.join(folder, "bert_model.ckpt"))
+  ours = read_all(tmp_path)
+  if os.path.exists(os.path.join(folder, "model.ckpt-6.index")):
+    theirs = read_all(os.path.join(folder, "model.ckpt-6"))
+    assert theirs.keys() == ours.keys()
+  else:  # the small files have some of the tensors
+    theirs = {
+      name.removeprefix("after/"): golden[name]
+      for name in golden
+      if name.startswith("after/")
+    }
+    assert theirs.keys() < ours.keys()
+  for name, expected in theirs.items():
+    if "self/key/bias" in name:  # its gradient is 0 but for rounding
+      continue
+    # Weights change little in six steps, so the changes are compared.
+    start = before.get(name, 0)
+    change = expected - start
     np.testing.assert_allclose(
-      ours.get_tensor(name), theirs.get_tensor(name), atol=1e-4, err_msg=name
+      ours[name] - start,
+      change,
+      atol=3e-3 * np.abs(change).max(),
+      err_msg=name,
     )
 
-  # A run that the reference began goes on as ours would have gone on.
+
+@pytest.mark.parametrize("case", ["small_gelu", "relu_nomask"])
+def test_a_run_of_the_reference_is_resumed(large_golden_dir, tmp_path, case):
+  folder = os.path.join(large_golden_dir, "modeling", case)
+  golden = np.load(os.path.join(folder, "golden.npz"))
+  input_fn = golden_input_fn(folder)
+  golden_estimator(folder, tmp_path / "ours").train(input_fn, 6)
+  golden_estimator(folder, tmp_path / "ours", 10).train(input_fn, 10)
+
   resumed = tmp_path / "resumed"
   resumed.mkdir()
   for suffix in (".index", ".data-00000-of-00001"):
     shutil.copy(os.path.join(folder, "model.ckpt-6" + suffix), resumed)
   (resumed / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-6"\n')
-  other = golden_estimator(folder, config, resumed, num_train_steps=10)
-  assert other.global_step == 6
-  other.train(input_fn, 10)
-  golden_estimator(folder, config, tmp_path / "ours", 10).train(input_fn, 10)
-  actual = losses_of(resumed)
+  estimator = golden_estimator(folder, resumed, num_train_steps=10)
+  assert estimator.global_step == 6
+  estimator.train(input_fn, 10)
+  actual = logged_losses(resumed)
   np.testing.assert_allclose(actual[0], golden["loss_after"], atol=1e-4)
   np.testing.assert_allclose(
-    actual, losses_of(tmp_path / "ours")[6:], atol=1e-4
+    actual, logged_losses(tmp_path / "ours")[6:], atol=1e-4
   )
 
 

@@ -234,8 +234,8 @@ def test_extraction_refuses(extract, tmp_path, flags, message):
   assert not list(tmp_path.glob("out*"))
 
 
-def test_features_of_the_reference(golden_dir, run_program, tmp_path):
-  model_dir = os.path.join(golden_dir, "uncased_L-2_H-32_A-2")
+def test_features_of_the_reference(large_golden_dir, run_program, tmp_path):
+  model_dir = os.path.join(large_golden_dir, "uncased_L-2_H-32_A-2")
   run_program(
     extract_features,
     layers="-1,-2",

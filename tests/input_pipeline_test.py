@@ -229,8 +229,8 @@ def test_patterns_that_match_nothing_or_empty_files_are_refused(tmp_path):
     file_io.expand_patterns(str(tmp_path), "--input_file")
 
 
-def test_features_of_the_reference(golden_dir):
-  data_dir = os.path.join(golden_dir, "..", "data")
+def test_features_of_the_reference(large_golden_dir):
+  data_dir = os.path.join(large_golden_dir, "..", "data")
   tokenizer = tokenization.FullTokenizer(
     os.path.join(data_dir, "vocab", "bert-base-uncased", "vocab.txt")
   )
@@ -241,7 +241,7 @@ def test_features_of_the_reference(golden_dir):
     f"dev-{number}": example for number, example in enumerate(examples, 1)
   }
   labels = dict(zip(by_guid, glue.MRPC.targets(examples, ("0", "1"))))
-  path = os.path.join(golden_dir, "features", "mrpc_dev_seq40.jsonl.gz")
+  path = os.path.join(large_golden_dir, "features", "mrpc_dev_seq40.jsonl.gz")
   count = 0
   with gzip.open(path, "rt", encoding="utf-8") as reader:
     for case in map(json.loads, reader):

@@ -558,10 +558,12 @@ def test_predictions_are_those_of_the_reference(golden_dir, name):
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
-def test_scores_are_those_of_the_official_program(golden_dir, version):
-  folder = os.path.join(golden_dir, "squad")
+def test_scores_are_those_of_the_official_program(large_golden_dir, version):
+  folder = os.path.join(large_golden_dir, "squad")
   dataset = squad.read_dataset(
-    os.path.join(golden_dir, "..", "data", "squad", f"dev-v{version}.json")
+    os.path.join(
+      large_golden_dir, "..", "data", "squad", f"dev-v{version}.json"
+    )
   )
 
   def golden_file(file):
