@@ -139,7 +139,7 @@ def to_transformers() -> modeling.BertConfig:
   try:
     with file_io.temporary_folder(_output_path("model")) as folder:
       file_io.write_bytes(os.path.join(folder, _VOCAB), vocabulary)
-      with file_io.whole_file(
+      with file_io.atomic_file(
         os.path.join(folder, _THEIR_WEIGHTS[0])
       ) as temporary:
         checkpoint.write_transformers(temporary, tensors)

@@ -278,7 +278,7 @@ def unpack(
     UserError: the archive is damaged, is no model, or wants to write
       elsewhere.
   """
-  with file_io.whole_folder(folder) as temporary:
+  with file_io.atomic_folder(folder) as temporary:
     try:
       _extract(archive_path, temporary)
     except UserError:

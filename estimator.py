@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from data import batching
 from data import file_io
 from errors import Interrupted
 from errors import UserError
@@ -46,9 +47,6 @@ _LOSS_SCALE_STEPS = 2000
 # traced, which takes longer than the tracing. None of our functions needs it:
 # the loops of a graph are `tf.while_loop`.
 _without_autograph = tf.autograph.experimental.do_not_convert
-
-# The feature of a batch that says where the batch after it begins.
-INPUT_POSITION = "input_position"
 
 
 class Losses(NamedTuple):
@@ -429,19 +427,19 @@ class TPUEstimator:
       {
         **self._params,
         "batch_size": batch_size,
-        INPUT_POSITION: state.input_position,
+        batching.INPUT_POSITION: state.input_position,
       }
     )
-    if INPUT_POSITION in dataset.element_spec:
+    if batching.INPUT_POSITION in dataset.element_spec:
       if state.input_position is None:  # the checkpoint is of other making
         dataset = dataset.skip(step)
         state.input_position = [0] * (
-          dataset.element_spec[INPUT_POSITION].shape[0]
+          dataset.element_spec[batching.INPUT_POSITION].shape[0]
         )
 
       def split(features):
         features = dict(features)
-        return features, features.pop(INPUT_POSITION)
+        return features, features.pop(batching.INPUT_POSITION)
 
       dataset = dataset.map(split)
     else:

@@ -147,7 +147,7 @@ def main(_):
     f"{FLAGS.output_file}.lock", f"--output_file={FLAGS.output_file}"
   ):
     file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
-    with file_io.whole_file(FLAGS.output_file) as temporary:
+    with file_io.atomic_file(FLAGS.output_file) as temporary:
       with tf.io.gfile.GFile(temporary, "wb") as writer:
         picture.savefig(writer, format="png", dpi=120)
   logging.info("%s shows %d runs.", FLAGS.output_file, len(curves))

@@ -572,7 +572,7 @@ def draw(summary, path: str) -> None:
     ylabel="score on dev, percent",
   )
   picture.legend(loc="outside upper right", fontsize=7)
-  with file_io.whole_file(path) as temporary:
+  with file_io.atomic_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       picture.savefig(writer, format="png", dpi=120)
 

@@ -144,7 +144,7 @@ def input_fn_builder(split: Split, is_training: bool, batch_size=None):
         len(split.places),
         split.checksum,
         params["seed"],
-        params.get(estimator_lib.INPUT_POSITION),
+        params.get(batching.INPUT_POSITION),
       )
     return batching.task_dataset(
       split.record_file,
@@ -359,15 +359,15 @@ def _write_records(name: str, sentences, tokenizer, tagger) -> Split:
     record_files.write_records(path, records())
     return {"places": places}
 
-  digest = record_files.digest_of(
+  digest = record_files.compute_digest(
     "tagging",
     [(sentence.words, sentence.document) for sentence in sentences],
     labels,
-    record_files.digest_of_tokenizer(tokenizer),
+    record_files.compute_tokenizer_digest(tokenizer),
     FLAGS.max_seq_length,
     FLAGS.document_context,
   )
-  stamped = record_files.reuse_or_write(path, digest, write)
+  stamped = record_files.reuse_or_write_file(path, digest, write)
   return Split(sentences, path, stamped.facts["places"], stamped.checksum)
 
 

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 import checkpoint
 import common_flags
+from data import batching
 from data import file_io
 from data import record_files
 from errors import UserError
@@ -182,7 +183,7 @@ def model_fn_builder(config, record_format, init_checkpoint):
 
 
 def input_fn_builder(
-  input_files, record_format, config, is_training, mask_anew=None
+  input_files, record_format, config, is_training, redraw_masks=None
 ):
   """Returns the `input_fn` of records."""
 
@@ -197,8 +198,8 @@ def input_fn_builder(
       params["seed"],
       # TPUs want one shape; elsewhere every record is evaluated.
       drop_remainder=is_training or FLAGS.use_tpu,
-      position=params.get(estimator_lib.INPUT_POSITION),
-      mask_anew=mask_anew,
+      position=params.get(batching.INPUT_POSITION),
+      redraw_masks=redraw_masks,
     )
 
   return input_fn
@@ -212,7 +213,7 @@ def main(_):
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   if not (FLAGS.do_train or FLAGS.do_eval):
     raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
-  mask_anew = _mask_anew(config, files)
+  redraw_masks = _mask_anew(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
   train_files = _input_files("input_file")
   eval_files = (
@@ -257,7 +258,7 @@ def main(_):
           record_format,
           config,
           is_training=True,
-          mask_anew=mask_anew,
+          redraw_masks=redraw_masks,
         ),
         max_steps=FLAGS.num_train_steps,
         evaluate_fn=evaluate if FLAGS.do_eval else None,
@@ -314,7 +315,7 @@ def _without_damage(files, examine) -> list[str]:
   result = []
   for number, file in enumerate(files):
     # Files of the same name in different folders get different copies.
-    copy, damages = record_files.without_damage(
+    copy, damages = record_files.copy_undamaged_records(
       file, os.path.join(folder, str(number)), examine
     )
     for damage in damages:

@@ -210,7 +210,7 @@ def training_input_fn_builder(windows: TrainingWindows):
         windows.num_records,
         windows.checksum,
         params["seed"],
-        params.get(estimator_lib.INPUT_POSITION),
+        params.get(batching.INPUT_POSITION),
       ),
       common_flags.static_shapes(is_training=True),
     )
@@ -366,7 +366,7 @@ def write_windows(reader: squad.Reader, path: str) -> Windows:
     record_files.write_records(path, records())
     return {**facts, "counts": reader.counts}
 
-  facts = record_files.reuse_or_write(path, _digest(reader), write).facts
+  facts = record_files.reuse_or_write_file(path, _digest(reader), write).facts
   reader.counts = collections.Counter(facts["counts"])
   return Windows(path, list(map(tuple, facts["places"])), facts["lengths"])
 
@@ -389,7 +389,7 @@ def write_training_windows(reader: squad.Reader) -> TrainingWindows:
     )
     return {"num_records": num_records, "counts": reader.counts}
 
-  stamped = record_files.reuse_or_write(
+  stamped = record_files.reuse_or_write_file(
     path, _digest(reader, FLAGS.skip_missing_answers), write
   )
   reader.counts = collections.Counter(stamped.facts["counts"])
@@ -399,12 +399,12 @@ def write_training_windows(reader: squad.Reader) -> TrainingWindows:
 
 def _digest(reader: squad.Reader, *settings) -> str:
   """Returns a digest of all that windows depend on."""
-  return record_files.digest_of(
+  return record_files.compute_digest(
     "questions",
     reader.dataset.paragraphs,
     reader.dataset.questions,
     reader.settings,
-    record_files.digest_of_tokenizer(reader.tokenizer),
+    record_files.compute_tokenizer_digest(reader.tokenizer),
     *settings,
   )
 

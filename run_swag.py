@@ -121,7 +121,7 @@ def input_fn_builder(split: Split, is_training: bool, batch_size=None):
         len(split.examples),
         split.checksum,
         params["seed"],
-        params.get(estimator_lib.INPUT_POSITION),
+        params.get(batching.INPUT_POSITION),
       )
     return batching.task_dataset(
       split.record_file,
@@ -241,13 +241,13 @@ def _write_records(name: str, examples, tokenizer) -> Split:
     record_files.write_records(path, records())
     return {}
 
-  digest = record_files.digest_of(
+  digest = record_files.compute_digest(
     "choices",
     [(example.context, example.choices, example.label) for example in examples],
-    record_files.digest_of_tokenizer(tokenizer),
+    record_files.compute_tokenizer_digest(tokenizer),
     FLAGS.max_seq_length,
   )
-  stamped = record_files.reuse_or_write(path, digest, write)
+  stamped = record_files.reuse_or_write_file(path, digest, write)
   return Split(examples, path, stamped.checksum)
 
 

@@ -1,6 +1,10 @@
-"""Batches of the records of tasks: similar lengths, little padding."""
+"""Batches of token sequences of similar lengths, with little padding.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+task records   --task_dataset-->      batches, in an order for training
+InputFeatures  --features_dataset-->  batches, in the given order
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import itertools
 from typing import NamedTuple
 
@@ -11,61 +15,55 @@ import tensorflow as tf
 from data import encoding
 from data import serialization
 
-# How many records a shuffle may hold in memory.
+# Maximum number of records that a shuffle holds in memory.
 _SHUFFLE_BUFFER = 100_000
-# Among how many records of a task those of near lengths are looked for.
+# Records of similar lengths are searched among this many records.
 _RECORDS_PER_WINDOW = 4096
 _AUTOTUNE = tf.data.AUTOTUNE
-# The feature of a training batch that tells where the next one begins.
+# Feature of a training batch that says where in the data the next one begins.
 INPUT_POSITION = "input_position"
+
+Features = dict[str, tf.Tensor]
+
+
+# --- Records -----------------------------------------------------------------
 
 
 def create_task_record(
-  packed: encoding.InputFeatures, **features: Sequence[float]
+  features: encoding.InputFeatures, **other_features: Sequence[float]
 ) -> bytes:
-  """Returns the record of an example, unpadded.
+  """Returns the serialized record of an example, without padding.
 
   Args:
-    packed: the ids.
-    **features: what else there is to know, ints or floats.
+    features: Token ids of the example.
+    **other_features: Further features, such as labels: lists of int or float.
   """
   return serialization.serialize(
     {
-      "input_ids": packed.input_ids,
-      "segment_ids": packed.segment_ids,
-      **features,
+      "input_ids": features.input_ids,
+      "segment_ids": features.segment_ids,
+      **other_features,
     }
   )
 
 
 def token_feature(dtype: tf.DType) -> tf.io.RaggedFeature:
-  """Returns the feature of records that have a value for each token."""
+  """Returns the specification of a feature with one value for each token."""
   return tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
 
 
-def bucket_lengths(max_seq_length: int) -> list[int]:
-  """Returns the lengths that batches are padded to, the last being the most.
-
-  Steps of 4, 8, 16 and 32: little padding, and few enough shapes that each
-  comes up often.
-  """
-  lengths = [
-    *range(4, 64, 4),
-    *range(64, 128, 8),
-    *range(128, 256, 16),
-    *range(256, max_seq_length, 32),
-  ]
-  return [n for n in lengths if n < max_seq_length] + [max_seq_length]
+# --- Batches of records ------------------------------------------------------
 
 
 class TrainingOrder(NamedTuple):
-  """In which order the records of a file are trained on.
+  """The order in which training goes through the records of a file.
 
   Attributes:
-    num_records: how many records the file has.
-    identity: a number that other records would not have, such as a checksum.
-    seed: of the order, which differs from epoch to epoch.
-    position: the `input_position` to begin at; None for the start.
+    num_records: Number of records in the file.
+    identity: Number that identifies the records, such as a checksum.
+    seed: Seed of the order, which differs from epoch to epoch.
+    position: `input_position` of the batch after which to continue; None to
+      begin with the first record.
   """
 
   num_records: int
@@ -83,41 +81,45 @@ def task_dataset(
   static_shapes: bool = False,
   num_sequences: int = 1,
 ) -> tf.data.Dataset:
-  """Batches of the records of a task, as `create_task_record` makes them.
+  """Returns a Dataset of batches of records made by `create_task_record`.
 
-  Batches hold sequences of similar lengths. In training, the shuffled records
-  of all epochs are one endless stream, cut into windows of some thousand. A
-  window is sorted by length and cut into batches, which come in random order:
+  The records are cut into windows of some thousand. Each window is sorted by
+  length and cut into batches. In training, the shuffled records of all epochs
+  form one endless stream, and the batches of a window come in random order:
 
-      stream   e0 e0 e0 e0 e0 e0 | e0 e0 e1 e1 e1 e1 | ...
-      windows  first_record = 0    first_record = 6
+      stream    e0 e0 e0 e0 e0 e0 | e0 e0 e1 e1 e1 e1 | ...    e0 = epoch 0
+      windows   first_record = 0    first_record = 6
+      lengths   5  9  3  7  8  3    ...
+      sorted    3  3 | 5  7 | 8  9                      batches of 2 records
+      shuffled  5  7 | 8  9 | 3  3
 
-  All of that order follows from the seed and the place in the stream, so a run
-  can begin anywhere in it without reading what comes before. Without training,
-  records come once, also sorted among thousands; their number says where they
-  belong.
+  This order is a function of the seed and of the place in the stream, so
+  training can continue from any batch without reading what comes before its
+  window. For evaluation, the batches of a window come in the order of their
+  lengths, and `record_number` tells which records they hold.
 
   Args:
-    file: the TFRecord file.
-    max_seq_length: no sequence is longer.
-    batch_size: examples per batch.
-    features: what records hold beside the ids: a `tf.io.FixedLenFeature`, or
-      where there is a value for each token a `tf.io.RaggedFeature`.
-    order: to train, without end; None to read the records once.
-    static_shapes: give every batch one shape, as TPUs want it: padded to
-      `max_seq_length`, and a short last batch filled up with examples whose
-      `is_real_example` is 0. Records are not sorted then. If not, batches are
-      padded to the next of `bucket_lengths`.
-    num_sequences: how many sequences a record has, one after the other, whose
-      lengths are in its feature `sequence_lengths`.
+    file: Path of the TFRecord file.
+    max_seq_length: Maximum length of a sequence.
+    batch_size: Number of records per batch.
+    features: Features of a record apart from the token ids, as a
+      `tf.io.FixedLenFeature`, or as a `token_feature` for one value per token.
+    order: Order of training, which never ends; None to read all records once.
+    static_shapes: Whether all batches have the same shape, as TPUs need: rows
+      are padded to `max_seq_length`, and a short last batch is filled with
+      examples whose `is_real_example` is 0. Records are not sorted then.
+      Otherwise, batches are padded to the next of `bucket_lengths`.
+    num_sequences: Number of sequences in each record. If there are several,
+      they follow each other, and the feature `sequence_lengths` holds their
+      lengths.
 
   Returns:
     A Dataset of dictionaries: int32 `input_ids`, `input_mask` and
-    `segment_ids` [batch_size, length], or if there are several sequences
-    [batch_size, num_sequences, length]; `features` [batch_size, ...]; float32
-    `is_real_example` [batch_size]. In training `input_position`, int64 [4],
-    tells where the next batch begins; else `record_number`, int64
-    [batch_size], which record each is.
+    `segment_ids` of shape [batch_size, length], or with several sequences
+    [batch_size, num_sequences, length]; `features` of shape [batch_size, ...];
+    float32 `is_real_example` of shape [batch_size]; in training int64
+    `input_position` of shape [4], otherwise int64 `record_number` of shape
+    [batch_size].
   """
   spec = {
     "input_ids": token_feature(tf.int64),
@@ -126,131 +128,113 @@ def task_dataset(
   }
   if num_sequences > 1:
     spec["sequence_lengths"] = tf.io.FixedLenFeature([num_sequences], tf.int64)
-  if order:
-    # No record twice in a window: copies would meet in one batch.
-    window_size = batch_size * max(
-      1, min(_RECORDS_PER_WINDOW, order.num_records) // batch_size
-    )
-    first_record, num_taken = _place_in_stream(order, batch_size)
-    records = _endless_records(file, order, first_record)
-  else:
-    window_size = _RECORDS_PER_WINDOW
-    records = tf.data.TFRecordDataset(file)
 
-  def parse(number, records):
-    """Returns the features of a window, and the place of each batch in it."""
-    parsed = tf.io.parse_example(records, spec)
-    size = tf.size(records)
+  # Step 1: windows of serialized records, in the order of reading.
+  window_size = _RECORDS_PER_WINDOW
+  if order:
+    # A window larger than an epoch would hold every record more than once, and
+    # sorting would bring the copies into the same batch.
+    largest_size = min(_RECORDS_PER_WINDOW, order.num_records)
+    window_size = batch_size * max(1, largest_size // batch_size)
+    first_record, num_batches_done = _find_start(order, batch_size)
+    records = _read_endlessly(file, order, first_record)
+  else:
+    records = tf.data.TFRecordDataset(file)
+  windows = records.batch(window_size).enumerate()
+
+  # Step 2: parsed windows, sorted by length.
+  def parse_window(number, serialized):
+    """Returns the features of a window, and facts about each of its batches."""
+    window = tf.io.parse_example(serialized, spec)
+    size = tf.size(serialized)
     by_length = tf.range(size)
     if not static_shapes:
-      by_length = tf.argsort(
-        _longest_sequences(parsed, num_sequences), stable=True
-      )
-      parsed = {
-        name: tf.gather(value, by_length) for name, value in parsed.items()
-      }
-    starts = tf.range(0, size, batch_size)
+      lengths = _longest_sequences(window, num_sequences)
+      by_length = tf.argsort(lengths, stable=True)
+      window = {name: tf.gather(x, by_length) for name, x in window.items()}
+    batch_starts = tf.range(0, size, batch_size)
+    first_in_window = number * window_size
     if not order:
-      parsed["record_number"] = number * window_size + tf.cast(
-        by_length, tf.int64
-      )
-      return parsed, {"start": starts}
-    window = first_record + number * window_size
-    starts = tf.random.experimental.stateless_shuffle(
-      starts, tf.stack([tf.constant(order.seed, tf.int64), window])
-    )
+      window["record_number"] = first_in_window + tf.cast(by_length, tf.int64)
+      return window, {"start": batch_starts}
+    first_in_stream = first_record + first_in_window
     positions = _positions_after(
-      window, window_size, batch_size, order.identity
+      first_in_stream, window_size, batch_size, order.identity
     )
-    # Of the first window, some batches may have been trained on before.
-    skipped = tf.where(number == 0, num_taken, 0)
-    return parsed, {
-      "start": starts[skipped:],
-      INPUT_POSITION: positions[skipped:],
+    seed = tf.stack([tf.constant(order.seed, tf.int64), first_in_stream])
+    batch_starts = tf.random.experimental.stateless_shuffle(batch_starts, seed)
+    # Some batches of the first window may have been trained on already.
+    num_skipped = tf.where(number == 0, num_batches_done, 0)
+    return window, {
+      "start": batch_starts[num_skipped:],
+      INPUT_POSITION: positions[num_skipped:],
     }
 
-  def cut(parsed, places):
-    return tf.data.Dataset.from_tensor_slices(places).map(
-      lambda place: (
-        {
-          name: value[place["start"] : place["start"] + batch_size]
-          for name, value in parsed.items()
-        },
-        {
-          name: value for name, value in place.items() if name == INPUT_POSITION
-        },
-      )
-    )
+  windows = windows.map(parse_window, num_parallel_calls=_AUTOTUNE)
 
-  batches = (
-    records.batch(window_size)
-    .enumerate()
-    .map(parse, num_parallel_calls=_AUTOTUNE)
-    .flat_map(cut)
-  )
-  pad = _padding_function(
-    max_seq_length,
-    batch_size,
-    static_shapes,
-    [
-      name
-      for name, feature in spec.items()
-      if isinstance(feature, tf.io.RaggedFeature)
-    ]
-    + ["input_mask"],
-  )
-  return batches.map(
-    lambda batch, position: {
-      **pad(_to_dense(batch, num_sequences)),
-      **position,
-    },
-    num_parallel_calls=_AUTOTUNE,
-  ).prefetch(_AUTOTUNE)
+  # Step 3: the batches of each window.
+  def cut_batches(window, batches):
+    def cut_batch(batch):
+      start = batch.pop("start")
+      end = start + batch_size
+      return {name: x[start:end] for name, x in window.items()}, batch
+
+    return tf.data.Dataset.from_tensor_slices(batches).map(cut_batch)
+
+  # Step 4: dense and padded batches.
+  pad = _Padding(max_seq_length, batch_size, static_shapes, spec)
+
+  def pad_batch(batch, position):
+    return {**pad(_to_dense(batch, num_sequences)), **position}
+
+  batches = windows.flat_map(cut_batches)
+  batches = batches.map(pad_batch, num_parallel_calls=_AUTOTUNE)
+  return batches.prefetch(_AUTOTUNE)
 
 
-def _place_in_stream(order: TrainingOrder, batch_size: int) -> tuple[int, int]:
-  """Returns where training begins.
+def _find_start(order: TrainingOrder, batch_size: int) -> tuple[int, int]:
+  """Returns where in the stream training begins.
 
   Returns:
-    The first record of a window in the stream, and how many batches of the
-    window were trained on before.
+    The first record of a window in the stream, and the number of batches of
+    this window that were trained on before.
   """
   if order.position is None:
     return 0, 0
   if len(order.position) != 4:
     logging.warning(
-      "The checkpoint does not know its place in the data as "
-      "this program does: training begins with a new epoch."
+      "The checkpoint stores its place in the data in another form than this "
+      "program does: training begins with a new epoch."
     )
     return 0, 0
-  identity, first_record, num_taken, old_batch_size = order.position
+  identity, first_record, num_batches_done, old_batch_size = order.position
   if identity not in (order.identity, 0):
     logging.warning(
-      "The training data, or the settings by which records are "
-      "made of them, are not those that training had so far. It "
-      "continues after as many of the new records."
+      "The training data, or the settings that records are made with, have "
+      "changed since the checkpoint was saved. Training skips as many of the "
+      "new records as it has used of the old ones."
     )
   elif old_batch_size == batch_size:
-    return first_record, num_taken
-  elif num_taken:
+    return first_record, num_batches_done
+  elif num_batches_done:
     logging.warning(
-      "--train_batch_size was %d and is %d now: training continues after as "
-      "many examples, but up to %d of them may differ from those that were "
-      "trained on.",
+      "--train_batch_size was %d and is %d now: training continues after the "
+      "same number of examples, but up to %d of them may differ from those "
+      "that it has used.",
       old_batch_size,
       batch_size,
       _RECORDS_PER_WINDOW,
     )
-  return first_record + num_taken * old_batch_size, 0
+  return first_record + num_batches_done * old_batch_size, 0
 
 
-def _endless_records(
+def _read_endlessly(
   file: str, order: TrainingOrder, first_record: int
 ) -> tf.data.Dataset:
-  """Yields the shuffled records of one epoch after the other, without end."""
+  """Returns the records of all epochs, each epoch in an order of its own."""
   first_epoch, num_skipped = divmod(first_record, order.num_records)
 
-  def epoch_records(epoch):
+  def read_epoch(epoch):
     seed = tf.random.stateless_uniform(
       [],
       tf.stack([tf.constant(order.seed, tf.int64), epoch]),
@@ -261,66 +245,75 @@ def _endless_records(
     records = tf.data.TFRecordDataset(file).shuffle(
       _SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False
     )
+    is_first = epoch == first_epoch
     return records.skip(
-      tf.where(epoch == first_epoch, tf.constant(num_skipped, tf.int64), 0)
+      tf.where(is_first, tf.constant(num_skipped, tf.int64), 0)
     )
 
-  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
-    epoch_records
-  )
+  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(read_epoch)
 
 
 def _positions_after(
-  window, window_size: int, batch_size: int, identity: int
+  first_record: tf.Tensor, window_size: int, batch_size: int, identity: int
 ) -> tf.Tensor:
-  """Returns the `input_position` after each batch of a window.
+  """Returns the `input_position` after each batch of a window, int64 [n, 4].
 
-  A position is (identity of the records, first record of a window, batches of
-  it that were taken, batch size): with 3 batches of 2 in the window at 12,
+  A position is (identity of the records, first record of a window, number of
+  its batches that are done, batch size). With 3 batches of 2 records in the
+  window that begins with record 12 of the stream:
 
       (id, 12, 1, 2)  (id, 12, 2, 2)  (id, 18, 0, 2)
   """
   num_batches = window_size // batch_size
-  taken = tf.range(1, num_batches + 1, dtype=tf.int64)
-  is_last = taken == num_batches
-  return tf.stack(
-    [
-      tf.fill([num_batches], tf.constant(identity, tf.int64)),
-      window + tf.where(is_last, tf.constant(window_size, tf.int64), 0),
-      tf.where(is_last, tf.constant(0, tf.int64), taken),
-      tf.fill([num_batches], tf.constant(batch_size, tf.int64)),
-    ],
-    axis=1,
-  )
+  num_done = tf.range(1, num_batches + 1, dtype=tf.int64)
+  is_last = num_done == num_batches
+  # The position after the last batch is the start of the next window.
+  columns = [
+    tf.fill([num_batches], tf.constant(identity, tf.int64)),
+    first_record + tf.where(is_last, tf.constant(window_size, tf.int64), 0),
+    tf.where(is_last, tf.constant(0, tf.int64), num_done),
+    tf.fill([num_batches], tf.constant(batch_size, tf.int64)),
+  ]
+  return tf.stack(columns, axis=1)
 
 
-def _longest_sequences(parsed, num_sequences: int) -> tf.Tensor:
-  """Returns the length of the longest sequence of each record, int64."""
+def _longest_sequences(window: Features, num_sequences: int) -> tf.Tensor:
+  """Returns the length of the longest sequence of each record, int64 [n]."""
   if num_sequences > 1:
-    return tf.reduce_max(parsed["sequence_lengths"], axis=1)
-  return parsed["input_ids"].row_lengths()
+    return tf.reduce_max(window["sequence_lengths"], axis=1)
+  return window["input_ids"].row_lengths()
 
 
-def _to_dense(batch, num_sequences: int) -> dict[str, tf.Tensor]:
-  """Pads the ragged features of a batch to its longest sequence."""
-  lengths = batch.pop("sequence_lengths", None)
+def _to_dense(batch: Features, num_sequences: int) -> Features:
+  """Returns a batch whose ragged features are padded to the longest sequence.
+
+  sequence_lengths   [[2, 1], [1, 3]]            2 records of 2 sequences
+  ragged, by record  [[1, 2, 3], [4, 5, 6, 7]]
+  by sequence        [[1, 2], [3], [4], [5, 6, 7]]
+  dense              [[[1, 2, 0], [3, 0, 0]], [[4, 0, 0], [5, 6, 7]]]
+  """
+  sequence_lengths = batch.pop("sequence_lengths", None)
+  num_records = tf.shape(batch["input_ids"].row_lengths())
+  dense = {"is_real_example": tf.ones(num_records)}
   batch["input_mask"] = tf.ones_like(batch["input_ids"])
-  dense = {
-    "is_real_example": tf.ones(tf.shape(batch["input_ids"].row_lengths()))
-  }
   for name, value in batch.items():
     if isinstance(value, tf.RaggedTensor):
-      if lengths is not None:
-        value = tf.RaggedTensor.from_row_lengths(
-          value.values, tf.reshape(lengths, [-1])
+      if sequence_lengths is None:
+        value = value.to_tensor()  # [batch_size, longest]
+      else:
+        by_sequence = tf.RaggedTensor.from_row_lengths(
+          value.values, tf.reshape(sequence_lengths, [-1])
         )
-      value = value.to_tensor()
-      if lengths is not None:
-        value = tf.reshape(value, [-1, num_sequences, tf.shape(value)[1]])
+        value = by_sequence.to_tensor()  # [batch_size * num_sequences, longest]
+        longest = tf.shape(value)[1]
+        value = tf.reshape(value, [-1, num_sequences, longest])
       if value.dtype == tf.int64:
         value = tf.cast(value, tf.int32)
     dense[name] = value
   return dense
+
+
+# --- Batches of sequences that are made on the way ---------------------------
 
 
 def features_dataset(
@@ -329,106 +322,144 @@ def features_dataset(
   batch_size: int,
   static_shapes: bool = False,
 ) -> tf.data.Dataset:
-  """Batches of sequences that are made on the way, in order.
+  """Returns a Dataset of batches of sequences, in the given order.
 
-  Short sequences make batches of more rows, with about as many tokens in all,
-  so that each is worth its computation.
+  Batches of shorter sequences have more rows: a batch always holds about
+  `batch_size * max_seq_length` ids, so that each is worth its computation.
 
   Args:
-    sequences: gives an iterator over them, best sorted by length.
-    max_seq_length: no sequence is longer.
-    batch_size: sequences per batch of the longest ones.
-    static_shapes: give every batch one shape, as for `task_dataset`.
+    sequences: Function that returns an iterator over the sequences, which are
+      best sorted by length.
+    max_seq_length: Maximum length of a sequence.
+    batch_size: Number of sequences per batch if they have this length.
+    static_shapes: Whether all batches have the same shape; see `task_dataset`.
 
   Returns:
-    A Dataset like that of `task_dataset`, without `label_ids`.
+    A Dataset of dictionaries with int32 `input_ids`, `input_mask` and
+    `segment_ids` of shape [rows, length], and float32 `is_real_example` of
+    shape [rows].
   """
-  names = ("input_ids", "input_mask", "segment_ids")
 
-  def batches():
-    pending, length = [], 0
-    for packed in sequences():
-      pending.append(packed)
-      length = max(length, len(packed.input_ids))
+  def batches() -> Iterator[dict[str, np.ndarray]]:
+    pending: list[encoding.InputFeatures] = []
+    length = 0  # of the longest pending sequence
+    for features in sequences():
+      pending.append(features)
+      length = max(length, len(features.input_ids))
       if static_shapes:
         length = max_seq_length
-      # The number of rows follows from the length: few shapes, of which each
-      # is compiled once.
+      # The number of rows is a function of the length, so that there are few
+      # shapes, each of which is compiled once.
       num_rows = batch_size * max_seq_length // length
       if len(pending) >= num_rows:
-        yield _batch(pending[:num_rows], num_rows, length)
+        yield _create_batch(pending[:num_rows], num_rows, length)
         pending = pending[num_rows:]
         length = max((len(rest.input_ids) for rest in pending), default=0)
-    if pending:
-      yield _batch(
-        pending,
-        batch_size if static_shapes else len(pending),
-        max_seq_length if static_shapes else length,
-      )
-
-  def _batch(rows, num_rows, length):
-    lengths = np.zeros([num_rows, 1], int)
-    lengths[: len(rows), 0] = [len(packed.input_ids) for packed in rows]
-    is_token = np.arange(length) < lengths
-    batch = {
-      "input_mask": is_token.astype(np.int32),
-      "is_real_example": (lengths[:, 0] > 0).astype(np.float32),
-    }
-    for name in ("input_ids", "segment_ids"):
-      batch[name] = np.zeros([num_rows, length], np.int32)
-      batch[name][is_token] = np.fromiter(
-        itertools.chain.from_iterable(getattr(packed, name) for packed in rows),
-        np.int32,
-      )
-    return batch
+    if pending and static_shapes:
+      yield _create_batch(pending, batch_size, max_seq_length)
+    elif pending:
+      yield _create_batch(pending, len(pending), length)
 
   shape = [batch_size, max_seq_length] if static_shapes else [None, None]
-  return tf.data.Dataset.from_generator(
-    batches,
-    output_signature={
-      **{name: tf.TensorSpec(shape, tf.int32) for name in names},
-      "is_real_example": tf.TensorSpec(shape[:1], tf.float32),
-    },
-  ).prefetch(_AUTOTUNE)
+  ids = tf.TensorSpec(shape, tf.int32)
+  signature = {
+    "input_ids": ids,
+    "input_mask": ids,
+    "segment_ids": ids,
+    "is_real_example": tf.TensorSpec(shape[:1], tf.float32),
+  }
+  dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+  return dataset.prefetch(_AUTOTUNE)
 
 
-def _padding_function(
-  max_seq_length: int,
-  batch_size: int,
-  static_shapes: bool,
-  names: Sequence[str],
-) -> Callable:
-  """Returns the function that pads a batch on.
+def _create_batch(
+  sequences: Sequence[encoding.InputFeatures], num_rows: int, length: int
+) -> dict[str, np.ndarray]:
+  """Returns a batch of sequences, padded to a number of rows and a length."""
+  lengths = np.zeros([num_rows, 1], int)
+  lengths[: len(sequences), 0] = [len(x.input_ids) for x in sequences]
+  is_token = np.arange(length) < lengths  # [num_rows, length]
+  batch = {
+    "input_mask": is_token.astype(np.int32),
+    "is_real_example": (lengths[:, 0] > 0).astype(np.float32),
+  }
+  for name in ("input_ids", "segment_ids"):
+    rows = [getattr(x, name) for x in sequences]
+    batch[name] = np.zeros([num_rows, length], np.int32)
+    # The places of tokens, row by row, get the values of all rows in order.
+    batch[name][is_token] = np.fromiter(
+      itertools.chain.from_iterable(rows), np.int32
+    )
+  return batch
 
-  Args:
-    max_seq_length: see `task_dataset`, like the next two.
-    batch_size: examples per batch.
-    static_shapes: give every batch one shape.
-    names: of the features that have a value for each token, in the last
-      dimension.
+
+# --- Padding -----------------------------------------------------------------
+
+
+def bucket_lengths(max_seq_length: int) -> list[int]:
+  """Returns the lengths that batches are padded to; the last is the maximum.
+
+  Steps of 4, 8, 16 and 32 cause little padding, and are few enough that each
+  shape, which has to be compiled, occurs often.
   """
-  lengths = tf.constant(
-    [max_seq_length] if static_shapes else bucket_lengths(max_seq_length)
-  )
+  lengths = [
+    *range(4, 64, 4),
+    *range(64, 128, 8),
+    *range(128, 256, 16),
+    *range(256, max_seq_length, 32),
+  ]
+  return [n for n in lengths if n < max_seq_length] + [max_seq_length]
 
-  def pad(features):
-    """Pads to one of `lengths`, and if shapes are static all rows."""
+
+class _Padding:
+  """Pads dense batches to one of a few lengths, or to one static shape."""
+
+  def __init__(
+    self,
+    max_seq_length: int,
+    batch_size: int,
+    static_shapes: bool,
+    spec: Mapping[str, object],
+  ):
+    """Sets what to pad to.
+
+    Args:
+      max_seq_length: See `task_dataset`, also for the next two.
+      batch_size: Number of rows if shapes are static.
+      static_shapes: Whether all batches get the same shape.
+      spec: Specification of the features. Ragged ones have a value for each
+        token, in the last dimension.
+    """
+    self._static_shape = None
+    lengths = bucket_lengths(max_seq_length)
+    if static_shapes:
+      self._static_shape = batch_size, max_seq_length
+      lengths = [max_seq_length]
+    self._lengths = tf.constant(lengths)
+    self._token_features = {"input_mask"}
+    for name, feature in spec.items():
+      if isinstance(feature, tf.io.RaggedFeature):
+        self._token_features.add(name)
+
+  def __call__(self, features: Features) -> Features:
+    """Returns the padded features of a batch."""
     shape = tf.shape(features["input_ids"])
-    length = lengths[tf.searchsorted(lengths, shape[-1:])[0]]
-    missing_rows = batch_size - shape[0] if static_shapes else 0
+    num_rows, longest = shape[0], shape[-1]
+    length = self._lengths[tf.searchsorted(self._lengths, [longest])[0]]
+    missing_rows = 0
+    if self._static_shape:
+      missing_rows = self._static_shape[0] - num_rows
     padded = {}
     for name, value in features.items():
-      paddings = [[0, missing_rows]] + [[0, 0]] * (value.shape.rank - 1)
-      if name in names:
-        paddings[-1] = [0, length - shape[-1]]
+      inner_shape = value.shape[1:].as_list()
+      paddings = [[0, missing_rows]] + [[0, 0]] * len(inner_shape)
+      if name in self._token_features:
+        paddings[-1] = [0, length - longest]
       padded[name] = tf.pad(value, paddings)
-      if static_shapes:
-        inner = (
-          value.shape[1:-1] + [max_seq_length]
-          if (name in names)
-          else value.shape[1:]
-        )
-        padded[name] = tf.ensure_shape(padded[name], [batch_size, *inner])
+      if self._static_shape:
+        batch_size, max_seq_length = self._static_shape
+        if name in self._token_features:
+          inner_shape[-1] = max_seq_length
+        shape = [batch_size, *inner_shape]
+        padded[name] = tf.ensure_shape(padded[name], shape)
     return padded
-
-  return pad

@@ -1,22 +1,22 @@
-"""Token ids as the encoder reads them.
+"""Sequences of token ids as the encoder reads them, cut to a length.
 
-    [CLS] a a a [SEP] b b [SEP]
-      0   0 0 0   0   1 1   1      segment_ids
+    tokens       [CLS] a a a [SEP] b b [SEP]
+    segment_ids    0   0 0 0   0   1 1   1
 
-Features are not padded; `batching` pads them.
+Sequences are not padded here; `batching` pads whole batches.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# What becomes of texts that are too long; see `encode_long_pair`.
+# How to handle texts that are too long; see `encode_long_pair`.
 TRUNCATE = "truncate"
 HEAD_TAIL = "head_tail"
 SLIDING_WINDOW = "sliding_window"
 
 
 class InputFeatures(NamedTuple):
-  """A sequence, or a pair of them, as the encoder reads it."""
+  """The ids of one text or of a pair of texts, with special tokens."""
 
   input_ids: list[int]
   segment_ids: list[int]
@@ -25,17 +25,21 @@ class InputFeatures(NamedTuple):
 def truncate_pair(
   length_a: int, length_b: int, max_length: int
 ) -> tuple[int, int]:
-  """Returns the lengths that a pair is cut to, `max_length` in all.
+  """Returns the lengths to cut a pair to, `max_length` in total.
 
-  One id at a time comes off whichever is longer then (off b when they are
-  equal), because an id of a short sequence tells more than one of a long one.
+  One id at a time is removed from the longer sequence (from b when both are
+  equally long), because an id of a short sequence carries more information
+  than an id of a long one.
   """
   excess = max(0, length_a + length_b - max_length)
-  # First the longer one comes down to the other, then they take turns.
+  # The longer sequence is cut to the length of the other one. From there both
+  # lose ids in turn, b first.
   cut_a = min(excess, max(0, length_a - length_b))
   cut_b = min(excess, max(0, length_b - length_a))
-  rest = excess - cut_a - cut_b
-  return length_a - cut_a - rest // 2, length_b - cut_b - (rest + 1) // 2
+  shared = excess - cut_a - cut_b
+  cut_a += shared // 2
+  cut_b += shared - shared // 2
+  return length_a - cut_a, length_b - cut_b
 
 
 def encode_pair(
@@ -48,15 +52,16 @@ def encode_pair(
   """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut to fit.
 
   Args:
-    ids_a: ids of the first sequence.
-    ids_b: ids of the second, or None (or empty) for none.
-    max_seq_length: the most ids to return.
-    cls_id: id of `[CLS]`.
-    sep_id: id of `[SEP]`.
+    ids_a: Ids of the first text.
+    ids_b: Ids of the second text; None or empty if there is only one.
+    max_seq_length: Maximum number of ids, including `[CLS]` and `[SEP]`.
+    cls_id: Id of `[CLS]`.
+    sep_id: Id of `[SEP]`.
   """
-  return encode_long_pair(
+  [features] = encode_long_pair(
     ids_a, ids_b, max_seq_length, cls_id, sep_id, TRUNCATE
-  )[0]
+  )
+  return features
 
 
 def encode_long_pair(
@@ -67,60 +72,71 @@ def encode_long_pair(
   sep_id: int,
   long_text: str,
 ) -> list[InputFeatures]:
-  """Packs a sequence or a pair that may be too long for the encoder.
+  """Returns the sequences for a text or a pair that may be too long.
 
   Args:
-    ids_a: as for `encode_pair`, like the four that follow.
-    ids_b: of the second sequence, or None.
-    max_seq_length: the most ids of a window.
-    cls_id: id of `[CLS]`.
-    sep_id: id of `[SEP]`.
-    long_text: what becomes of what does not fit: `truncate` keeps the
-      beginning; `head_tail` a quarter of the room from the beginning and the
-      rest from the end, which Sun et al. (2019) found best; `sliding_window`
-      keeps all, in windows that overlap by half. Of a pair the longer one is
-      windowed; the other one is in each window, with half of the room at most.
+    ids_a: Ids of the first text.
+    ids_b: Ids of the second text; None or empty if there is only one.
+    max_seq_length: Maximum number of ids of a sequence.
+    cls_id: Id of `[CLS]`.
+    sep_id: Id of `[SEP]`.
+    long_text: How to handle a text that does not fit. `truncate` keeps its
+      beginning. `head_tail` keeps its beginning, a quarter of the available
+      length, and its end, which Sun et al. (2019) found to work best.
+      `sliding_window` keeps all of it, in windows that overlap by half; of a
+      pair, the longer text is cut into windows, and each window contains the
+      other text, cut to half of the available length.
 
   Returns:
-    The windows, one unless `long_text` is `sliding_window`.
+    One sequence, or with `sliding_window` one or more.
   """
+  ids_b = ids_b or ()
   room = max_seq_length - (3 if ids_b else 2)
-  ids_b = ids_b or []
   length_a, length_b = truncate_pair(len(ids_a), len(ids_b), room)
-  if long_text == SLIDING_WINDOW:
-    windows_a, windows_b = [ids_a[:length_a]], [ids_b[:length_b]]
+  cut_a = cut_b = _keep_head
+  if long_text == HEAD_TAIL:
+    cut_a = cut_b = _keep_head_and_tail
+  elif long_text == SLIDING_WINDOW:
     if len(ids_a) >= len(ids_b):
-      windows_a = _windows(ids_a, length_a)
+      cut_a = _cut_half_windows
     else:
-      windows_b = _windows(ids_b, length_b)
-    pairs = [(a, b) for a in windows_a for b in windows_b]
-  else:
-    keep = _head_and_tail if long_text == HEAD_TAIL else _head
-    pairs = [(keep(ids_a, length_a), keep(ids_b, length_b))]
+      cut_b = _cut_half_windows
   return [
-    InputFeatures(
-      [cls_id, *a, sep_id, *([*b, sep_id] if b else ())],
-      [0] * (len(a) + 2) + [1] * (len(b) + 1 if b else 0),
-    )
-    for a, b in pairs
+    _add_special_tokens(a, b, cls_id, sep_id)
+    for a in cut_a(ids_a, length_a)
+    for b in cut_b(ids_b, length_b)
   ]
 
 
-def _head(ids, length: int):
-  return ids[:length]
+def _add_special_tokens(
+  ids_a: Sequence[int], ids_b: Sequence[int], cls_id: int, sep_id: int
+) -> InputFeatures:
+  input_ids = [cls_id, *ids_a, sep_id]
+  segment_ids = [0] * len(input_ids)
+  if ids_b:
+    input_ids += [*ids_b, sep_id]
+    segment_ids += [1] * (len(ids_b) + 1)
+  return InputFeatures(input_ids, segment_ids)
 
 
-def _head_and_tail(ids, length: int):
+# Each of these functions cuts ids to `length`, in one piece or several.
+
+
+def _keep_head(ids: Sequence[int], length: int) -> list[Sequence[int]]:
+  return [ids[:length]]
+
+
+def _keep_head_and_tail(ids: Sequence[int], length: int) -> list[Sequence[int]]:
   if len(ids) <= length:
-    return ids
-  head = length // 4
-  return [*ids[:head], *ids[len(ids) - (length - head) :]]
+    return [ids]
+  head_length = length // 4
+  tail_start = len(ids) - (length - head_length)
+  return [[*ids[:head_length], *ids[tail_start:]]]
 
 
-def _windows(ids, length: int) -> list:
-  """Cuts ids into windows that overlap by half; the last ends with them."""
-  last = len(ids) - length
+def _cut_half_windows(ids: Sequence[int], length: int) -> list[Sequence[int]]:
+  """Returns windows that overlap by half; the last one ends with the ids."""
   stride = max(1, length // 2)
-  return [
-    ids[start : start + length] for start in [*range(0, last, stride), last]
-  ]
+  last_start = len(ids) - length
+  starts = [*range(0, last_start, stride), last_start]
+  return [ids[start : start + length] for start in starts]

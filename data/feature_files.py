@@ -300,7 +300,7 @@ class PartedFile:
       self._is_open = True
     name = _name(number)
     try:
-      with file_io.whole_file(self._folder.path_of(name)) as temporary:
+      with file_io.atomic_file(self._folder.path_of(name)) as temporary:
         self._format.write(temporary, features)
       self._folder.record(name, {"lines": len(features)})
     except BaseException:
@@ -321,7 +321,7 @@ class PartedFile:
           "meantime. Run the same command again: it is made "
           "again."
         )
-    with file_io.whole_file(self._path) as temporary:
+    with file_io.atomic_file(self._path) as temporary:
       self._format.merge(list(map(self._folder.path_of, names)), temporary)
     self._folder.remove()
 

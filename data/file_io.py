@@ -309,7 +309,7 @@ def _finite_float(text: str) -> float:
 
 
 @contextlib.contextmanager
-def whole_file(path: str, temporary_dir: str | None = None) -> Iterator[str]:
+def atomic_file(path: str, temporary_dir: str | None = None) -> Iterator[str]:
   """Gives a temporary path, and renames it to `path` if nothing went wrong.
 
   Args:
@@ -347,8 +347,8 @@ def whole_file(path: str, temporary_dir: str | None = None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str) -> Iterator[str]:
-  """Like `whole_file`, for a folder that does not exist yet.
+def atomic_folder(path: str) -> Iterator[str]:
+  """Like `atomic_file`, for a folder that does not exist yet.
 
   Raises:
     UserError: the folder cannot be written.
@@ -427,7 +427,7 @@ def write_bytes(path: str, content: bytes) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  with whole_file(path) as temporary:
+  with atomic_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       writer.write(content)
 

@@ -1,13 +1,16 @@
-"""TFRecord files: used again where they are as they would be made, and damage.
+"""TFRecord files: written, reused, and searched for damage.
 
-A file of records that a program makes for itself gets a stamp next to it: a
-digest of all that the records depend on, and the checksum of the file. A later
-run with the same digest and an undamaged file takes the records as they are.
+Next to a file of records that a program makes for itself, it writes a stamp: a
+digest of everything that the records depend on, and the checksum of the file.
+If a later run has the same digest and the file is intact, it uses the records
+as they are.
+
+Each record of a TFRecord file is stored as:
 
     length (8 bytes)  its checksum (4)  the record  its checksum (4)
 
-Damage is looked for only after TensorFlow has failed on a file, or when it is
-to be skipped. Reading undamaged files costs nothing more.
+Damage is searched for only after TensorFlow has failed to read a file, or when
+it is to be skipped, so reading intact files takes no extra time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +20,7 @@ import json
 import os
 import shutil
 import tempfile
-from typing import (
-  NamedTuple,
-)
+from typing import NamedTuple
 import unicodedata
 import zlib
 
@@ -35,64 +36,84 @@ STAMP_SUFFIX = ".stamp.json"
 _VERSION = 1
 _CHUNK_BYTES = 2**22
 _RECORDS_PER_BATCH = 1024
-# How many damaged records of one file may be left out.
-_MOST_DAMAGED = 100
+# Maximum number of damaged records of one file that may be skipped.
+_MAX_DAMAGED = 100
 _HEADER_BYTES = 12
-_FRAME_BYTES = 16  # a header and the checksum of the record
+_FRAME_BYTES = 16  # the header, and the checksum of the record
 
 
-# --- Records that are used again ---------------------------------------------
+def write_records(
+  path: str, records: Iterable[bytes], temporary_dir: str | None = None
+) -> int:
+  """Writes a TFRecord file, completely or not at all.
+
+  Args:
+    path: Path of the file.
+    records: Serialized records.
+    temporary_dir: Folder for the unfinished file; see `file_io.atomic_file`.
+
+  Returns:
+    The number of records.
+  """
+  count = 0
+  with file_io.atomic_file(path, temporary_dir) as temporary:
+    with tf.io.TFRecordWriter(temporary) as writer:
+      for record in records:
+        writer.write(record)
+        count += 1
+  return count
+
+
+# --- Reused records ----------------------------------------------------------
 
 
 class StampedFile(NamedTuple):
   """A file of records that a program made for itself.
 
   Attributes:
-    facts: what its maker wants to know of it, as JSON.
-    checksum: of its bytes, CRC-32.
+    facts: Facts about the records that their maker stored, as JSON.
+    checksum: CRC-32 of the file.
   """
 
   facts: dict
   checksum: int
 
 
-def reuse_or_write(
+def reuse_or_write_file(
   path: str, digest: str, write: Callable[[], dict]
 ) -> StampedFile:
-  """Takes a file of records as it is, if it is as it would be made.
+  """Returns a file of records, which is written unless it exists already.
 
   Args:
-    path: of the file.
-    digest: of all that the records depend on, see `digest_of`.
-    write: writes the file, and returns facts about it that are JSON.
+    path: Path of the file.
+    digest: Digest of everything that the records depend on; see
+      `compute_digest`.
+    write: Function that writes the file and returns facts about it, as JSON.
   """
   stamp_file = path + STAMP_SUFFIX
-  known = _read_stamp(stamp_file)
-  if known.get("digest") == digest and (
-    _checksum(path) == (known.get("bytes"), known.get("crc32"))
-  ):
+  stamp = _read_stamp(stamp_file)
+  stamped_size = stamp.get("bytes"), stamp.get("crc32")
+  if stamp.get("digest") == digest and _measure_file(path) == stamped_size:
     logging.info(
-      "%s is used again: it was made of the same input with the same settings.",
+      "Using %s, which was made from the same input with the same settings.",
       path,
     )
-    return StampedFile(known["facts"], known["crc32"])
+    return StampedFile(stamp["facts"], stamp["crc32"])
   facts = json.loads(json.dumps(write()))
-  num_bytes, checksum = _checksum(path)
-  file_io.write_json(
-    stamp_file,
-    {
-      "digest": digest,
-      "bytes": num_bytes,
-      "crc32": checksum,
-      "facts": facts,
-      "facts_crc32": _checksum_of_facts(facts),
-    },
-  )
+  num_bytes, checksum = _measure_file(path)
+  stamp = {
+    "digest": digest,
+    "bytes": num_bytes,
+    "crc32": checksum,
+    "facts": facts,
+    "facts_crc32": _compute_facts_checksum(facts),
+  }
+  file_io.write_json(stamp_file, stamp)
   return StampedFile(facts, checksum)
 
 
 def _read_stamp(path: str) -> dict:
-  """Returns what a stamp says; nothing if it is missing or damaged."""
+  """Returns the content of a stamp; empty if it is missing or damaged."""
   if not tf.io.gfile.exists(path):
     return {}
   try:
@@ -101,18 +122,19 @@ def _read_stamp(path: str) -> dict:
     logging.warning("%s The records are made again.", error)
     return {}
   facts = stamp.get("facts")
-  is_whole = isinstance(facts, dict) and (
-    _checksum_of_facts(facts) == stamp.get("facts_crc32")
-  )
-  return stamp if is_whole else {}
+  if not isinstance(facts, dict):
+    return {}
+  if stamp.get("facts_crc32") != _compute_facts_checksum(facts):
+    return {}
+  return stamp
 
 
-def _checksum_of_facts(facts: dict) -> int:
+def _compute_facts_checksum(facts: dict) -> int:
   return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
-def _checksum(path: str) -> tuple[int, int]:
-  """Returns the number of bytes and the CRC-32 of a file; zeros for none."""
+def _measure_file(path: str) -> tuple[int, int]:
+  """Returns the size and the CRC-32 of a file; zeros if there is none."""
   if not tf.io.gfile.exists(path):
     return 0, 0
   num_bytes = checksum = 0
@@ -123,11 +145,12 @@ def _checksum(path: str) -> tuple[int, int]:
   return num_bytes, checksum
 
 
-def digest_of(*parts) -> str:
-  """Returns a digest of dataclasses, arrays, and what JSON can hold.
+def compute_digest(*parts) -> str:
+  """Returns a digest of dataclasses, arrays, and JSON values.
 
-  Two versions of this code that make other records have other digests, and so
-  have two versions of Python that classify characters differently.
+  It also depends on the version of this code, if that makes other records, and
+  on the version of Unicode, because Python versions classify characters
+  differently.
   """
   digest = hashlib.sha256()
   for part in (_VERSION, unicodedata.unidata_version, *parts):
@@ -135,21 +158,21 @@ def digest_of(*parts) -> str:
       digest.update(f"{part.dtype.str}{part.shape}".encode())
       digest.update(np.ascontiguousarray(part).data)
     else:
-      digest.update(json.dumps(part, default=_fields).encode())
+      digest.update(json.dumps(part, default=_to_json).encode())
   return digest.hexdigest()
 
 
-def _fields(value) -> object:
-  """Returns what stands for a value that is not JSON."""
+def _to_json(value) -> object:
+  """Returns the JSON form of a dataclass."""
   if dataclasses.is_dataclass(value):
     return [type(value).__name__, *vars(value).values()]
   raise TypeError(f"{type(value)} has no digest.")
 
 
-def digest_of_tokenizer(tokenizer) -> str:
-  """Returns a digest of all that decides what a tokenizer makes of a text."""
+def compute_tokenizer_digest(tokenizer) -> str:
+  """Returns a digest of everything that decides how a text is tokenized."""
   basic = tokenizer.basic_tokenizer
-  return digest_of(
+  return compute_digest(
     list(tokenizer.vocab.items()),
     basic.do_lower_case,
     basic.strip_accents,
@@ -164,9 +187,9 @@ class Damage(NamedTuple):
   """A record that cannot be used.
 
   Attributes:
-    file: its path.
-    record: its number, from 1.
-    problem: what is wrong with it.
+    file: Path of its file.
+    record: Number of the record, from 1.
+    problem: Description of the problem.
   """
 
   file: str
@@ -177,85 +200,98 @@ class Damage(NamedTuple):
     return f"{self.file}, record {self.record}: {self.problem}"
 
 
-# Says what is wrong with some of a batch of records: index -> problem.
-Examine = Callable[[Sequence[bytes]], Mapping[int, str]]
+# A function that examines the content of a batch of records, and returns the
+# problems of the bad ones by their index in the batch.
+FindProblems = Callable[[Sequence[bytes]], Mapping[int, str]]
 
 
-def find_damage(files: Sequence[str], examine: Examine) -> Damage | None:
+def find_damage(
+  files: Sequence[str], find_problems: FindProblems
+) -> Damage | None:
   """Returns the first damaged record of some files, or None."""
   for file in files:
-    for part in _scan(file, examine, None):
+    for part in _scan_file(file, find_problems, None):
       if isinstance(part, Damage):
         return part
   return None
 
 
-def readable_records(file: str) -> Iterator[bytes]:
-  """Yields the records of a file whose checksums are right."""
+def read_readable_records(file: str) -> Iterator[bytes]:
+  """Yields the records of a file whose checksums are correct."""
   with tempfile.TemporaryDirectory() as temporary_dir:
-    for part in _scan(file, lambda unused_records: {}, temporary_dir):
+    for part in _scan_file(file, _find_no_problems, temporary_dir):
       if not isinstance(part, Damage):
         yield from part
 
 
-def without_damage(
-  file: str, folder: str, examine: Examine
+def _find_no_problems(records: Sequence[bytes]) -> Mapping[int, str]:
+  del records
+  return {}
+
+
+def copy_undamaged_records(
+  file: str, folder: str, find_problems: FindProblems
 ) -> tuple[str, list[Damage]]:
-  """Returns a file with the undamaged records of another.
+  """Copies a file without its damaged records, if there are any.
 
   Args:
-    file: the other file.
-    folder: where to write a copy, if there is damage.
-    examine: says what is wrong with the content of records.
+    file: Path of the file.
+    folder: Folder for the copy.
+    find_problems: Function that examines the content of records.
 
   Returns:
-    The path of the file itself if it has no damage, else that of the copy; and
-    what was left out.
+    The path of the copy, or of the file itself if it has no damage; and the
+    damaged records.
 
   Raises:
-    UserError: more is damaged than should be left out.
+    UserError: The file has too much damage to be skipped.
   """
   damages = []
 
-  def undamaged():
+  def undamaged_records():
     with tempfile.TemporaryDirectory() as temporary_dir:
-      for part in _scan(file, examine, temporary_dir):
+      for part in _scan_file(file, find_problems, temporary_dir):
         if not isinstance(part, Damage):
           yield from part
           continue
         damages.append(part)
-        if len(damages) > _MOST_DAMAGED:
+        if len(damages) > _MAX_DAMAGED:
           raise UserError(
-            f"{file} has more than {_MOST_DAMAGED} damaged "
-            "records. Make it again."
+            f"{file} has more than {_MAX_DAMAGED} damaged records. Make it "
+            "again."
           )
 
-  if find_damage([file], examine) is None:
+  if find_damage([file], find_problems) is None:
     return file, []
   copy = os.path.join(folder, os.path.basename(file))
-  with file_io.whole_file(copy) as temporary:
-    with tf.io.TFRecordWriter(temporary) as writer:
-      for record in undamaged():
-        writer.write(record)
+  write_records(copy, undamaged_records())
   return copy, damages
 
 
-def _scan(
-  file: str, examine: Examine, temporary_dir: str | None
+def _scan_file(
+  file: str, find_problems: FindProblems, temporary_dir: str | None
 ) -> Iterator[list[bytes] | Damage]:
-  """Yields the undamaged records of a file, and what is damaged, in order.
+  """Yields lists of undamaged records and single damaged ones, in order.
+
+  TensorFlow reads no further than a record with a wrong checksum. The rest of
+  the file is copied, and the copy is read like another file:
+
+      file     1 2 3 X 5 6 X 8      X = wrong checksum
+      rest-4           5 6 X 8
+      rest-7                 8
 
   Args:
-    file: its path.
-    examine: says what is wrong with the content of records.
-    temporary_dir: for what comes after a record that TensorFlow cannot read;
-      None to end there.
+    file: Path of the file.
+    find_problems: Function that examines the content of records.
+    temporary_dir: Folder for such copies; None to end at a wrong checksum.
   """
-  number, rest = 1, file
+  number = 1  # of the next record in the original file
+  rest = file
   while True:
-    size, offset = tf.io.gfile.stat(rest).length, 0
-    for batch in _readable_batches(rest):
-      problems = examine(batch)
+    size = tf.io.gfile.stat(rest).length
+    offset = 0  # of the next record in `rest`
+    for batch in _read_batches(rest):
+      problems = find_problems(batch)
       yield [record for i, record in enumerate(batch) if i not in problems]
       for i in sorted(problems):
         yield Damage(file, number + i, problems[i])
@@ -264,33 +300,34 @@ def _scan(
     if offset >= size:
       return
     # TensorFlow cannot read the record at `offset`.
-    length = _length_at(rest, offset)
+    length = _read_length(rest, offset)
     end = offset + _FRAME_BYTES + (length or 0)
     if length is None or end > size:
       yield Damage(
         file,
         number,
-        "it is damaged or cut off, and so the last "
-        f"{size - offset} bytes of the file cannot be read",
+        f"it is damaged or cut off, so the last {size - offset} bytes of the "
+        "file cannot be read",
       )
       return
     yield Damage(file, number, "its checksum is wrong, so it is damaged")
     if temporary_dir is None:
       return
-    rest = _copy_from(rest, end, os.path.join(temporary_dir, f"rest-{number}"))
+    target = os.path.join(temporary_dir, f"rest-{number}")
+    rest = _copy_from(rest, end, target)
     number += 1
 
 
 def _copy_from(file: str, offset: int, target: str) -> str:
-  """Copies a file from a byte on; returns the path of the copy."""
+  """Copies the end of a file, from a byte on; returns the path of the copy."""
   with tf.io.gfile.GFile(file, "rb") as reader, open(target, "wb") as writer:
     reader.seek(offset)
     shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
   return target
 
 
-def _readable_batches(file: str) -> Iterator[list[bytes]]:
-  """Yields records until one cannot be read, or the file ends."""
+def _read_batches(file: str) -> Iterator[list[bytes]]:
+  """Yields records in batches, up to the first one with a wrong checksum."""
   dataset = tf.data.TFRecordDataset(file)
   num_read = 0
   try:
@@ -298,7 +335,7 @@ def _readable_batches(file: str) -> Iterator[list[bytes]]:
       yield batch.tolist()
       num_read += len(batch)
   except tf.errors.DataLossError:
-    # The batch that failed had good records before the bad one.
+    # The batch that failed contains good records before the bad one.
     rest = []
     try:
       for record in dataset.skip(num_read).as_numpy_iterator():
@@ -309,7 +346,7 @@ def _readable_batches(file: str) -> Iterator[list[bytes]]:
       yield rest
 
 
-def _length_at(file: str, offset: int) -> int | None:
+def _read_length(file: str, offset: int) -> int | None:
   """Returns the length of the record at a byte; None if it is damaged."""
   with tf.io.gfile.GFile(file, "rb") as reader:
     reader.seek(offset)
@@ -317,33 +354,22 @@ def _length_at(file: str, offset: int) -> int | None:
   if len(header) < _HEADER_BYTES:
     return None
   length, checksum = header[:8], int.from_bytes(header[8:], "little")
-  if _masked_crc32c(length) != checksum:
+  if _compute_masked_crc32c(length) != checksum:
     return None
   return int.from_bytes(length, "little")
 
 
-def _masked_crc32c(content: bytes) -> int:
-  """Returns the checksum of TFRecord files, of a few bytes."""
+def _compute_masked_crc32c(content: bytes) -> int:
+  """Returns the checksum that TFRecord files use, for a few bytes."""
   crc = 0xFFFFFFFF
   for byte in content:
     crc ^= byte
     for _ in range(8):
-      crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+      is_odd = crc & 1
+      crc >>= 1
+      if is_odd:
+        crc ^= 0x82F63B78
   crc ^= 0xFFFFFFFF
-  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def write_records(
-  path: str, records: Iterable[bytes], temporary_dir: str | None = None
-) -> int:
-  """Writes a TFRecord file, whole or not at all; returns how many records.
-
-  Arguments as for `whole_file`.
-  """
-  count = 0
-  with file_io.whole_file(path, temporary_dir) as temporary:
-    with tf.io.TFRecordWriter(temporary) as writer:
-      for record in records:
-        writer.write(record)
-        count += 1
-  return count
+  # Rotated and shifted, because a checksum of data with checksums is weak.
+  rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
+  return (rotated + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,18 +1,19 @@
 """Batches of pre-training records, in an order that follows from the seed."""
 
-from collections.abc import Callable, Sequence
-import functools
+from collections.abc import Callable, Mapping, Sequence
 import os
+from typing import NamedTuple
 import zlib
 
 from absl import logging
 import tensorflow as tf
 
+from data import batching
 from pretraining import record_formats
 
-# How many records a shuffle may hold in memory.
+# Maximum number of records that a shuffle holds in memory.
 _SHUFFLE_BUFFER = 10_000
-# How many files of pre-training records are mixed with each other.
+# Number of files whose records are mixed with each other.
 _FILES_PER_GROUP = 4
 _AUTOTUNE = tf.data.AUTOTUNE
 
@@ -27,147 +28,192 @@ def pretraining_dataset(
   seed: int,
   drop_remainder: bool,
   position: Sequence[int] | None = None,
-  mask_anew: Callable | None = None,
+  redraw_masks: Callable | None = None,
 ) -> tf.data.Dataset:
-  """Batches of records that `create_pretraining_data.py` wrote.
+  """Returns a Dataset of batches of records of `create_pretraining_data.py`.
+
+  The Dataset fails at a batch that has a value out of range;
+  `record_formats.examine_records` finds the record and the reason.
 
   Args:
-    files: TFRecord files.
-    record_format: what `check_pretraining_files` says of them.
-    vocab_size: ids have to be below; the Dataset fails at a batch that has a
-      value out of range.
-    type_vocab_size: segment ids have to be below.
-    batch_size: examples per batch.
-    is_training: whether to shuffle and to repeat without end.
-    seed: of the order; it differs from epoch to epoch.
-    drop_remainder: whether to leave out a short last batch.
-    position: an `input_position` to begin at; None for the start.
-    mask_anew: function of the features of a batch, and of numbers that no
-      other batch has, that draws other masks for training; or None.
+    files: Paths of the TFRecord files.
+    record_format: Format of the records, from `check_pretraining_files`.
+    vocab_size: Limit of token ids.
+    type_vocab_size: Limit of segment ids.
+    batch_size: Number of records per batch.
+    is_training: Whether to shuffle the records and to repeat them endlessly.
+    seed: Seed of the order, which differs from epoch to epoch.
+    drop_remainder: Whether to drop a short last batch.
+    position: `input_position` of the batch after which to continue; None to
+      begin with the first epoch.
+    redraw_masks: Function that replaces the masks of a batch in training; see
+      `masking.Masking.mask_anew`. None keeps the masks of the records.
 
   Returns:
-    A Dataset of dictionaries with the features of `record_format`, batched;
-    ints are int32. In training `input_position`, int64 [4], tells where the
-    next batch begins.
+    A Dataset of dictionaries with the features of `record_format` as int32 or
+    float32 of shape [batch_size, ...]. In training, int64 `input_position` of
+    shape [4] says where the next batch begins.
   """
   spec = record_format.feature_spec()
   limits = record_formats.value_limits(
     record_format, vocab_size, type_vocab_size
   )
 
-  def parse(records):
-    features = tf.io.parse_example(records, spec)
-    # Which record it is, and what is wrong, is found by `examine_records`.
-    with tf.control_dependencies(
-      [
-        tf.raw_ops.Assert(
-          condition=record_formats.is_within_limits(features, limits),
-          data=["A record has values out of range."],
-        )
-      ]
-    ):
-      return {
-        name: tf.cast(value, tf.int32)
-        if value.dtype == tf.int64
-        else tf.identity(value)
-        for name, value in features.items()
-      }
+  def parse(serialized):
+    return _parse_batch(serialized, spec, limits)
 
-  if not is_training:
-    dataset = tf.data.TFRecordDataset(list(files)).batch(
-      batch_size, drop_remainder=drop_remainder
-    )
-    return dataset.map(parse, num_parallel_calls=_AUTOTUNE).prefetch(_AUTOTUNE)
-  dataset = _shuffled_records(files, seed, position).batch(
-    batch_size, drop_remainder=drop_remainder
+  def parse_training_batch(serialized, positions):
+    features = parse(serialized)
+    # The position after the last record of a batch, which no other batch has.
+    position = positions[-1]
+    if redraw_masks:
+      mask_seed = tf.concat([[tf.cast(seed, tf.int64)], position], axis=0)
+      features = redraw_masks(features, mask_seed)
+    return {**features, batching.INPUT_POSITION: position}
+
+  if is_training:
+    records = _read_shuffled_records(files, seed, position)
+    parse_function = parse_training_batch
+  else:
+    records = tf.data.TFRecordDataset(list(files))
+    parse_function = parse
+  batches = records.batch(batch_size, drop_remainder=drop_remainder)
+  batches = batches.map(parse_function, num_parallel_calls=_AUTOTUNE)
+  return batches.prefetch(_AUTOTUNE)
+
+
+def _parse_batch(
+  serialized: tf.Tensor,
+  spec: Mapping[str, tf.io.FixedLenFeature],
+  limits: Mapping[str, int],
+) -> dict[str, tf.Tensor]:
+  """Returns the features of serialized records, with values in range."""
+  features = tf.io.parse_example(serialized, spec)
+  check = tf.raw_ops.Assert(
+    condition=record_formats.is_within_limits(features, limits),
+    data=["A record has values out of range."],
   )
-
-  def training_features(records, positions):
-    features = parse(records)
-    if mask_anew:
-      features = mask_anew(
-        features, tf.concat([[tf.cast(seed, tf.int64)], positions[-1]], axis=0)
-      )
-    return {**features, "input_position": positions[-1]}
-
-  return dataset.map(training_features, num_parallel_calls=_AUTOTUNE).prefetch(
-    _AUTOTUNE
-  )
+  with tf.control_dependencies([check]):
+    for name, value in features.items():
+      if value.dtype == tf.int64:
+        features[name] = tf.cast(value, tf.int32)
+      else:
+        features[name] = tf.identity(value)
+  return features
 
 
-def _shuffled_records(files, seed, position) -> tf.data.Dataset:
-  """Yields (record, position of the next record) without end.
+# --- The order of training ---------------------------------------------------
 
-  Each epoch takes the files in an order of its own, a few at a time: the
-  records of such a group are shuffled among themselves. A position is (which
-  files there are, epoch, group, records of the group that were taken), and to
-  begin at one only its group has to be read.
+
+class _Position(NamedTuple):
+  """A place in the stream of all epochs; stored as `input_position`.
+
+  Attributes:
+    identity: Checksum of the names of the files.
+    epoch: Number of the epoch.
+    group: Number of the group of files within the epoch.
+    num_taken: Number of records of the group that come before this place.
   """
+
+  identity: int
+  epoch: int
+  group: int
+  num_taken: int
+
+
+def _read_shuffled_records(
+  files: Sequence[str], seed: int, position: Sequence[int] | None
+) -> tf.data.Dataset:
+  """Returns the records of all epochs, with the position after each.
+
+  Each epoch goes through the files in an order of its own, a group of a few
+  files at a time, and shuffles the records of a group among each other:
+
+      epoch 0   files c a d f | records shuffled    files b g e | ...
+      epoch 1   files g d b a | ...
+
+  To continue from a position, only its group has to be read again.
+  """
+  names = "\n".join(os.path.basename(file) for file in files)
+  identity = zlib.crc32(names.encode())
+  start = _find_start(position, identity)
   group_size = min(_FILES_PER_GROUP, len(files))
-  num_groups = -(-len(files) // group_size)
-  identity = zlib.crc32(
-    "\n".join(os.path.basename(file) for file in files).encode()
-  )
-  first_epoch, first_group, num_taken = 0, 0, 0
-  if position is not None and len(position) != 4:
-    logging.warning(
-      "The checkpoint does not know its place in the data as "
-      "this program does: training begins with a new epoch."
-    )
-  elif position is not None:
-    known, first_epoch, first_group, num_taken = position
-    if known not in (identity, 0):
-      first_epoch, first_group, num_taken = first_epoch + 1, 0, 0
-      logging.warning(
-        "The input files are not those that training had so far. "
-        "It goes on with epoch %d of the new ones.",
-        first_epoch + 1,
-      )
+  num_groups = -(-len(files) // group_size)  # rounded up
 
-  def epoch_records(epoch):
+  def read_epoch(epoch):
+    file_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
     order = tf.random.experimental.stateless_shuffle(
-      tf.constant(list(files)), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
+      tf.constant(list(files)), file_seed
     )
-    is_first = tf.equal(epoch, first_epoch)
-    return tf.data.Dataset.range(
-      tf.where(is_first, tf.constant(first_group, tf.int64), 0), num_groups
-    ).flat_map(functools.partial(group_records, epoch, order, is_first))
+    is_first_epoch = tf.equal(epoch, start.epoch)
+    first_group = tf.where(
+      is_first_epoch, tf.constant(start.group, tf.int64), 0
+    )
 
-  def group_records(epoch, order, is_first, group):
-    names = order[group * group_size : (group + 1) * group_size]
-    # A seed that is different for each group; any mixing will do.
-    group_seed = tf.random.stateless_uniform(
-      [],
-      tf.stack([seed + epoch, group]),
-      minval=None,
-      maxval=None,
-      dtype=tf.int64,
-    )
-    records = tf.data.Dataset.from_tensor_slices(names).interleave(
-      tf.data.TFRecordDataset,
-      cycle_length=group_size,
-      num_parallel_calls=_AUTOTUNE,
-      deterministic=True,
-    )
-    records = records.shuffle(
-      _SHUFFLE_BUFFER, seed=group_seed, reshuffle_each_iteration=False
-    )
-    skipped = tf.where(
-      tf.logical_and(is_first, tf.equal(group, first_group)),
-      tf.constant(num_taken, tf.int64),
-      0,
-    )
-    return (
-      records.skip(skipped)
-      .enumerate(skipped + 1)
-      .map(
-        lambda number, record: (
-          record,
-          tf.stack([tf.constant(identity, tf.int64), epoch, group, number]),
-        )
+    def read_group(group):
+      group_files = order[group * group_size : (group + 1) * group_size]
+      is_first = tf.logical_and(is_first_epoch, tf.equal(group, start.group))
+      num_skipped = tf.where(
+        is_first, tf.constant(start.num_taken, tf.int64), 0
       )
-    )
+      records = _shuffle_group(group_files, group_size, seed + epoch, group)
+      records = records.skip(num_skipped).enumerate(num_skipped + 1)
 
-  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
-    epoch_records
+      def add_position(num_taken, record):
+        next_position = _Position(
+          tf.constant(identity, tf.int64), epoch, group, num_taken
+        )
+        return record, tf.stack(next_position)
+
+      return records.map(add_position)
+
+    groups = tf.data.Dataset.range(first_group, num_groups)
+    return groups.flat_map(read_group)
+
+  epochs = tf.data.Dataset.range(start.epoch, tf.int64.max)
+  return epochs.flat_map(read_epoch)
+
+
+def _find_start(position: Sequence[int] | None, identity: int) -> _Position:
+  """Returns where training begins, given the position of a checkpoint."""
+  beginning = _Position(identity, 0, 0, 0)
+  if position is None:
+    return beginning
+  if len(position) != len(beginning):
+    logging.warning(
+      "The checkpoint stores its place in the data in another form than this "
+      "program does: training begins with a new epoch."
+    )
+    return beginning
+  start = _Position(*position)
+  if start.identity in (identity, 0):
+    return start
+  logging.warning(
+    "The input files have changed since the checkpoint was saved. Training "
+    "continues with epoch %d of the new files.",
+    start.epoch + 2,
+  )
+  return beginning._replace(epoch=start.epoch + 1)
+
+
+def _shuffle_group(
+  files: tf.Tensor, group_size: int, epoch_seed: tf.Tensor, group: tf.Tensor
+) -> tf.data.Dataset:
+  """Returns the records of a group of files in random order."""
+  # Each group of each epoch gets its own seed.
+  seed = tf.random.stateless_uniform(
+    [],
+    tf.stack([epoch_seed, group]),
+    minval=None,
+    maxval=None,
+    dtype=tf.int64,
+  )
+  records = tf.data.Dataset.from_tensor_slices(files).interleave(
+    tf.data.TFRecordDataset,
+    cycle_length=group_size,
+    num_parallel_calls=_AUTOTUNE,
+    deterministic=True,
+  )
+  return records.shuffle(
+    _SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False
   )

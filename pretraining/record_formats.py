@@ -11,54 +11,57 @@ import tensorflow as tf
 from data import record_files
 from errors import UserError
 
-# How many records to try where damaged ones are skipped.
-_RECORDS_TRIED = 1000
-# No weight of a prediction is as large.
-_MOST_WEIGHT = 2**20
+# Number of records to try per file if damaged ones are skipped.
+_RECORDS_TO_TRY = 1000
+# Upper limit of the weight of a prediction, far above any sensible weight.
+_WEIGHT_LIMIT = 2**20
 
 
 class PretrainingFormat(NamedTuple):
-  """What pre-training records hold.
+  """The features of pre-training records.
 
   Attributes:
-    max_seq_length: tokens of a record.
-    max_predictions_per_seq: predictions of a record.
-    max_sequences: how many sequences a record holds; 1 in the known format,
-      more in packed records.
-    has_next_sentence: whether they are labelled for next sentence prediction.
-    has_words: whether it is told which tokens belong to the word before them.
+    max_seq_length: Number of tokens of a record, including padding.
+    max_predictions_per_seq: Number of predictions, including padding.
+    max_sequences: Number of sequences that a record can hold: 1 in the format
+      of the original code, more if sequences are packed.
+    has_next_sentence: Whether there are labels for next sentence prediction.
+    has_continues_word: Whether records mark the tokens that continue a word.
   """
 
   max_seq_length: int
   max_predictions_per_seq: int
   max_sequences: int = 1
   has_next_sentence: bool = True
-  has_words: bool = False
+  has_continues_word: bool = False
 
   def feature_spec(self) -> dict[str, tf.io.FixedLenFeature]:
-    """Returns the features, for `tf.io.parse_example`."""
-    sequence = tf.io.FixedLenFeature([self.max_seq_length], tf.int64)
+    """Returns the specification of the features, for parsing."""
+    tokens = tf.io.FixedLenFeature([self.max_seq_length], tf.int64)
     predictions = [self.max_predictions_per_seq]
     sequences = [self.max_sequences]
+    is_packed = self.max_sequences > 1
     spec = {
-      "input_ids": sequence,
-      "input_mask": sequence,
-      "segment_ids": sequence,
+      "input_ids": tokens,
+      "input_mask": tokens,
+      "segment_ids": tokens,
       "masked_lm_positions": tf.io.FixedLenFeature(predictions, tf.int64),
       "masked_lm_ids": tf.io.FixedLenFeature(predictions, tf.int64),
       "masked_lm_weights": tf.io.FixedLenFeature(predictions, tf.float32),
     }
-    if self.has_words:
-      spec["continues_word"] = sequence
-    if self.max_sequences > 1:
+    if self.has_continues_word:
+      spec["continues_word"] = tokens
+    if is_packed:
       spec["sequence_starts"] = tf.io.FixedLenFeature(sequences, tf.int64)
     if self.has_next_sentence:
       spec["next_sentence_labels"] = tf.io.FixedLenFeature(sequences, tf.int64)
-      if self.max_sequences > 1:
-        spec["next_sentence_weights"] = tf.io.FixedLenFeature(
-          sequences, tf.float32
-        )
+    if self.has_next_sentence and is_packed:
+      weights = tf.io.FixedLenFeature(sequences, tf.float32)
+      spec["next_sentence_weights"] = weights
     return spec
+
+
+# --- The format of files -----------------------------------------------------
 
 
 def check_pretraining_files(
@@ -67,57 +70,65 @@ def check_pretraining_files(
   max_predictions_per_seq: int,
   skip_damaged_records: bool = False,
 ) -> PretrainingFormat:
-  """Looks at the first record of each file, before hours go by.
+  """Checks the first record of each file, before training begins.
 
   Args:
-    files: TFRecord files.
-    max_seq_length: tokens that a record should have.
-    max_predictions_per_seq: predictions that a record should have.
-    skip_damaged_records: whether the first undamaged record will do.
+    files: Paths of TFRecord files.
+    max_seq_length: Number of tokens that records should have.
+    max_predictions_per_seq: Number of predictions that records should have.
+    skip_damaged_records: Whether to check the first undamaged record instead.
 
   Returns:
     The format of the records.
 
   Raises:
-    UserError: a file is no TFRecord file, holds other features, or was made
-      with another length or number of predictions; or the files differ.
+    UserError: A file is not a TFRecord file, holds other features, or was made
+      with another number of tokens or predictions; or the files differ.
   """
-  num_tried = _RECORDS_TRIED if skip_damaged_records else 1
-  formats = {}
+  num_tried = _RECORDS_TO_TRY if skip_damaged_records else 1
+  files_by_format: dict[PretrainingFormat, str] = {}
   for file in files:
     first_error = None
-    for record in itertools.islice(
-      _first_records(file, skip_damaged_records), num_tried
-    ):
+    records = _read_first_records(file, skip_damaged_records)
+    for record in itertools.islice(records, num_tried):
       try:
-        formats.setdefault(
-          _format_of_record(
-            record, file, max_seq_length, max_predictions_per_seq
-          ),
-          file,
+        record_format = _detect_format(
+          record, file, max_seq_length, max_predictions_per_seq
         )
-        break
       except UserError as error:
         first_error = first_error or error
+      else:
+        files_by_format.setdefault(record_format, file)
+        break
     else:
-      raise first_error or UserError(f"{file} holds no record.")
-  if len(formats) > 1:
-    raise UserError(
-      "The input files hold records of different kinds: "
-      + "; ".join(
-        f"{file} has {', '.join(sorted(record_format.feature_spec()))}, up "
-        f"to {record_format.max_sequences} sequences a record"
-        for record_format, file in formats.items()
-      )
-      + ". Train on those of one kind."
+      raise first_error or UserError(f"{file} holds no records.")
+  if len(files_by_format) > 1:
+    raise _mixed_formats_error(files_by_format)
+  return next(iter(files_by_format))
+
+
+def _mixed_formats_error(
+  files_by_format: Mapping[PretrainingFormat, str],
+) -> UserError:
+  descriptions = []
+  for record_format, file in files_by_format.items():
+    names = ", ".join(sorted(record_format.feature_spec()))
+    descriptions.append(
+      f"{file} has {names}, and up to {record_format.max_sequences} sequences "
+      "per record"
     )
-  return next(iter(formats))
+  return UserError(
+    f"The input files hold records of different kinds: "
+    f"{'; '.join(descriptions)}. Train on files of one kind."
+  )
 
 
-def _first_records(file: str, skip_damaged_records: bool) -> Iterator[bytes]:
-  """Yields the first record of a file, or those that can be read."""
+def _read_first_records(
+  file: str, skip_damaged_records: bool
+) -> Iterator[bytes]:
+  """Yields the first record of a file, or all readable ones."""
   if skip_damaged_records:
-    yield from record_files.readable_records(file)
+    yield from record_files.read_readable_records(file)
     return
   try:
     yield from tf.data.TFRecordDataset(file).take(1).as_numpy_iterator()
@@ -127,67 +138,59 @@ def _first_records(file: str, skip_damaged_records: bool) -> Iterator[bytes]:
     ) from error
 
 
-def _format_of_record(
+def _detect_format(
   record: bytes, file: str, max_seq_length: int, max_predictions_per_seq: int
 ) -> PretrainingFormat:
   """Returns the format of a record.
 
   Raises:
-    UserError: it is no record of pre-training, or of another length.
+    UserError: It is not a pre-training record, or has other lengths.
   """
   try:
     features = tf.train.Example.FromString(record).features.feature
   except message.DecodeError as error:
     raise UserError(
-      f"{file} is no file of pre-training records: its first "
-      "record is no tf.train.Example. Make it with "
-      "create_pretraining_data.py."
+      f"{file} does not hold pre-training records: its first record is not a "
+      "tf.train.Example. Make it with create_pretraining_data.py."
     ) from error
-  lengths = {
-    name: len(feature.int64_list.value) or len(feature.float_list.value)
-    for name, feature in features.items()
-  }
+  lengths = {}
+  for name, feature in features.items():
+    num_ints = len(feature.int64_list.value)
+    lengths[name] = num_ints or len(feature.float_list.value)
   record_format = PretrainingFormat(
     max_seq_length,
     max_predictions_per_seq,
-    max(1, lengths.get("sequence_starts", 1)),
-    "next_sentence_labels" in lengths,
-    "continues_word" in lengths,
+    max_sequences=max(1, lengths.get("sequence_starts", 1)),
+    has_next_sentence="next_sentence_labels" in lengths,
+    has_continues_word="continues_word" in lengths,
   )
-  flags = {
-    "input_ids": "max_seq_length",
-    "masked_lm_positions": "max_predictions_per_seq",
-  }
   for name, feature in record_format.feature_spec().items():
     if name not in features:
       raise UserError(
-        f"{file} is no file of pre-training records: {name} is missing. It "
+        f"{file} does not hold pre-training records: {name} is missing. It "
         f"has {', '.join(sorted(features)) or 'no features'}. Make it with "
         "create_pretraining_data.py."
       )
-    length = lengths[name]
-    if length != feature.shape[0]:
-      flag = flags.get(name, "max_seq_length")
+    length, wanted = lengths[name], feature.shape[0]
+    if length != wanted:
+      flag = "--max_seq_length"
+      if name == "masked_lm_positions":
+        flag = "--max_predictions_per_seq"
       raise UserError(
-        f"{file}: {name} has {length} values, but --{flag}="
-        f"{feature.shape[0]}. The records were made with --{flag}={length}: "
-        "pass the same, or make the records again."
+        f"{file}: {name} has {length} values, but {flag}={wanted}. The "
+        f"records were made with {flag}={length}: pass the same value, or "
+        "make the records again."
       )
   return record_format
 
 
-_LIMIT_MEANINGS = {
-  **dict.fromkeys(
-    ("input_ids", "masked_lm_ids"), ", the vocab_size of the model"
-  ),
-  "segment_ids": ", the type_vocab_size of the model",
-}
+# --- The values of records ---------------------------------------------------
 
 
 def value_limits(
   record_format: PretrainingFormat, vocab_size: int, type_vocab_size: int
 ) -> dict[str, int]:
-  """Returns the number that all values of each feature have to be below."""
+  """Returns the limit of each feature; its values are 0 to below the limit."""
   max_seq_length = record_format.max_seq_length
   limits = {
     "input_ids": vocab_size,
@@ -195,41 +198,49 @@ def value_limits(
     "segment_ids": type_vocab_size,
     "masked_lm_positions": max_seq_length,
     "masked_lm_ids": vocab_size,
-    "masked_lm_weights": _MOST_WEIGHT,
+    "masked_lm_weights": _WEIGHT_LIMIT,
     "continues_word": 2,
     "sequence_starts": max_seq_length,
     "next_sentence_labels": 2,
-    "next_sentence_weights": _MOST_WEIGHT,
+    "next_sentence_weights": _WEIGHT_LIMIT,
   }
   return {name: limits[name] for name in record_format.feature_spec()}
+
+
+# Which size of the model a limit is, for error messages.
+_LIMIT_SOURCES = {
+  "input_ids": ", the vocab_size of the model",
+  "masked_lm_ids": ", the vocab_size of the model",
+  "segment_ids": ", the type_vocab_size of the model",
+}
 
 
 def is_within_limits(
   features: Mapping[str, tf.Tensor], limits: Mapping[str, int]
 ) -> tf.Tensor:
-  """Returns whether all values are from 0 to below their limits, bool [].
+  """Returns whether all values are 0 to below their limits, bool [].
 
-  All features of a type are compared at once: a batch is small, and it is the
-  number of operations that takes time.
+  All features of one type are compared at once, because the number of
+  operations takes the time, not the number of values.
   """
-  by_type = {tf.int64: [], tf.float32: []}
+  names_by_type: dict[tf.DType, list[str]] = {tf.int64: [], tf.float32: []}
   for name in limits:
-    by_type[features[name].dtype].append(name)
-  are_right = []
-  for dtype, names in by_type.items():
+    names_by_type[features[name].dtype].append(name)
+  comparisons = []
+  for dtype, names in names_by_type.items():
+    # [batch_size, width of all features], and the limit of each column.
     values = tf.concat([features[name] for name in names], axis=1)
-    most = np.concatenate(
-      [np.full(features[name].shape[1], limits[name]) for name in names]
-    )
+    widths = [features[name].shape[1] for name in names]
+    column_limits = np.repeat([limits[name] for name in names], widths)
     if dtype == tf.int64:
       # As unsigned numbers, negative ones are above all limits.
-      are_right.append(tf.bitcast(values, tf.uint64) < most.astype(np.uint64))
+      unsigned = tf.bitcast(values, tf.uint64)
+      comparisons.append(unsigned < column_limits.astype(np.uint64))
     else:
       # No comparison with NaN is true.
-      are_right.append(
-        tf.logical_and(values >= 0.0, values < most.astype(np.float32))
-      )
-  return tf.reduce_all(tf.concat(are_right, axis=1))
+      is_below = values < column_limits.astype(np.float32)
+      comparisons.append(tf.logical_and(values >= 0.0, is_below))
+  return tf.reduce_all(tf.concat(comparisons, axis=1))
 
 
 def examine_records(
@@ -238,64 +249,64 @@ def examine_records(
   vocab_size: int,
   type_vocab_size: int,
 ) -> dict[int, str]:
-  """Says what is wrong with pre-training records that training would not take.
+  """Returns the problems of records that training cannot use.
 
   Args:
-    records: serialized.
-    record_format: what they should hold.
-    vocab_size: as for `pretraining_dataset`.
-    type_vocab_size: likewise.
+    records: Serialized records.
+    record_format: Format that they should have.
+    vocab_size: Limit of token ids.
+    type_vocab_size: Limit of segment ids.
 
   Returns:
-    The index of each such record, and its problem.
+    The problem of each bad record, by its index.
   """
   spec = record_format.feature_spec()
   limits = value_limits(record_format, vocab_size, type_vocab_size)
   try:
     features = tf.io.parse_example(tf.constant(records, tf.string), spec)
   except tf.errors.InvalidArgumentError:
-    if len(records) > 1:  # one of them is no such record: which?
-      return {
-        i: problem
-        for i, record in enumerate(records)
-        for problem in examine_records(
-          [record], record_format, vocab_size, type_vocab_size
-        ).values()
-      }
-    return {0: _format_problem(records[0], spec)}
+    if len(records) == 1:
+      return {0: _find_format_problem(records[0], spec)}
+    # At least one record cannot be parsed, so each is examined on its own.
+    problems = {}
+    for i, record in enumerate(records):
+      own_problems = examine_records(
+        [record], record_format, vocab_size, type_vocab_size
+      )
+      for problem in own_problems.values():
+        problems[i] = problem
+    return problems
   problems = {}
   for name, limit in limits.items():
     values = features[name].numpy()
-    is_right = (values >= 0) & (values < limit)
-    for i in np.flatnonzero(~np.all(is_right, axis=1)).tolist():
-      place = int(np.argmin(is_right[i]))
-      value = values[i, place]
+    is_valid = (values >= 0) & (values < limit)
+    bad_rows = np.flatnonzero(~np.all(is_valid, axis=1))
+    for i in bad_rows.tolist():
+      place = int(np.argmin(is_valid[i]))
       problems.setdefault(
         i,
-        f"{name} has the value {value} at place {place}, but values are "
-        f"from 0 to below {limit}{_LIMIT_MEANINGS.get(name, '')}",
+        f"{name} has the value {values[i, place]} at place {place}, but its "
+        f"values must be 0 to below {limit}{_LIMIT_SOURCES.get(name, '')}",
       )
   return problems
 
 
-def _format_problem(
+def _find_format_problem(
   record: bytes, spec: Mapping[str, tf.io.FixedLenFeature]
 ) -> str:
-  """Says why `tf.io.parse_example` does not take a record."""
+  """Returns why `tf.io.parse_example` rejects a record."""
   try:
     features = tf.train.Example.FromString(record).features.feature
   except message.DecodeError:
-    return "it is no tf.train.Example"
+    return "it is not a tf.train.Example"
   for name, feature in spec.items():
-    kind = "float_list" if feature.dtype == tf.float32 else "int64_list"
     if name not in features:
       return f"{name} is missing"
-    if features[name].WhichOneof("kind") != kind:
-      return (
-        f"{name} is a {features[name].WhichOneof('kind') or 'nothing'}, "
-        f"not a {kind}"
-      )
-    length = len(getattr(features[name], kind).value)
+    wanted = "float_list" if feature.dtype == tf.float32 else "int64_list"
+    given = features[name].WhichOneof("kind")
+    if given != wanted:
+      return f"{name} is a {given or 'nothing'}, not a {wanted}"
+    length = len(getattr(features[name], wanted).value)
     if length != feature.shape[0]:
       return f"{name} has {length} values, not {feature.shape[0]}"
-  return "it is no record of pre-training"
+  return "it is not a pre-training record"

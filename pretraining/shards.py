@@ -168,7 +168,7 @@ class ShardedOutput:
     """
     name = _block_name(number)
     places = []
-    with file_io.whole_file(self.parts_folder.path_of(name)) as temporary:
+    with file_io.atomic_file(self.parts_folder.path_of(name)) as temporary:
       with tf.io.gfile.GFile(temporary, "wb") as writer:
         place = 0
         writer.write(b"")  # even without records there is a file

@@ -213,7 +213,7 @@ class _Windows(NamedTuple):
   def is_max_context(self, tokens):
     """Whether tokens have more context there than in any other window.
 
-    By the rule of `sliding_windows.TextWindows`, for windows of `cut` that do
+    By the rule of `sliding_windows.cut_windows`, for windows of `cut` that do
     not reach the end.
 
     Args:

@@ -17,7 +17,7 @@ _NUM_MISTAKES = 100
 
 def _write_table(path: str, rows) -> None:
   """Writes rows of fields, tab-separated; a field with a tab is quoted."""
-  with file_io.whole_file(path) as temporary:
+  with file_io.atomic_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "w") as file:
       csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
 

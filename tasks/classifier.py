@@ -271,16 +271,16 @@ def write_records(
     targets = classifier.no_targets(len(examples))
   if teacher_logits is not None:
     teacher_logits = np.asarray(teacher_logits, np.float32)
-  digest = record_files.digest_of(
+  digest = record_files.compute_digest(
     "classification",
     dataclasses.asdict(classifier),
-    record_files.digest_of_tokenizer(tokenizer),
+    record_files.compute_tokenizer_digest(tokenizer),
     [(example.text_a, example.text_b) for example in examples],
     np.asarray(targets),
     label_weights,
     teacher_logits,
   )
-  stamped = record_files.reuse_or_write(
+  stamped = record_files.reuse_or_write_file(
     path,
     digest,
     lambda: _write_records(
@@ -380,7 +380,7 @@ def input_fn_builder(
         len(records.example_numbers),
         records.checksum,
         params["seed"],
-        params.get(estimator_lib.INPUT_POSITION),
+        params.get(batching.INPUT_POSITION),
       )
     return batching.task_dataset(
       records.file,

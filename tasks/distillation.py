@@ -74,7 +74,7 @@ def teacher_logits(
     return cached[:, columns]
   logging.info("***** The teacher labels %d examples *****", len(examples))
   logits = _ask(teacher, folder, prefix, examples, path, compute_dtype)
-  with file_io.whole_file(path) as temporary:
+  with file_io.atomic_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       np.save(writer, logits)
   return logits[:, columns]

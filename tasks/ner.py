@@ -243,7 +243,7 @@ def features_of(
       places.extend([number, *[-1] * (len(pieces) - 1)])
     first_word += len(words)
     places = np.array(places)
-    windows = sliding_windows.TextWindows.cut(len(ids), room, max(1, room // 2))
+    windows = sliding_windows.cut_windows(len(ids), room, max(1, room // 2))
     for start, length, counts in zip(*windows):
       here = slice(start, start + length)
       yield Feature(

@@ -205,7 +205,7 @@ class Paragraph:
   def windows(self, room: int, stride: int) -> sliding_windows.TextWindows:
     """Returns its windows of at most `room` tokens, each `stride` further."""
     if (room, stride) not in self._windows:
-      self._windows[room, stride] = sliding_windows.TextWindows.cut(
+      self._windows[room, stride] = sliding_windows.cut_windows(
         len(self.ids), room, stride
       )
     return self._windows[room, stride]

@@ -33,7 +33,7 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     str(tmp_path),
   ]
   calls.clear()
-  with file_io.whole_folder(str(tmp_path / "folder")) as temporary:
+  with file_io.atomic_folder(str(tmp_path / "folder")) as temporary:
     os.mkdir(os.path.join(temporary, "inner"))
     open(os.path.join(temporary, "inner", "x"), "w").close()
   position = calls.index("rename")
@@ -45,7 +45,7 @@ def test_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
   path = tmp_path / "x.txt"
   path.write_text("old")
   with pytest.raises(UserError, match="x.txt cannot be written: No space left"):
-    with file_io.whole_file(str(path)) as temporary:
+    with file_io.atomic_file(str(path)) as temporary:
       with open(temporary, "w") as writer:
         writer.write("ne")
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -54,7 +54,7 @@ def test_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
 
 def test_error_of_another_file_is_not_blamed_on_the_output(tmp_path):
   with pytest.raises(FileNotFoundError):
-    with file_io.whole_file(str(tmp_path / "x.txt")):
+    with file_io.atomic_file(str(tmp_path / "x.txt")):
       open(tmp_path / "input", "rb")
   assert os.listdir(tmp_path) == []
 
@@ -74,8 +74,8 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
   (tmp_path / "model.0123abcd.unfinished").mkdir()
   (tmp_path / "model.0123abcd.unfinished" / "part").write_text("x")
   (tmp_path / "inner").mkdir()
-  with file_io.whole_file(str(tmp_path / "y.txt")) as file:
-    with file_io.whole_folder(str(tmp_path / "z")) as folder:
+  with file_io.atomic_file(str(tmp_path / "y.txt")) as file:
+    with file_io.atomic_folder(str(tmp_path / "z")) as folder:
       file_io.remove_leftovers(str(tmp_path))
       in_use = [os.path.basename(file), os.path.basename(folder)]
       assert sorted(os.listdir(tmp_path)) == sorted(kept + in_use + ["inner"])
@@ -94,7 +94,52 @@ def test_output_that_is_an_input_is_refused(tmp_path):
       file_io.check_not_inputs({"--output": [b, output]}, {"--input": [a]})
 
 
+# --- Patterns ----------------------------------------------------------------
+
+
+def test_patterns_that_match_nothing_or_empty_files_are_refused(tmp_path):
+  (tmp_path / "a.txt").write_text("a")
+  (tmp_path / "b.txt").write_text("b")
+  found = file_io.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
+  assert [os.path.basename(name) for name in found] == ["a.txt", "b.txt"]
+  for patterns, message in [
+    (f"{tmp_path}/a.txt,{tmp_path}/c.txt", "--input_file: .*c.txt matches no"),
+    (" , ", "--input_file names no file"),
+    (str(tmp_path), "is a folder"),
+  ]:
+    with pytest.raises(UserError, match=message):
+      file_io.expand_patterns(patterns, "--input_file")
+  (tmp_path / "e.txt").write_text("")
+  with pytest.raises(UserError, match="e.txt is empty"):
+    file_io.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
+
+
+def test_a_glob_does_not_match_the_files_next_to_an_output(tmp_path):
+  names = ["out-00000-of-00002", "out-00001-of-00002"]
+  for name in names + [
+    "out.report.json",
+    "out.lock",
+    "out-2.0123abcd.unfinished",
+  ]:
+    (tmp_path / name).write_text("x")
+  (tmp_path / "out.parts").mkdir()
+  files = file_io.expand_patterns(str(tmp_path / "out*"), "--input_file")
+  assert [os.path.basename(file) for file in files] == names
+  # A file that is named can be read all the same.
+  report = str(tmp_path / "out.report.json")
+  assert file_io.expand_patterns(report, "--input_file") == [report]
+
+
 # --- Reading -----------------------------------------------------------------
+
+
+def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
+  path = tmp_path / "x.txt"
+  path.write_bytes("\ufeffa\u2028b\r\nc\n\nd".encode())
+  assert list(file_io.read_lines(str(path))) == ["a\u2028b", "c", "", "d"]
+  path.write_bytes(b"good\nb\xe9d\n")
+  with pytest.raises(UserError, match="line 2: not UTF-8.*0xe9 at column 2"):
+    list(file_io.read_lines(str(path)))
 
 
 @pytest.mark.parametrize(

@@ -945,7 +945,7 @@ def _reuse_records(folder, unused_rng=None):
     _write_records(path, [b"a", b"bc"])
     return {"num_records": 2, "places": [[0, 1], [2, 3]]}
 
-  stamped = record_files.reuse_or_write(path, "a digest", write)
+  stamped = record_files.reuse_or_write_file(path, "a digest", write)
   return stamped, _files(folder)[os.path.basename(path)]
 
 

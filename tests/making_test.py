@@ -395,19 +395,6 @@ def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
 # --- Records -----------------------------------------------------------------
 
 
-def test_a_glob_does_not_mean_what_lies_next_to_its_files(tmp_path):
-  for name in (
-    "out-1",
-    "out.lock",
-    "out.report.json",
-    "out-2.0123abcd.unfinished",
-  ):
-    (tmp_path / name).write_text("x")
-  assert file_io.expand_patterns(str(tmp_path / "out*"), "--input_file") == [
-    str(tmp_path / "out-1")
-  ]
-
-
 @pytest.fixture
 def create(run_program, vocab_file, tmp_path):
   (tmp_path / "in.txt").write_text("the cat sat\na dog ran\n\n" * 20)

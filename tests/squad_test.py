@@ -4,13 +4,11 @@ import collections
 import gzip
 import json
 import os
-import tracemalloc
 
 import long_texts
 import numpy as np
 import pytest
 
-from data import sliding_windows
 from tasks import squad
 from tasks import squad_evaluation
 import tokenization
@@ -149,33 +147,6 @@ def test_files_that_are_refused(tmp_path, content, message):
 
 
 # --- Windows -----------------------------------------------------------------
-
-
-def test_windows_cover_every_token_and_one_has_most_context():
-  for num_tokens in range(40):
-    for room, stride in [(1, 1), (7, 3), (7, 7), (7, 20), (12, 5)]:
-      windows = sliding_windows.TextWindows.cut(num_tokens, room, stride)
-      owners = np.zeros(num_tokens, int)
-      for start, length, is_max in zip(*windows):
-        assert not is_max[length:].any()
-        owners[start : start + length] += is_max[:length]
-        contexts = np.minimum(np.arange(length), np.arange(length)[::-1])
-        # No other window has more.
-        for other, size in zip(windows.starts, windows.lengths):
-          places = np.arange(start, start + length)
-          others = np.minimum(places - other, other + size - 1 - places)
-          assert (contexts >= others)[is_max[:length]].all()
-      assert (owners == 1).all()
-      assert bool(num_tokens) == bool(len(windows.starts))
-
-
-def test_windows_of_a_long_text_take_little_memory():
-  tracemalloc.start()
-  windows = sliding_windows.TextWindows.cut(20_000, room=10, stride=8)
-  _, peak = tracemalloc.get_traced_memory()
-  tracemalloc.stop()
-  assert windows.is_max_context.shape == (2500, 10)
-  assert peak < 50e6
 
 
 def test_sequences_of_a_long_paragraph(tokenizer):

@@ -1,4 +1,4 @@
-"""Tests of data/records.py."""
+"""Tests of data/record_files.py."""
 
 import os
 
@@ -8,6 +8,19 @@ import tensorflow as tf
 
 from data import record_files
 from errors import UserError
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+  def records():
+    yield b"one"
+    raise RuntimeError("the source broke")
+
+  path = tmp_path / "x.tf_record"
+  path.write_text("old")
+  with pytest.raises(RuntimeError):
+    record_files.write_records(str(path), records())
+  assert [p.name for p in tmp_path.iterdir()] == ["x.tf_record"]
+  assert path.read_text() == "old"
 
 
 def write(path, contents):
@@ -54,7 +67,7 @@ def test_record_with_a_wrong_checksum_is_found_and_left_out(
   )
   found = record_files.find_damage([path], nothing_wrong)
   assert found == (path, number + 1, found.problem)
-  copy, damages = record_files.without_damage(
+  copy, damages = record_files.copy_undamaged_records(
     path, str(tmp_path / "y"), nothing_wrong
   )
   assert damages == [found]
@@ -66,7 +79,7 @@ def test_several_kinds_of_damage_in_one_file(tmp_path, monkeypatch):
   path = write(tmp_path / "x", CONTENTS)
   damage(path, place_of(3) + 13, place_of(4) + 13, place_of(30) + 20)
   os.truncate(path, place_of(40) - 5)
-  copy, damages = record_files.without_damage(
+  copy, damages = record_files.copy_undamaged_records(
     path,
     str(tmp_path / "y"),
     lambda batch: {
@@ -83,7 +96,7 @@ def test_several_kinds_of_damage_in_one_file(tmp_path, monkeypatch):
 def test_what_follows_a_damaged_length_is_lost(tmp_path):
   path = write(tmp_path / "x", CONTENTS)
   damage(path, place_of(5))
-  copy, damages = record_files.without_damage(
+  copy, damages = record_files.copy_undamaged_records(
     path, str(tmp_path / "y"), nothing_wrong
   )
   assert [found.record for found in damages] == [6]
@@ -92,17 +105,17 @@ def test_what_follows_a_damaged_length_is_lost(tmp_path):
 
 def test_undamaged_file_is_not_copied(tmp_path):
   path = write(tmp_path / "x", CONTENTS)
-  assert record_files.without_damage(
+  assert record_files.copy_undamaged_records(
     path, str(tmp_path / "y"), nothing_wrong
   ) == (path, [])
   assert not (tmp_path / "y").exists()
 
 
 def test_file_of_damage_alone_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(record_files, "_MOST_DAMAGED", 10)
+  monkeypatch.setattr(record_files, "_MAX_DAMAGED", 10)
   path = write(tmp_path / "x", CONTENTS)
   with pytest.raises(UserError, match="more than 10 damaged records"):
-    record_files.without_damage(
+    record_files.copy_undamaged_records(
       path,
       str(tmp_path / "y"),
       lambda batch: dict.fromkeys(range(len(batch)), "odd"),
@@ -125,7 +138,7 @@ def reuse(tmp_path):
       return {"count": len(contents)}
 
     num_calls = len(calls)
-    stamped = record_files.reuse_or_write(path, digest, write_file)
+    stamped = record_files.reuse_or_write_file(path, digest, write_file)
     assert stamped.facts == {"count": len(contents)}
     assert read(path) == contents
     return len(calls) > num_calls
@@ -171,5 +184,7 @@ def test_everything_that_records_depend_on_is_in_the_digest():
     None,
     ("a", None),
   ]
-  assert len({record_files.digest_of(part) for part in parts}) == len(parts)
-  assert record_files.digest_of(1, 2) != record_files.digest_of(2, 1)
+  assert len({record_files.compute_digest(part) for part in parts}) == len(
+    parts
+  )
+  assert record_files.compute_digest(1, 2) != record_files.compute_digest(2, 1)
