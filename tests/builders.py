@@ -3,16 +3,22 @@
 They build small models and texts, and read the files that programs write.
 """
 
+from collections.abc import Callable, Iterable
 import csv
 import json
 import os
 import pathlib
 import random
+import time
 
 import numpy as np
+import pytest
 import tensorflow as tf
+import tiny
 
 import checkpoint
+from data import locks
+from errors import UserError
 import export_saved_model
 import modeling
 from serving import signatures as serving_signatures
@@ -22,51 +28,8 @@ v1 = tf.compat.v1
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-WORDS = [
-  "the",
-  "a",
-  "cat",
-  "dog",
-  "bird",
-  "sat",
-  "ran",
-  "flew",
-  "on",
-  "over",
-  "mat",
-  "hill",
-  "tree",
-  "and",
-  "then",
-  "it",
-  "was",
-  "red",
-  "blue",
-  "big",
-  "small",
-  "quick",
-  "lazy",
-  "good",
-  "bad",
-]
-TOKENS = [
-  "[PAD]",
-  "[unused0]",
-  "[UNK]",
-  "[CLS]",
-  "[SEP]",
-  "[MASK]",
-  *WORDS,
-  "##s",
-  "##ing",
-  "un",
-  "##aff",
-  "##able",
-  ",",
-  ".",
-  "!",
-]
-
+WORDS = tiny.WORDS
+TOKENS = tiny.TOKENS
 TEXT = "\n\n".join(
   "\n".join(
     f"{a} {b} sat on the {c} ."
@@ -78,21 +41,8 @@ TEXT = "\n\n".join(
 
 
 def tiny_config(**changes) -> modeling.BertConfig:
-  """A config in which every size differs from the others."""
-  return modeling.BertConfig(
-    **{
-      **dict(
-        vocab_size=len(TOKENS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=37,
-        max_position_embeddings=40,
-        type_vocab_size=2,
-      ),
-      **changes,
-    }
-  )
+  """Returns a config in which every size differs from the others."""
+  return modeling.BertConfig(**{**tiny.CONFIG, **changes})
 
 
 def read_records(path):
@@ -254,3 +204,113 @@ def write_tensorflow_2_encoder(folder, vocab_file):
     folder,
   )
   return folder
+
+
+# --- Deaths -------------------------------------------------------------------
+
+
+class Killed(BaseException):
+  """Stands for the death of a process in the middle of its work."""
+
+
+FILE_OPERATIONS = [
+  (tf.io.gfile, name)
+  for name in ("rename", "remove", "rmtree", "makedirs", "copy", "GFile")
+]
+
+
+def run_until_death(
+  run: Callable[[], object],
+  num_operations: int,
+  operations: Iterable[tuple[object, str]] = tuple(FILE_OPERATIONS),
+) -> bool:
+  """Runs a function that dies when it has made some file operations.
+
+  Args:
+    run: The function.
+    num_operations: Number of operations that succeed. Each later one raises
+      `Killed`, so that nothing more is written, as after a real death.
+    operations: The functions that count, as pairs of a module and a name.
+
+  Returns:
+    Whether the function died.
+  """
+  count = 0
+
+  def dying(function):
+    def wrapper(*args, **kwargs):
+      nonlocal count
+      count += 1
+      if count > num_operations:
+        raise Killed
+      return function(*args, **kwargs)
+
+    return wrapper
+
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    for module, name in operations:
+      monkeypatch.setattr(module, name, dying(getattr(module, name)))
+    try:
+      run()
+    except Killed:
+      return True
+  return False
+
+
+def check_deaths(
+  run: Callable[[pathlib.Path], object],
+  folder: pathlib.Path,
+  whole: dict[str, bytes],
+  steps: Iterable[int] = range(1000),
+) -> None:
+  """Asserts that a killed run, run again, ends with the same files.
+
+  Args:
+    run: Function of the folder to write to.
+    folder: Where to make a folder for each death.
+    whole: Files of a run that was not killed.
+    steps: Numbers of file operations after which the runs die.
+  """
+  for step in steps:
+    place = folder / str(step)
+    if not run_until_death(lambda: run(place), step):
+      return  # there were no more operations
+    run(place)
+    assert read_folder(place) == whole, step
+
+
+def read_folder(folder: pathlib.Path) -> dict[str, bytes]:
+  """Returns the content of all files below a folder, by their path in it."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+# --- Other processes ----------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+  """Returns when a condition is true; fails if that takes too long."""
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < deadline, f"nothing happened in {seconds} s"
+    time.sleep(0.01)
+
+
+def assert_refused_by_lock(
+  run: Callable[[], object], folder: pathlib.Path, lock_file: str
+) -> None:
+  """Asserts that a program names the process that writes to its output.
+
+  Args:
+    run: Runs the program.
+    folder: Everything that the program reads and writes.
+    lock_file: Path of its lock in the folder.
+  """
+  before = read_folder(folder)
+  with locks.Lock(str(folder / lock_file), "the place"):
+    with pytest.raises(UserError, match=rf"is in use: .*process {os.getpid()}"):
+      run()
+  assert read_folder(folder) == before

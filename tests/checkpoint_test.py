@@ -118,37 +118,16 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     checkpoint.restore(random_model(), prefix)
 
 
-class Killed(BaseException):
-  """Ends a process that the test only imagines."""
-
-
 @pytest.mark.parametrize("first_step", [0, 1])
 def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
-  tmp_path, monkeypatch, first_step
+  tmp_path, first_step
 ):
-  def die_after(num_operations):
-    count = [0]
-
-    def dying(function):
-      def wrapper(*args, **kwargs):
-        count[0] += 1
-        if count[0] > num_operations:
-          raise Killed
-        return function(*args, **kwargs)
-
-      return wrapper
-
-    for module, name in [
-      (tf.raw_ops, "SaveV2"),
-      (tf.raw_ops, "MergeV2Checkpoints"),
-      (tf.io.gfile, "rename"),
-      (tf.io.gfile, "remove"),
-      (os, "fsync"),
-      (tf.io.gfile, "makedirs"),
-      (tf.io.gfile, "GFile"),
-    ]:
-      monkeypatch.setattr(module, name, dying(getattr(module, name)))
-
+  operations = [
+    (tf.raw_ops, "SaveV2"),
+    (tf.raw_ops, "MergeV2Checkpoints"),
+    (os, "fsync"),
+    *builders.FILE_OPERATIONS,
+  ]
   model_dir = str(tmp_path)
   variable = tf.Variable(float(first_step))
   if first_step:
@@ -156,16 +135,12 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
   variable.assign(2.0)
   seen = []
   for num_operations in range(100):
-    with monkeypatch.context():
-      die_after(num_operations)
-      try:
-        checkpoint.save(model_dir, 2, {"x": variable}, 1, {"step": 2})
-      except Killed:
-        pass
-      else:
-        break
-      finally:
-        monkeypatch.undo()
+    if not builders.run_until_death(
+      lambda: checkpoint.save(model_dir, 2, {"x": variable}, 1, {"step": 2}),
+      num_operations,
+      operations,
+    ):
+      break
     newest = checkpoint.latest(model_dir)
     step = checkpoint.read_state(newest)["step"] if newest else 0
     if newest:

@@ -39,13 +39,13 @@ def find_large_golden_dir() -> str:
   return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def large_golden_dir():
   """Folder with many outputs of the original code."""
   return find_large_golden_dir()
 
 
-@pytest.fixture(scope="session", params=["small", "large"])
+@pytest.fixture(params=["small", "large"])
 def golden_dir(request):
   """Folder with outputs of the original code: a few, and then many."""
   if request.param == "small":
@@ -54,8 +54,7 @@ def golden_dir(request):
 
 
 @pytest.fixture(
-  scope="session",
-  params=["small/small_gelu", "large/small_gelu", "large/relu_nomask"],
+  params=["small/small_gelu", "large/small_gelu", "large/relu_nomask"]
 )
 def golden_model_dir(request):
   """Folder with a model, its outputs, and losses of a short training."""

@@ -1,12 +1,12 @@
-"""Proves that programs repeat, resume, stop and exclude each other as promised.
+"""Tests that programs repeat, resume, stop and exclude each other as promised.
 
     python tests/contract.py --kills=1000 --output=/tmp/contract
 
-Starts programs on tiny data, kills them at random moments or before a random
-operation on files, several times in a row, lets them run to their end, and
-compares every file with those of a run that was left alone. The table and
-`summary.json` grow with each trial; the same command continues where it was.
-`contracts_test.py` makes some of these trials.
+A trial starts a program on tiny data, kills it several times at random moments
+or before random file operations, lets it run to its end, and compares every
+file with those of an undisturbed run. `summary.json` is saved after each trial,
+and the same command continues an interrupted one. `contracts_test.py` makes
+some of these trials.
 """
 
 import argparse
@@ -34,21 +34,22 @@ from contract_programs import Program
 
 _HERE = pathlib.Path(__file__).parent
 _SECONDS_TO_START = 300.0
-# A run that takes longer than the first by this, and by this factor, hangs.
+# A run hangs if it takes longer than the spare seconds plus the spare factor
+# times the seconds of an undisturbed run.
 _SPARE_SECONDS, _SPARE_FACTOR = 60.0, 20.0
-_SECONDS_OF_SLOWEST = 20.0
-_SECONDS_TO_VANISH = 15.0  # of processes whose parent has ended
+_SECONDS_OF_SLOWEST = 20.0  # assumed before the first run of a program
+_SECONDS_TO_VANISH = 15.0  # for processes whose parent has ended
 _POLL_SECONDS = 0.005
-_NUM_SHOWN = 3  # of problems of one kind
-_NEVER = 10**9  # more operations than any program makes
+_NUM_SHOWN = 3  # problems of one kind
+_NEVER = 10**9  # more file operations than any program makes
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
-# What a run must not leave behind.
+# Files that a run must not leave behind.
 _LEFTOVER = re.compile(
   r"(\.unfinished|_temp|\.parts|\.part|\.part\.json|\.lock|(^|/)\.[^/]*)(/|$)"
 )
-# What is written over while a program runs.
+# Files that a program rewrites while it runs.
 _REWRITTEN = re.compile(r"(^|/)(checkpoint|training_log\.jsonl)$")
 _WEIGHTS = re.compile(r"^out/(model\.ckpt-(\d+)\..*|checkpoint)$")
 _REFUSAL = re.compile(
@@ -57,14 +58,14 @@ _REFUSAL = re.compile(
 
 
 class Problem(NamedTuple):
-  """Something that a program should not have done."""
+  """Something that a program did wrong."""
 
   kind: str
   text: str
 
 
 def merge_problems(problems: list[Problem]) -> list[Problem]:
-  """Returns one problem of each kind: few in full, of others how many."""
+  """Joins the problems of each kind: the first in full, the names of others."""
   by_kind = collections.defaultdict(list)
   for problem in dict.fromkeys(problems):
     by_kind[problem.kind].append(problem.text)
@@ -96,7 +97,7 @@ class Run:
     self._log = log
 
   def wait(self, seconds: float | None = None) -> int | None:
-    """Returns the exit status; None if the program still runs after a while."""
+    """Returns the exit status, or None if the program runs longer."""
     return self._server.wait(self.pid, seconds)
 
   def send(self, number: int) -> None:
@@ -104,10 +105,12 @@ class Run:
       os.kill(self.pid, number)
 
   def stop(self) -> None:
-    """Stops the process; returns when it stands still, or has ended."""
+    """Stops the process, and returns when it has stopped or ended."""
     self.send(signal.SIGSTOP)
+    deadline = time.monotonic() + _SECONDS_TO_VANISH
     while self.wait(_POLL_SECONDS) is None and _state(self.pid)[0] != "T":
-      pass
+      if time.monotonic() > deadline:
+        raise TimeoutError(f"Process {self.pid} does not stop.")
 
   def resume(self) -> None:
     self.send(signal.SIGCONT)
@@ -116,10 +119,10 @@ class Run:
     try:
       return self._log.read_text(errors="replace")
     except FileNotFoundError:
-      return ""  # the program has only just been started
+      return ""  # the program has just started
 
   def wait_for_line(self, pattern: str, seconds: float) -> bool:
-    """Returns when the log has a line (True), or the program has ended."""
+    """Returns whether the log has a matching line before the program ends."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
       has_ended = self.wait(_POLL_SECONDS) is not None
@@ -130,7 +133,7 @@ class Run:
     return False
 
   def remaining_processes(self) -> list[int]:
-    """Returns the processes of the session that do not end with the run."""
+    """Returns the processes of the session that outlive the run."""
     deadline = time.monotonic() + _SECONDS_TO_VANISH
     while processes := _processes_of_session(self.pid):
       if time.monotonic() > deadline:
@@ -140,16 +143,17 @@ class Run:
 
 
 def _state(process: int) -> tuple[str, int]:
-  """Returns the letter for the state of a process, and its session."""
+  """Returns the state of a process, as a letter, and its session."""
   try:
     stat = pathlib.Path("/proc", str(process), "stat").read_text()
   except OSError:
-    return "Z", 0  # it has just ended
+    return "Z", 0  # the process has just ended
   state, _, _, session = stat.rpartition(")")[2].split()[:4]
   return state, int(session)
 
 
 def _processes_of_session(session: int) -> list[int]:
+  """Returns the running processes of a session."""
   states = {
     int(entry): _state(int(entry))
     for entry in os.listdir("/proc")
@@ -163,7 +167,7 @@ def _processes_of_session(session: int) -> list[int]:
 
 
 class ProgramServer:
-  """The client of `program_server.py`; a context manager."""
+  """Client of `program_server.py`, as a context manager."""
 
   def __init__(self, hash_seed: int):
     self._hash_seed = hash_seed
@@ -192,7 +196,10 @@ class ProgramServer:
 
   def __exit__(self, *unused_exception) -> None:
     self._process.stdin.close()
-    self._process.wait()
+    try:
+      self._process.wait(_SECONDS_TO_START)
+    finally:
+      self._process.kill()
 
   def _read_answers(self) -> None:
     for line in self._process.stdout:
@@ -216,12 +223,12 @@ class ProgramServer:
     """Starts a program.
 
     Args:
-      program: the command.
-      inputs: what `{inputs}` and `{server}` in it stand for.
-      folder: the working directory.
-      log: a new file for what the program says.
-      dies_at: the number of the file operation before which it is killed.
-      **values: what other names in braces stand for.
+      program: The command.
+      inputs: Values of `{inputs}` and `{server}` in its arguments.
+      folder: Working directory.
+      log: New file for the messages of the program.
+      dies_at: Number of the file operation before which the program dies.
+      **values: Values of other names in braces.
     """
     arguments = [
       argument.format(inputs=inputs.folder, server=inputs.server, **values)
@@ -246,6 +253,7 @@ class ProgramServer:
     return Run(self, pid, log)
 
   def wait(self, pid: int, seconds: float | None) -> int | None:
+    """Returns the exit status of a process, or None if it runs longer."""
     with self._changed:
       self._changed.wait_for(lambda: pid in self._ended, seconds)
       return self._ended.get(pid)
@@ -255,17 +263,17 @@ class ProgramServer:
 
 
 class Inputs:
-  """The folder of what commands read."""
+  """Folder of the files that commands read."""
 
   def __init__(self, folder: pathlib.Path, server: str):
     self.folder = folder
     self.server = server
 
   def make_for(self, program: Program, server: ProgramServer) -> None:
-    """Makes what a command reads, unless it is there.
+    """Makes the files that a command reads, unless they exist.
 
     Raises:
-      RuntimeError: a program failed.
+      RuntimeError: A program that makes files failed.
     """
     if not self.folder.exists():
       temporary = self.folder.with_suffix(".unfinished")
@@ -285,15 +293,16 @@ class Inputs:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     run = server.start(program, self, temporary, temporary / "log")
-    if run.wait():
+    if run.wait(_SECONDS_TO_START) != 0:
       raise RuntimeError(f"{program.name}: {run.log()}")
     temporary.rename(folder)
 
 
 def read_files(folder: pathlib.Path, program: Program) -> dict[str, bytes]:
-  """Returns the content of all files, and of empty folders, by name.
+  """Returns the content of the files that a program wrote, by name.
 
-  Files of others are left out; so is what may differ in content.
+  Names of empty folders end in "/". Files of other people are left out. Content
+  that may differ between runs is left empty.
   """
   files = {}
   for parent, folders, names in os.walk(folder):
@@ -305,7 +314,7 @@ def read_files(folder: pathlib.Path, program: Program) -> dict[str, bytes]:
       try:
         content = (parent / name).read_bytes()
       except FileNotFoundError:
-        continue  # removed in the meantime, by a worker that still runs
+        continue  # a worker that still runs has removed it
       if any(re.search(pattern, relative) for pattern in program.unequal):
         content = b""
       for pattern in program.times:
@@ -317,7 +326,7 @@ def read_files(folder: pathlib.Path, program: Program) -> dict[str, bytes]:
 
 
 def _without_events(files: dict[str, bytes]) -> dict[str, bytes]:
-  """Leaves out what every process writes under a name of its own."""
+  """Returns all files except those that each process names differently."""
   return {
     name: content
     for name, content in files.items()
@@ -326,7 +335,7 @@ def _without_events(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _without_older_weights(files: dict[str, bytes]) -> dict[str, bytes]:
-  """Leaves out all checkpoints of a run but the newest."""
+  """Returns all files except older checkpoints of a run."""
   steps = [
     int(match[2]) for match in map(_WEIGHTS.match, files) if match and match[2]
   ]
@@ -340,11 +349,12 @@ def _without_older_weights(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _times_of_files(folder: pathlib.Path) -> dict[str, int]:
-  """Returns when each file and folder was changed last."""
+  """Returns the time of the last change of each file and folder."""
   return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def write_files_of_others(folder: pathlib.Path, program: Program) -> None:
+  """Writes the files that the program must leave alone."""
   for name in program.files_of_others:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -354,6 +364,7 @@ def write_files_of_others(folder: pathlib.Path, program: Program) -> None:
 def _problems_of_others(
   folder: pathlib.Path, program: Program
 ) -> list[Problem]:
+  """Returns the files of other people that the program removed or changed."""
   problems = []
   for name in program.files_of_others:
     path = folder / name
@@ -367,7 +378,7 @@ def _problems_of_others(
 def _differences(
   files: dict[str, bytes], expected: dict[str, bytes], kind: str = "difference"
 ) -> list[Problem]:
-  """Returns what is missing or differs; what is too much is a leftover."""
+  """Returns files that are missing, differ, or should not be there."""
   problems = [
     Problem("leftover", name) for name in files if name not in expected
   ]
@@ -393,7 +404,7 @@ def _differences(
 
 
 def _leftovers(folder: pathlib.Path, program: Program) -> list[Problem]:
-  """Returns what no run should leave, whether others left it as well or not."""
+  """Returns files that no run may leave, not even an undisturbed one."""
   files = read_files(folder, program)
   problems = [
     Problem("leftover", name) for name in files if _LEFTOVER.search(name)
@@ -423,14 +434,14 @@ def _leftovers(folder: pathlib.Path, program: Program) -> list[Problem]:
 
 @dataclasses.dataclass
 class Reference:
-  """What a program makes that is left alone.
+  """Result of an undisturbed run.
 
   Attributes:
-    files: name -> content.
-    unstable: the names of those that differ between two fresh runs. That is
-      a problem of its own, and says nothing of other runs.
-    seconds: how long it took.
-    num_operations: on files.
+    files: Content of each file by name.
+    unstable: Names of files that differ between two undisturbed runs. This is a
+      problem of its own, so other trials do not compare these files.
+    seconds: Duration of the run.
+    num_operations: Number of its file operations.
   """
 
   files: dict[str, bytes]
@@ -442,8 +453,8 @@ class Reference:
 class Trials:
   """Trials of one program.
 
-  Each returns the problems that it met, an empty list if there are none; then
-  its folder is removed.
+  Each trial returns the problems that it found. Without problems, it removes
+  its folder.
   """
 
   def __init__(self, program: Program, inputs: Inputs, folder: pathlib.Path):
@@ -453,13 +464,13 @@ class Trials:
     self._reference: Reference | None = None
 
   def two_fresh_runs(self, servers: Sequence[ProgramServer]) -> list[Problem]:
-    """Compares runs of two processes with different hash seeds."""
+    """Compares two undisturbed runs with different hash seeds."""
     trials = [
       _Trial(self, f"fresh-{number}", server)
       for number, server in enumerate(servers)
     ]
     with futures.ThreadPoolExecutor(len(trials)) as pool:
-      # The second also counts its operations on files.
+      # The second run counts its file operations.
       seconds = list(pool.map(_Trial.run_to_end, trials, [None, _NEVER]))
     problems, files = [], []
     for trial in trials:
@@ -492,9 +503,16 @@ class Trials:
   def kills(
     self, server: ProgramServer, seed: int, most_in_a_row: int
   ) -> tuple[int, list[Problem]]:
-    """Kills a program several times; returns how often it was killed indeed.
+    """Kills a program several times, and then lets it run to its end.
 
-    By a clock if the seed is even, else before some operation on files.
+    Args:
+      server: Where to start the program.
+      seed: Seed of the random choices. With an even seed a timer kills the
+        program, with an odd one it dies before a file operation.
+      most_in_a_row: Largest number of kills.
+
+    Returns:
+      The number of kills that came before the end of a run, and the problems.
     """
     rng = random.Random(f"{self.program.name} {seed}")
     trial = _Trial(self, f"kills-{seed}", server)
@@ -518,7 +536,7 @@ class Trials:
     return num_kills, trial.finish()
 
   def death_at(self, server: ProgramServer, operation: int) -> list[Problem]:
-    """Lets the program die before an operation on files; then it may end."""
+    """Kills the program before a file operation, and lets the next run end."""
     trial = _Trial(self, f"death-{operation}", server)
     run = trial.start(dies_at=operation)
     trial.expect_status(run, trial.wait(run), [-signal.SIGKILL, 0])
@@ -534,7 +552,7 @@ class Trials:
     phase: str | None = None,
     seed: int | None = None,
   ) -> list[Problem]:
-    """Sends a signal after a line of the log, or else at a random time."""
+    """Sends a signal after a line of the log, or at a random time."""
     name = f"{signal.Signals(number).name}-{seed}"
     if phase:
       name += "-" + re.sub(r"\W+", "_", phase)
@@ -560,21 +578,24 @@ class Trials:
   def two_at_once(self, server: ProgramServer, seed: int) -> list[Problem]:
     """Starts the program twice in one folder.
 
-    Both at the same moment if the seed is odd. If it is even, the first is
-    stopped at a random moment after it took its lock, while the second runs.
+    With an odd seed, both start at the same moment. With an even seed, the
+    first is stopped at a random moment after it took its lock, while the second
+    runs.
     """
     rng = random.Random(f"{self.program.name} two {seed}")
     trial = _Trial(self, f"two-{seed}", server)
     first = trial.start()
     expected = [[0, 1], [1, 0]]
     if not seed % 2:
+      deadline = time.monotonic() + trial.most_seconds
       while not trial.has_lock():
-        if first.wait(_POLL_SECONDS) is not None:
+        has_ended = first.wait(_POLL_SECONDS) is not None
+        if has_ended or time.monotonic() > deadline:
           trial.problems.append(Problem("status", "it took no lock"))
           break
       first.wait(rng.uniform(0.0, 0.7 * self.reference.seconds))
       first.stop()
-      # It may have ended, or be about to.
+      # Without a lock it has ended, so that the second may run.
       expected = [[0, 1 if trial.has_lock() else 0]]
     second = trial.start()
     if not seed % 2:
@@ -612,7 +633,7 @@ class Trials:
     return trial.finish()
 
   def reading(self, server: ProgramServer, reader: Program) -> list[Problem]:
-    """Reads what a training writes, while it is stopped and after its end."""
+    """Reads the output of a training while it is stopped, and after its end."""
     trial = _Trial(self, reader.name.replace(" ", "_"), server)
     run = trial.start()
     trial.expect_line(run, r"Saved .*-3\.")
@@ -641,7 +662,7 @@ class Trials:
 
 
 class _Trial:
-  """One folder in which a program is started, perhaps several times."""
+  """A folder in which a program is started, perhaps several times."""
 
   def __init__(self, trials: Trials, name: str, server: ProgramServer):
     self._trials = trials
@@ -674,7 +695,7 @@ class _Trial:
     )
 
   def wait(self, run: Run) -> int | None:
-    """Returns the exit status; a process that hangs is killed."""
+    """Returns the exit status, and kills a process that hangs."""
     status = run.wait(self.most_seconds)
     if status is None:
       self.problems.append(Problem("hung", run.log()[-1000:]))
@@ -707,7 +728,7 @@ class _Trial:
       )
 
   def run_to_end(self, dies_at: int | None = None) -> float:
-    """Runs the program to its end; returns how many seconds that took."""
+    """Runs the program to its end, and returns the seconds that it took."""
     started = time.monotonic()
     run = self.start(dies_at)
     status = self.wait(run)
@@ -730,7 +751,7 @@ class _Trial:
         os.kill(process, signal.SIGKILL)
 
   def check_files_are_whole(self, allows_older_weights: bool = False) -> None:
-    """Compares files that are there with those of the end."""
+    """Compares existing files with those of an undisturbed run."""
     reference = self._trials.reference
     expected = reference.files
     files = {
@@ -741,7 +762,7 @@ class _Trial:
       and not _REWRITTEN.search(name)
     }
     if allows_older_weights:
-      # Those of the same step differ in nothing.
+      # The states depend on the step of the interruption; the weights do not.
       files = {
         name: content
         for name, content in files.items()
@@ -786,15 +807,15 @@ _KINDS = (
 
 
 class Task(NamedTuple):
-  """A trial that is to be made."""
+  """A trial to make."""
 
   program: str
-  kind: str  # see `_TRIALS`
+  kind: str  # one of `_TRIALS`
   number: int
 
 
 class Summary:
-  """What came of all trials, in a file that grows with each."""
+  """Results of all trials, in a file that is rewritten after each trial."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path
@@ -810,7 +831,7 @@ class Summary:
     return self.of_program(name)["trials"].get(kind, 0)
 
   def total(self, kind: str) -> int:
-    """Returns how many trials of a kind there were; of kills, the deaths."""
+    """Returns the number of trials of a kind, or the number of kills."""
     if kind == "kills":
       return sum(known["kills"] for known in self._programs.values())
     return sum(
@@ -874,7 +895,7 @@ class Summary:
 def _tasks(
   names: list[str], wanted: dict[str, int], summary: Summary
 ) -> Iterator[Task]:
-  """Yields trials, a program after the other, until there are enough."""
+  """Yields trials of each program in turn until there are enough."""
   for kind, count in wanted.items():
     programs = [contract_programs.PROGRAMS[name] for name in names]
     if kind == "pairs":
@@ -906,7 +927,7 @@ def _make_trial(
   if task.kind == "reads":
     readers = contract_programs.READERS
     return 0, trials.reading(server, readers[task.number % len(readers)])
-  # Each signal in each phase, and at random moments in between.
+  # Each signal after each phase, and at random moments.
   phases = (None, *trials.program.phases)
   number, place = divmod(task.number, 2 * len(phases))
   return 0, trials.interruption(
@@ -923,34 +944,38 @@ def main() -> None:
     "--output",
     type=pathlib.Path,
     required=True,
-    help="folder of the summary and of trials that failed",
+    help="Folder for the summary and the trials that failed.",
   )
   parser.add_argument(
     "--programs",
     default=",".join(contract_programs.PROGRAMS),
-    help="names, separated by commas",
+    help="Names of programs, separated by commas.",
   )
-  parser.add_argument("--kills", type=int, default=0, help="deaths in all")
+  parser.add_argument("--kills", type=int, default=0, help="Number of kills.")
   parser.add_argument(
     "--in_a_row",
     type=int,
     default=3,
-    help="the most kills before a program may run to its end",
+    help="Largest number of kills before a program may run to its end.",
   )
-  parser.add_argument("--signals", type=int, default=0, help="trials in all")
+  parser.add_argument(
+    "--signals", type=int, default=0, help="Number of trials."
+  )
   parser.add_argument(
     "--pairs",
     type=int,
     default=0,
-    help="trials in all, of two processes at once",
+    help="Number of trials with two processes at once.",
   )
   parser.add_argument(
     "--reads",
     type=int,
     default=0,
-    help="trials in all, of programs that read what another writes",
+    help="Number of trials with a program that reads the output of another.",
   )
-  parser.add_argument("--jobs", type=int, default=2, help="trials at a time")
+  parser.add_argument(
+    "--jobs", type=int, default=2, help="Number of trials at a time."
+  )
   options = parser.parse_args()
   output = options.output.resolve()
   output.mkdir(parents=True, exist_ok=True)
@@ -995,7 +1020,7 @@ def main() -> None:
 
 
 def _in_threads(function, items: Iterator, num_threads: int) -> None:
-  """Calls function(number of the thread, item) for all items."""
+  """Calls function(number of the thread, item) for each item."""
   lock = threading.Lock()
 
   def work(number: int) -> None:

@@ -1,8 +1,8 @@
-"""The programs whose contract is proved, as commands on tiny data.
+"""Table of the programs whose contract is tested, as commands on tiny data.
 
-Each command runs in a folder of its own, writes to `out` in it, and takes a few
-seconds. The files that it reads are made once, by `write_inputs` and the
-commands in `PREPARATIONS`.
+Each command runs in a folder of its own, writes to `out` in that folder, and
+takes a few seconds. `write_inputs` and the commands in `PREPARATIONS` make the
+files that it reads, once for all commands.
 """
 
 import base64
@@ -20,65 +20,22 @@ import threading
 import time
 import zipfile
 
-_WORDS = [
-  "the",
-  "a",
-  "cat",
-  "dog",
-  "bird",
-  "sat",
-  "ran",
-  "flew",
-  "on",
-  "over",
-  "mat",
-  "hill",
-  "tree",
-  "and",
-  "then",
-  "it",
-  "was",
-  "red",
-  "blue",
-  "big",
-  "small",
-  "quick",
-  "lazy",
-  "good",
-  "bad",
-]
-_TOKENS = [
-  "[PAD]",
-  "[unused0]",
-  "[UNK]",
-  "[CLS]",
-  "[SEP]",
-  "[MASK]",
-  *_WORDS,
-  "##s",
-  "un",
-  "##aff",
-  "##able",
-  ",",
-  ".",
-]
-_CONFIG = dict(
-  vocab_size=len(_TOKENS),
-  hidden_size=32,
-  num_hidden_layers=1,
-  num_attention_heads=4,
-  intermediate_size=37,
-  max_position_embeddings=40,
-  type_vocab_size=2,
-  initializer_range=0.02,
-  hidden_act="gelu",
-  hidden_dropout_prob=0.1,
-  attention_probs_dropout_prob=0.1,
-)
+import tiny
+
+_CONFIG = {
+  **tiny.CONFIG,
+  **dict(
+    num_hidden_layers=1,
+    initializer_range=0.02,
+    hidden_act="gelu",
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.1,
+  ),
+}
 _ZIP_NAME = "uncased_L-2_H-128_A-2"
 
-# Files of others, which look like ours: in the folder of the output, and where
-# training keeps its weights.
+# Files of other people that look like ours. Programs must leave them alone: the
+# first ones in the folder of the output, the others next to saved weights.
 _FILES_OF_OTHERS = (
   "notes.txt",
   "sibling/notes.txt",
@@ -93,32 +50,36 @@ _FILES_OF_OTHERS = (
 _NEXT_TO_WEIGHTS = (
   "out/model.ckpt-notes.txt",
   "out/model.ckpt-99_temp/keep.txt",
-  # Of a checkpoint that expires.
+  # Looks like part of a checkpoint that is deleted later.
   "out/model.ckpt-3.notes.txt",
   "out/best/notes.txt",
   "out/export/notes.txt",
   "out/eval/notes.txt",
 )
 
-# Files with times, the number of a process, or a random name in them.
-_OF_TRAINING = (r"(^|/)events\.out\.tfevents\.[^/]*$", r"/training_log\.jsonl$")
+# Files that hold times, process ids or random names.
+_UNEQUAL_IN_TRAINING = (
+  r"(^|/)events\.out\.tfevents\.[^/]*$",
+  r"/training_log\.jsonl$",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A command, and what is known of its output.
+  """A command with the properties of its output.
 
   Attributes:
-    name: of this entry.
-    program: the file.
-    arguments: of the command; `{inputs}` stands for the folder of the inputs.
-    files_of_others: which are in the folder of the command before it runs.
-    unequal: patterns of files that need not be the same, bit for bit.
-    times: patterns of what may differ within files.
-    phases: patterns of log lines after each of which a signal is sent.
-    is_locked: whether a second process is refused.
-    refusal: pattern of what it says, as an error, when all is done already.
-    is_slow: whether a run takes much longer than those of the others.
+    name: Name of this entry.
+    program: File of the program.
+    arguments: Arguments of the command. `{inputs}` stands for the folder of the
+      inputs.
+    files_of_others: Files that are in the folder before the command runs.
+    unequal: Patterns of files whose content may differ between runs.
+    times: Patterns of parts of files that may differ between runs.
+    phases: Patterns of log lines. A signal is sent after each of them.
+    is_locked: Whether the program refuses a second process.
+    refusal: Pattern of the error of a run that finds its work already done.
+    is_slow: Whether a run takes much longer than runs of other programs.
   """
 
   name: str
@@ -141,11 +102,11 @@ def _flags(**flags) -> tuple[str, ...]:
 
 
 def write_inputs(folder: pathlib.Path) -> None:
-  """Writes the files that commands read, apart from those they make."""
+  """Writes the files that commands read, except those that commands make."""
   rng = random.Random(1)
 
   def sentence(length: int | None = None) -> str:
-    return " ".join(rng.choices(_WORDS, k=length or rng.randrange(4, 9)))
+    return " ".join(rng.choices(tiny.WORDS, k=length or rng.randrange(4, 9)))
 
   def document() -> str:
     return "\n".join(sentence() for _ in range(8)) + "\n\n"
@@ -155,9 +116,9 @@ def write_inputs(folder: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
-  write("vocab.txt", "\n".join(_TOKENS) + "\n")
+  write("vocab.txt", "\n".join(tiny.TOKENS) + "\n")
   write("bert_config.json", json.dumps(_CONFIG))
-  # The encoders of TF Hub draw dropout from generators without a seed.
+  # TF Hub encoders draw dropout from generators that have no seed.
   write(
     "no_dropout.json",
     json.dumps(
@@ -169,7 +130,7 @@ def write_inputs(folder: pathlib.Path) -> None:
     ),
   )
   write("few.txt", "".join(document() for _ in range(6)))
-  # Three blocks, each of a megabyte.
+  # The corpus reader splits this into three blocks of a megabyte.
   documents = [document() for _ in range(50)]
   write("many.txt", "".join(rng.choices(documents, k=13_000)))
   write("lines.txt", "".join(sentence(3) + "\n" for _ in range(8500)))
@@ -179,10 +140,10 @@ def write_inputs(folder: pathlib.Path) -> None:
 
 
 def _write_tables(write, split: str, rng, sentence) -> None:
-  """Writes the files of classification, tagging and choosing."""
+  """Writes one split of the tasks except question answering."""
   nouns = ("cat", "dog", "bird")
   rows = [
-    (f"the {noun} {verb} {rng.choice(_WORDS)}", label)
+    (f"the {noun} {verb} {rng.choice(tiny.WORDS)}", label)
     for noun in nouns
     for verb, label in [("sat", "still"), ("ran", "moving"), ("flew", "moving")]
     for _ in range(4)
@@ -194,7 +155,7 @@ def _write_tables(write, split: str, rng, sentence) -> None:
     ],
     "regression": [(text, len(text) / 10) for text, _ in rows],
     "long": [(sentence(20), label) for _, label in rows[:16]],
-    # A column of GLUE, with its header.
+    # A task of GLUE has columns of its own.
     "glue/RTE": [
       (i, text, "a cat", "entailment" if label == "still" else "not_entailment")
       for i, (text, label) in enumerate(rows[:8])
@@ -232,7 +193,7 @@ def _write_tables(write, split: str, rng, sentence) -> None:
 
 
 def _write_questions(write) -> None:
-  """Writes data sets of the versions of SQuAD."""
+  """Writes a data set in the format of each version of SQuAD."""
   for version in (1, 2):
     paragraphs = []
     for a, b, c in itertools.permutations(("cat", "dog", "bird"), 3):
@@ -262,7 +223,7 @@ def _write_questions(write) -> None:
 
 
 class _ZipHandler(server.BaseHTTPRequestHandler):
-  """Serves a model, slowly enough to be killed meanwhile."""
+  """Serves a model so slowly that tests can kill the client meanwhile."""
 
   content = b""
 
@@ -279,7 +240,7 @@ class _ZipHandler(server.BaseHTTPRequestHandler):
     self.send_header("ETag", f'"{digest}"')
     self.send_header("x-goog-hash", f"md5={digest}")
     self.end_headers()
-    with contextlib.suppress(OSError):  # of a reader that was killed
+    with contextlib.suppress(OSError):  # the client was killed
       for place in range(start, len(self.content), 200_000):
         self.wfile.write(self.content[place : place + 200_000])
         time.sleep(0.05)
@@ -290,11 +251,14 @@ class _ZipHandler(server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def model_server(port_file: pathlib.Path) -> Iterator[str]:
-  """Serves a released model; gives the address.
+  """Serves a released model.
 
   Args:
-    port_file: where the port is kept, so that the address, which the record of
-      a download has, is the same next time.
+    port_file: File that keeps the port. The next server uses the same port,
+      because files of a download contain its address.
+
+  Yields:
+    The address of the server.
   """
   rng = random.Random(1)
   output = io.BytesIO()
@@ -371,7 +335,7 @@ def _train(name: str, program: str, *arguments, phases=(), **flags) -> Program:
       ),
     ),
     files_of_others=_FILES_OF_OTHERS + _NEXT_TO_WEIGHTS,
-    unequal=_OF_TRAINING,
+    unequal=_UNEQUAL_IN_TRAINING,
     phases=("Running training", r"Saved .*-3\.", *phases),
   )
 
@@ -456,7 +420,7 @@ def _extract(file_format: str) -> Program:
   )
 
 
-# Commands that make inputs of others.
+# Commands that make inputs of other commands.
 PREPARATIONS = {
   program.name: program
   for program in (
@@ -578,8 +542,8 @@ PROGRAMS = {
           for name in ("notes.txt", "model.ckpt-notes.txt", "eval/notes.txt")
         ),
       ),
-      unequal=(r"/log\.txt$", *_OF_TRAINING),
-      # How many seconds runs took, in JSON and in the table.
+      unequal=(r"/log\.txt$", *_UNEQUAL_IN_TRAINING),
+      # The seconds that runs took, in JSON and in the table.
       times=(rb'"seconds": [^,}\n]*', rb"\| \d+ \|\n"),
       is_slow=True,
     ),
@@ -616,7 +580,8 @@ PROGRAMS = {
   )
 }
 
-# Commands that only read what a training writes, or has written, to `{run}`.
+# Commands that only read from `{run}`, the folder of a training that is running
+# or has ended.
 READERS = (
   Program(
     "features of a run",

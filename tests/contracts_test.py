@@ -1,4 +1,4 @@
-"""Proves the contract of programs, by the trials of `contract.py`."""
+"""Tests of the contract of programs, with the trials of `contract.py`."""
 
 import signal
 import sys
@@ -8,16 +8,17 @@ import contract_programs
 import pytest
 
 pytestmark = pytest.mark.skipif(
-  sys.platform != "linux", reason="looks processes up in /proc"
+  sys.platform != "linux", reason="reads processes from /proc"
 )
 
-# These have all that can go wrong: shards, and checkpoints with the best apart.
+# Between them these write all kinds of files: shards, checkpoints, the best
+# one.
 _QUICK = ("records", "pretraining_dynamic")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def every_program(condition=lambda program: True, quick=_QUICK):
-  """Parametrizes a test; all but a few programs are for `make test-large`."""
+  """Parametrizes a test; most programs are left to `make test-large`."""
   return pytest.mark.parametrize(
     "name",
     [
@@ -39,7 +40,7 @@ def servers():
 
 @pytest.fixture(scope="session")
 def trials_of(servers, tmp_path_factory):
-  """Returns the trials of a program, and what its undisturbed runs showed."""
+  """Returns the trials of a program, and the problems of undisturbed runs."""
   folder = tmp_path_factory.mktemp("contract")
   known = {}
   with contract_programs.model_server(folder / "port") as address:
@@ -69,7 +70,7 @@ def trials(trials_of, name):
 
 @every_program()
 def test_a_killed_run_ends_as_if_it_had_not_been(trials, servers, name):
-  # Seeds that are odd do not go by the clock.
+  # With an odd seed, kills do not depend on the time.
   _, problems = trials.kills(servers[1], seed=1)
   assert not problems
 

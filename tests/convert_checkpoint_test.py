@@ -1,15 +1,18 @@
 """Tests of convert_checkpoint.py."""
 
+import errno
 import json
+import os
 import pathlib
 
 import builders
 import numpy as np
 import pytest
-from safetensors import numpy as safetensors
+import safetensors.numpy
 
 import checkpoint
 import convert_checkpoint
+from errors import UserError
 import modeling
 from tasks import classifier as classifier_lib
 
@@ -19,7 +22,7 @@ def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
   variables = checkpoint.variables_by_name(modeling.BertModel(config, seed=3))
   source = tmp_path / "source"
   source.mkdir()
-  safetensors.save_file(
+  safetensors.numpy.save_file(
     builders.to_transformers(variables, ""),
     str(source / "model.safetensors"),
   )
@@ -43,7 +46,7 @@ def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
     convert_checkpoint, input_dir=tmp_path / "out", output_dir=tmp_path / "back"
   )
   before, after = (
-    safetensors.load_file(str(folder / "model.safetensors"))
+    safetensors.numpy.load_file(str(folder / "model.safetensors"))
     for folder in (source, tmp_path / "back")
   )
   assert before.keys() == after.keys()
@@ -128,7 +131,7 @@ def test_conversion_of_heads(
   fields = json.loads((theirs / "config.json").read_text())
   assert fields["architectures"] == [architecture]
   assert fields["hidden_act"] == "gelu_new"
-  names = set(safetensors.load_file(str(theirs / "model.safetensors")))
+  names = set(safetensors.numpy.load_file(str(theirs / "model.safetensors")))
   assert head <= names
   assert all(
     name.startswith(("bert.", "cls.", "classifier.", "qa_outputs."))
@@ -139,3 +142,89 @@ def test_conversion_of_heads(
   assert set(tensors) == set(variables)
   for name, variable in variables.items():
     np.testing.assert_array_equal(tensors[name], variable)
+
+
+@pytest.fixture
+def convert(run_program):
+  def run(source, target):
+    run_program(convert_checkpoint, input_dir=source, output_dir=target)
+
+  return run
+
+
+@pytest.fixture
+def released(config_file, vocab_file, tmp_path):
+  """A folder with a model like those of the authors, and one file more."""
+  del config_file, vocab_file
+  folder = tmp_path / "released"
+  folder.mkdir()
+  for name in ("bert_config.json", "vocab.txt"):
+    os.rename(tmp_path / name, folder / name)
+  checkpoint.write(
+    str(folder / "bert_model.ckpt"),
+    checkpoint.variables_by_name(
+      modeling.BertModel(builders.tiny_config(), seed=5)
+    ),
+  )
+  return folder
+
+
+def test_a_conversion_killed_anywhere_is_made_by_the_same_command(
+  convert, released, tmp_path
+):
+  theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+  convert(released, theirs)
+  convert(theirs, ours)
+  for source, whole, last in (
+    (released, theirs, "config.json"),
+    (theirs, ours, "bert_config.json"),
+  ):
+
+    def run(folder):
+      convert(source, folder)
+      assert folder.joinpath(last).exists()
+
+    builders.check_deaths(
+      run,
+      tmp_path / f"to_{whole.name}",
+      builders.read_folder(whole),
+      range(0, 1000, 5),
+    )
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, "No space left on device"),
+    safetensors.SafetensorError("No space left on device (os error 28)"),
+  ],
+)
+def test_a_conversion_to_a_full_disk_changes_nothing(
+  convert, released, monkeypatch, tmp_path, error
+):
+  theirs = tmp_path / "theirs"
+  convert(released, theirs)
+  before = builders.read_folder(theirs)
+
+  def full(*unused_args):
+    raise error
+
+  with monkeypatch.context() as context:
+    context.setattr(checkpoint, "write_transformers", full)
+    with pytest.raises(UserError, match="cannot be written: No space"):
+      convert(released, theirs)
+  assert builders.read_folder(theirs) == before
+
+
+def test_a_conversion_does_not_replace_its_input(convert, released, tmp_path):
+  before = builders.read_folder(tmp_path)
+  os.symlink(released, tmp_path / "link")
+  for target in (released, tmp_path / "link"):
+    with pytest.raises(UserError, match="that --input_dir reads"):
+      convert(released, target)
+  (tmp_path / "target").mkdir()
+  os.symlink(released / "vocab.txt", tmp_path / "target" / "vocab.txt")
+  with pytest.raises(UserError, match="target/vocab.txt.*--input_dir reads"):
+    convert(released, tmp_path / "target")
+  os.remove(tmp_path / "target" / "vocab.txt")
+  assert builders.read_folder(tmp_path) == before

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import create_pretraining_data
+from errors import UserError
 from pretraining import corpus
 from pretraining import shards
 
@@ -189,8 +190,12 @@ def test_beam_by_a_job_service(create, text_file, vocab_file, tmp_path):
     ]
   )
   try:
-    while not (port_file.exists() and port_file.read_text()):
+
+    def is_ready():
       assert service.poll() is None
+      return port_file.exists() and port_file.read_text()
+
+    builders.wait_until(is_ready)
     beam_program(
       text_file,
       vocab_file,
@@ -245,20 +250,25 @@ def test_creation_killed_at_any_moment_goes_on(vocab_file, tmp_path):
       "--num_workers=2",
     ]
 
-  subprocess.run(command(tmp_path / "whole"), check=True)
+  subprocess.run(command(tmp_path / "whole"), check=True, timeout=300)
   for num_blocks in (1, 3, 5):
     process = subprocess.Popen(command(tmp_path / "parts"))
-    while len(list(tmp_path.glob("parts.parts/*-*.json"))) < num_blocks:
-      with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.05)
+
+    def has_blocks(count=num_blocks, process=process):
+      assert process.poll() is None
+      return len(list(tmp_path.glob("parts.parts/*-*.json"))) >= count
+
+    builders.wait_until(has_blocks)
     children = descendants(process.pid)
     assert len(children) >= 3  # two workers and who started them
     process.kill()
     process.wait()
     assert not (tmp_path / "parts").exists()
-    while children & set(parents_of_processes()):  # none outlives the program
-      pass
-  subprocess.run(command(tmp_path / "parts"), check=True)
+    # No child outlives the program.
+    builders.wait_until(
+      lambda children=children: not children & set(parents_of_processes())
+    )
+  subprocess.run(command(tmp_path / "parts"), check=True, timeout=300)
   assert not list(tmp_path.glob("*.tmp"))
   assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -300,3 +310,48 @@ def test_creation_refuses_an_output_that_cannot_be_written(create, tmp_path):
   (tmp_path / "file").write_text("in the way")
   with pytest.raises(ValueError, match="cannot be written"):
     create("file/x.tfrecord")
+
+
+@pytest.mark.parametrize(
+  "output, flag",
+  [
+    ("text.txt", "input_file"),
+    ("vocab.txt", "vocab_file"),
+    ("link", "input_file"),
+    ("x.lock", "input_file"),
+  ],
+)
+def test_records_do_not_replace_what_they_are_made_of(
+  create, tmp_path, output, flag
+):
+  os.symlink(tmp_path / "text.txt", tmp_path / "link")
+  (tmp_path / "x.lock").write_text("one\n\ntwo")
+  flags = {"output_file": tmp_path / output}
+  if output == "x.lock":
+    flags = {"input_file": tmp_path / output}
+  before = builders.read_folder(tmp_path)
+  with pytest.raises(UserError, match=f"that --{flag} reads"):
+    create(overwrite=True, **flags)
+  assert builders.read_folder(tmp_path) == before
+
+
+def test_leftovers_go_with_the_next_run(create, tmp_path):
+  """Also if that has nothing else to do, or begins again."""
+  create()
+  whole = builders.read_folder(tmp_path)
+  for flags in ({}, {"overwrite": True}):
+    (tmp_path / "x.parts").mkdir()
+    for name in (
+      "x.parts/settings.json",
+      "x.parts/block-0-0.records",
+      "x.parts/x.tfrecord.0123abcd.unfinished",
+      "x.report.json.0123abcd.unfinished",
+    ):
+      (tmp_path / name).write_text("of a killed run")
+    create(**flags)
+    assert builders.read_folder(tmp_path) == whole
+    assert not (tmp_path / "x.parts").exists()
+
+
+def test_a_second_process_is_refused(create, tmp_path):
+  builders.assert_refused_by_lock(create, tmp_path, "x.lock")

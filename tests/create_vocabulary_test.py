@@ -1,13 +1,17 @@
 """Tests of create_vocabulary.py."""
 
 import collections
+import errno
 import json
+import os
 
 import builders
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import create_vocabulary
+from errors import UserError
 import modeling
 from pretraining import corpus
 import tokenization
@@ -125,3 +129,110 @@ def test_vocabulary_that_exists_is_not_overwritten(learn):
     learn(vocab_size=500)
   learn(vocab_size=500, overwrite=True)
   assert len((folder / "vocab.txt").read_text().splitlines()) == 500
+
+
+@pytest.fixture
+def learn_tiny(run_program, tmp_path):
+  text = tmp_path / "text.txt"
+  text.write_text("the cat sat on the mat\nthe dog ran\n" * 20)
+
+  def run(folder, **flags):
+    if "bert_config_file" not in flags:
+      flags = {"model_size": "tiny", **flags}
+    flags = {
+      **dict(
+        input_file=text,
+        output_dir=folder,
+        vocab_size=40,
+        num_unused_tokens=0,
+        num_workers=1,
+      ),
+      **flags,
+    }
+    run_program(create_vocabulary, **flags)
+
+  return run
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}])
+def test_a_vocabulary_killed_anywhere_is_made_by_the_same_command(
+  learn_tiny, tmp_path, flags
+):
+  learn_tiny(tmp_path / "whole")
+
+  def run(folder):
+    learn_tiny(folder, **flags)
+
+  whole = builders.read_folder(tmp_path / "whole")
+  builders.check_deaths(run, tmp_path / "killed", whole)
+
+
+def test_a_vocabulary_killed_while_overwriting_is_not_a_mixture(
+  learn_tiny, tmp_path
+):
+  learn_tiny(tmp_path / "new")
+  new = builders.read_folder(tmp_path / "new")
+  for step in range(1000):
+    folder = tmp_path / str(step)
+    learn_tiny(folder, vocab_size=30)
+    old = builders.read_folder(folder)
+    if not builders.run_until_death(
+      lambda: learn_tiny(folder, overwrite=True), step
+    ):
+      break
+    if (folder / "vocab.txt").exists():
+      assert {
+        name: content
+        for name, content in builders.read_folder(folder).items()
+        if ".unfinished" not in name
+      } in (old, new)
+  assert builders.read_folder(folder) == new and step > 5
+
+
+def test_a_vocabulary_on_a_full_disk_leaves_nothing(
+  learn_tiny, monkeypatch, tmp_path
+):
+  rename = tf.io.gfile.rename
+
+  def full(source, target, overwrite=False):
+    if target.endswith("vocab.txt"):
+      raise OSError(errno.ENOSPC, "No space left on device")
+    rename(source, target, overwrite)
+
+  monkeypatch.setattr(tf.io.gfile, "rename", full)
+  with pytest.raises(UserError, match="vocab.txt cannot be written: No space"):
+    learn_tiny(tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_does_not_replace_files_of_others(learn_tiny, tmp_path):
+  folder = tmp_path / "out"
+  folder.mkdir()
+  config = folder / "bert_config.json"
+  config.write_text("mine")
+  with pytest.raises(UserError, match="bert_config.json exists already"):
+    learn_tiny(folder)
+  assert builders.read_folder(folder) == {"bert_config.json": b"mine"}
+
+
+def test_a_vocabulary_does_not_replace_what_it_is_made_of(
+  learn_tiny, config_file, tmp_path
+):
+  before = builders.read_folder(tmp_path)
+  with pytest.raises(
+    UserError,
+    match="--output_dir would write .*bert_config"
+    ".json, which is .* that --bert_config_file reads",
+  ):
+    learn_tiny(tmp_path, bert_config_file=config_file, overwrite=True)
+  os.symlink(tmp_path / "text.txt", tmp_path / "vocab.txt")
+  with pytest.raises(UserError, match="that --input_file reads"):
+    learn_tiny(tmp_path, overwrite=True)
+  os.remove(tmp_path / "vocab.txt")
+  assert builders.read_folder(tmp_path) == before
+
+
+def test_a_second_process_is_refused(learn_tiny, tmp_path):
+  builders.assert_refused_by_lock(
+    lambda: learn_tiny(tmp_path / "v"), tmp_path, "v/.lock"
+  )

@@ -15,7 +15,6 @@ import zipfile
 
 import builders
 import pytest
-import tensorflow as tf
 
 from data import locks
 import download_model
@@ -221,24 +220,9 @@ def test_archives_that_grow_beyond_any_model(web, tmp_path, monkeypatch):
   assert not list(tmp_path.glob("models/*"))
 
 
-class Killed(BaseException):
-  """Ends a process that the test only imagines."""
-
-
-def test_a_download_killed_anywhere_continues(web, tmp_path, monkeypatch):
-  def dying(function, count, last):
-    def wrapper(*args, **kwargs):
-      count.append(function)
-      if len(count) > last:
-        raise Killed
-      return function(*args, **kwargs)
-
-    return wrapper
-
-  targets = [
-    (tf.io.gfile, name)
-    for name in ("rename", "remove", "rmtree", "makedirs", "GFile")
-  ] + [
+def test_a_download_killed_anywhere_continues(web, tmp_path):
+  operations = [
+    *builders.FILE_OPERATIONS,
     (os, "fsync"),
     (zipfile, "ZipFile"),
     (shutil, "copyfileobj"),
@@ -246,15 +230,8 @@ def test_a_download_killed_anywhere_continues(web, tmp_path, monkeypatch):
   ]
   for last in range(100):
     web.etag = f'"{last}"'
-    with monkeypatch.context() as context:
-      count = []
-      for module, name in targets:
-        context.setattr(module, name, dying(getattr(module, name), count, last))
-      try:
-        web.run()
-        break
-      except Killed:
-        pass
+    if not builders.run_until_death(web.run, last, operations):
+      break
     web.run()
     check_model(tmp_path, web.content)
     shutil.rmtree(tmp_path / "models")

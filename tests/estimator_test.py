@@ -130,14 +130,10 @@ def test_prediction_yields_real_examples_in_order():
 # --- Going on ----------------------------------------------------------------
 
 
-class Killed(BaseException):
-  """Ends a run that the test only imagines to be killed."""
-
-
 def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
   whole = weights_after(line_estimator(), 20)
   first = line_estimator(tmp_path, save_checkpoints_steps=7)
-  with pytest.raises(Killed):
+  with pytest.raises(builders.Killed):
     first._save = _die_after(first._save, first, 14)
     first.train(line_input(True), 20)
   second = line_estimator(tmp_path)
@@ -157,7 +153,7 @@ def _die_after(save, estimator, last_step):
   def dying(writer):
     save(writer)
     if estimator.global_step == last_step:
-      raise Killed
+      raise builders.Killed
 
   return dying
 

@@ -7,17 +7,21 @@ import pathlib
 import random
 import subprocess
 import sys
+import zlib
 
 import builders
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import fingerprint_pb2
 import tensorflow_hub as hub
 from tensorflow_serving.apis import prediction_log_pb2
 import tf_keras
 
 import checkpoint
 from data import encoding
+from data import file_io
+from errors import UserError
 import export_saved_model
 import modeling
 import tokenization
@@ -457,3 +461,67 @@ def test_weights_of_an_unknown_classifier_are_refused(classify, serve):
   model = serve(weights, head="single_label", labels="no,yes")
   answers = request(model, text=["the cat"])
   assert answers["label"] == [[b"no", b"yes"][answers["logits"].argmax()]]
+
+
+class Served:
+  """Stands for a model of `serving`."""
+
+  def signatures(self):
+    return {}
+
+  def requests(self):
+    return {"text": {"text_a": ["a"], "text_b": ["b"]}}
+
+
+@pytest.fixture
+def export(monkeypatch):
+  """Exports version 1, with what TensorFlow writes made up."""
+
+  def run(folder, model=b"model"):
+    def save(unused_served, path, signatures):
+      del signatures
+      os.makedirs(os.path.join(path, "variables"))
+      fingerprint = fingerprint_pb2.FingerprintDef(
+        saved_model_checksum=zlib.crc32(model), uuid=str(random.random())
+      )
+      for name, content in [
+        ("saved_model.pb", model),
+        ("variables/variables.index", b"index"),
+        ("fingerprint.pb", fingerprint.SerializeToString()),
+      ]:
+        with open(os.path.join(path, name), "wb") as writer:
+          writer.write(content)
+      os.chmod(os.path.join(path, "saved_model.pb"), 0o444)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file_io.remove_leftovers(str(folder))
+    with monkeypatch.context() as context:
+      context.setattr(tf.saved_model, "save", save)
+      export_saved_model.save(Served(), str(folder / "served" / "1"))
+
+  return run
+
+
+def test_an_export_killed_anywhere_is_made_by_the_same_command(
+  export, tmp_path
+):
+  export(tmp_path / "whole")
+  whole = builders.read_folder(tmp_path / "whole")
+
+  def run(folder):
+    file_io.remove_leftovers(str(folder / "served"))
+    export(folder)
+    assert os.listdir(folder / "served") == ["1"]
+
+  builders.check_deaths(run, tmp_path / "killed", whole)
+
+
+def test_a_version_that_is_there_stays(export, tmp_path):
+  export(tmp_path)
+  before = builders.read_folder(tmp_path)
+  export(tmp_path)  # the same again
+  with pytest.raises(
+    UserError, match="--version=1 is in .* already, with other"
+  ):
+    export(tmp_path, b"another")
+  assert builders.read_folder(tmp_path) == before

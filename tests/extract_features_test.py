@@ -9,6 +9,8 @@ from pyarrow import parquet
 import pytest
 
 import checkpoint
+from data import feature_files
+from errors import UserError
 import extract_features
 import modeling
 import tokenization
@@ -262,3 +264,54 @@ def test_features_of_the_reference(large_golden_dir, run_program, tmp_path):
       for layer, golden in zip(feature["layers"], other["layers"], strict=True):
         assert layer["index"] == golden["index"]
         np.testing.assert_allclose(layer["values"], golden["values"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "name, flag",
+  [
+    ("in.txt", "input_file"),
+    ("vocab.txt", "vocab_file"),
+    ("bert_config.json", "bert_config_file"),
+    ("bert_model.ckpt.data-00000-of-00001", "init_checkpoint"),
+  ],
+)
+def test_features_do_not_replace_what_they_are_made_of(
+  extract, tmp_path, name, flag
+):
+  os.symlink(tmp_path / name, tmp_path / "out")
+  before = builders.read_folder(tmp_path)
+  with pytest.raises(UserError, match=f"that --{flag} reads"):
+    extract()
+  assert builders.read_folder(tmp_path) == before
+
+
+def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
+  # Three models with files of the same names.
+  monkeypatch.setattr(
+    extract_features,
+    "compute",
+    lambda _, sequences: [
+      np.zeros([len(sequence.input_ids), 1, 32]) for sequence in sequences
+    ],
+  )
+  with monkeypatch.context() as context:
+    context.setattr(feature_files.PartedFile, "finish", lambda *unused: None)
+    extract()
+  checkpoint.write(
+    str(tmp_path / "bert_model.ckpt"),
+    checkpoint.variables_by_name(
+      modeling.BertForPreTraining(builders.tiny_config())
+    ),
+  )
+  with pytest.raises(UserError, match="other settings: weights_hash"):
+    extract()
+  vocab = tmp_path / "vocab.txt"
+  vocab.write_text(vocab.read_text().replace("cat\ndog", "dog\ncat"))
+  with pytest.raises(
+    UserError, match="other settings: vocab_hash, weights_hash"
+  ):
+    extract()
+
+
+def test_a_second_process_is_refused(extract, tmp_path):
+  builders.assert_refused_by_lock(extract, tmp_path, "out.lock")

@@ -1,4 +1,4 @@
-"""Tests of all readers of files, on damaged ones; see fuzzing.py."""
+"""Tests of all file readers on damaged files; see fuzzing.py."""
 
 import fuzzing
 import pytest

@@ -1,12 +1,12 @@
 """Damages files of every kind that the project reads, and reads them again.
 
-A reader may answer a damaged file in two ways: with the right content of what
-the file now holds, or with an error that is told to the user in one line. Files
-that carry a checksum have one right content only, the original one.
+A reader may do two things with a damaged file: return what the file now holds,
+or raise an error that tells the user about the damage in one line. For files
+with a checksum the only right content is the original one.
 
-`KINDS` is the table of what is read. All choices are drawn from a generator
-that the kind and the number of the mutation seed, so that a failure is found
-again by these two.
+`KINDS` is the table of the files. A random generator that is seeded by the kind
+and the number of a mutation makes all choices, so these two reproduce a
+failure.
 """
 
 import launch
@@ -63,12 +63,13 @@ from tasks import squad_evaluation
 from tasks import swag
 import tokenization
 
-# Of a read; of the processor, so that other programs do not matter.
+# Limits for one read. Seconds are those of the processor, because other
+# programs must not matter.
 _MOST_SECONDS = 5.0
 _MOST_BYTES = 500 * 2**20
-# More is not given to a read at all, so that the machine stays usable.
-_BYTES_GIVEN = 4 * 2**30
 _LONGEST_MESSAGE = 1500
+# Hard limits, which keep the machine usable and end endless loops.
+_BYTES_GIVEN = 4 * 2**30
 _HANG_SECONDS = 120
 
 
@@ -76,17 +77,16 @@ class Kind(NamedTuple):
   """A kind of file.
 
   Attributes:
-    name: for people.
-    file: the name of the file that is damaged.
-    write: (folder, rng) -> None; writes a valid file, and those next to it.
-    read: folder -> the content, as something that can be compared; reads as
-      the programs do.
-    has_checksum: whether every change of the content has to be noticed, or
-      put right.
-    is_json: whether the file is a JSON object, or has one on each line.
-    is_sequence: whether the content is a list, and a file that is cut off
-      between two entries is a whole file of the entries before.
-    is_slow: whether reading takes more than some milliseconds.
+    name: Name in messages.
+    file: Name of the file to damage.
+    write: Function (folder, rng) that writes a valid file and its companions.
+    read: Function (folder) that reads like the programs do, and returns the
+      content as a value that can be compared.
+    has_checksum: Whether the reader must notice or repair every change.
+    is_json: Whether the file is a JSON object or has one on each line.
+    is_sequence: Whether the content is a list, so that a file cut between two
+      entries is a valid, shorter file.
+    is_slow: Whether a read takes more than a few milliseconds.
   """
 
   name: str
@@ -185,7 +185,7 @@ _JSON_VALUES = [
 
 def _span(rng, content: bytes) -> tuple[int, int]:
   start, end = sorted(rng.randint(0, len(content)) for _ in range(2))
-  if rng.random() < 0.7:  # mostly short ones
+  if rng.random() < 0.7:  # most spans are short
     end = min(end, start + rng.choice([1, 2, 4, 8, 64]))
   return start, end
 
@@ -228,7 +228,7 @@ def _swap(rng, content, unused_other):
 
 def _insert(rng, content, unused_other):
   start, end = _span(rng, content)
-  end = rng.choice([start, end])  # put in between, or in the place of a span
+  end = rng.choice([start, end])  # insert the piece, or replace the span by it
   return content[:start] + rng.choice(_PIECES) + content[end:]
 
 
@@ -263,7 +263,7 @@ def _change_json(rng, content, unused_other):
     return _insert(rng, content, None)
   new = "@@"
   holders = [[value]]
-  for holder in holders:  # grows: all lists and objects in it
+  for holder in holders:  # the list grows by all lists and objects inside
     inner = holder.values() if isinstance(holder, dict) else holder
     holders.extend(x for x in inner if isinstance(x, (dict, list)))
   holder = rng.choice([h for h in holders if h])
@@ -303,13 +303,16 @@ _MUTATIONS = [
 def mutate(
   kind: Kind, rng: random.Random, content: bytes, other: bytes
 ) -> tuple[bytes, str]:
-  """Returns a damaged file, and how it was damaged.
+  """Damages a file.
 
   Args:
-    kind: of the file.
-    rng: makes all choices.
-    content: a valid file.
-    other: another one.
+    kind: Kind of the file.
+    rng: Generator that makes all choices.
+    content: A valid file.
+    other: Another valid file, whose parts may be mixed in.
+
+  Returns:
+    The damaged file, and the names of the mutations.
   """
   mutations = _MUTATIONS + [_change_json] * (8 if kind.is_json else 0)
   if rng.random() < 0.01:
@@ -327,14 +330,14 @@ def mutate(
 
 @dataclasses.dataclass
 class Tally:
-  """What became of the mutations of a kind.
+  """Counts of what readers did with the mutations of a kind.
 
   Attributes:
-    mutations: how many there were.
-    same: how many gave the original content.
-    other: how many gave another content.
-    errors: how many gave an error for the user.
-    failures: what readers may not do, in words.
+    mutations: Number of mutations.
+    same: Number of reads that returned the original content.
+    other: Number of reads that returned another content.
+    errors: Number of reads that raised an error for the user.
+    failures: Descriptions of reads that did something else.
   """
 
   mutations: int = 0
@@ -345,12 +348,12 @@ class Tally:
 
 
 def run(kind: Kind, folder: str, numbers: range) -> Tally:
-  """Damages a kind of file in many ways and reads it each time.
+  """Damages a file in many ways, and reads it each time.
 
   Args:
-    kind: one of `KINDS`.
-    folder: to work in; what is there is removed.
-    numbers: of the mutations.
+    kind: One of `KINDS`.
+    folder: Folder to work in. Its content is removed.
+    numbers: Numbers of the mutations.
   """
   tally = Tally()
   samples = [_sample(kind, folder, seed) for seed in (0, 1)]
@@ -367,7 +370,7 @@ def run(kind: Kind, folder: str, numbers: range) -> Tally:
     _fill(folder, {**samples[0], kind.file: content})
     tally.mutations += 1
     is_cut = kind.is_sequence and samples[0][kind.file].startswith(content)
-    # Nothing here has to outlive a power failure.
+    # These files need not survive a power failure.
     with _limited_memory(), mock.patch("os.fsync"):
       problem = _read_damaged(kind, folder, original, is_cut, tally)
     if problem:
@@ -379,7 +382,7 @@ def run(kind: Kind, folder: str, numbers: range) -> Tally:
 
 @contextlib.contextmanager
 def _limited_memory() -> Iterator[None]:
-  """Lets this process have only so much more memory than it has now."""
+  """Limits the memory that this process can allocate within the context."""
   if not os.path.exists("/proc/self/status"):
     yield
     return
@@ -430,7 +433,7 @@ def _raise_hangs(unused_signal, unused_frame):
 def _read_damaged(
   kind: Kind, folder: str, original, is_cut: bool, tally: Tally
 ) -> str | None:
-  """Reads a damaged file; returns what is wrong with how that went."""
+  """Reads a damaged file, and returns what the reader did wrong, or None."""
   seconds, peak = time.process_time(), _peak_memory()
   old_handler = signal.signal(signal.SIGALRM, _raise_hangs)
   signal.alarm(_HANG_SECONDS)
@@ -442,7 +445,7 @@ def _read_damaged(
     if kind.has_checksum and content != (
       original[: len(content)] if is_cut else original
     ):
-      problem = f"another content is taken for right: {content!r:.300}"
+      problem = f"it accepts other content: {content!r:.300}"
   except _Hangs:
     problem = "it hangs"
   except Exception as error:  # pylint: disable=broad-except
@@ -463,7 +466,7 @@ def _read_damaged(
 
 
 def _peak_memory() -> int:
-  """Returns the most memory that this process has had, in bytes."""
+  """Returns the peak memory of this process in bytes."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -493,7 +496,7 @@ def _lines(rng, make: Callable[[random.Random], object]) -> str:
 
 
 def _comparable(tensors) -> dict:
-  """Returns arrays by name as something that can be compared."""
+  """Returns arrays by name as values that can be compared."""
   return {
     name: (str(array.dtype), array.shape, array.tobytes())
     for name, array in tensors.items()
@@ -587,7 +590,7 @@ def _write_pytorch(folder, rng, is_zip):
 
 
 class _Path(str):
-  """A path with what the writer above needs of pathlib's."""
+  """A path with the one method of `pathlib.Path` that the writer calls."""
 
   def write_bytes(self, content):
     _write(*os.path.split(self), content)
@@ -918,7 +921,7 @@ def _read_pretraining_records(folder):
 
 @functools.lru_cache
 def _pretraining_dataset(file, record_format):
-  """Returns the batches of a file, of which only the path is looked at yet."""
+  """Returns the batches of a file, which is not read before the iteration."""
   return input_pipeline.pretraining_dataset(
     [file],
     record_format,
@@ -932,7 +935,7 @@ def _pretraining_dataset(file, record_format):
 
 
 def _read_pretraining_content(folder):
-  """Reads a record whose content is damaged, and its checksum right."""
+  """Reads a record with damaged content and a valid checksum."""
   with open(os.path.join(folder, "x.example"), "rb") as reader:
     _write_records(os.path.join(folder, "x.tfrecord"), [reader.read()])
   return _read_pretraining_records(folder)
@@ -1004,7 +1007,7 @@ def _parts_kind(name, file, label) -> Kind:
   )
 
 
-# --- What runs leave ---------------------------------------------------------
+# --- Files of runs -----------------------------------------------------------
 
 _LOGITS_SHAPE = (5, 3)
 
@@ -1120,7 +1123,7 @@ def _write_download(folder, rng):
 
 
 def _read_download(folder):
-  """Finishes a download of which all bytes are there."""
+  """Finishes a download that already has all bytes."""
   with mock.patch("urllib.request.urlopen", side_effect=OSError("no server")):
     return download_model.download("http://x/", os.path.join(folder, "x.part"))
 

@@ -274,7 +274,6 @@ TESTS_OF_SEVERAL_MODULES = {
   "contracts_test",
   "fuzz_test",
   "house_test",
-  "making_test",
 }
 
 

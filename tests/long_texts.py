@@ -1,11 +1,12 @@
-"""Texts of any length that make slow code hang, and a limit for it to fail."""
+"""Long texts that reveal slow code, and a time limit for its tests."""
 
 from collections.abc import Iterator
 import contextlib
 import signal
 
-# Each is repeated. Code that goes back in the text for each of its parts, or
-# tries each of its places as a beginning, needs hours for a million of them.
+# Texts repeat one of these. Code that looks back from each part, or that tries
+# to match from each position, takes quadratic time: hours for a million
+# characters.
 SHAPES = {
   "word": "a",
   "words": "ab ",
@@ -28,14 +29,18 @@ SHAPES = {
 
 
 def of_length(shape: str, num_chars: int) -> str:
-  """Returns a text of a shape; of marks, they are on one letter."""
+  """Returns a long text of the given shape, after one letter."""
   part = SHAPES[shape]
   return "a" + part * (num_chars // len(part))
 
 
 @contextlib.contextmanager
 def time_limit(seconds: int = 60) -> Iterator[None]:
-  """Fails a test that would hang. The limit is far above what code needs."""
+  """Raises AssertionError when the body takes longer.
+
+  Args:
+    seconds: Limit, far above the time that linear code needs.
+  """
 
   def fail(*unused_args):
     raise AssertionError(f"not done after {seconds} seconds")

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import types
 
 import builders
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+from errors import UserError
 import modeling
 import predict_masked
 import tokenization
@@ -105,3 +107,36 @@ def test_weights_without_masked_lm_are_refused(masked, tmp_path):
   )
   with pytest.raises(ValueError, match="has no cls/predictions/output_bias"):
     masked(text="[MASK]", init_checkpoint=prefix)
+
+
+@pytest.mark.parametrize(
+  "texts, message",
+  [
+    (["[MASK] sat", "the cat"], "'the cat' has no .MASK."),
+    (["[MASK] sat", "\udcff"], "--text, line 2: not UTF-8"),
+  ],
+)
+def test_a_bad_text_is_told_before_others_are_answered(
+  vocab_file, monkeypatch, texts, message
+):
+  monkeypatch.setattr(
+    predict_masked,
+    "FLAGS",
+    types.SimpleNamespace(text=texts, score=False, max_seq_length=16),
+  )
+  sequences = predict_masked.read_sequences(
+    tokenization.FullTokenizer(vocab_file, never_split=["[MASK]"])
+  )
+  with pytest.raises(UserError, match=message):
+    next(sequences)
+
+
+def test_bad_bytes_on_standard_input_are_told(monkeypatch):
+  monkeypatch.setattr(
+    sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the [MASK]\nb\xe9d\n"))
+  )
+  monkeypatch.setattr(predict_masked, "FLAGS", types.SimpleNamespace(text=[]))
+  texts = predict_masked._texts()
+  assert next(texts) == "the [MASK]"
+  with pytest.raises(UserError, match="Standard input, line 2: not UTF-8"):
+    next(texts)

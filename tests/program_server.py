@@ -1,14 +1,17 @@
-"""Runs programs as `python program.py` does, without importing TensorFlow anew.
+"""Runs programs like `python program.py`, but imports TensorFlow only once.
 
-A fork server: this process imports the libraries once, and neither uses them
-nor starts a thread. For each request it forks a process that becomes the
-program. Our own modules are imported by that process, as always.
+This is a fork server. It imports the libraries, but does not call them and does
+not start threads. For each request it forks a process that becomes the program
+and imports our own modules.
 
-Requests are lines of JSON on standard input: `program`, `arguments`, `folder`
-(the working directory), `log` (a file for standard error; standard output goes
-to the same name with `.out`), `environment` (changes), and `dies_at` (null, or
-the number of the file operation before which the process kills itself). The
-answer is the line `{"started": pid}`, and when the process has ended
+Each request is a line of JSON on standard input with the fields
+- `program` and `arguments`,
+- `folder`: working directory,
+- `log`: file for standard error; standard output goes to `<log>.out`,
+- `environment`: changes of environment variables,
+- `dies_at`: number of the file operation before which the process kills itself,
+  or null.
+The answer is a line `{"started": pid}`, and at the end of the process a line
 `{"ended": pid, "status": exit status as in subprocess}`.
 """
 
@@ -22,7 +25,7 @@ import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# What takes long to import. Not pyarrow, which starts a thread.
+# Libraries that take long to import, except pyarrow, which starts a thread.
 _LIBRARIES = (
   "tensorflow",
   "tensorflow.python.lib.io.file_io",
@@ -38,10 +41,10 @@ _LIBRARIES = (
   "concurrent.futures.process",
 )
 
-# As `launch` has them. It sets its own handlers as soon as it is imported.
+# The same as in `launch`, which sets its own handlers when it is imported.
 _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
-# What changes files, by the names of Python's audit events.
+# Audit events of Python for operations that change files.
 _AUDIT_EVENTS = (
   "os.rename",
   "os.remove",
@@ -51,8 +54,8 @@ _AUDIT_EVENTS = (
   "os.link",
   "os.symlink",
 )
-# The same in TensorFlow: functions of the module below `tf.io.gfile`, and
-# operations.
+# Operations of TensorFlow that change files: functions of the module below
+# `tf.io.gfile`, and graph operations.
 _GFILE_FUNCTIONS = (
   "CopyFile",
   "CreateDir",
@@ -69,11 +72,11 @@ def main() -> None:
   for library in _LIBRARIES:
     importlib.import_module(library)
   signal.signal(signal.SIGCHLD, _report_ended)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # is for the tests
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
   _answer(ready=os.getpid())
   while line := sys.stdin.readline():
     request = json.loads(line)
-    # Neither handler of the parent may run in the child.
+    # No handler of the parent may run in the child.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_EXIT_CODES})
     pid = os.fork()
     if not pid:
@@ -98,7 +101,7 @@ def _report_ended(*unused_args) -> None:
 
 
 def _become_program(program, arguments, folder, log, environment, dies_at):
-  """Runs a program in this process, and ends it as Python does."""
+  """Runs a program in this process and ends the process like Python does."""
   os.setsid()
   for number, code in _EXIT_CODES.items():
     signal.signal(
@@ -117,11 +120,11 @@ def _become_program(program, arguments, folder, log, environment, dies_at):
     opened = os.open(path, mode, 0o666)
     os.dup2(opened, descriptor)
     os.close(opened)
-  sys.stdin = open(0, encoding="utf-8")  # nothing that the parent has read
+  sys.stdin = open(0, encoding="utf-8")  # without the buffer of the parent
   os.environ.update(environment)
   path = os.path.join(ROOT, program)
   sys.argv = [path, *arguments]
-  sys.path[0] = ROOT  # as if the program had been named to Python
+  sys.path[0] = ROOT  # as `python program.py` sets it
   if dies_at:
     _die_at(dies_at, folder, os.path.splitext(log)[0] + ".operations")
   runpy.run_path(path, run_name="__main__")
@@ -129,15 +132,16 @@ def _become_program(program, arguments, folder, log, environment, dies_at):
 
 
 def _die_at(number: int, folder: str, count_file: str) -> None:
-  """Kills this process before its nth operation on files below a folder.
+  """Makes this process kill itself before a file operation below a folder.
 
-  If it makes fewer, their number is written to `count_file`.
+  Args:
+    number: Number of the operation, counted from 1.
+    folder: Folder whose files count.
+    count_file: File for the number of operations of a process that makes fewer.
   """
-  # pylint: disable=g-import-not-at-top
   import tensorflow as tf
   from tensorflow.python.lib.io import file_io
 
-  # pylint: enable=g-import-not-at-top
   count = 0
   folder = os.path.realpath(folder) + os.sep
 

@@ -370,7 +370,7 @@ def test_pretraining_refuses_another_models_folder(create, pretrain, tmp_path):
 
 @pytest.fixture
 def machines(create, config_file, tmp_path):
-  """Starts `run_pretraining.py` on so many machines, which are all this one."""
+  """Starts `run_pretraining.py` on several machines, which are all this one."""
   records = create()
 
   def start(output, num_machines, **flags):
@@ -405,27 +405,29 @@ def machines(create, config_file, tmp_path):
             "task": {"type": "worker", "index": index},
           }
         )
-      processes.append(
-        subprocess.Popen(
-          [
-            sys.executable,
-            "run_pretraining.py",
-            *(f"--{name}={value}" for name, value in flags.items()),
-          ],
-          cwd=builders.ROOT,
-          env=environment,
-          text=True,
-          stderr=subprocess.PIPE,
+      arguments = [f"--{name}={value}" for name, value in flags.items()]
+      # A pipe that nobody reads would block the machine when it is full.
+      with open(tmp_path / f"{output}_{index}.log", "ab") as log:
+        processes.append(
+          subprocess.Popen(
+            [sys.executable, "run_pretraining.py", *arguments],
+            cwd=builders.ROOT,
+            env=environment,
+            stderr=log,
+          )
         )
-      )
+    all_processes.extend(processes)
     return processes
 
   def finish(processes):
-    return [
-      (process.communicate()[1], process.returncode)[1] for process in processes
-    ]
+    """Returns the exit codes of processes when all have ended."""
+    return [process.wait(timeout=300) for process in processes]
 
-  return types.SimpleNamespace(start=start, finish=finish)
+  all_processes = []
+  yield types.SimpleNamespace(start=start, finish=finish)
+  for process in all_processes:
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture
@@ -438,24 +440,21 @@ def no_dropout(config_file):
 
 
 def test_two_machines_train_like_one(no_dropout, machines, tmp_path):
-  # --deterministic cannot be taken back in a process, so it is tried here.
+  # A process cannot take --deterministic back, so this test uses it.
   runs = [
     machines.start("one", 1, deterministic=True),
     machines.start("two", 2),
   ]
   assert [machines.finish(run) for run in runs] == [[0], [0, 0]]
-  one, two = (
-    builders.read_losses(tmp_path / "one"),
-    builders.read_losses(tmp_path / "two"),
-  )
+  one = builders.read_losses(tmp_path / "one")
+  two = builders.read_losses(tmp_path / "two")
   assert list(one) == list(two) == list(range(1, 21))
   np.testing.assert_allclose(list(two.values()), list(one.values()), atol=1e-5)
 
 
-# A model and a rhythm of saving in which a good part of the time is spent on
-# checkpoints.
 @pytest.fixture
 def busy(tmp_path):
+  """Flags of a run that spends a good part of its time on checkpoints."""
   path = tmp_path / "busy.json"
   path.write_text(
     modeling.BertConfig.from_size("tiny", vocab_size=20000).to_json_string()
@@ -475,34 +474,34 @@ def test_killed_ten_times_ends_with_the_same_weights(machines, busy, tmp_path):
   started = time.monotonic()
   assert machines.finish(machines.start("whole", 1, **busy)) == [0]
   whole_seconds = time.monotonic() - started
-  num_kills = num_resumed = 0
+  expected = builders.read_tensors(tmp_path / "whole")
+
+  def assert_weights_are_the_same():
+    weights = builders.read_tensors(tmp_path / "killed")
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+      np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+  num_kills = num_resumed = num_runs = 0
   while num_kills < 10:
+    num_runs += 1
+    assert num_runs <= 50, "the runs end before they are killed"
     before = checkpoint.latest(str(tmp_path / "killed"))
     (process,) = machines.start("killed", 1, **busy)
     try:
-      _, error = process.communicate(
-        timeout=whole_seconds * rng.uniform(0.3, 1.0)
-      )
-      assert process.returncode == 0, error
+      code = process.wait(timeout=whole_seconds * rng.uniform(0.3, 1.0))
     except subprocess.TimeoutExpired:
       process.kill()
-      process.communicate()
+      process.wait()
       num_kills += 1
       num_resumed += before is not None
-    if checkpoint.latest(str(tmp_path / "killed")) and process.returncode == 0:
-      if num_kills < 10:  # it was faster than its killer; begin another
-        for name, value in builders.read_tensors(tmp_path / "whole").items():
-          np.testing.assert_array_equal(
-            builders.read_tensors(tmp_path / "killed")[name],
-            value,
-            err_msg=name,
-          )
-        shutil.rmtree(tmp_path / "killed")
+    else:
+      assert code == 0
+      assert_weights_are_the_same()
+      shutil.rmtree(tmp_path / "killed")  # the next run starts from scratch
   assert num_resumed
   assert machines.finish(machines.start("killed", 1, **busy)) == [0]
-  expected = builders.read_tensors(tmp_path / "whole")
-  for name, value in builders.read_tensors(tmp_path / "killed").items():
-    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  assert_weights_are_the_same()
   assert not list((tmp_path / "killed").glob("*temp*"))
 
 
@@ -539,7 +538,11 @@ def test_sigterm_saves_and_ends_all_machines(machines, busy, tmp_path, victims):
 
 
 def wait_for_checkpoint(run, processes):
-  """Returns when there is a newer one than at the time of the call."""
+  """Returns when there is a newer checkpoint than at the time of the call."""
   before = checkpoint.latest(str(run))
-  while checkpoint.latest(str(run)) == before:
+
+  def is_newer():
     assert all(process.poll() is None for process in processes)
+    return checkpoint.latest(str(run)) != before
+
+  builders.wait_until(is_newer)

@@ -1,0 +1,57 @@
+"""Words, vocabulary and sizes of the tiny models of the tests."""
+
+WORDS = [
+  "the",
+  "a",
+  "cat",
+  "dog",
+  "bird",
+  "sat",
+  "ran",
+  "flew",
+  "on",
+  "over",
+  "mat",
+  "hill",
+  "tree",
+  "and",
+  "then",
+  "it",
+  "was",
+  "red",
+  "blue",
+  "big",
+  "small",
+  "quick",
+  "lazy",
+  "good",
+  "bad",
+]
+TOKENS = [
+  "[PAD]",
+  "[unused0]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  *WORDS,
+  "##s",
+  "##ing",
+  "un",
+  "##aff",
+  "##able",
+  ",",
+  ".",
+  "!",
+]
+
+# Every size differs from the others, so that exchanged axes are noticed.
+CONFIG = dict(
+  vocab_size=len(TOKENS),
+  hidden_size=32,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  intermediate_size=37,
+  max_position_embeddings=40,
+  type_vocab_size=2,
+)
