@@ -76,7 +76,7 @@ class Split(NamedTuple):
   Attributes:
     sentences: in the order of the file.
     record_file: the windows.
-    places: for each window, what `ner.Feature.places` says.
+    places: for each window, what `ner.TagWindow.word_numbers` says.
     checksum: of the file.
   """
 
@@ -240,8 +240,8 @@ def _create_tokenizer(config, files):
   return tokenizer
 
 
-def _columns() -> ner.Columns:
-  return ner.Columns(
+def _columns() -> ner.WordColumns:
+  return ner.WordColumns(
     FLAGS.word_column, FLAGS.tag_column, FLAGS.column_separator
   )
 
@@ -344,16 +344,16 @@ def _write_records(name: str, sentences, tokenizer, tagger) -> Split:
     places = []
 
     def records():
-      for feature in ner.features_of(
+      for window in ner.cut_windows(
         sentences, tokenizer, FLAGS.max_seq_length, FLAGS.document_context
       ):
-        places.append(list(map(int, feature.places)))
+        places.append(list(map(int, window.word_numbers)))
         yield batching.create_task_record(
-          feature.packed,
+          window.features,
           label_ids=[
-            labels[place] if place >= 0 else 0 for place in feature.places
+            labels[place] if place >= 0 else 0 for place in window.word_numbers
           ],
-          label_weights=[float(place >= 0) for place in feature.places],
+          label_weights=[float(place >= 0) for place in window.word_numbers],
         )
 
     record_files.write_records(path, records())
@@ -384,8 +384,8 @@ def predict_tags(
     tags[places[tokens]] = row["tags"][tokens]
     probabilities[places[tokens]] = row["probabilities"][tokens]
   return (
-    ner.by_sentence(split.sentences, [tagger.labels[i] for i in tags]),
-    ner.by_sentence(split.sentences, probabilities.tolist()),
+    ner.split_by_sentence(split.sentences, [tagger.labels[i] for i in tags]),
+    ner.split_by_sentence(split.sentences, probabilities.tolist()),
   )
 
 
@@ -425,7 +425,10 @@ def _predict(estimator, split: Split, tagger) -> None:
     lines.append("")
   for name, content in [
     ("test_predictions.txt", lines),
-    ("test_predictions.jsonl", map(ner.to_json, split.sentences, tags)),
+    (
+      "test_predictions.jsonl",
+      map(ner.sentence_to_json, split.sentences, tags),
+    ),
   ]:
     path = os.path.join(FLAGS.output_dir, name)
     file_io.write_text(path, "\n".join(content) + "\n")

@@ -251,7 +251,7 @@ def main(_):
   tokenizer = common_flags.create_tokenizer(files, config)
 
   def reader(dataset):
-    return squad.Reader(
+    return squad.WindowMaker(
       dataset,
       tokenizer,
       squad.WindowSettings(
@@ -351,17 +351,17 @@ def _read_dataset(path: str) -> squad.Dataset:
 # --- Records -----------------------------------------------------------------
 
 
-def write_windows(reader: squad.Reader, path: str) -> Windows:
+def write_windows(reader: squad.WindowMaker, path: str) -> Windows:
   """Writes the windows of all questions, unless they are there already."""
 
   def write():
     facts = {"places": [], "lengths": []}
 
     def records() -> Iterator[bytes]:
-      for feature in reader.features():
-        facts["places"].append((feature.question, feature.window))
-        facts["lengths"].append(len(feature.packed.input_ids))
-        yield batching.create_task_record(feature.packed)
+      for window in reader.cut_windows():
+        facts["places"].append((window.question, window.number))
+        facts["lengths"].append(len(window.features.input_ids))
+        yield batching.create_task_record(window.features)
 
     record_files.write_records(path, records())
     return {**facts, "counts": reader.counts}
@@ -371,7 +371,7 @@ def write_windows(reader: squad.Reader, path: str) -> Windows:
   return Windows(path, list(map(tuple, facts["places"])), facts["lengths"])
 
 
-def write_training_windows(reader: squad.Reader) -> TrainingWindows:
+def write_training_windows(reader: squad.WindowMaker) -> TrainingWindows:
   """Writes the windows to train with, unless they are there already."""
   path = common_flags.record_file("train")
 
@@ -380,9 +380,9 @@ def write_training_windows(reader: squad.Reader) -> TrainingWindows:
       path,
       (
         batching.create_task_record(
-          feature.packed, start_positions=[start], end_positions=[end]
+          window.features, start_positions=[start], end_positions=[end]
         )
-        for feature, (start, end) in reader.training_features(
+        for window, (start, end) in reader.cut_training_windows(
           FLAGS.skip_missing_answers
         )
       ),
@@ -397,7 +397,7 @@ def write_training_windows(reader: squad.Reader) -> TrainingWindows:
   return TrainingWindows(path, stamped.facts["num_records"], stamped.checksum)
 
 
-def _digest(reader: squad.Reader, *settings) -> str:
+def _digest(reader: squad.WindowMaker, *settings) -> str:
   """Returns a digest of all that windows depend on."""
   return record_files.compute_digest(
     "questions",
@@ -409,7 +409,7 @@ def _digest(reader: squad.Reader, *settings) -> str:
   )
 
 
-def _report(name: str, reader: squad.Reader) -> None:
+def _report(name: str, reader: squad.WindowMaker) -> None:
   """Logs what there was to count, and writes it to a file."""
   common_flags.log_lines(
     f"Questions of {reader.dataset.path}",
@@ -425,7 +425,7 @@ def _report(name: str, reader: squad.Reader) -> None:
 
 
 def predict_answers(
-  estimator, reader: squad.Reader, windows: Windows
+  estimator, reader: squad.WindowMaker, windows: Windows
 ) -> dict[str, squad.Prediction]:
   """Returns predictions by the id of the question."""
   logits = {}
@@ -489,7 +489,7 @@ def _evaluate(estimator, reader, windows) -> dict[str, float]:
   return results
 
 
-def _predict(estimator, reader: squad.Reader, windows: Windows) -> None:
+def _predict(estimator, reader: squad.WindowMaker, windows: Windows) -> None:
   """Writes predictions, and scores if there are answers to compare with."""
   predictions = predict_answers(estimator, reader, windows)
   files = {

@@ -61,7 +61,7 @@ def define_flags() -> None:
 class Split(NamedTuple):
   """The examples of a file, their records, and the checksum of these."""
 
-  examples: list[swag.Example]
+  examples: list[swag.ChoiceExample]
   record_file: str
   checksum: int
 

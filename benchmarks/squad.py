@@ -170,7 +170,7 @@ def plain_answers(windows, logits, tokenizer):
 
 
 def our_reader(dataset, tokenizer):
-  return squad.Reader(
+  return squad.WindowMaker(
     dataset,
     tokenizer,
     squad.WindowSettings(
@@ -205,7 +205,7 @@ def main(_):
   for _ in range(FLAGS.turns):
     tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file)
     reader = our_reader(dataset, tokenizer)
-    features, time_taken = timed(lambda r: list(r.features()), reader)
+    our_windows, time_taken = timed(lambda r: list(r.cut_windows()), reader)
     seconds["our windows"].append(time_taken)
     plain_tokenizer = (
       OurTokenizer()
@@ -216,7 +216,7 @@ def main(_):
       plain_windows, dataset, plain_tokenizer, tokenizer.vocab
     )
     seconds["plain windows"].append(time_taken)
-    assert [feature.packed.input_ids for feature in features] == [
+    assert [window.features.input_ids for window in our_windows] == [
       window["ids"] for window in windows
     ]
     logits = {

@@ -49,7 +49,7 @@ class Sentence:
   line: int
 
 
-class Columns(NamedTuple):
+class WordColumns(NamedTuple):
   """How the lines of a file are built.
 
   Attributes:
@@ -64,7 +64,7 @@ class Columns(NamedTuple):
 
 
 def read_sentences(
-  path: str, columns: Columns | None = None, has_tags: bool = True
+  path: str, columns: WordColumns | None = None, has_tags: bool = True
 ) -> list[Sentence]:
   """Reads a file with a word a line and a blank line between sentences.
 
@@ -77,7 +77,7 @@ def read_sentences(
   Raises:
     UserError: the file is missing, empty, or has a line without word or tag.
   """
-  columns = columns or Columns()
+  columns = columns or WordColumns()
   if columns.separator == "":
     raise UserError(
       "--column_separator is empty. Leave it out for any white space."
@@ -137,7 +137,7 @@ def _field(fields, number: int, what: str, path: str, line: int, row: str):
   return fields[number]
 
 
-def _tag(fields, columns: Columns, path: str, line: int, row: str) -> str:
+def _tag(fields, columns: WordColumns, path: str, line: int, row: str) -> str:
   tag = _field(fields, columns.tag, "tag", path, line, row).strip()
   if not tag or len(fields) < 2:
     raise UserError(
@@ -199,25 +199,25 @@ def count_irregular(sentences: Iterable[Sequence[str]], scheme: str) -> int:
 # --- Windows -----------------------------------------------------------------
 
 
-class Feature(NamedTuple):
+class TagWindow(NamedTuple):
   """A window of a text.
 
   Attributes:
-    packed: the ids.
-    places: of each token, the number of the word whose first piece it is and
-      that counts here, or -1.
+    features: the ids.
+    word_numbers: of each token, the number of the word whose first piece it
+      is and that counts here, or -1.
   """
 
-  packed: encoding.InputFeatures
-  places: list[int]
+  features: encoding.InputFeatures
+  word_numbers: list[int]
 
 
-def features_of(
+def cut_windows(
   sentences: Sequence[Sentence],
   tokenizer: tokenization.FullTokenizer,
   max_seq_length: int,
   document_context: bool,
-) -> Iterator[Feature]:
+) -> Iterator[TagWindow]:
   """Yields windows in which each word counts once.
 
   Words are numbered through all sentences.
@@ -246,7 +246,7 @@ def features_of(
     windows = sliding_windows.cut_windows(len(ids), room, max(1, room // 2))
     for start, length, counts in zip(*windows):
       here = slice(start, start + length)
-      yield Feature(
+      yield TagWindow(
         encoding.InputFeatures(
           [cls_id, *ids[here], sep_id], [0] * (length + 2)
         ),
@@ -271,13 +271,15 @@ def _texts(sentences, document_context: bool) -> Iterator[list[str]]:
 # --- Predictions -------------------------------------------------------------
 
 
-def by_sentence(sentences: Sequence[Sentence], values: Sequence) -> list[list]:
-  """Deals out values of words, numbered through, to their sentences."""
+def split_by_sentence(
+  sentences: Sequence[Sentence], values: Sequence
+) -> list[list]:
+  """Returns a list of values for each sentence, given one value per word."""
   values = iter(values)
   return [[next(values) for _ in sentence.words] for sentence in sentences]
 
 
-def to_json(sentence: Sentence, tags: Sequence[str]) -> str:
+def sentence_to_json(sentence: Sentence, tags: Sequence[str]) -> str:
   """Returns a JSON object: the text, and the entities in it.
 
   Offsets count characters of the text, whose words are separated by spaces.

@@ -357,25 +357,25 @@ class WindowSettings(NamedTuple):
   max_query_length: int
 
 
-class Feature(NamedTuple):
+class QuestionWindow(NamedTuple):
   """A window of a question.
 
   Attributes:
     question: number of the question.
-    window: number of the window, among those of the question.
+    number: number of the window, among those of the question.
     first_token: the token of the paragraph that it begins with.
     offset: the place of that token in the sequence.
-    packed: the ids.
+    features: the ids.
   """
 
   question: int
-  window: int
+  number: int
   first_token: int
   offset: int
-  packed: encoding.InputFeatures
+  features: encoding.InputFeatures
 
 
-class Reader:
+class WindowMaker:
   """Makes windows of the questions of a data set.
 
   Attributes:
@@ -446,7 +446,7 @@ class Reader:
     room = self.settings.max_seq_length - len(self._query_ids(question)) - 3
     return paragraph, paragraph.windows(room, self.settings.doc_stride)
 
-  def features(self) -> Iterator[Feature]:
+  def cut_windows(self) -> Iterator[QuestionWindow]:
     """Yields the windows of all questions, in order.
 
     Questions are cut to `max_query_length`. A paragraph without tokens has no
@@ -462,7 +462,7 @@ class Reader:
         zip(windows.starts.tolist(), windows.lengths.tolist())
       ):
         self.counts["windows"] += 1
-        yield Feature(
+        yield QuestionWindow(
           number,
           window,
           start,
@@ -481,9 +481,9 @@ class Reader:
 
   # --- Training --------------------------------------------------------------
 
-  def training_features(
+  def cut_training_windows(
     self, skip_missing_answers: bool
-  ) -> Iterator[tuple[Feature, tuple[int, int]]]:
+  ) -> Iterator[tuple[QuestionWindow, tuple[int, int]]]:
     """Yields windows, and the positions of the answer in each.
 
     They are those of `[CLS]`, (0, 0), where the answer is not in the window,
@@ -497,27 +497,27 @@ class Reader:
       UserError: a question has no answer where one is needed.
     """
     spans = {}
-    for feature in self.features():
-      question = self.dataset.questions[feature.question]
-      if feature.question not in spans:
+    for window in self.cut_windows():
+      question = self.dataset.questions[window.question]
+      if window.question not in spans:
         spans = {
-          feature.question: self._answer_tokens(question, skip_missing_answers)
+          window.question: self._answer_tokens(question, skip_missing_answers)
         }
-      span = spans[feature.question]
+      span = spans[window.question]
       if span is None:
         continue
       first, last = span
       last_token = (
-        feature.first_token + len(feature.packed.input_ids) - feature.offset - 2
+        window.first_token + len(window.features.input_ids) - window.offset - 2
       )
       if question.is_impossible or not (
-        feature.first_token <= first and last <= last_token
+        window.first_token <= first and last <= last_token
       ):
         self.counts["windows without answer"] += 1
-        yield feature, (0, 0)
+        yield window, (0, 0)
       else:
-        shift = feature.offset - feature.first_token
-        yield feature, (first + shift, last + shift)
+        shift = window.offset - window.first_token
+        yield window, (first + shift, last + shift)
 
   def _answer_tokens(
     self, question: Question, skip_missing_answers: bool
@@ -638,7 +638,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-  reader: Reader,
+  reader: WindowMaker,
   logits: Mapping[tuple[int, int], tuple],
   settings: AnswerSettings,
 ) -> Iterator[tuple[Question, Prediction]]:

@@ -17,7 +17,7 @@ _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ChoiceExample:
   """A context and what may follow it.
 
   Attributes:
@@ -33,7 +33,7 @@ class Example:
   label: int | None
 
 
-def read_examples(path: str, has_labels: bool = True) -> list[Example]:
+def read_examples(path: str, has_labels: bool = True) -> list[ChoiceExample]:
   """Reads SWAG's `.csv`, or `.jsonl` of any number of choices.
 
   An object of JSON has `context`, `choices` (a list of texts), `label` (the
@@ -77,7 +77,7 @@ def read_examples(path: str, has_labels: bool = True) -> list[Example]:
 
 def _example(
   fields: dict, place: str, number: int, has_labels: bool
-) -> Example:
+) -> ChoiceExample:
   """Returns the example of an object with the keys of the JSON format."""
   choices = fields.get("choices")
   if not isinstance(choices, (list, tuple)) or len(choices) < 2:
@@ -101,7 +101,9 @@ def _example(
   label = fields.get("label")
   if label is not None or has_labels:
     label = _choice(label, len(choices), place)
-  return Example(str(example_id), fields["context"], tuple(choices), label)
+  return ChoiceExample(
+    str(example_id), fields["context"], tuple(choices), label
+  )
 
 
 def _choice(label, num_choices: int, place: str) -> int:

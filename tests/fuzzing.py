@@ -778,7 +778,7 @@ def _read_tags(folder):
     scheme,
     irregular,
     scores,
-    list(ner.features_of(sentences, _tokenizer(folder), 20, True)),
+    list(ner.cut_windows(sentences, _tokenizer(folder), 20, True)),
   )
 
 
@@ -819,7 +819,7 @@ def _write_squad(folder, rng):
 
 def _read_squad(folder):
   dataset = squad.read_dataset(os.path.join(folder, "x.json"))
-  reader = squad.Reader(
+  reader = squad.WindowMaker(
     dataset, _tokenizer(folder), squad.WindowSettings(24, 8, 8)
   )
   scores = squad_evaluation.evaluate_v2(
@@ -828,7 +828,7 @@ def _read_squad(folder):
   return (
     dataset,
     scores,
-    list(reader.training_features(skip_missing_answers=True)),
+    list(reader.cut_training_windows(skip_missing_answers=True)),
   )
 
 

@@ -28,7 +28,7 @@ def test_reading(tmp_path):
     (("a",), ("O",), 0, 7),
     (("Lyon",), ("B-LOC",), 1, 11),
   ]
-  [sentence] = read(tmp_path, "B-x;the cat;1\n", ner.Columns(1, 0, ";"))
+  [sentence] = read(tmp_path, "B-x;the cat;1\n", ner.WordColumns(1, 0, ";"))
   assert (sentence.words, sentence.tags) == (("the cat",), ("B-x",))
   [sentence] = read(tmp_path, "the\ncat\n", has_tags=False)
   assert sentence.tags is None
@@ -42,18 +42,18 @@ def test_reading(tmp_path):
     ("the O\ncat\n", dict(has_tags=False), "line 2: a word without tag"),
     (
       "the\tO\ncat\t\n",
-      dict(columns=ner.Columns(0, 1, "\t")),
+      dict(columns=ner.WordColumns(0, 1, "\t")),
       "line 2: a word without tag",
     ),
     (
       "the O\n",
-      dict(columns=ner.Columns(0, 2)),
+      dict(columns=ner.WordColumns(0, 2)),
       "line 1: 2 columns, and so no tag in column 2: 'the O'. Are",
     ),
-    ("\tO\tx\n", dict(columns=ner.Columns(0, 1, "\t")), "line 1: no word"),
+    ("\tO\tx\n", dict(columns=ner.WordColumns(0, 1, "\t")), "line 1: no word"),
     (
       "the O\n",
-      dict(columns=ner.Columns(0, 1, "")),
+      dict(columns=ner.WordColumns(0, 1, "")),
       "--column_separator is emp",
     ),
     ("the O\nc\0t O\n", {}, "x.txt, line 2: there is a byte of value 0"),
@@ -140,24 +140,24 @@ def test_no_word_of_a_long_sentence_is_lost(vocab_file):
   tokenizer = tokenization.FullTokenizer(vocab_file)
   words = ("the unaffable cat \u200b zzz " * 1000).split(" ")[:5000]
   sentence = ner.Sentence(tuple(words), None, 0, (), 1)
-  features = list(ner.features_of([sentence], tokenizer, 20, False))
+  windows = list(ner.cut_windows([sentence], tokenizer, 20, False))
   places = [
-    place for feature in features for place in feature.places if place >= 0
+    place for window in windows for place in window.word_numbers if place >= 0
   ]
   assert sorted(places) == list(range(5000))
   first_ids = [
     next(iter(tokenizer.encode(word)), tokenizer.vocab["[UNK]"])
     for word in words
   ]
-  for feature in features:
-    ids = feature.packed.input_ids
-    assert len(ids) == len(feature.places) <= 20
-    for token, place in enumerate(feature.places):
+  for window in windows:
+    ids = window.features.input_ids
+    assert len(ids) == len(window.word_numbers) <= 20
+    for token, place in enumerate(window.word_numbers):
       if place >= 0:
         assert ids[token] == first_ids[place]
         # A quarter of the window is on either side, but at the ends.
         assert min(token, len(ids) - 1 - token) >= 4 or (
-          feature in (features[0], features[-1])
+          window in (windows[0], windows[-1])
         )
 
 
@@ -167,8 +167,8 @@ def test_sentences_around_are_context_on_request(vocab_file):
 
   def texts(document_context):
     return [
-      " ".join(tokenizer.convert_ids_to_tokens(feature.packed.input_ids))
-      for feature in ner.features_of(sentences, tokenizer, 20, document_context)
+      " ".join(tokenizer.convert_ids_to_tokens(window.features.input_ids))
+      for window in ner.cut_windows(sentences, tokenizer, 20, document_context)
     ]
 
   assert texts(False) == [
@@ -177,12 +177,14 @@ def test_sentences_around_are_context_on_request(vocab_file):
     "[CLS] a dog [SEP]",
   ]
   assert texts(True) == ["[CLS] the cat it sat [SEP]", "[CLS] a dog [SEP]"]
-  assert ner.by_sentence(sentences, range(6)) == [[0, 1], [2, 3], [4, 5]]
+  assert ner.split_by_sentence(sentences, range(6)) == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_entities_have_their_place_in_the_text():
   [sentence] = sentences_of("in New York (NY )")
-  assert json.loads(ner.to_json(sentence, ["O", "B-x", "I-x", "O", "O"])) == {
+  assert json.loads(
+    ner.sentence_to_json(sentence, ["O", "B-x", "I-x", "O", "O"])
+  ) == {
     "text": "in New York (NY )",
     "tags": ["O", "B-x", "I-x", "O", "O"],
     "entities": [{"type": "x", "start": 3, "end": 11, "text": "New York"}],

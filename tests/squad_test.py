@@ -47,7 +47,7 @@ def tokenizer(vocab_file):
 def reader_of(
   dataset, tokenizer, max_seq_length=16, doc_stride=4, max_query_length=5
 ):
-  return squad.Reader(
+  return squad.WindowMaker(
     dataset,
     tokenizer,
     squad.WindowSettings(max_seq_length, doc_stride, max_query_length),
@@ -156,18 +156,18 @@ def test_sequences_of_a_long_paragraph(tokenizer):
     ("it was", ("the mat", 15)),
   )
   reader = reader_of(dataset, tokenizer)
-  features = list(reader.training_features(skip_missing_answers=False))
-  assert [(f.window, f.first_token, f.offset) for f, _ in features] == [
+  features = list(reader.cut_training_windows(skip_missing_answers=False))
+  assert [(f.number, f.first_token, f.offset) for f, _ in features] == [
     (0, 0, 4),
     (1, 4, 4),
   ]
   tokens = [
-    tokenizer.convert_ids_to_tokens(f.packed.input_ids) for f, _ in features
+    tokenizer.convert_ids_to_tokens(f.features.input_ids) for f, _ in features
   ]
   assert " ".join(tokens[1]) == (
     "[CLS] it was [SEP] the mat and the dog ran the hill [SEP]"
   )
-  assert features[1][0].packed.segment_ids == [0] * 4 + [1] * 9
+  assert features[1][0].features.segment_ids == [0] * 4 + [1] * 9
   for (_, (start, end)), row in zip(features, tokens):
     assert row[start : end + 1] == ["the", "mat"]
   # Where it is not, [CLS] is the answer.
@@ -177,7 +177,7 @@ def test_sequences_of_a_long_paragraph(tokenizer):
         dataset.paragraphs[0], ("it was", ("the hill", 39)), ("it was",)
       ),
       tokenizer,
-    ).training_features(skip_missing_answers=False)
+    ).cut_training_windows(skip_missing_answers=False)
   )
   assert [position for _, position in features] == [
     (0, 0),
@@ -200,9 +200,9 @@ def test_sequences_of_a_long_paragraph(tokenizer):
 )
 def test_answers_are_found(tokenizer, context, answer, tokens):
   reader = reader_of(dataset_of(context, ("was", answer)), tokenizer, 40)
-  [(feature, (start, end))] = reader.training_features(False)
+  [(window, (start, end))] = reader.cut_training_windows(False)
   assert (
-    tokenizer.convert_ids_to_tokens(feature.packed.input_ids[start : end + 1])
+    tokenizer.convert_ids_to_tokens(window.features.input_ids[start : end + 1])
     == tokens
   )
 
@@ -238,16 +238,16 @@ def test_answers_that_are_not_there(tokenizer):
     match="x.json: the answer 'the dog' of question"
     " '0' is not in its paragraph. .*--skip_missing_answers",
   ):
-    list(reader_of(dataset, tokenizer).training_features(False))
+    list(reader_of(dataset, tokenizer).cut_training_windows(False))
   reader = reader_of(dataset, tokenizer)
-  [(feature, _)] = reader.training_features(skip_missing_answers=True)
-  assert feature.question == 1
+  [(window, _)] = reader.cut_training_windows(skip_missing_answers=True)
+  assert window.question == 1
   assert reader.counts["answers not in the paragraph, left out"] == 1
   unanswered = squad.Dataset(
     "x.json", ["the cat"], [squad.Question("q9", "who", 0)]
   )
   with pytest.raises(ValueError, match="question 'q9' has no answer"):
-    list(reader_of(unanswered, tokenizer).training_features(False))
+    list(reader_of(unanswered, tokenizer).cut_training_windows(False))
 
 
 # --- Answers -----------------------------------------------------------------
@@ -256,15 +256,15 @@ def test_answers_that_are_not_there(tokenizer):
 def logits_of(reader, places):
   """Returns logits that are high at (start, end) -> score, in tokens."""
   logits = {}
-  for feature in reader.features():
-    length = len(feature.packed.input_ids)
+  for window in reader.cut_windows():
+    length = len(window.features.input_ids)
     pair = np.full([2, length], -9.0)
     for (start, end), score in places.items():
       for row, token in enumerate((start, end)):
-        place = token - feature.first_token + feature.offset
+        place = token - window.first_token + window.offset
         if 0 <= place < length - 1:
           pair[row, place] = score
-    logits[feature.question, feature.window] = pair
+    logits[window.question, window.number] = pair
   return logits
 
 
@@ -356,7 +356,7 @@ def test_long_contexts_take_time_that_grows_with_them(tokenizer, shape):
   )
   places = np.arange(32)
   with long_texts.time_limit(300):
-    collections.deque(reader.training_features(True), maxlen=0)
+    collections.deque(reader.cut_training_windows(True), maxlen=0)
     _, windows = reader.windows_of(reader.dataset.questions[0])
     # There are fewer texts than answers to give, so all candidates are seen.
     logits = {
@@ -425,7 +425,7 @@ def golden_reader(golden_dir, name, file):
     folder,
     settings,
     tokenizer,
-    squad.Reader(
+    squad.WindowMaker(
       dataset,
       tokenizer,
       squad.WindowSettings(
@@ -445,15 +445,15 @@ def read_lines(folder, name):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_windows_to_train_with_are_those_of_the_reference(golden_dir, name):
   folder, _, _, reader = golden_reader(golden_dir, name, "train_file")
-  for (feature, positions), golden in zip(
-    reader.training_features(False),
+  for (window, positions), golden in zip(
+    reader.cut_training_windows(False),
     read_lines(folder, "train_features.jsonl.gz"),
     strict=True,
   ):
     assert (
-      feature.question,
-      feature.window,
-      feature.packed.input_ids,
+      window.question,
+      window.number,
+      window.features.input_ids,
       *positions,
     ) == (
       golden["example_index"],
@@ -471,27 +471,27 @@ def test_predictions_are_those_of_the_reference(golden_dir, name):
   )
   offset = int(settings["logits"].partition("unique_id + ")[2].split(")")[0])
   logits = {}
-  for feature, golden in zip(
-    reader.features(), read_lines(folder, "features.jsonl.gz"), strict=True
+  for window, golden in zip(
+    reader.cut_windows(), read_lines(folder, "features.jsonl.gz"), strict=True
   ):
     paragraph, windows = reader.windows_of(
-      reader.dataset.questions[feature.question]
+      reader.dataset.questions[window.question]
     )
     assert (
-      tokenizer.convert_ids_to_tokens(feature.packed.input_ids)
+      tokenizer.convert_ids_to_tokens(window.features.input_ids)
       == golden["tokens"]
     )
     places = [
-      str(feature.offset + i) for i in range(windows.lengths[feature.window])
+      str(window.offset + i) for i in range(windows.lengths[window.number])
     ]
     assert golden["token_to_orig_map"] == dict(
-      zip(places, paragraph.word_of_token[feature.first_token :])
+      zip(places, paragraph.word_of_token[window.first_token :])
     )
     assert golden["token_is_max_context"] == dict(
-      zip(places, windows.is_max_context[feature.window].tolist())
+      zip(places, windows.is_max_context[window.number].tolist())
     )
     rng = np.random.RandomState(golden["unique_id"] + offset)
-    logits[feature.question, feature.window] = (
+    logits[window.question, window.number] = (
       rng.normal(size=settings["max_seq_length"]),
       rng.normal(size=settings["max_seq_length"]),
     )

@@ -23,7 +23,7 @@ def test_the_published_layout(tmp_path):
     f',{HEADER}\n0,anet,1,"A, b. He",'
     '"A, b.",He,gold,runs.,"says ""no"".",sits.,sleeps.,2\n',
   )
-  assert example == swag.Example(
+  assert example == swag.ChoiceExample(
     "0", "A, b.", ("He runs.", 'He says "no".', "He sits.", "He sleeps."), 2
   )
   [example] = read(
@@ -47,8 +47,8 @@ def test_any_number_of_choices(tmp_path):
     "x.jsonl",
   )
   assert examples == [
-    swag.Example("k", "c", ("x", "y", "z"), 2),
-    swag.Example("1", "d", ("x", "y", "z"), 0),
+    swag.ChoiceExample("k", "c", ("x", "y", "z"), 2),
+    swag.ChoiceExample("1", "d", ("x", "y", "z"), 0),
   ]
 
 
