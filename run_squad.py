@@ -38,7 +38,9 @@ import estimator as estimator_lib
 import losses
 import modeling
 from tasks import squad
+from tasks import squad_answers
 from tasks import squad_evaluation
+from tasks import squad_windows
 
 FLAGS = flags.FLAGS
 
@@ -251,10 +253,10 @@ def main(_):
   tokenizer = common_flags.create_tokenizer(files, config)
 
   def reader(dataset):
-    return squad.WindowMaker(
+    return squad_windows.WindowMaker(
       dataset,
       tokenizer,
-      squad.WindowSettings(
+      squad_windows.WindowSettings(
         FLAGS.max_seq_length, FLAGS.doc_stride, FLAGS.max_query_length
       ),
       FLAGS.verbose_logging,
@@ -351,7 +353,7 @@ def _read_dataset(path: str) -> squad.Dataset:
 # --- Records -----------------------------------------------------------------
 
 
-def write_windows(reader: squad.WindowMaker, path: str) -> Windows:
+def write_windows(reader: squad_windows.WindowMaker, path: str) -> Windows:
   """Writes the windows of all questions, unless they are there already."""
 
   def write():
@@ -371,7 +373,9 @@ def write_windows(reader: squad.WindowMaker, path: str) -> Windows:
   return Windows(path, list(map(tuple, facts["places"])), facts["lengths"])
 
 
-def write_training_windows(reader: squad.WindowMaker) -> TrainingWindows:
+def write_training_windows(
+  reader: squad_windows.WindowMaker,
+) -> TrainingWindows:
   """Writes the windows to train with, unless they are there already."""
   path = common_flags.record_file("train")
 
@@ -397,7 +401,7 @@ def write_training_windows(reader: squad.WindowMaker) -> TrainingWindows:
   return TrainingWindows(path, stamped.facts["num_records"], stamped.checksum)
 
 
-def _digest(reader: squad.WindowMaker, *settings) -> str:
+def _digest(reader: squad_windows.WindowMaker, *settings) -> str:
   """Returns a digest of all that windows depend on."""
   return record_files.compute_digest(
     "questions",
@@ -409,7 +413,7 @@ def _digest(reader: squad.WindowMaker, *settings) -> str:
   )
 
 
-def _report(name: str, reader: squad.WindowMaker) -> None:
+def _report(name: str, reader: squad_windows.WindowMaker) -> None:
   """Logs what there was to count, and writes it to a file."""
   common_flags.log_lines(
     f"Questions of {reader.dataset.path}",
@@ -425,8 +429,8 @@ def _report(name: str, reader: squad.WindowMaker) -> None:
 
 
 def predict_answers(
-  estimator, reader: squad.WindowMaker, windows: Windows
-) -> dict[str, squad.Prediction]:
+  estimator, reader: squad_windows.WindowMaker, windows: Windows
+) -> dict[str, squad_answers.Prediction]:
   """Returns predictions by the id of the question."""
   logits = {}
   if windows.places:
@@ -439,10 +443,10 @@ def predict_answers(
       )
   return {
     question.id: prediction
-    for question, prediction in squad.predict(
+    for question, prediction in squad_answers.choose_answers(
       reader,
       logits,
-      squad.AnswerSettings(
+      squad_answers.AnswerSettings(
         FLAGS.n_best_size,
         FLAGS.max_answer_length,
         FLAGS.version_2_with_negative,
@@ -453,7 +457,7 @@ def predict_answers(
 
 
 def score(
-  dataset: squad.Dataset, predictions: Mapping[str, squad.Prediction]
+  dataset: squad.Dataset, predictions: Mapping[str, squad_answers.Prediction]
 ) -> dict[str, float]:
   """Returns the official scores."""
   texts = {i: prediction.text for i, prediction in predictions.items()}
@@ -489,7 +493,9 @@ def _evaluate(estimator, reader, windows) -> dict[str, float]:
   return results
 
 
-def _predict(estimator, reader: squad.WindowMaker, windows: Windows) -> None:
+def _predict(
+  estimator, reader: squad_windows.WindowMaker, windows: Windows
+) -> None:
   """Writes predictions, and scores if there are answers to compare with."""
   predictions = predict_answers(estimator, reader, windows)
   files = {
@@ -553,7 +559,7 @@ def _answer_questions(estimator, make_reader) -> None:
       ]:
         shown = "(no answer)"
         if span:
-          shown = _in_context(text, *reader.paragraph(0).offsets(*span))
+          shown = _in_context(text, *reader.get_paragraph(0).find_span(*span))
         print(f"  {candidate.probability:6.1%}  {shown}")
       sys.stdout.flush()
 

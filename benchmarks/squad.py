@@ -25,6 +25,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import plain_tokenizer as plain_tokenization
 
 from tasks import squad
+from tasks import squad_answers
+from tasks import squad_windows
 import tokenization
 
 FLAGS = flags.FLAGS
@@ -40,7 +42,7 @@ flags.DEFINE_bool("our_tokenizer", False, "Let the plain code have ours.")
 flags.DEFINE_integer("turns", 5, "Turns of each.")
 
 _MAX_QUERY_LENGTH = 64
-_ANSWERS = squad.AnswerSettings()
+_ANSWERS = squad_answers.AnswerSettings()
 
 
 # --- Token by token ----------------------------------------------------------
@@ -170,10 +172,10 @@ def plain_answers(windows, logits, tokenizer):
 
 
 def our_reader(dataset, tokenizer):
-  return squad.WindowMaker(
+  return squad_windows.WindowMaker(
     dataset,
     tokenizer,
-    squad.WindowSettings(
+    squad_windows.WindowSettings(
       FLAGS.max_seq_length, FLAGS.doc_stride, _MAX_QUERY_LENGTH
     ),
   )
@@ -183,7 +185,7 @@ def our_answers(reader, logits):
   return {
     number: [candidate.text for candidate in prediction.n_best]
     for number, (_, prediction) in enumerate(
-      squad.predict(reader, logits, _ANSWERS)
+      squad_answers.choose_answers(reader, logits, _ANSWERS)
     )
   }
 

@@ -648,7 +648,7 @@ class _Words(NamedTuple):
 
 
 class SpanSettings(NamedTuple):
-  """How answers are looked for; see the settings of `tasks.squad`."""
+  """How answers are looked for; see `squad_answers.AnswerSettings`."""
 
   doc_stride: int = 128
   max_query_length: int = 64
@@ -735,7 +735,7 @@ class SpanFinder(_Served):
     }
 
   def _best(self, start_logits, end_logits, windows: _Windows, offsets):
-    """Returns the best answer of each window, as `squad.predict` chooses.
+    """Returns the best answer of each window, as `squad_answers` does.
 
     Args:
       start_logits: float32 [w, s].

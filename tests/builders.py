@@ -5,6 +5,7 @@ They build small models and texts, and read the files that programs write.
 
 from collections.abc import Callable, Iterable
 import csv
+import gzip
 import json
 import os
 import pathlib
@@ -22,6 +23,8 @@ from errors import UserError
 import export_saved_model
 import modeling
 from serving import signatures as serving_signatures
+from tasks import squad
+from tasks import squad_windows
 import tokenization
 
 v1 = tf.compat.v1
@@ -314,3 +317,86 @@ def assert_refused_by_lock(
     with pytest.raises(UserError, match=rf"is in use: .*process {os.getpid()}"):
       run()
   assert read_folder(folder) == before
+
+
+# --- Questions about paragraphs ----------------------------------------------
+
+
+def question_dataset(context, *questions, path="x.json"):
+  """Returns a SQuAD data set with one paragraph.
+
+  Args:
+    context: Text of the paragraph.
+    *questions: For each question its text and then its answers, each a text
+      and an offset. A question without answers is impossible.
+    path: Path that messages name.
+  """
+  return squad.Dataset(
+    path,
+    [context],
+    [
+      squad.Question(
+        str(number),
+        text,
+        0,
+        tuple(squad.Answer(*answer) for answer in answers),
+        is_impossible=not answers,
+      )
+      for number, (text, *answers) in enumerate(questions)
+    ],
+  )
+
+
+def window_maker(
+  dataset, tokenizer, max_seq_length=16, doc_stride=4, max_query_length=5
+):
+  """Returns a maker of short windows."""
+  return squad_windows.WindowMaker(
+    dataset,
+    tokenizer,
+    squad_windows.WindowSettings(max_seq_length, doc_stride, max_query_length),
+  )
+
+
+# Folders of outputs of the original code.
+GOLDEN_QUESTIONS = ("v1.1_seq384", "v2.0_seq64")
+
+
+class GoldenQuestions:
+  """Windows and answers of the original code, in a folder of golden files.
+
+  Attributes:
+    settings: The settings that the outputs were made with.
+  """
+
+  def __init__(self, golden_dir, name):
+    self._folder = os.path.join(golden_dir, "squad", name)
+    self._data_dir = os.path.join(golden_dir, "..", "data")
+    self.settings = self.read_json("settings.json")
+
+  def read_json(self, file):
+    with open(os.path.join(self._folder, file), encoding="utf-8") as reader:
+      return json.load(reader)
+
+  def read_json_lines(self, file):
+    path = os.path.join(self._folder, file)
+    with gzip.open(path, "rt", encoding="utf-8") as reader:
+      return [json.loads(line) for line in reader]
+
+  def window_maker(self, file):
+    """Returns a maker of the windows of `train_file` or `predict_file`."""
+    vocab_dir = os.path.join(self._data_dir, "vocab", self.settings["vocab"])
+    tokenizer = tokenization.FullTokenizer(
+      os.path.join(vocab_dir, "vocab.txt"), self.settings["do_lower_case"]
+    )
+    dataset = squad.read_dataset(
+      os.path.join(self._data_dir, "squad", self.settings[file])
+    )
+    questions = dataset.questions[: self.settings["num_questions"]]
+    return window_maker(
+      dataset._replace(questions=questions),
+      tokenizer,
+      self.settings["max_seq_length"],
+      self.settings["doc_stride"],
+      self.settings["max_query_length"],
+    )

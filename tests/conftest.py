@@ -18,6 +18,7 @@ import run_ner
 import run_pretraining
 import run_squad
 import run_swag
+import tokenization
 
 # Two devices for the tests of distributed training; the rest use the first.
 tf.config.set_logical_device_configuration(
@@ -68,6 +69,11 @@ def vocab_file(tmp_path):
   path = tmp_path / "vocab.txt"
   path.write_text("\n".join(builders.TOKENS) + "\n")
   return str(path)
+
+
+@pytest.fixture
+def tokenizer(vocab_file):
+  return tokenization.FullTokenizer(vocab_file)
 
 
 @pytest.fixture

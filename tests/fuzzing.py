@@ -60,6 +60,7 @@ from tasks import metrics
 from tasks import ner
 from tasks import squad
 from tasks import squad_evaluation
+from tasks import squad_windows
 from tasks import swag
 import tokenization
 
@@ -819,8 +820,8 @@ def _write_squad(folder, rng):
 
 def _read_squad(folder):
   dataset = squad.read_dataset(os.path.join(folder, "x.json"))
-  reader = squad.WindowMaker(
-    dataset, _tokenizer(folder), squad.WindowSettings(24, 8, 8)
+  reader = squad_windows.WindowMaker(
+    dataset, _tokenizer(folder), squad_windows.WindowSettings(24, 8, 8)
   )
   scores = squad_evaluation.evaluate_v2(
     dataset.questions, {question.id: "a cat" for question in dataset.questions}

@@ -23,11 +23,6 @@ ODD = (
 )
 
 
-@pytest.fixture
-def tokenizer(vocab_file):
-  return tokenization.FullTokenizer(vocab_file)
-
-
 def test_known_examples(tokenizer):
   assert tokenizer.tokenize("The CATS unaffable, réd!") == [
     "the",
