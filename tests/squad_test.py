@@ -57,7 +57,7 @@ def test_reading(tmp_path):
     (json.dumps(article(QUESTION))[:50], "x.json: not JSON.*Is it whole"),
     (
       {"version": 1},
-      "the file has no 'data'; the format of SQuAD wants a list",
+      "the file has no 'data'; the SQuAD format requires a list",
     ),
     ([], r"x.json holds \[\], not an object"),
     (article({**QUESTION, "question": "\ud800"}), "half of a surrogate pair"),
@@ -73,11 +73,11 @@ def test_reading(tmp_path):
     ),
     (
       article({**QUESTION, "answers": [{"text": "x"}]}),
-      "an answer of question 'q1' .* has no 'answer_start'; .* a whole number",
+      "an answer of question 'q1' .* has no 'answer_start'; .* an integer",
     ),
     (
       article({**QUESTION, "answers": [{"text": "x", "answer_start": True}]}),
-      "has answer_start=True; .* a whole number",
+      "has answer_start=True; .* an integer",
     ),
     (
       article({**QUESTION, "is_impossible": "false"}),
@@ -85,8 +85,8 @@ def test_reading(tmp_path):
     ),
     (
       article(QUESTION, QUESTION),
-      "the id 'q1' of .* question 2 is that of "
-      "article 1, paragraph 1, question 1 as well",
+      "question 2 has the id 'q1', but article 1, paragraph 1, question 1 "
+      "already has this id",
     ),
     (article(), "holds no questions"),
   ],
