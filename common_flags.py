@@ -1,26 +1,31 @@
-"""Flags that several programs share, and what follows from them."""
+"""Flags that several programs share, and the objects that they describe."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import os
-import re
 import sys
+from typing import Any
 
 from absl import flags
 from absl import logging
 import tensorflow as tf
 
 import checkpoint
-from data import file_io
 from errors import UserError
 import estimator
+import heads
 import modeling
 import optimization
 from pretraining import corpus
-from tasks import classifier as classifier_lib
+from tasks import classifier_config
+from tasks import finetuning
 import tokenization
+from training import cluster
 from training import model_folder
 
 FLAGS = flags.FLAGS
+
+
+# --- Models and text ---------------------------------------------------------
 
 
 def _define_model_name() -> None:
@@ -35,7 +40,7 @@ def _define_model_name() -> None:
 
 
 def define_model_flags() -> None:
-  """Flags that name a model."""
+  """Defines the flags that name a model."""
   _define_model_name()
   flags.DEFINE_string(
     "bert_config_file", None, "The bert_config.json of the model."
@@ -43,28 +48,26 @@ def define_model_flags() -> None:
   flags.DEFINE_string(
     "init_checkpoint",
     None,
-    "Weights to start from: the prefix of a "
-    "checkpoint (such as bert_model.ckpt), or a file of PyTorch transformers "
-    "(.safetensors, .bin).",
+    "Weights to start from: the prefix of a checkpoint (such as "
+    "bert_model.ckpt), or a file of PyTorch transformers (.safetensors, .bin).",
   )
   flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "bfloat16", "float16"],
-    "Type of the activations. Weights are float32 in any case. bfloat16 is "
-    "faster on TPUs, recent GPUs, and CPUs with AVX512-BF16 or AMX; float16 "
-    "is for older GPUs, and scales the loss so that gradients fit.",
+    "Type of the activations; weights are always float32. bfloat16 is faster "
+    "on TPUs, recent GPUs, and CPUs with AVX512-BF16 or AMX. float16 is for "
+    "older GPUs, and scales the loss to keep gradients in its range.",
   )
 
 
 def define_text_flags() -> None:
-  """Flags of programs that read text of any size."""
+  """Defines the flags of programs that read plain text of any size."""
   flags.DEFINE_string(
     "input_file",
     None,
-    "Text files or globs, separated by "
-    "commas; plain, .gz or .zst. Files named .jsonl hold a "
-    "JSON object a line, each a document.",
+    "Text files or globs, separated by commas; plain, .gz or .zst. Files named "
+    ".jsonl hold one JSON object per line, each a document.",
     required=True,
   )
   flags.DEFINE_string(
@@ -73,88 +76,150 @@ def define_text_flags() -> None:
   flags.DEFINE_bool(
     "split_sentences",
     False,
-    "Whether a line is prose that is to be split into sentences.",
+    "Whether to split lines of prose into sentences.",
   )
   flags.DEFINE_enum(
     "errors",
     "strict",
     ["strict", "replace"],
-    "At a line that "
-    "is not UTF-8, or not the JSON it should be: stop, or go "
-    "on with what can be read, and count it.",
+    "How to handle a line that is not UTF-8, or not the JSON that it should "
+    "be: stop, or continue with the readable part and count it.",
   )
 
 
 def text_parser() -> corpus.Parser:
-  """Returns what the flags say of the form of the text."""
+  """Returns the parser of the text that the flags describe."""
   return corpus.Parser(FLAGS.errors, FLAGS.split_sentences, FLAGS.text_field)
 
 
 def define_vocab_flags(do_lower_case: bool = True) -> None:
-  """Flags of the tokenizer; `do_lower_case` is the default of the flag."""
+  """Defines the flags of the tokenizer.
+
+  Args:
+    do_lower_case: Default of the flag.
+  """
   _define_model_name()
   flags.DEFINE_string("vocab_file", None, "The vocab.txt of the model.")
   flags.DEFINE_bool(
     "do_lower_case",
     do_lower_case,
-    "Whether to lower-case the "
-    "text: True for uncased models, False for cased ones.",
+    "Whether to lower-case the text: True for uncased models, False for cased "
+    "ones.",
   )
+
+
+# --- Training, evaluation and prediction -------------------------------------
 
 
 def define_training_flags(
   learning_rate: float, best_metric: str, evaluation_flag: str = "do_eval"
 ) -> None:
-  """Flags of programs that train.
+  """Defines the flags of programs that train.
 
   Args:
-    learning_rate: default of the flag.
-    best_metric: likewise.
-    evaluation_flag: the flag that makes the program evaluate.
+    learning_rate: Default of the flag.
+    best_metric: Default of the flag.
+    evaluation_flag: Name of the flag that makes the program evaluate.
   """
   flags.DEFINE_string(
     "output_dir",
     None,
-    "Folder for checkpoints, logs and "
-    "results. A run that finds a checkpoint there goes on.",
+    "Folder for checkpoints, logs and results. A run that finds a checkpoint "
+    "there resumes.",
     required=True,
   )
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
     "restart",
     False,
-    "Delete the checkpoints that an earlier "
-    "run left in --output_dir, and begin at step 0.",
+    "Whether to delete the checkpoints of an earlier run in --output_dir and "
+    "to begin at step 0.",
   )
   flags.DEFINE_integer(
-    "train_batch_size", 32, "Examples per step.", lower_bound=1
+    "train_batch_size", 32, "Number of examples per step.", lower_bound=1
   )
   flags.DEFINE_integer(
     "gradient_accumulation_steps",
     1,
-    "Work through a batch "
-    "in so many parts, one after the other: the same result "
-    "with the memory of one part.",
+    "Number of parts into which a batch is split. They are processed one after "
+    "the other, with the same result and the memory of one part.",
     lower_bound=1,
   )
   flags.DEFINE_bool(
     "recompute_activations",
     False,
-    "Keep only the input of "
-    "each layer for the gradient and compute the rest again: "
-    "less memory, a third more work.",
+    "Whether to keep only the input of each layer for the gradient, and to "
+    "compute the rest again: less memory, a third more work.",
   )
   flags.DEFINE_bool(
     "xla",
     False,
-    "Compile the training step with XLA, with "
-    "batches padded to --max_seq_length. For GPUs.",
+    "Whether to compile the training step with XLA, with batches padded to "
+    "--max_seq_length. For GPUs.",
   )
+  flags.DEFINE_integer(
+    "save_checkpoints_steps",
+    1000,
+    "Number of steps between checkpoints.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "keep_checkpoint_max",
+    5,
+    "Number of checkpoints to keep; 0 for all.",
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
+    "eval_every_steps",
+    0,
+    f"Number of steps between evaluations during training, with "
+    f"--{evaluation_flag}; 0 for none. The best weights are kept in best/, and "
+    "are evaluated and exported at the end.",
+    lower_bound=0,
+  )
+  flags.DEFINE_string(
+    "best_metric",
+    best_metric,
+    "Score of --eval_every_steps that decides which weights are best: the "
+    "lowest of a score that ends in `loss`, the highest of any other.",
+  )
+  flags.DEFINE_integer(
+    "early_stopping_patience",
+    0,
+    "Number of evaluations in a row without a better score after which "
+    "training stops; 0 for never.",
+    lower_bound=0,
+  )
+  flags.DEFINE_bool(
+    "skip_nonfinite_steps",
+    False,
+    "Whether to skip and count steps whose loss or gradient is not finite, "
+    "instead of stopping.",
+  )
+  flags.DEFINE_integer(
+    "iterations_per_loop",
+    1000,
+    "Largest number of steps per call of the training graph.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "seed", 12345, "Random seed for weights, data order and dropout."
+  )
+  flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "Whether to use only operations that always give the same result, even "
+    "where a GPU has faster ones.",
+  )
+  _define_optimizer_flags(learning_rate)
+
+
+def _define_optimizer_flags(learning_rate: float) -> None:
   flags.DEFINE_enum(
     "optimizer",
     "adamw",
     ["adamw", "lamb"],
-    "adamw as BERT used it, or lamb for batches of thousands.",
+    "Optimizer: adamw as BERT used it, or lamb for batches of thousands.",
   )
   flags.DEFINE_float(
     "learning_rate", learning_rate, "Highest learning rate.", lower_bound=0.0
@@ -163,7 +228,7 @@ def define_training_flags(
     "lr_decay",
     "linear",
     ["linear", "poly", "cosine"],
-    "How the learning rate falls to 0.",
+    "Shape in which the learning rate falls to 0.",
   )
   flags.DEFINE_float(
     "lr_decay_power", 2.0, "Power of --lr_decay=poly.", lower_bound=0.0
@@ -171,106 +236,58 @@ def define_training_flags(
   flags.DEFINE_float(
     "layerwise_lr_decay",
     1.0,
-    "Learning rate of a layer, as "
-    "a multiple of the one above; the embeddings come last. "
-    "1 for one rate for all.",
+    "Learning rate of a layer, as a multiple of that of the layer above; the "
+    "embeddings are the lowest. 1 for the same rate everywhere.",
     lower_bound=0.0,
     upper_bound=1.0,
   )
   flags.DEFINE_bool(
     "bias_correction",
     False,
-    "Correct the averages of adamw "
-    "for their start at 0, as BERT did not; lamb always does.",
-  )
-  flags.DEFINE_integer(
-    "save_checkpoints_steps", 1000, "Steps between checkpoints.", lower_bound=1
-  )
-  flags.DEFINE_integer(
-    "keep_checkpoint_max",
-    5,
-    "How many checkpoints to keep; 0 for all.",
-    lower_bound=0,
-  )
-  flags.DEFINE_integer(
-    "eval_every_steps",
-    0,
-    "Steps between evaluations while "
-    f"training, with --{evaluation_flag}; the best weights "
-    "are kept in best/, and are what is evaluated and "
-    "exported at the end. 0 for none.",
-    lower_bound=0,
-  )
-  flags.DEFINE_string(
-    "best_metric",
-    best_metric,
-    "Score of --eval_every_steps "
-    "that decides which weights are best: lower is better "
-    "if it ends in `loss`, else higher.",
-  )
-  flags.DEFINE_integer(
-    "early_stopping_patience",
-    0,
-    "Stop after so many evaluations in a row without a better one; 0 to go on.",
-    lower_bound=0,
-  )
-  flags.DEFINE_bool(
-    "skip_nonfinite_steps",
-    False,
-    "Leave out steps whose loss "
-    "or gradient is not finite, and count them, instead of "
-    "stopping.",
-  )
-  flags.DEFINE_integer(
-    "iterations_per_loop",
-    1000,
-    "The most steps that one call of the training graph runs.",
-    lower_bound=1,
-  )
-  flags.DEFINE_integer("seed", 12345, "Of initial weights, order and dropout.")
-  flags.DEFINE_bool(
-    "deterministic",
-    False,
-    "Use only operations that give the "
-    "same result each time, where a GPU has faster ones.",
+    "Whether adamw corrects its averages for their start at 0, which BERT did "
+    "not do. lamb always corrects.",
   )
 
 
 def define_evaluation_flags() -> None:
-  """Flags of programs that evaluate apart from predicting."""
+  """Defines the flags of programs that evaluate apart from predicting."""
   flags.DEFINE_bool("do_eval", False, "Whether to evaluate.")
   flags.DEFINE_integer(
-    "eval_batch_size", 8, "Examples per batch of the evaluation.", lower_bound=1
+    "eval_batch_size",
+    8,
+    "Number of examples per batch of the evaluation.",
+    lower_bound=1,
   )
 
 
 def define_task_flags(max_seq_length: int) -> None:
-  """Flags of programs that fine-tune, train and predict.
+  """Defines the flags of programs that fine-tune and predict.
 
   Args:
-    max_seq_length: default of the flag.
+    max_seq_length: Default of the flag.
   """
   flags.DEFINE_integer(
-    "max_seq_length", max_seq_length, "Most tokens of a sequence."
+    "max_seq_length",
+    max_seq_length,
+    "Length of the longest sequence, in tokens.",
   )
   flags.DEFINE_bool(
     "pad_to_max_length",
     False,
-    "Pad every batch to "
-    "--max_seq_length, as is always done on a TPU and for the "
-    "training under --xla. Slower.",
+    "Whether to pad every batch to --max_seq_length, which is slower. TPUs and "
+    "training with --xla always do.",
   )
   flags.DEFINE_bool("do_predict", False, "Whether to predict.")
   flags.DEFINE_integer(
     "predict_batch_size",
     8,
-    "Sequences per batch of the prediction.",
+    "Number of sequences per batch of the prediction.",
     lower_bound=1,
   )
   flags.DEFINE_float(
     "num_train_epochs",
     3.0,
-    "How often to go over the training examples.",
+    "Number of passes over the training examples.",
     lower_bound=0.0,
   )
   flags.DEFINE_float(
@@ -282,56 +299,78 @@ def define_task_flags(max_seq_length: int) -> None:
   )
 
 
+def define_tpu_flags() -> None:
+  """Defines the flags that put a run on a Cloud TPU."""
+  flags.DEFINE_bool("use_tpu", False, "Whether to run on a Cloud TPU.")
+  flags.DEFINE_string(
+    "tpu_name",
+    None,
+    "Name or grpc:// address of the TPU; `local` on its own machine.",
+  )
+  flags.DEFINE_string(
+    "tpu_zone", None, "GCE zone of the TPU; by default that of this machine."
+  )
+  flags.DEFINE_string(
+    "gcp_project",
+    None,
+    "Cloud project of the TPU; by default that of this machine.",
+  )
+  flags.DEFINE_string(
+    "master", None, "Address of the TPU, in place of --tpu_name."
+  )
+  flags.DEFINE_integer(
+    "num_tpu_cores",
+    8,
+    "Number of cores of the TPU; checked when the program connects to it.",
+    lower_bound=1,
+  )
+
+
+# --- Checks ------------------------------------------------------------------
+
+
 def wanted_splits() -> list[str]:
-  """Returns which of `train`, `dev` and `test` there is something to do with.
+  """Returns the splits that are needed, of `train`, `dev` and `test`.
 
   Raises:
-    UserError: none.
+    UserError: none is needed.
   """
+  flags_of_splits = {
+    "train": "do_train",
+    "dev": "do_eval",
+    "test": "do_predict",
+  }
   wanted = [
-    split
-    for split, flag in [
-      ("train", "do_train"),
-      ("dev", "do_eval"),
-      ("test", "do_predict"),
-    ]
-    if FLAGS[flag].value
+    split for split, flag in flags_of_splits.items() if FLAGS[flag].value
   ]
   if not wanted:
     raise UserError(
-      "Nothing to do: pass --do_train, --do_eval, --do_predict, "
-      "or several of them."
+      "Nothing to do: pass --do_train, --do_eval, --do_predict, or several of "
+      "them."
     )
   return wanted
 
 
-def record_file(split: str) -> str:
-  """Returns the path of the records of a split, under their published names."""
-  kind, *rest = split.split("_", 1)
-  names = {"train": "train", "dev": "eval", "test": "predict"}
-  return os.path.join(
-    FLAGS.output_dir, "_".join([names[kind], *rest]) + ".tf_record"
-  )
+def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
+  """Raises a UserError if flags are given that would have no effect.
 
-
-def log_training(num_examples: int, num_sequences: int, num_steps: int) -> None:
-  """Logs what a training is about to do."""
-  log_lines(
-    "Running training",
-    [
-      f"Num examples = {num_examples}",
-      f"Num sequences = {num_sequences}",
-      f"Batch size = {FLAGS.train_batch_size}",
-      f"Num steps = {num_steps}",
-    ],
-  )
+  Args:
+    names: Names of the flags.
+    is_allowed: Whether they have an effect.
+    to: The flag that gives them an effect.
+  """
+  for name in names:
+    if FLAGS[name].present and not is_allowed:
+      raise UserError(
+        f"--{name}={FLAGS[name].value} belongs to {to}: pass both, or neither."
+      )
 
 
 def num_task_steps(num_sequences: int) -> int:
-  """Returns how many steps the epochs of the flags have.
+  """Returns the number of steps of --num_train_epochs.
 
   Raises:
-    UserError: there are none.
+    UserError: there is not a single step.
   """
   result = int(num_sequences / FLAGS.train_batch_size * FLAGS.num_train_epochs)
   if not result:
@@ -343,394 +382,7 @@ def num_task_steps(num_sequences: int) -> int:
   return result
 
 
-def task_optimizer(
-  config: modeling.BertConfig, num_train_steps: int
-) -> optimization.AdamWeightDecayOptimizer | None:
-  """Returns the optimizer of a fine-tuning, or None if there are no steps."""
-  if not num_train_steps:
-    return None
-  return create_optimizer(
-    config, num_train_steps, int(num_train_steps * FLAGS.warmup_proportion)
-  )
-
-
-def static_shapes(is_training: bool) -> bool:
-  """Whether all batches are to have one shape."""
-  return FLAGS.use_tpu or FLAGS.pad_to_max_length or (is_training and FLAGS.xla)
-
-
-def define_tpu_flags() -> None:
-  """Flags that put a run on a Cloud TPU."""
-  flags.DEFINE_bool("use_tpu", False, "Whether to run on a Cloud TPU.")
-  flags.DEFINE_string(
-    "tpu_name", None, "Name or grpc:// address of the TPU; `local` on a TPU VM."
-  )
-  flags.DEFINE_string(
-    "tpu_zone",
-    None,
-    "GCE zone of the TPU; the one of this machine if not given.",
-  )
-  flags.DEFINE_string(
-    "gcp_project",
-    None,
-    "Cloud project of the TPU; the one of this machine if not given.",
-  )
-  flags.DEFINE_string(
-    "master", None, "Address of the TPU, in place of --tpu_name."
-  )
-  flags.DEFINE_integer(
-    "num_tpu_cores",
-    8,
-    "How many cores the TPU has; checked when it is found.",
-    lower_bound=1,
-  )
-
-
-def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
-  """Returns what the flags say of where and how a run happens.
-
-  The first thing that a program calls: several machines have to find each
-  other before TensorFlow does anything else.
-
-  Args:
-    evaluation_flag: as for `define_training_flags`.
-
-  Raises:
-    UserError: flags that do not go together.
-  """
-  if FLAGS.deterministic:
-    tf.config.experimental.enable_op_determinism()
-  if FLAGS.restart and not FLAGS.do_train:
-    raise UserError(
-      "--restart begins the training again: pass --do_train as well."
-    )
-  if FLAGS.eval_every_steps and not FLAGS[evaluation_flag].value:
-    raise UserError(
-      f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
-      f"while training: pass --{evaluation_flag} as well."
-    )
-  if FLAGS.early_stopping_patience and not FLAGS.eval_every_steps:
-    raise UserError(
-      f"--early_stopping_patience={FLAGS.early_stopping_patience} counts "
-      "evaluations: pass --eval_every_steps as well."
-    )
-  return estimator.RunConfig(
-    model_dir=FLAGS.output_dir,
-    save_checkpoints_steps=FLAGS.save_checkpoints_steps,
-    keep_checkpoint_max=FLAGS.keep_checkpoint_max,
-    iterations_per_loop=FLAGS.iterations_per_loop,
-    seed=FLAGS.seed,
-    strategy=_strategy(),
-    compute_dtype=compute_dtype(),
-    gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
-    xla=FLAGS.xla,
-    skip_nonfinite_steps=FLAGS.skip_nonfinite_steps,
-    eval_every_steps=FLAGS.eval_every_steps,
-    best_metric=FLAGS.best_metric,
-    early_stopping_patience=FLAGS.early_stopping_patience,
-    settings=_settings(),
-    restart=FLAGS.restart,
-  )
-
-
-def find_newest_checkpoint(init_checkpoint: str | None) -> str | None:
-  """Returns the checkpoint from which the run continues, or None.
-
-  Args:
-    init_checkpoint: the weights to start from, or None.
-
-  Raises:
-    UserError: the checkpoints in the folder contradict their list; or one that
-      --restart would delete is the one to start from.
-  """
-  if not FLAGS.restart:
-    return checkpoint.latest(FLAGS.output_dir)
-  if init_checkpoint and os.path.realpath(os.path.dirname(init_checkpoint)) in (
-    os.path.realpath(FLAGS.output_dir),
-    os.path.realpath(os.path.join(FLAGS.output_dir, "best")),
-  ):
-    raise UserError(
-      f"--restart would delete --init_checkpoint={init_checkpoint}. "
-      "Choose another --output_dir."
-    )
-  return None
-
-
-def _settings() -> dict[str, object]:
-  """Returns the values of our own flags, without those of libraries."""
-  main_module = sys.modules["__main__"]
-  here = os.path.dirname(os.path.abspath(__file__))
-  return {
-    flag.name: flag.value
-    for module, module_flags in FLAGS.flags_by_module_dict().items()
-    for flag in module_flags
-    if os.path.dirname(
-      os.path.abspath(
-        getattr(sys.modules.get(module, main_module), "__file__", "")
-      )
-    )
-    == here
-  }
-
-
-def _strategy() -> tf.distribute.Strategy | None:
-  """Returns how to use the devices there are; None for one CPU or GPU."""
-  if FLAGS.use_tpu:
-    _check_tpu_paths()
-    return tpu_strategy()
-  if num_machines(os.environ.get("TF_CONFIG") or "{}") > 1:
-    return tf.distribute.MultiWorkerMirroredStrategy()
-  if len(tf.config.list_logical_devices("GPU")) > 1:
-    return tf.distribute.MirroredStrategy()
-  return None
-
-
-def num_machines(tf_config: str) -> int:
-  """Returns how many machines TF_CONFIG names, 0 if it names none.
-
-  Raises:
-    UserError: it does not have the form that TensorFlow reads.
-  """
-  try:
-    fields = file_io.parse_json(tf_config, "TF_CONFIG")
-    cluster, task = fields.get("cluster", {}), fields.get("task", {})
-    machines = [cluster.get(role, []) for role in ("chief", "worker")]
-    is_right = isinstance(task, dict) and all(
-      isinstance(some, list) and all(isinstance(one, str) for one in some)
-      for some in machines
-    )
-    if cluster:
-      index, role = task.get("index"), task.get("type")
-      is_right = (
-        is_right
-        and isinstance(index, int)
-        and (0 <= index < len(cluster.get(role, [])))
-      )
-  except (UserError, AttributeError, TypeError):
-    is_right = False
-  if not is_right:
-    raise UserError(
-      f"The environment variable TF_CONFIG={tf_config} cannot be used. It "
-      'looks like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-      '"task": {"type": "worker", "index": 0}}.'
-    )
-  return sum(map(len, machines))
-
-
-def is_remote_tpu() -> bool:
-  """Whether the work is done by a TPU, and the machine of it is another."""
-  return FLAGS.use_tpu and (FLAGS.tpu_name or FLAGS.master) != "local"
-
-
-def _check_tpu_paths() -> None:
-  """Raises a UserError if the machine of the TPU could not read the files."""
-  if not is_remote_tpu():
-    return
-  for name in (
-    "input_file",
-    "eval_input_file",
-    "output_dir",
-    "init_checkpoint",
-  ):
-    paths = FLAGS[name].value if name in FLAGS else None
-    for path in filter(None, (paths or "").split(",")):
-      if "://" not in path:
-        raise UserError(
-          f"--{name}={path} is a path of this machine, which a Cloud TPU "
-          "cannot read: its own machine reads and writes the files. Put "
-          "them into a bucket and give a path that starts with gs://, or "
-          "run this on the machine of the TPU with --tpu_name=local."
-        )
-
-
-def tpu_strategy() -> tf.distribute.Strategy:
-  """Connects to the TPU of the flags.
-
-  Raises:
-    UserError: there is none, or it has another number of cores.
-  """
-  address = FLAGS.tpu_name or FLAGS.master
-  try:
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-      tpu=address, zone=FLAGS.tpu_zone, project=FLAGS.gcp_project
-    )
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-  except (ValueError, RuntimeError, tf.errors.OpError) as error:
-    raise UserError(
-      f"There is no TPU at --tpu_name={address}: {str(error).splitlines()[0]}"
-    ) from error
-  strategy = tf.distribute.TPUStrategy(resolver)
-  if strategy.num_replicas_in_sync != FLAGS.num_tpu_cores:
-    raise UserError(
-      f"The TPU has {strategy.num_replicas_in_sync} cores, not "
-      f"--num_tpu_cores={FLAGS.num_tpu_cores}."
-    )
-  return strategy
-
-
-def create_optimizer(
-  config: modeling.BertConfig, num_train_steps: int, num_warmup_steps: int
-) -> optimization.AdamWeightDecayOptimizer:
-  """Returns the optimizer of the flags.
-
-  Raises:
-    UserError: flags that do not go together.
-  """
-  check_belongs(["lr_decay_power"], FLAGS.lr_decay == "poly", "--lr_decay=poly")
-  if num_warmup_steps >= num_train_steps:
-    logging.warning(
-      "The warm-up takes %d steps and the training %d: the learning rate "
-      "never reaches --learning_rate=%g.",
-      num_warmup_steps,
-      num_train_steps,
-      FLAGS.learning_rate,
-    )
-  multiplier = None
-  if FLAGS.layerwise_lr_decay != 1.0:
-    multiplier = optimization.layerwise_multiplier(
-      config.num_hidden_layers, FLAGS.layerwise_lr_decay
-    )
-  return optimization.create_optimizer(
-    FLAGS.learning_rate,
-    num_train_steps,
-    num_warmup_steps,
-    FLAGS.optimizer,
-    FLAGS.lr_decay,
-    FLAGS.lr_decay_power,
-    FLAGS.bias_correction,
-    multiplier,
-  )
-
-
-def model_options(params: Mapping[str, object]) -> dict[str, object]:
-  """Returns the arguments that all models take after their sizes."""
-  return {
-    "compute_dtype": compute_dtype(),
-    "seed": params["seed"],
-    "recompute_activations": FLAGS.recompute_activations,
-  }
-
-
-def costs(
-  config: modeling.BertConfig,
-  num_outputs: int | None = None,
-  num_predictions: int = 0,
-) -> dict[str, object]:
-  """Returns what an `EstimatorSpec` says of the cost of training.
-
-  Args:
-    config: the shape of the model.
-    num_outputs: see `modeling.training_flops`.
-    num_predictions: likewise.
-  """
-
-  def work_fn(features):
-    # Of several sequences an example, each counts.
-    ids = features["input_ids"]
-    size, seq_length = (
-      tf.cast(x, tf.float32) for x in (tf.size(ids), tf.shape(ids)[-1])
-    )
-    return estimator.Work(
-      tf.cast(tf.reduce_sum(features["input_mask"]), tf.float32),
-      modeling.training_flops(
-        config, size / seq_length, seq_length, num_outputs, num_predictions
-      ),
-    )
-
-  def activation_bytes(num_examples):
-    return modeling.activation_bytes(
-      config,
-      num_examples,
-      FLAGS.max_seq_length,
-      compute_dtype(),
-      FLAGS.recompute_activations,
-      num_predictions,
-    )
-
-  return {"work_fn": work_fn, "activation_bytes": activation_bytes}
-
-
-def export_model(
-  trained: estimator.TPUEstimator,
-  config: modeling.BertConfig,
-  vocab_file: str | None,
-  classifier: classifier_lib.Classifier | None = None,
-) -> None:
-  """Writes a folder like those of released models: `export` in the output.
-
-  The index of the checkpoint is removed first and written last, so that new
-  weights never stand next to an old config.
-
-  Args:
-    trained: has the weights.
-    config: config of the model.
-    vocab_file: path of its vocabulary, or None.
-    classifier: what the head predicts, if it needs to be known.
-  """
-  if not trained.is_chief:
-    return
-  folder = os.path.join(FLAGS.output_dir, "export")
-  prefix = os.path.join(folder, "bert_model.ckpt")
-  file_io.remove_leftovers(folder)
-  file_io.remove_if_there([prefix + ".index"])
-  file_io.write_text(
-    os.path.join(folder, "bert_config.json"), config.to_json_string()
-  )
-  if vocab_file:
-    file_io.write_bytes(
-      os.path.join(folder, "vocab.txt"), file_io.read_bytes(vocab_file)
-    )
-  if classifier:
-    classifier.write(folder)
-  trained.export_weights(prefix)
-
-
-# What programs that train write into --output_dir.
-_OUTPUT_NAME = re.compile(
-  r"checkpoint|checkpoint\.journal|model\.ckpt-.*|classifier\.json|"
-  r"(train|eval|predict)(_\w+)?\.tf_record(\.stamp\.json)?|"
-  r"training_log\.jsonl|eval_results\.txt|(train|predict)\.report\.json|"
-  r"(nbest_)?predictions\.json|null_odds\.json|"
-  r"test_(results|predictions|scores)(_\w+)?\.(tsv|txt|jsonl)|"
-  r"(confusion_matrix|worst_mistakes)(_\w+)?\.tsv"
-)
-
-
-def check_inputs_are_kept(inputs: Mapping[str, Iterable[str]]) -> None:
-  """Checks that no input file has the name of a file that will be written.
-
-  Args:
-    inputs: flag -> paths that are read.
-
-  Raises:
-    UserError: an input is in --output_dir and has such a name.
-  """
-  output_dir = os.path.realpath(FLAGS.output_dir)
-  for flag, paths in inputs.items():
-    for path in paths:
-      folder, name = os.path.split(os.path.realpath(path))
-      if folder == output_dir and _OUTPUT_NAME.fullmatch(name):
-        raise UserError(
-          f"{flag}: {path} is in --output_dir={FLAGS.output_dir} and has the "
-          "name of a file that is written there. Choose another "
-          "--output_dir."
-        )
-
-
-def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
-  """Raises a UserError if flags are given that would do nothing.
-
-  Args:
-    names: of the flags.
-    is_allowed: whether they do something.
-    to: what they belong to.
-  """
-  for name in names:
-    if FLAGS[name].present and not is_allowed:
-      raise UserError(
-        f"--{name}={FLAGS[name].value} belongs to {to}: pass both, or neither."
-      )
+# --- The model ---------------------------------------------------------------
 
 
 def model_files(*needed: str) -> model_folder.ModelFiles:
@@ -739,7 +391,7 @@ def model_files(*needed: str) -> model_folder.ModelFiles:
   A flag of a single file takes precedence over --model.
 
   Args:
-    *needed: names of the files that are required.
+    *needed: Names of the files that are required.
 
   Raises:
     UserError: there is no such model, or a required file is not named.
@@ -747,7 +399,7 @@ def model_files(*needed: str) -> model_folder.ModelFiles:
   files = model_folder.ModelFiles()
   if FLAGS.model:
     files = model_folder.find_model(FLAGS.model)
-  given = {
+  given: dict[str, Any] = {
     name: FLAGS[name].value
     for name in files._fields
     if name in FLAGS and FLAGS[name].value is not None
@@ -766,14 +418,9 @@ def read_config(files: model_folder.ModelFiles) -> modeling.BertConfig:
   """Returns the config of a model.
 
   Raises:
-    UserError: no file is named, or it is damaged.
+    UserError: the file is missing or damaged.
   """
   return modeling.BertConfig.from_json_file(files.bert_config_file)
-
-
-def compute_dtype() -> tf.DType:
-  """Returns the type of the activations."""
-  return tf.as_dtype(FLAGS.precision if "precision" in FLAGS else "float32")
 
 
 def create_tokenizer(
@@ -784,9 +431,9 @@ def create_tokenizer(
   """Returns the tokenizer of a model.
 
   Args:
-    files: the files of the model.
-    config: config to check the vocabulary against, or None.
-    do_lower_case: whether to lower-case; None for --do_lower_case.
+    files: The files of the model.
+    config: Config to check the vocabulary against, or None.
+    do_lower_case: Whether to lower-case; None for --do_lower_case.
 
   Raises:
     UserError: the vocabulary does not fit the config or the casing.
@@ -830,15 +477,302 @@ def check_max_seq_length(
     )
 
 
-def write_results(path: str, results: Mapping[str, float]) -> None:
-  """Logs results and writes them as `name = value`, sorted by name."""
-  lines = [f"{name} = {value}" for name, value in sorted(results.items())]
-  log_lines("Results", lines)
-  file_io.write_text(path, "\n".join(lines) + "\n")
+def compute_dtype() -> tf.DType:
+  """Returns the type of the activations."""
+  return tf.as_dtype(FLAGS.precision if "precision" in FLAGS else "float32")
 
 
-def log_lines(title: str, lines: Iterable[str]) -> None:
-  """Logs lines under a title."""
-  logging.info("***** %s *****", title)
-  for line in lines:
-    logging.info("  %s", line)
+def model_options(params: Mapping[str, object]) -> dict[str, object]:
+  """Returns the arguments that all models take after their sizes."""
+  return {
+    "compute_dtype": compute_dtype(),
+    "seed": params["seed"],
+    "recompute_activations": FLAGS.recompute_activations,
+  }
+
+
+# --- The run -----------------------------------------------------------------
+
+
+def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
+  """Returns where and how the run happens.
+
+  Programs call this first: several machines must find each other before
+  TensorFlow does anything else.
+
+  Args:
+    evaluation_flag: As for `define_training_flags`.
+
+  Raises:
+    UserError: flags do not go together.
+  """
+  if FLAGS.deterministic:
+    tf.config.experimental.enable_op_determinism()
+  if FLAGS.restart and not FLAGS.do_train:
+    raise UserError(
+      "--restart begins the training again: pass --do_train as well."
+    )
+  if FLAGS.eval_every_steps and not FLAGS[evaluation_flag].value:
+    raise UserError(
+      f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
+      f"while training: pass --{evaluation_flag} as well."
+    )
+  if FLAGS.early_stopping_patience and not FLAGS.eval_every_steps:
+    raise UserError(
+      f"--early_stopping_patience={FLAGS.early_stopping_patience} counts "
+      "evaluations: pass --eval_every_steps as well."
+    )
+  return estimator.RunConfig(
+    model_dir=FLAGS.output_dir,
+    save_checkpoints_steps=FLAGS.save_checkpoints_steps,
+    keep_checkpoint_max=FLAGS.keep_checkpoint_max,
+    iterations_per_loop=FLAGS.iterations_per_loop,
+    seed=FLAGS.seed,
+    strategy=_create_strategy(),
+    compute_dtype=compute_dtype(),
+    gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
+    xla=FLAGS.xla,
+    skip_nonfinite_steps=FLAGS.skip_nonfinite_steps,
+    eval_every_steps=FLAGS.eval_every_steps,
+    best_metric=FLAGS.best_metric,
+    early_stopping_patience=FLAGS.early_stopping_patience,
+    settings=_own_settings(),
+    restart=FLAGS.restart,
+  )
+
+
+def _own_settings() -> dict[str, object]:
+  """Returns the values of our own flags, without those of libraries."""
+  main_module = sys.modules["__main__"]
+  here = os.path.dirname(os.path.abspath(__file__))
+  settings = {}
+  for name, module_flags in FLAGS.flags_by_module_dict().items():
+    module = sys.modules.get(name, main_module)
+    path = os.path.abspath(getattr(module, "__file__", ""))
+    if os.path.dirname(path) == here:
+      settings.update({flag.name: flag.value for flag in module_flags})
+  return settings
+
+
+def _create_strategy() -> tf.distribute.Strategy | None:
+  """Returns how to use the devices; None for a single CPU or GPU."""
+  if FLAGS.use_tpu:
+    _check_tpu_paths()
+    return connect_tpu()
+  return cluster.choose_strategy()
+
+
+def is_remote_tpu() -> bool:
+  """Returns whether a TPU on another machine does the work."""
+  return FLAGS.use_tpu and (FLAGS.tpu_name or FLAGS.master) != "local"
+
+
+def _check_tpu_paths() -> None:
+  """Raises a UserError if the machine of the TPU could not read the files."""
+  if not is_remote_tpu():
+    return
+  for name in (
+    "input_file",
+    "eval_input_file",
+    "output_dir",
+    "init_checkpoint",
+  ):
+    paths = FLAGS[name].value if name in FLAGS else None
+    for path in filter(None, (paths or "").split(",")):
+      if "://" not in path:
+        raise UserError(
+          f"--{name}={path} is a path of this machine, which a Cloud TPU "
+          "cannot read: its own machine reads and writes the files. Put "
+          "them into a bucket and give a path that starts with gs://, or "
+          "run this on the machine of the TPU with --tpu_name=local."
+        )
+
+
+def connect_tpu() -> tf.distribute.Strategy:
+  """Connects to the TPU of the flags.
+
+  Raises:
+    UserError: there is none, or it has another number of cores.
+  """
+  return cluster.connect_tpu(
+    FLAGS.tpu_name or FLAGS.master,
+    FLAGS.tpu_zone,
+    FLAGS.gcp_project,
+    FLAGS.num_tpu_cores,
+  )
+
+
+def find_newest_checkpoint(init_checkpoint: str | None) -> str | None:
+  """Returns the checkpoint from which the run continues, or None.
+
+  Args:
+    init_checkpoint: The weights to start from, or None.
+
+  Raises:
+    UserError: the checkpoints in the folder contradict their list; or
+      --restart would delete the weights to start from.
+  """
+  if not FLAGS.restart:
+    return checkpoint.latest(FLAGS.output_dir)
+  if init_checkpoint:
+    output_dir = os.path.realpath(FLAGS.output_dir)
+    folder = os.path.realpath(os.path.dirname(init_checkpoint))
+    if folder in (output_dir, os.path.join(output_dir, "best")):
+      raise UserError(
+        f"--restart would delete --init_checkpoint={init_checkpoint}. "
+        "Choose another --output_dir."
+      )
+  return None
+
+
+# --- Training ----------------------------------------------------------------
+
+
+def create_optimizer(
+  config: modeling.BertConfig | None,
+  num_train_steps: int,
+  num_warmup_steps: int,
+) -> optimization.AdamWeightDecayOptimizer:
+  """Returns the optimizer.
+
+  Args:
+    config: Config of the model; only --layerwise_lr_decay needs it.
+    num_train_steps: Number of steps of the training.
+    num_warmup_steps: Number of steps in which the learning rate rises.
+
+  Raises:
+    UserError: flags do not go together.
+  """
+  check_belongs(["lr_decay_power"], FLAGS.lr_decay == "poly", "--lr_decay=poly")
+  if num_warmup_steps >= num_train_steps:
+    logging.warning(
+      "The warm-up takes %d steps and the training %d: the learning rate "
+      "never reaches --learning_rate=%g.",
+      num_warmup_steps,
+      num_train_steps,
+      FLAGS.learning_rate,
+    )
+  multiplier = None
+  if config and FLAGS.layerwise_lr_decay != 1.0:
+    multiplier = optimization.layerwise_multiplier(
+      config.num_hidden_layers, FLAGS.layerwise_lr_decay
+    )
+  return optimization.create_optimizer(
+    FLAGS.learning_rate,
+    num_train_steps,
+    num_warmup_steps,
+    FLAGS.optimizer,
+    FLAGS.lr_decay,
+    FLAGS.lr_decay_power,
+    FLAGS.bias_correction,
+    multiplier,
+  )
+
+
+def training_cost(
+  config: modeling.BertConfig,
+  num_outputs: int | None = None,
+  num_predictions: int = 0,
+  num_sequences: int = 1,
+) -> dict[str, Callable]:
+  """Returns the fields of an `EstimatorSpec` about the cost of training.
+
+  Args:
+    config: Config of the model.
+    num_outputs: See `modeling.training_flops`.
+    num_predictions: See `modeling.training_flops`.
+    num_sequences: Number of sequences per example.
+  """
+
+  def work_fn(features) -> estimator.Work:
+    # Of several sequences per example, each counts.
+    ids = features["input_ids"]
+    seq_length = tf.cast(tf.shape(ids)[-1], tf.float32)
+    num_rows = tf.cast(tf.size(ids), tf.float32) / seq_length
+    num_tokens = tf.cast(tf.reduce_sum(features["input_mask"]), tf.float32)
+    flops = modeling.training_flops(
+      config, num_rows, seq_length, num_outputs, num_predictions
+    )
+    return estimator.Work(num_tokens, flops)
+
+  def activation_bytes(num_examples: int) -> int:
+    return modeling.activation_bytes(
+      config,
+      num_sequences * num_examples,
+      FLAGS.max_seq_length,
+      compute_dtype(),
+      FLAGS.recompute_activations,
+      num_predictions,
+    )
+
+  return {"work_fn": work_fn, "activation_bytes": activation_bytes}
+
+
+def create_recipe(
+  head: heads.Head,
+  run_config: estimator.RunConfig,
+  create_model: finetuning.CreateModel,
+  num_train_steps: int,
+  config: modeling.BertConfig | None,
+  init_checkpoint: str | None,
+  num_outputs: int | None = None,
+  num_sequences: int = 1,
+  named_losses: Callable[..., heads.NamedSums] | None = None,
+) -> finetuning.Recipe:
+  """Returns the recipe of fine-tuning that the flags describe.
+
+  Args:
+    head: The head of the model.
+    run_config: Where and how the run happens.
+    create_model: Function (params) -> model.
+    num_train_steps: Number of steps; 0 if there is no training.
+    config: Config of the model; None if the model is not ours.
+    init_checkpoint: Weights to start from, or None.
+    num_outputs: Number of positions whose last layer is used, None for all.
+    num_sequences: Number of sequences per example.
+    named_losses: Function like `Head.named_losses`; None for that of the head.
+
+  Raises:
+    UserError: flags do not go together, or the weights do not fit.
+  """
+  is_tpu = FLAGS.use_tpu or FLAGS.pad_to_max_length
+  spec: dict[str, Any] = {"init_checkpoint": init_checkpoint}
+  if num_train_steps:
+    num_warmup_steps = int(num_train_steps * FLAGS.warmup_proportion)
+    spec["optimizer"] = create_optimizer(
+      config, num_train_steps, num_warmup_steps
+    )
+  if config:
+    spec.update(training_cost(config, num_outputs, num_sequences=num_sequences))
+  batch_settings = finetuning.BatchSettings(
+    FLAGS.train_batch_size,
+    pads_training=is_tpu or FLAGS.xla,
+    pads_prediction=is_tpu,
+  )
+  return finetuning.Recipe(
+    head, create_model, run_config, batch_settings, named_losses, **spec
+  )
+
+
+def export_model(
+  trained: estimator.TPUEstimator,
+  config: modeling.BertConfig,
+  vocab_file: str,
+  classifier: classifier_config.ClassifierConfig | None = None,
+) -> None:
+  """Writes `export`, a folder like those of released models, in --output_dir.
+
+  Args:
+    trained: Has the weights.
+    config: Config of the model.
+    vocab_file: Path of its vocabulary; empty for none.
+    classifier: What the head predicts, if that must be known.
+  """
+  if trained.is_chief:
+    model_folder.export_model(
+      os.path.join(FLAGS.output_dir, "export"),
+      config.to_json_string(),
+      vocab_file,
+      classifier.write if classifier else None,
+      trained.export_weights,
+    )

@@ -24,8 +24,9 @@ from data import file_io
 from data import locks
 from data import unfinished
 from errors import UserError
+import heads
 import modeling
-from tasks import classifier as classifier_lib
+from tasks import classifier_config
 import tokenization
 
 FLAGS = flags.FLAGS
@@ -48,8 +49,8 @@ _OUR_FILES = (
 _THEIR_FILES = (_VOCAB, _THEIR_WEIGHTS[0], _THEIR_CONFIG)
 # Their classes of models that we have, by what our `classifier.json` says.
 _ARCHITECTURES = {
-  classifier_lib.TAGGING: "BertForTokenClassification",
-  classifier_lib.MULTIPLE_CHOICE: "BertForMultipleChoice",
+  heads.TAGGING: "BertForTokenClassification",
+  heads.MULTIPLE_CHOICE: "BertForMultipleChoice",
 }
 _PROBLEM_TYPES = {
   "single_label": "single_label_classification",
@@ -157,7 +158,7 @@ def to_transformers() -> modeling.BertConfig:
 
 def _head(names) -> dict[str, object]:
   """Returns what a config of theirs says of the head."""
-  classifier = classifier_lib.Classifier.read(FLAGS.input_dir)
+  classifier = classifier_config.ClassifierConfig.read(FLAGS.input_dir)
   if "cls/squad/output_weights" in names:
     return {"architectures": ["BertForQuestionAnswering"]}
   if "cls/predictions/output_bias" in names:

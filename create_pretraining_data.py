@@ -35,6 +35,7 @@ from pretraining import instances
 from pretraining import shards
 from pretraining import workers
 from training import model_folder
+from training import training_log
 
 FLAGS = flags.FLAGS
 
@@ -291,7 +292,7 @@ def create(job: Job, input_files, beam_arguments) -> None:
     raise
   report = create_report(counts, job.settings)
   output.finish(report)
-  common_flags.log_lines(
+  training_log.log_lines(
     "Report", (f"{name} = {value}" for name, value in report.items())
   )
 

@@ -32,6 +32,7 @@ import modeling
 from pretraining import corpus
 from pretraining import workers
 import tokenization
+from training import training_log
 
 FLAGS = flags.FLAGS
 
@@ -425,7 +426,7 @@ def main(_):
       config, vocab_size=len(tokens)
     ).to_json_string()
   write_files(files)
-  common_flags.log_lines(
+  training_log.log_lines(
     "Report", (f"{name} = {value}" for name, value in report.items())
   )
 

@@ -31,11 +31,11 @@ import zlib
 from absl import flags
 from absl import logging
 
-import common_flags
 from data import file_io
 from data import locks
 from errors import UserError
 import modeling
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
@@ -84,7 +84,7 @@ def define_flags() -> None:
   flags.DEFINE_enum("name", None, list(MODELS), "The model.", required=True)
   flags.DEFINE_string(
     "output_dir",
-    common_flags.MODELS_DIR,
+    model_folder.MODELS_DIR,
     "Folder to put the folder of the model into.",
   )
   flags.DEFINE_string(

@@ -27,10 +27,11 @@ import common_flags
 from data import encoding
 from data import file_io
 from errors import UserError
+import heads
 import modeling
 from serving import signatures
 from tasks import classification
-from tasks import classifier as classifier_lib
+from tasks import classifier_config
 
 FLAGS = flags.FLAGS
 
@@ -39,8 +40,8 @@ _ENCODER = "encoder"
 # Heads that are described by a classifier.json.
 _CLASSIFIERS = (
   *classification.PROBLEM_TYPES,
-  classifier_lib.TAGGING,
-  classifier_lib.MULTIPLE_CHOICE,
+  heads.TAGGING,
+  heads.MULTIPLE_CHOICE,
 )
 _SPAN_FLAGS = ("doc_stride", "max_query_length", "max_answer_length")
 _WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -140,14 +141,16 @@ def _version_dir() -> str:
   return os.path.join(FLAGS.export_dir, str(version))
 
 
-def _head(config, path: str) -> tuple[str, classifier_lib.Classifier | None]:
+def _head(
+  config, path: str
+) -> tuple[str, classifier_config.ClassifierConfig | None]:
   """Returns the head, and what it predicts if it is that of a classifier.
 
   Raises:
     UserError: the weights have no such head, or it is not known what it says.
   """
   shapes = checkpoint.open_checkpoint(path).shapes
-  classifier = classifier_lib.Classifier.read(os.path.dirname(path))
+  classifier = classifier_config.ClassifierConfig.read(os.path.dirname(path))
   head = FLAGS.head
   if not head:
     head = _ENCODER
@@ -166,7 +169,7 @@ def _head(config, path: str) -> tuple[str, classifier_lib.Classifier | None]:
     common_flags.check_belongs(["labels"], False, "a head with labels")
     return head, None
   if not classifier:
-    classifier = classifier_lib.Classifier(
+    classifier = classifier_config.ClassifierConfig(
       head,
       tuple(FLAGS.labels),
       FLAGS.do_lower_case,
@@ -221,7 +224,7 @@ def _served(
         max_answer_length=FLAGS.max_answer_length,
       ),
     )
-  elif head == classifier_lib.TAGGING:
+  elif head == heads.TAGGING:
     served = signatures.Tagger(
       modeling.BertForTokenClassification(
         config, classifier.num_outputs, **options
@@ -229,7 +232,7 @@ def _served(
       reader,
       classifier.labels,
     )
-  elif head == classifier_lib.MULTIPLE_CHOICE:
+  elif head == heads.MULTIPLE_CHOICE:
     served = signatures.Chooser(
       modeling.BertForMultipleChoice(config, **options), reader
     )

@@ -303,7 +303,7 @@ def create_estimator(
   return estimator_lib.TPUEstimator(
     model_fn=model_fn_builder(config, layers, init_checkpoint),
     config=estimator_lib.RunConfig(
-      strategy=common_flags.tpu_strategy() if FLAGS.use_tpu else None
+      strategy=common_flags.connect_tpu() if FLAGS.use_tpu else None
     ),
     predict_batch_size=FLAGS.batch_size,
   )

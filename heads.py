@@ -50,6 +50,8 @@ class Head:
       None.
     named_losses: Function (outputs of the model, features) -> named losses.
     named_metrics: Function (outputs of the model, features) -> named metrics.
+    named_predictions: Function (outputs of the model) -> named predictions,
+      Tensors whose first dimension is the batch.
     serving_class: Name of the class in `serving.signatures`; None if the head
       is not served.
   """
@@ -63,6 +65,7 @@ class Head:
   transformers_problem_type: str | None = None
   named_losses: Callable[..., NamedSums] | None = None
   named_metrics: Callable[[Any, Features], NamedSums] | None = None
+  named_predictions: Callable[[Any], dict[str, tf.Tensor]] | None = None
   serving_class: str | None = None
 
   @property
@@ -198,6 +201,27 @@ def _pretraining_metrics(logits, features: Features) -> NamedSums:
   return result
 
 
+# --- Predictions -------------------------------------------------------------
+
+
+def _predict_logits(logits) -> dict[str, tf.Tensor]:
+  return {"logits": logits}
+
+
+def _predict_spans(logits) -> dict[str, tf.Tensor]:
+  start_logits, end_logits = logits
+  return {"start_logits": start_logits, "end_logits": end_logits}
+
+
+def _predict_tags(logits) -> dict[str, tf.Tensor]:
+  """Returns the best tag of each token and its probability, both [B, S]."""
+  probabilities = tf.nn.softmax(logits)  # [B, S, num_tags]
+  return {
+    "tags": tf.argmax(probabilities, axis=-1),
+    "probabilities": tf.reduce_max(probabilities, axis=-1),
+  }
+
+
 # --- The table ---------------------------------------------------------------
 
 # Several heads are one dense layer with these names; `classifier.json` tells
@@ -223,6 +247,7 @@ _ALL = (
     },
     transformers_class="BertForQuestionAnswering",
     named_losses=_span_loss,
+    named_predictions=_predict_spans,
     serving_class="SpanFinder",
   ),
   Head(
@@ -261,6 +286,7 @@ _ALL = (
     transformers_class="BertForSequenceClassification",
     transformers_problem_type="single_label_classification",
     named_losses=_single_label_loss,
+    named_predictions=_predict_logits,
     serving_class="Classifier",
   ),
   Head(
@@ -271,6 +297,7 @@ _ALL = (
     transformers_class="BertForSequenceClassification",
     transformers_problem_type="multi_label_classification",
     named_losses=_multi_label_loss,
+    named_predictions=_predict_logits,
     serving_class="Classifier",
   ),
   Head(
@@ -281,6 +308,7 @@ _ALL = (
     transformers_class="BertForSequenceClassification",
     transformers_problem_type="regression",
     named_losses=_regression_loss,
+    named_predictions=_predict_logits,
     serving_class="Classifier",
   ),
   Head(
@@ -290,6 +318,7 @@ _ALL = (
     **_CLASSIFIER,
     transformers_class="BertForTokenClassification",
     named_losses=_tagging_loss,
+    named_predictions=_predict_tags,
     serving_class="Tagger",
   ),
   Head(
@@ -299,6 +328,7 @@ _ALL = (
     **_CLASSIFIER,
     transformers_class="BertForMultipleChoice",
     named_losses=_multiple_choice_loss,
+    named_predictions=_predict_logits,
     serving_class="Chooser",
   ),
   # Every checkpoint has an encoder, so it comes last.

@@ -1,15 +1,81 @@
 """Losses: functions of logits, labels and weights.
 
-Each returns a sum and a weight, not a mean, so that a mean over devices,
-accumulated micro-batches and a short last batch comes out exact: add up the
-sums, add up the weights, divide once. All are float32.
+The functions that end in `_loss` return a sum and a weight instead of a mean.
+A mean over devices, accumulated parts and a short last batch is then exact: add
+up the sums, add up the weights, divide once. In training everything is float32.
+The functions of single examples also work on float64, for evaluation.
 """
 
 import tensorflow as tf
 
+# A sum over a batch, and the number by which it is to be divided.
+SumAndWeight = tuple[tf.Tensor, tf.Tensor]
 
-def masked_lm_loss(logits, label_ids, label_weights):
-  """Cross entropy of the words at masked positions (paper, section 3.1).
+
+# --- Losses of single examples -----------------------------------------------
+
+
+def cross_entropy(logits: tf.Tensor, label_ids: tf.Tensor) -> tf.Tensor:
+  """Returns the loss of examples that have one label each.
+
+  Args:
+    logits: float Tensor of shape [rows, num_labels].
+    label_ids: int Tensor with `rows` elements.
+
+  Returns:
+    Tensor of shape [rows], in the type of `logits`.
+  """
+  return tf.nn.sparse_softmax_cross_entropy_with_logits(
+    labels=tf.reshape(label_ids, [-1]), logits=logits
+  )
+
+
+def multi_label_cross_entropy(
+  logits: tf.Tensor,
+  labels: tf.Tensor,
+  label_weights: tf.Tensor | None = None,
+) -> tf.Tensor:
+  """Returns the loss of examples that have any number of labels.
+
+  Args:
+    logits: float Tensor of shape [batch_size, num_labels].
+    labels: Tensor of the same type and shape; the probability that a label
+      applies.
+    label_weights: float Tensor of shape [num_labels]; factor of the loss where
+      an example has the label. None for 1.
+
+  Returns:
+    Means over the labels, of shape [batch_size].
+  """
+  if label_weights is None:
+    label_weights = tf.ones_like(logits[0])
+  label_losses = tf.nn.weighted_cross_entropy_with_logits(
+    labels=labels, logits=logits, pos_weight=label_weights
+  )
+  return tf.reduce_mean(label_losses, axis=-1)
+
+
+def squared_error(predictions: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+  """Returns the squared errors of Tensors with n elements, of shape [n]."""
+  errors = tf.reshape(predictions, [-1]) - tf.reshape(targets, [-1])
+  return tf.square(errors)
+
+
+def _weighted_sum(example_loss, example_weights) -> SumAndWeight:
+  """Returns the sum of weighted losses, and the sum of the weights."""
+  return (
+    tf.reduce_sum(example_loss * example_weights),
+    tf.reduce_sum(example_weights),
+  )
+
+
+# --- Losses of a batch -------------------------------------------------------
+
+
+def masked_lm_loss(
+  logits: tf.Tensor, label_ids: tf.Tensor, label_weights: tf.Tensor
+) -> SumAndWeight:
+  """Returns the cross entropy of the words at masked positions (paper, 3.1).
 
   Args:
     logits: float Tensor of shape [rows, vocab_size].
@@ -21,18 +87,16 @@ def masked_lm_loss(logits, label_ids, label_weights):
     The sum of weighted losses, and their weight.
   """
   label_weights = tf.reshape(tf.cast(label_weights, tf.float32), [-1])
-  example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-    labels=tf.reshape(label_ids, [-1]), logits=tf.cast(logits, tf.float32)
-  )
-  # As in the code the paper came with; a batch without masks has loss 0.
-  return (
-    tf.reduce_sum(example_loss * label_weights),
-    tf.reduce_sum(label_weights) + 1e-5,
-  )
+  example_loss = cross_entropy(tf.cast(logits, tf.float32), label_ids)
+  total, weight = _weighted_sum(example_loss, label_weights)
+  # As in the original code: a batch without masks has the loss 0.
+  return total, weight + 1e-5
 
 
-def classification_loss(logits, label_ids, example_weights):
-  """Cross entropy of examples that have one label each.
+def classification_loss(
+  logits: tf.Tensor, label_ids: tf.Tensor, example_weights: tf.Tensor
+) -> SumAndWeight:
+  """Returns the cross entropy of examples that have one label each.
 
   Args:
     logits: float32 Tensor of shape [batch_size, num_labels].
@@ -43,90 +107,102 @@ def classification_loss(logits, label_ids, example_weights):
   Returns:
     The sum of weighted losses, and their weight.
   """
-  example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-    labels=tf.reshape(label_ids, [-1]), logits=logits
-  )
-  return (
-    tf.reduce_sum(example_loss * example_weights),
-    tf.reduce_sum(example_weights),
-  )
+  return _weighted_sum(cross_entropy(logits, label_ids), example_weights)
 
 
-def multi_label_loss(logits, labels, example_weights, label_weights=None):
-  """Cross entropy of examples that have any number of labels.
+def multi_label_loss(
+  logits: tf.Tensor,
+  labels: tf.Tensor,
+  example_weights: tf.Tensor,
+  label_weights: tf.Tensor | None = None,
+) -> SumAndWeight:
+  """Returns the cross entropy of examples that have any number of labels.
 
   Args:
     logits: float32 Tensor of shape [batch_size, num_labels].
-    labels: float32 Tensor of that shape, the probability that a label applies.
+    labels: float32 Tensor of the same shape; the probability that a label
+      applies.
     example_weights: float32 Tensor of shape [batch_size].
-    label_weights: float32 Tensor of shape [num_labels], what the loss of an
-      example that has a label is multiplied by; None for 1.
+    label_weights: see `multi_label_cross_entropy`.
 
   Returns:
-    The sum of weighted losses, means over labels, and their weight.
+    The sum of weighted losses, and their weight.
   """
-  if label_weights is None:
-    label_weights = tf.ones_like(logits[0])
-  label_losses = tf.nn.weighted_cross_entropy_with_logits(
-    labels=labels, logits=logits, pos_weight=label_weights
-  )
-  example_loss = tf.reduce_mean(label_losses, axis=-1)
-  return (
-    tf.reduce_sum(example_loss * example_weights),
-    tf.reduce_sum(example_weights),
-  )
+  example_loss = multi_label_cross_entropy(logits, labels, label_weights)
+  return _weighted_sum(example_loss, example_weights)
 
 
-def regression_loss(predictions, targets, example_weights):
-  """Squared error.
+def regression_loss(
+  predictions: tf.Tensor, targets: tf.Tensor, example_weights: tf.Tensor
+) -> SumAndWeight:
+  """Returns the squared error.
 
   Args:
     predictions: float32 Tensor with `batch_size` elements.
-    targets: likewise.
+    targets: float32 Tensor with `batch_size` elements.
     example_weights: float32 Tensor of shape [batch_size].
 
   Returns:
     The sum of weighted losses, and their weight.
   """
-  errors = tf.reshape(predictions, [-1]) - tf.reshape(targets, [-1])
-  return (
-    tf.reduce_sum(tf.square(errors) * example_weights),
-    tf.reduce_sum(example_weights),
-  )
+  return _weighted_sum(squared_error(predictions, targets), example_weights)
 
 
-def distillation_loss(logits, teacher_logits, example_weights, temperature):
-  """Cross entropy with the probabilities of a teacher (Hinton et al., 2015).
+def distillation_loss(
+  logits: tf.Tensor,
+  teacher_logits: tf.Tensor,
+  example_weights: tf.Tensor,
+  temperature: float,
+) -> SumAndWeight:
+  """Returns the cross entropy with a teacher's labels (Hinton et al., 2015).
 
-  At a temperature T both are softmax(logits / T). The loss is multiplied by
-  T ** 2, which keeps the size of its gradient.
+  At the temperature T the probabilities of both are softmax(logits / T). The
+  factor T ** 2 keeps the size of the gradient.
 
   Args:
     logits: float32 Tensor of shape [batch_size, num_labels].
-    teacher_logits: likewise.
+    teacher_logits: float32 Tensor of the same shape.
     example_weights: float32 Tensor of shape [batch_size].
-    temperature: float.
+    temperature: The temperature T.
 
   Returns:
     The sum of weighted losses, and their weight.
   """
-  example_loss = temperature**2 * tf.nn.softmax_cross_entropy_with_logits(
+  example_loss = tf.nn.softmax_cross_entropy_with_logits(
     labels=tf.nn.softmax(teacher_logits / temperature),
     logits=logits / temperature,
   )
-  return (
-    tf.reduce_sum(example_loss * example_weights),
-    tf.reduce_sum(example_weights),
+  return _weighted_sum(temperature**2 * example_loss, example_weights)
+
+
+def multi_label_distillation_loss(
+  logits: tf.Tensor,
+  teacher_logits: tf.Tensor,
+  example_weights: tf.Tensor,
+  temperature: float,
+) -> SumAndWeight:
+  """Returns `distillation_loss` for examples with any number of labels.
+
+  The probabilities are sigmoid(logits / T); the arguments are the same.
+  """
+  total, weight = multi_label_loss(
+    logits / temperature,
+    tf.sigmoid(teacher_logits / temperature),
+    example_weights,
   )
+  return total * temperature**2, weight
 
 
-def token_loss(logits, label_ids, label_weights):
-  """Cross entropy of tokens that have one label each (paper, section 5.3).
+def token_loss(
+  logits: tf.Tensor, label_ids: tf.Tensor, label_weights: tf.Tensor
+) -> SumAndWeight:
+  """Returns the cross entropy of tokens that have one label each (paper, 5.3).
 
   Args:
     logits: float32 Tensor of shape [batch_size, seq_length, num_labels].
     label_ids: int Tensor of shape [batch_size, seq_length].
-    label_weights: float32 Tensor of that shape; 0 where a token has no label.
+    label_weights: float32 Tensor of shape [batch_size, seq_length]; 0 where a
+      token has no label.
 
   Returns:
     The sum of weighted losses, and their weight.
@@ -139,15 +215,19 @@ def token_loss(logits, label_ids, label_weights):
 
 
 def span_loss(
-  start_logits, end_logits, start_positions, end_positions, example_weights
-):
-  """Mean of the cross entropies of start and end (paper, section 4.2).
+  start_logits: tf.Tensor,
+  end_logits: tf.Tensor,
+  start_positions: tf.Tensor,
+  end_positions: tf.Tensor,
+  example_weights: tf.Tensor,
+) -> SumAndWeight:
+  """Returns the mean of the cross entropies of start and end (paper, 4.2).
 
   Args:
     start_logits: float32 Tensor of shape [batch_size, seq_length].
-    end_logits: likewise.
+    end_logits: float32 Tensor of the same shape.
     start_positions: int Tensor of shape [batch_size].
-    end_positions: likewise.
+    end_positions: int Tensor of shape [batch_size].
     example_weights: float32 Tensor of shape [batch_size].
 
   Returns:
@@ -160,8 +240,10 @@ def span_loss(
   return (start + end) / 2.0, weight
 
 
-def correct(logits, label_ids, label_weights):
-  """Counts right predictions, for a weighted accuracy.
+def correct(
+  logits: tf.Tensor, label_ids: tf.Tensor, label_weights: tf.Tensor
+) -> SumAndWeight:
+  """Returns the counts from which a weighted accuracy follows.
 
   Args:
     logits: float Tensor of shape [rows, num_classes].
@@ -169,8 +251,8 @@ def correct(logits, label_ids, label_weights):
     label_weights: float32 Tensor of shape [rows].
 
   Returns:
-    The weight of the rows predicted right, and the weight of all.
+    The weight of the rows that are predicted right, and the weight of all.
   """
   predictions = tf.argmax(logits, axis=-1, output_type=label_ids.dtype)
   is_right = tf.cast(predictions == label_ids, tf.float32)
-  return tf.reduce_sum(is_right * label_weights), tf.reduce_sum(label_weights)
+  return _weighted_sum(is_right, label_weights)

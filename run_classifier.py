@@ -14,8 +14,9 @@ import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -26,15 +27,19 @@ import common_flags
 from data import encoding
 from errors import UserError
 import estimator as estimator_lib
+import heads
 import modeling
 from tasks import classification
+from tasks import classification_records
 from tasks import classification_results
-from tasks import classifier as classifier_lib
+from tasks import classifier_config
 from tasks import distillation
+from tasks import finetuning
 from tasks import glue
 from tasks import xnli
 import tokenization
 from training import model_folder
+from training import run_folder
 
 FLAGS = flags.FLAGS
 
@@ -75,7 +80,7 @@ def define_classifier_flags() -> None:
     "task_name",
     None,
     [*glue.TASKS, "xnli", "custom"],
-    "What to learn.",
+    "Task to learn.",
     required=True,
     case_sensitive=False,
   )
@@ -86,109 +91,105 @@ def define_classifier_flags() -> None:
     "long_text",
     encoding.TRUNCATE,
     [encoding.TRUNCATE, encoding.HEAD_TAIL, encoding.SLIDING_WINDOW],
-    "What becomes of longer texts: cut off; "
-    "their beginning and their end; or all of them, in windows "
-    "that overlap by half, whose logits are averaged.",
+    "How to handle texts longer than --max_seq_length: truncate, keep head and "
+    "tail, or average the logits over sliding windows that overlap by half.",
   )
   flags.DEFINE_string(
     "class_weights",
     None,
-    "Weights of labels in the loss, "
-    "such as `spam=5,ham=1`, or `balanced` for weights such "
-    "that all labels count the same.",
+    "Weights of the labels in the loss, such as spam=5,ham=1; or `balanced`, "
+    "which makes all labels count the same.",
   )
   _define_custom_flags()
   flags.DEFINE_list(
     "language",
     "zh",
-    "--task_name=xnli: language to evaluate "
-    "and predict; or several, separated by commas.",
+    "Language to evaluate and predict, or several, separated by commas. For "
+    "--task_name=xnli.",
   )
   flags.DEFINE_string(
     "train_language",
     None,
-    "--task_name=xnli: language to "
-    "train in; that of the evaluation, if not given.",
+    "Language to train in; by default the first --language. For "
+    "--task_name=xnli.",
   )
   _define_teacher_flags()
 
 
 def _define_custom_flags() -> None:
-  """Flags of --task_name=custom."""
+  """Defines the flags of --task_name=custom."""
   flags.DEFINE_string(
     "task_file",
     None,
-    "--task_name=custom: JSON file that "
-    "describes the data, in place of the next flags.",
+    "JSON file that describes the data, in place of the flags for columns. For "
+    "--task_name=custom.",
   )
   flags.DEFINE_string(
     "text_a_column",
     "text",
-    "--task_name=custom: name of the column with the text.",
+    "Name of the column with the text. For --task_name=custom.",
   )
   flags.DEFINE_string(
     "text_b_column",
     None,
-    "--task_name=custom: name of the "
-    "column with the second text, if there is one.",
+    "Name of the column with the second text of a pair. For "
+    "--task_name=custom.",
   )
   flags.DEFINE_string(
     "label_column",
     "label",
-    "--task_name=custom: name of the column with the label.",
+    "Name of the column with the label. For --task_name=custom.",
   )
   flags.DEFINE_string(
     "id_column",
     None,
-    "--task_name=custom: name of the "
-    "column with ids for the predictions, if there is one.",
+    "Name of the column with ids, which then name the predictions. For "
+    "--task_name=custom.",
   )
   flags.DEFINE_enum(
     "problem_type",
     classification.SINGLE_LABEL,
     classification.PROBLEM_TYPES,
-    "--task_name=custom: whether "
-    "a text has one label, any number of them, or a number.",
+    "Whether a text has one label, any number of labels, or a numeric value. "
+    "For --task_name=custom.",
   )
   flags.DEFINE_string(
     "label_separator",
     ",",
-    "--task_name=custom: between the labels of a text with several.",
+    "Separator of the labels of a text with several. For --task_name=custom.",
   )
 
 
 def _define_teacher_flags() -> None:
-  """Flags of distillation."""
+  """Defines the flags of distillation."""
   flags.DEFINE_string(
     "teacher_model_dir",
     None,
-    "Learn what this classifier "
-    "predicts: the --output_dir of its training, or a folder "
-    "like the `export` in it.",
+    "Teacher: the --output_dir of a trained classifier, or its `export`. The "
+    "student learns its predictions.",
   )
   flags.DEFINE_string(
     "teacher_cache_dir",
     None,
-    "Where what a teacher says is "
-    "kept; the folder `distillation` of the teacher, if not "
-    "given.",
+    "Folder for the cached logits of the teacher; by default the folder "
+    "`distillation` of the teacher.",
   )
   flags.DEFINE_string(
     "transfer_file",
     None,
-    "Further texts for the teacher to "
-    "label: columns as in the test file, in --data_dir.",
+    "File in --data_dir with further texts for the teacher to label. Its "
+    "columns are those of the test file.",
   )
   flags.DEFINE_float(
     "distillation_temperature",
     1.0,
-    "What the logits of teacher and student are divided by.",
+    "Divisor of the logits of teacher and student.",
     lower_bound=1e-3,
   )
   flags.DEFINE_float(
     "hard_label_weight",
     0.0,
-    "Share of the loss that is about the labels, with a teacher.",
+    "Share of the loss of the labels, from 0 to 1, when there is a teacher.",
     lower_bound=0.0,
     upper_bound=1.0,
   )
@@ -217,8 +218,8 @@ def task_of_flags() -> classification.ClassificationTask:
     given = [name for name in _CUSTOM_FLAGS[1:] if FLAGS[name].present]
     if given:
       raise UserError(
-        f"--{given[0]} and --task_file={FLAGS.task_file} say "
-        "the same thing: pass one of the two."
+        f"--{given[0]} and --task_file={FLAGS.task_file} set the same thing. "
+        "Pass one of the two."
       )
     task = classification.read_task_file(FLAGS.task_file)
   else:
@@ -236,7 +237,7 @@ def task_of_flags() -> classification.ClassificationTask:
 
 
 def _class_weights():
-  """Returns the weights of the flag, in the form of `ClassificationTask`."""
+  """Returns the value of the flag as `ClassificationTask.class_weights`."""
   if FLAGS.class_weights == "balanced":
     return "balanced"
   weights = {}
@@ -249,78 +250,32 @@ def _class_weights():
     if not label or not 0.0 <= weights[label] < np.inf:
       raise UserError(
         f"--class_weights={FLAGS.class_weights}: {part!r} is "
-        "not of the form label=weight. Weights look like "
-        "spam=5,ham=1; or say balanced."
+        "not of the form label=weight. Use weights such as spam=5,ham=1, or "
+        "balanced."
       )
   return weights
 
 
-def model_fn_builder(
-  create_model,
-  config,
-  init_checkpoint,
-  classifier,
-  label_weights,
-  num_train_steps,
-):
-  """Returns the `model_fn` of a classifier.
-
-  Args:
-    create_model: see `run`, likewise `config` and `init_checkpoint`.
-    config: BertConfig, or None.
-    init_checkpoint: weights to start from, or None.
-    classifier: what is predicted.
-    label_weights: of the loss of several labels, or None.
-    num_train_steps: 0 if there is no training.
-  """
-
-  def model_fn(params):
-    model = create_model(classifier.num_outputs, params)
-
-    def logits_fn(features, dropout_seed):
-      return model(
-        features["input_ids"],
-        features["input_mask"],
-        features["segment_ids"],
-        dropout_seed,
-      )
-
-    return estimator_lib.EstimatorSpec(
-      model=model,
-      loss_fn=classifier_lib.loss_fn_builder(
-        logits_fn, classifier, label_weights, _distillation()
-      ),
-      predict_fn=classifier_lib.predict_fn_builder(logits_fn),
-      optimizer=common_flags.task_optimizer(config, num_train_steps),
-      init_checkpoint=init_checkpoint,
-      **(common_flags.costs(config, num_outputs=1) if config else {}),
-    )
-
-  return model_fn
-
-
-def _distillation() -> classifier_lib.Distillation | None:
-  if not FLAGS.teacher_model_dir:
-    return None
-  return classifier_lib.Distillation(
-    FLAGS.distillation_temperature, FLAGS.hard_label_weight
-  )
-
-
 class Split(NamedTuple):
-  """The examples of a file, what they are labelled with, and their records."""
+  """The examples of a file, their targets and their records."""
 
   examples: list[classification.Example]
   targets: np.ndarray
-  records: classifier_lib.Records
+  records: classification_records.ClassificationRecords
 
 
-class Training(NamedTuple):
-  """What there is to train with."""
+class TrainingData(NamedTuple):
+  """The data of a training.
 
-  records: classifier_lib.Records
-  label_weights: np.ndarray | None
-  num_steps: int
+  Attributes:
+    records: Records with the targets; None if there is no training.
+    label_weights: Weights of the labels of `MULTI_LABEL`, or None.
+    num_steps: Number of steps.
+  """
+
+  records: classification_records.ClassificationRecords | None = None
+  label_weights: np.ndarray | None = None
+  num_steps: int = 0
 
 
 @launch.owns("output_dir")
@@ -329,19 +284,14 @@ def main(_):
   files = common_flags.model_files("bert_config_file", "vocab_file")
   config = common_flags.read_config(files)
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
+  tokenizer = common_flags.create_tokenizer(files, config)
 
   def create_model(num_outputs, params):
     return modeling.BertForSequenceClassification(
       config, num_outputs, **common_flags.model_options(params)
     )
 
-  run(
-    run_config,
-    common_flags.create_tokenizer(files, config),
-    create_model,
-    config,
-    files,
-  )
+  run(run_config, tokenizer, create_model, config, files)
 
 
 def run(
@@ -354,90 +304,78 @@ def run(
   """Trains, evaluates and predicts, as the flags say.
 
   Args:
-    run_config: where and how.
-    tokenizer: of the encoder.
-    create_model: (num_outputs, params) -> a model that is called like
+    run_config: Where and how the run happens.
+    tokenizer: Tokenizer of the encoder.
+    create_model: Function (num_outputs, params) -> a model that is called like
       `modeling.BertForSequenceClassification`.
-    config: of the encoder, if it is ours; then the model is exported.
-    files: the files of the model, if it is ours.
+    config: Config of the encoder if it is ours; the model is exported then.
+    files: Files of the model if it is ours.
   """
   files = files or model_folder.ModelFiles()
-  init_checkpoint = files.init_checkpoint
   _check_flags()
   task = task_of_flags()
   _check_inputs(task)
   examples = _read_examples(task)
-  classifier = _classifier(
-    task, examples, init_checkpoint, tokenizer.basic_tokenizer.do_lower_case
+  classifier = _create_classifier(
+    task, examples, files.init_checkpoint, tokenizer
   )
   targets = {
     name: task.targets(examples[name], classifier.labels) for name in examples
   }
-  classifier.check_start(
-    common_flags.find_newest_checkpoint(init_checkpoint),
-    init_checkpoint,
-    FLAGS.do_train,
-  )
+  newest = common_flags.find_newest_checkpoint(files.init_checkpoint)
+  classifier.check_start(newest, files.init_checkpoint, FLAGS.do_train)
 
-  training = Training(None, None, 0)
+  training = TrainingData()
   if FLAGS.do_train:
     training = _prepare_training(
       task, classifier, tokenizer, examples["train"], targets["train"]
     )
-  estimator = estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(
-      create_model,
-      config,
-      init_checkpoint,
-      classifier,
-      training.label_weights,
-      training.num_steps,
-    ),
-    config=run_config,
-    train_batch_size=FLAGS.train_batch_size,
+  recipe = common_flags.create_recipe(
+    classifier.head,
+    run_config,
+    lambda params: create_model(classifier.num_outputs, params),
+    training.num_steps,
+    config,
+    files.init_checkpoint,
+    num_outputs=1,
+    named_losses=_named_losses(classifier, training.label_weights),
   )
 
-  def splits(kind):
-    return {
-      name: Split(
-        examples[name],
-        targets[name],
-        classifier_lib.write_records(
-          common_flags.record_file(name),
+  def write_splits(kind: str) -> dict[str, Split]:
+    splits = {}
+    for name in examples:
+      if name.partition("_")[0] == kind:
+        records = classification_records.write_records(
+          run_folder.record_path(FLAGS.output_dir, name),
           classifier,
           tokenizer,
           examples[name],
-          targets[name],
-        ),
-      )
-      for name in examples
-      if name.partition("_")[0] == kind
-    }
+          classification_records.TrainingTargets(targets[name]),
+        )
+        splits[name] = Split(examples[name], targets[name], records)
+    return splits
 
-  if FLAGS.do_eval:
-    dev = splits("dev")
+  dev = write_splits("dev") if FLAGS.do_eval else {}
 
-  if FLAGS.do_train:
-    _train(
-      classifier,
-      estimator,
-      training,
+  if training.records:
+    classifier.write(FLAGS.output_dir)
+    recipe.train(
+      training.records.records,
       len(examples["train"]),
-      lambda: (
-        _evaluate(task, classifier, estimator, dev) if FLAGS.do_eval else None
-      ),
+      training.num_steps,
+      (lambda: _evaluate(task, classifier, recipe, dev)) if dev else None,
     )
     if config:
-      common_flags.export_model(estimator, config, files.vocab_file, classifier)
+      common_flags.export_model(
+        recipe.estimator, config, files.vocab_file, classifier
+      )
 
   if FLAGS.do_eval:
-    common_flags.write_results(
-      os.path.join(FLAGS.output_dir, "eval_results.txt"),
-      _evaluate(task, classifier, estimator, dev, writes_mistakes=True),
-    )
+    results = _evaluate(task, classifier, recipe, dev, writes_mistakes=True)
+    run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
 
   if FLAGS.do_predict:
-    _predict(task, classifier, estimator, splits("test"))
+    _predict(task, classifier, recipe, write_splits("test"))
 
 
 def _check_flags() -> None:
@@ -458,11 +396,12 @@ def _check_inputs(task) -> None:
   ]
   if FLAGS.transfer_file:
     data_files.append(os.path.join(FLAGS.data_dir, FLAGS.transfer_file))
-  common_flags.check_inputs_are_kept(
+  run_folder.check_inputs_are_kept(
+    FLAGS.output_dir,
     {
       "--data_dir": data_files,
       "--task_file": [FLAGS.task_file] if FLAGS.task_file else [],
-    }
+    },
   )
 
 
@@ -475,36 +414,40 @@ def _read_examples(task) -> dict[str, list[classification.Example]]:
   }
 
 
-def _classifier(
-  task, examples, init_checkpoint, do_lower_case: bool
-) -> classifier_lib.Classifier:
-  """Returns what is predicted; what was trained earlier, if something was.
+def _create_classifier(
+  task,
+  examples: Mapping[str, list[classification.Example]],
+  init_checkpoint: str | None,
+  tokenizer: tokenization.FullTokenizer,
+) -> classifier_config.ClassifierConfig:
+  """Returns what is predicted: as trained earlier, or as the data say.
 
   Raises:
-    UserError: there is nothing to predict with, or the data have changed.
+    UserError: nothing is known to predict with, or the data have changed.
   """
   known = None
   if not FLAGS.restart:
-    known = classifier_lib.Classifier.read(FLAGS.output_dir)
+    known = classifier_config.ClassifierConfig.read(FLAGS.output_dir)
   if not FLAGS.do_train:
     if not known and init_checkpoint:
-      known = classifier_lib.Classifier.read(os.path.dirname(init_checkpoint))
+      known = classifier_config.ClassifierConfig.read(
+        os.path.dirname(init_checkpoint)
+      )
     if known and known.problem_type == task.problem_type:
       return dataclasses.replace(
         known, max_seq_length=FLAGS.max_seq_length, long_text=FLAGS.long_text
       )
-    if known or not (
-      task.labels or task.problem_type == classification.REGRESSION
-    ):
+    has_labels = task.labels or task.problem_type == heads.REGRESSION
+    if known or not has_labels:
       raise UserError(
         f"{FLAGS.output_dir} holds no classifier.json of a trained classifier"
-        f" for {task.problem_type}, and so the labels are not known. Train "
+        f" for {task.problem_type}, so the labels are not known. Train "
         "first, or point --output_dir to a trained classifier."
       )
-  classifier = classifier_lib.Classifier(
+  classifier = classifier_config.ClassifierConfig(
     task.problem_type,
     task.find_labels(examples.get("train", ())),
-    do_lower_case,
+    tokenizer.basic_tokenizer.do_lower_case,
     FLAGS.max_seq_length,
     FLAGS.long_text,
   )
@@ -522,13 +465,19 @@ def _classifier(
 
 
 def _prepare_training(
-  task, classifier, tokenizer, examples, targets
-) -> Training:
-  """Writes the records to train with; asks the teacher, if there is one."""
-  common_flags.num_task_steps(len(examples))  # too few are found at once
+  task,
+  classifier: classifier_config.ClassifierConfig,
+  tokenizer: tokenization.FullTokenizer,
+  examples: list[classification.Example],
+  targets: np.ndarray,
+) -> TrainingData:
+  """Writes the training records; asks the teacher, if there is one."""
+  # Too few examples are found before a teacher works on them.
+  common_flags.num_task_steps(len(examples))
   label_weights = task.label_weights(targets, classifier.labels)
   weights = np.ones(len(examples))
   if label_weights is not None and targets.ndim == 1:
+    # The one label of an example decides its weight.
     weights, label_weights = label_weights[targets], None
   teacher_logits = None
   if FLAGS.teacher_model_dir:
@@ -536,7 +485,8 @@ def _prepare_training(
       more = task.read_texts(FLAGS.data_dir, FLAGS.transfer_file)
       logging.info("%s adds %d examples.", FLAGS.transfer_file, len(more))
       examples = examples + more
-      targets = np.concatenate([targets, classifier.no_targets(len(more))])
+      no_targets = classifier.problem.empty_targets(len(more))
+      targets = np.concatenate([targets, no_targets])
       weights = np.concatenate([weights, np.zeros(len(more))])
     teacher_logits = distillation.teacher_logits(
       FLAGS.teacher_model_dir,
@@ -546,63 +496,49 @@ def _prepare_training(
       or os.path.join(FLAGS.teacher_model_dir, "distillation"),
       common_flags.compute_dtype(),
     )
-  records = classifier_lib.write_records(
-    common_flags.record_file("train"),
+  records = classification_records.write_records(
+    run_folder.record_path(FLAGS.output_dir, "train"),
     classifier,
     tokenizer,
     examples,
-    targets,
-    weights,
-    teacher_logits,
+    classification_records.TrainingTargets(targets, weights, teacher_logits),
   )
-  return Training(
-    records,
-    label_weights,
-    common_flags.num_task_steps(len(records.example_numbers)),
-  )
+  num_steps = common_flags.num_task_steps(records.records.num_records)
+  return TrainingData(records, label_weights, num_steps)
 
 
-def _train(
-  classifier, estimator, training: Training, num_examples: int, evaluate_fn
-) -> None:
-  """Trains; `evaluate_fn` is as for `TPUEstimator.train`."""
-  classifier.write(FLAGS.output_dir)
-  common_flags.log_training(
-    num_examples, len(training.records.example_numbers), training.num_steps
-  )
-  estimator.train(
-    classifier_lib.input_fn_builder(
-      training.records,
-      classifier,
-      is_training=True,
-      static_shapes=common_flags.static_shapes(is_training=True),
-      has_teacher=bool(FLAGS.teacher_model_dir),
-    ),
-    max_steps=training.num_steps,
-    evaluate_fn=evaluate_fn,
-  )
+def _named_losses(
+  classifier: classifier_config.ClassifierConfig,
+  label_weights: np.ndarray | None,
+) -> Callable[..., heads.NamedSums]:
+  """Returns the losses of the head, with label weights and teacher."""
+  named_losses: Any = classifier.head.named_losses
+  if label_weights is not None:
+    named_losses = functools.partial(named_losses, label_weights=label_weights)
+  if FLAGS.teacher_model_dir:
+    settings = distillation.DistillationSettings(
+      FLAGS.distillation_temperature, FLAGS.hard_label_weight
+    )
+    named_losses = distillation.add_teacher(named_losses, classifier, settings)
+  return named_losses
 
 
 def _evaluate(
   task,
-  classifier,
-  estimator,
+  classifier: classifier_config.ClassifierConfig,
+  recipe: finetuning.Recipe,
   dev: Mapping[str, Split],
   writes_mistakes: bool = False,
 ) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
-  results = {"global_step": estimator.global_step}
+  results = {}
   for name, split in dev.items():
     suffix = name.removeprefix("dev")
-    logits = classifier_lib.predict_logits(
-      estimator,
-      split.records,
-      classifier,
-      FLAGS.eval_batch_size,
-      common_flags.static_shapes(is_training=False),
+    logits = classification_records.predict_logits(
+      recipe, split.records, FLAGS.eval_batch_size
     )
-    decisions = classifier.decide(logits)
-    losses = classifier.losses(split.targets, logits)
+    decisions = classifier.problem.decide(logits)
+    losses = classifier.problem.example_losses(split.targets, logits)
     prefix = f"eval{suffix}_"
     for metric, score in task.metric_fn(split.targets, decisions).items():
       results[prefix + metric] = score
@@ -612,52 +548,63 @@ def _evaluate(
         FLAGS.output_dir,
         suffix,
         split.examples,
-        [classifier.name(decision) for decision in decisions],
+        _name_predictions(classifier, decisions),
         losses,
       )
       if classifier.labels:
         classification_results.write_confusion(
-          FLAGS.output_dir, suffix, classifier.labels, split.targets, decisions
+          FLAGS.output_dir,
+          suffix,
+          classifier.labels,
+          split.targets,
+          decisions,
         )
-  # The loss stands there twice, as it always did.
+  # The loss appears twice, as in the original code.
   results["loss"] = results["eval_loss"]
-  estimator.write_eval_summary(results)
-  return results
+  return recipe.report_scores(results)
 
 
-def _predict(task, classifier, estimator, test: Mapping[str, Split]) -> None:
+def _name_predictions(
+  classifier: classifier_config.ClassifierConfig, decisions: np.ndarray
+) -> list:
+  """Returns predictions as labels, lists of labels, or numbers."""
+  problem, labels = classifier.problem, classifier.labels
+  return [problem.name_prediction(decision, labels) for decision in decisions]
+
+
+def _predict(
+  task,
+  classifier: classifier_config.ClassifierConfig,
+  recipe: finetuning.Recipe,
+  test: Mapping[str, Split],
+) -> None:
   """Writes predictions, and scores of files that have labels."""
   for name, split in test.items():
     suffix = name.removeprefix("test")
-    logits = classifier_lib.predict_logits(
-      estimator,
-      split.records,
-      classifier,
-      FLAGS.predict_batch_size,
-      common_flags.static_shapes(is_training=False),
+    logits = classification_records.predict_logits(
+      recipe, split.records, FLAGS.predict_batch_size
     )
-    decisions = classifier.decide(logits)
-    predictions = [classifier.name(decision) for decision in decisions]
+    decisions = classifier.problem.decide(logits)
+    predictions = _name_predictions(classifier, decisions)
     classification_results.write_predictions(
       FLAGS.output_dir,
       suffix,
       split.examples,
       classifier.labels,
       predictions,
-      classifier.probabilities(logits),
+      classifier.problem.probabilities(logits),
     )
     classification_results.write_submission(
       FLAGS.output_dir, task, name, split.examples, predictions
     )
+    path = os.path.join(FLAGS.output_dir, f"test_predictions{suffix}.tsv")
     logging.info(
-      "Predictions of %d examples are in %s.",
-      len(predictions),
-      os.path.join(FLAGS.output_dir, f"test_predictions{suffix}.tsv"),
+      "Predictions of %d examples are in %s.", len(predictions), path
     )
     if split.examples[0].label is not None:
       scores = task.metric_fn(split.targets, decisions)
-      common_flags.write_results(
-        os.path.join(FLAGS.output_dir, f"test_scores{suffix}.txt"), scores
+      run_folder.write_results(
+        FLAGS.output_dir, f"test_scores{suffix}.txt", scores
       )
 
 

@@ -35,6 +35,7 @@ from errors import UserError
 from tasks import classification
 from tasks import glue
 from training import model_folder
+from training import training_log
 
 FLAGS = flags.FLAGS
 
@@ -593,7 +594,7 @@ def write_results(init_checkpoint: str) -> None:
   ]:
     file_io.write_text(os.path.join(FLAGS.output_dir, name), text)
   draw(summary, os.path.join(FLAGS.output_dir, "results.png"))
-  common_flags.log_lines("Results so far", table.splitlines())
+  training_log.log_lines("Results so far", table.splitlines())
 
 
 def _task_file(folder: str) -> str:

@@ -25,19 +25,17 @@ from data import encoding
 from data import file_io
 from data import record_files
 from errors import UserError
-import estimator as estimator_lib
-import losses
+import heads
 import modeling
-from tasks import classifier as classifier_lib
+from tasks import classifier_config
+from tasks import finetuning
 from tasks import metrics
 from tasks import ner
+import tokenization
+from training import model_folder
+from training import run_folder
 
 FLAGS = flags.FLAGS
-
-_SPEC = {
-  "label_ids": batching.token_feature(tf.int64),
-  "label_weights": batching.token_feature(tf.float32),
-}
 
 
 def define_flags() -> None:
@@ -54,9 +52,11 @@ def define_flags() -> None:
       f"{split}_file", f"{split}.txt", f"The {split} file in --data_dir."
     )
   flags.DEFINE_integer(
-    "word_column", 0, "Column of the word, from 0, or from -1 for the last."
+    "word_column", 0, "Column of the word: 0 is the first, -1 the last."
   )
-  flags.DEFINE_integer("tag_column", -1, "Column of the tag, likewise.")
+  flags.DEFINE_integer(
+    "tag_column", -1, "Column of the tag: 0 is the first, -1 the last."
+  )
   flags.DEFINE_string(
     "column_separator",
     None,
@@ -70,92 +70,18 @@ def define_flags() -> None:
   )
 
 
-class Split(NamedTuple):
+class TaggedSplit(NamedTuple):
   """The sentences of a file, and their records.
 
   Attributes:
-    sentences: in the order of the file.
-    record_file: the windows.
-    places: for each window, what `ner.TagWindow.word_numbers` says.
-    checksum: of the file.
+    sentences: Sentences in the order of the file.
+    records: The records of their windows.
+    places: For each window, see `ner.TagWindow.word_numbers`.
   """
 
   sentences: list[ner.Sentence]
-  record_file: str
+  records: finetuning.TaskRecords
   places: list[list[int]]
-  checksum: int
-
-
-def model_fn_builder(config, init_checkpoint, num_tags, num_train_steps):
-  """Returns the `model_fn`; `num_train_steps` is 0 if there is no training."""
-
-  def model_fn(params):
-    model = modeling.BertForTokenClassification(
-      config, num_tags, **common_flags.model_options(params)
-    )
-
-    def logits_fn(features, dropout_seed=None):
-      return model(
-        features["input_ids"],
-        features["input_mask"],
-        features["segment_ids"],
-        dropout_seed,
-      )
-
-    def loss_fn(features, dropout_seed):
-      weights = (
-        features["label_weights"] * features["is_real_example"][:, tf.newaxis]
-      )
-      return estimator_lib.Losses(
-        {
-          "loss": losses.token_loss(
-            logits_fn(features, dropout_seed), features["label_ids"], weights
-          )
-        }
-      )
-
-    def predict_fn(features):
-      probabilities = tf.nn.softmax(logits_fn(features))  # [B, S, T]
-      return {
-        "tags": tf.argmax(probabilities, axis=-1),
-        "probabilities": tf.reduce_max(probabilities, axis=-1),
-        "record_number": features["record_number"],
-      }
-
-    return estimator_lib.EstimatorSpec(
-      model=model,
-      loss_fn=loss_fn,
-      predict_fn=predict_fn,
-      optimizer=common_flags.task_optimizer(config, num_train_steps),
-      init_checkpoint=init_checkpoint,
-      **common_flags.costs(config),
-    )
-
-  return model_fn
-
-
-def input_fn_builder(split: Split, is_training: bool, batch_size=None):
-  """Returns the `input_fn`; `batch_size` is the estimator's, if not given."""
-
-  def input_fn(params):
-    order = None
-    if is_training:
-      order = batching.TrainingOrder(
-        len(split.places),
-        split.checksum,
-        params["seed"],
-        params.get(batching.INPUT_POSITION),
-      )
-    return batching.task_dataset(
-      split.record_file,
-      FLAGS.max_seq_length,
-      batch_size or params["batch_size"],
-      _SPEC,
-      order,
-      common_flags.static_shapes(is_training),
-    )
-
-  return input_fn
 
 
 @launch.owns("output_dir")
@@ -165,17 +91,18 @@ def main(_):
   config = common_flags.read_config(files)
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   wanted = common_flags.wanted_splits()
-  common_flags.check_inputs_are_kept(
+  run_folder.check_inputs_are_kept(
+    FLAGS.output_dir,
     {
       f"--{name}_file": [
-        os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value)
+        os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
       ]
       for name in wanted
-    }
+    },
   )
   tokenizer = _create_tokenizer(config, files)
-  sentences = {name: _read(name) for name in wanted}
-  tagger = _tagger(sentences, files.init_checkpoint)
+  sentences = {name: _read_sentences(name) for name in wanted}
+  tagger = _create_tagger(sentences, files.init_checkpoint)
   for name in sentences:
     _check_tags(name, sentences[name], tagger.labels)
   splits = {
@@ -184,41 +111,53 @@ def main(_):
   }
   num_train_steps = 0
   if FLAGS.do_train:
-    num_train_steps = common_flags.num_task_steps(len(splits["train"].places))
-  estimator = estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(
-      config, files.init_checkpoint, tagger.num_outputs, num_train_steps
+    num_train_steps = common_flags.num_task_steps(
+      splits["train"].records.num_records
+    )
+  recipe = common_flags.create_recipe(
+    tagger.head,
+    run_config,
+    lambda params: tagger.head.create_model(
+      config, tagger.num_outputs, **common_flags.model_options(params)
     ),
-    config=run_config,
-    train_batch_size=FLAGS.train_batch_size,
+    num_train_steps,
+    config,
+    files.init_checkpoint,
   )
 
   if FLAGS.do_train:
     tagger.write(FLAGS.output_dir)
-    common_flags.log_training(
-      len(sentences["train"]), len(splits["train"].places), num_train_steps
+    recipe.train(
+      splits["train"].records,
+      len(sentences["train"]),
+      num_train_steps,
+      (lambda: _evaluate(recipe, splits["dev"], tagger))
+      if FLAGS.do_eval
+      else None,
     )
-    estimator.train(
-      input_fn_builder(splits["train"], is_training=True),
-      max_steps=num_train_steps,
-      evaluate_fn=lambda: (
-        _evaluate(estimator, splits["dev"], tagger) if FLAGS.do_eval else None
-      ),
+    common_flags.export_model(
+      recipe.estimator, config, files.vocab_file, tagger
     )
-    common_flags.export_model(estimator, config, files.vocab_file, tagger)
 
   if FLAGS.do_eval:
-    common_flags.write_results(
-      os.path.join(FLAGS.output_dir, "eval_results.txt"),
-      _evaluate(estimator, splits["dev"], tagger),
+    run_folder.write_results(
+      FLAGS.output_dir,
+      "eval_results.txt",
+      _evaluate(recipe, splits["dev"], tagger),
     )
 
   if FLAGS.do_predict:
-    _predict(estimator, splits["test"], tagger)
+    _predict(recipe, splits["test"], tagger)
 
 
-def _create_tokenizer(config, files):
-  """Returns the tokenizer, which keeps capitals if the model knows them."""
+def _create_tokenizer(
+  config: modeling.BertConfig, files: model_folder.ModelFiles
+) -> tokenization.FullTokenizer:
+  """Returns the tokenizer, and checks that it suits names.
+
+  Raises:
+    UserError: an uncased vocabulary would be used without lower-casing.
+  """
   tokenizer = common_flags.create_tokenizer(files, config)
   has_capitals = any(
     token != token.lower()
@@ -229,13 +168,12 @@ def _create_tokenizer(config, files):
     raise UserError(
       f"--vocab_file={files.vocab_file} has no capitals, so "
       "most words with one would be unknown. Use a cased model, "
-      "which tells names from other words, or pass "
-      "--do_lower_case."
+      "which tells names from other words, or pass --do_lower_case."
     )
   if FLAGS.do_lower_case:
     logging.warning(
-      "Capitals are lost to an uncased model, and they tell "
-      "names from other words: a cased one does better."
+      "An uncased model cannot see capitals, which tell names from other "
+      "words: a cased model does better."
     )
   return tokenizer
 
@@ -246,27 +184,29 @@ def _columns() -> ner.WordColumns:
   )
 
 
-def _read(name: str) -> list[ner.Sentence]:
+def _read_sentences(name: str) -> list[ner.Sentence]:
   """Returns the sentences of a file."""
-  path = os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value)
+  path = os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
   sentences = ner.read_sentences(path, _columns(), has_tags=name != "test")
   if FLAGS.document_context and not sentences[-1].document:
     logging.warning(
-      "%s has no lines -DOCSTART-: all of it is one document.", path
+      "%s has no -DOCSTART- lines, so it is read as one document.", path
     )
   return sentences
 
 
-def _tagger(sentences, init_checkpoint) -> classifier_lib.Classifier:
-  """Returns what is predicted; what was trained earlier, if something was.
+def _create_tagger(
+  sentences, init_checkpoint
+) -> classifier_config.ClassifierConfig:
+  """Returns the config of the tagger: as trained earlier, or from the data.
 
   Raises:
-    UserError: there is nothing to predict with, or the tags have changed.
+    UserError: no tagger is known to predict with, or the tags have changed.
   """
   known = None
   if not FLAGS.restart:
-    known = classifier_lib.Classifier.read(FLAGS.output_dir)
-  if known and known.problem_type != classifier_lib.TAGGING:
+    known = classifier_config.ClassifierConfig.read(FLAGS.output_dir)
+  if known and known.problem_type != heads.TAGGING:
     raise UserError(
       f"--output_dir={FLAGS.output_dir} holds a classifier for "
       f"{known.problem_type}. Choose another one."
@@ -275,8 +215,8 @@ def _tagger(sentences, init_checkpoint) -> classifier_lib.Classifier:
     tags = sorted(
       {tag for sentence in sentences["train"] for tag in sentence.tags}
     )
-    tagger = classifier_lib.Classifier(
-      classifier_lib.TAGGING,
+    tagger = classifier_config.ClassifierConfig(
+      heads.TAGGING,
       tuple(tags),
       FLAGS.do_lower_case,
       FLAGS.max_seq_length,
@@ -289,16 +229,16 @@ def _tagger(sentences, init_checkpoint) -> classifier_lib.Classifier:
         f"{', '.join(tagger.labels)}. Choose another --output_dir."
       )
   else:
-    tagger = known or (
-      init_checkpoint
-      and classifier_lib.Classifier.read(os.path.dirname(init_checkpoint))
-    )
-    if not tagger:
-      raise UserError(
-        f"{FLAGS.output_dir} holds no classifier.json of a "
-        "trained tagger. Train first, or point --output_dir to "
-        "one."
+    if not known and init_checkpoint:
+      known = classifier_config.ClassifierConfig.read(
+        os.path.dirname(init_checkpoint)
       )
+    if not known:
+      raise UserError(
+        f"{FLAGS.output_dir} holds no classifier.json of a trained tagger. "
+        "Train first, or point --output_dir to one."
+      )
+    tagger = known
   tagger.check_start(
     common_flags.find_newest_checkpoint(init_checkpoint),
     init_checkpoint,
@@ -309,54 +249,59 @@ def _tagger(sentences, init_checkpoint) -> classifier_lib.Classifier:
 
 def _check_tags(name: str, sentences, tags) -> None:
   """Raises a UserError for an unknown tag; counts irregular ones."""
-  path = os.path.join(FLAGS.data_dir, FLAGS[f"{name}_file"].value)
+  path = os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
   for sentence in sentences:
     for place, tag in enumerate(sentence.tags or ()):
       if tag not in tags:
         raise UserError(
-          f"{path}, line {sentence.line + place}: the tag {tag!r} is none of "
-          f"those trained with: {', '.join(tags)}."
+          f"{path}, line {sentence.line + place}: the tag {tag!r} is not one "
+          f"of those trained with: {', '.join(tags)}."
         )
   tagged = [sentence.tags for sentence in sentences if sentence.tags]
   scheme = ner.find_scheme(tagged)
   if scheme:
     irregular = ner.count_irregular(tagged, scheme)
     logging.info(
-      "%s: tags of %s, %d of them where they cannot follow; such "
-      "are read as the official program does.",
+      "%s: the tags follow %s; %d cannot follow the tag before them, and are "
+      "read as the official scoring program reads them.",
       path,
       scheme,
       irregular,
     )
 
 
-def _write_records(name: str, sentences, tokenizer, tagger) -> Split:
-  """Writes the windows of a file, unless they are there already."""
+def _write_records(
+  name: str,
+  sentences: list[ner.Sentence],
+  tokenizer: tokenization.FullTokenizer,
+  tagger: classifier_config.ClassifierConfig,
+) -> TaggedSplit:
+  """Writes the windows of a file, unless the same are there already."""
   ids = {tag: i for i, tag in enumerate(tagger.labels)}
-  labels = [
-    ids[tag]
-    for sentence in sentences
-    for tag in sentence.tags or (tagger.labels[0],) * len(sentence.words)
-  ]
-  path = common_flags.record_file(name)
+  labels = []  # of all words; placeholders if they are not known
+  for sentence in sentences:
+    tags = sentence.tags or tagger.labels[:1] * len(sentence.words)
+    labels.extend(ids[tag] for tag in tags)
+  path = run_folder.record_path(FLAGS.output_dir, name)
 
-  def write():
+  def write() -> dict[str, object]:
     places = []
 
-    def records():
-      for window in ner.cut_windows(
-        sentences, tokenizer, FLAGS.max_seq_length, FLAGS.document_context
-      ):
-        places.append(list(map(int, window.word_numbers)))
-        yield batching.create_task_record(
-          window.features,
-          label_ids=[
-            labels[place] if place >= 0 else 0 for place in window.word_numbers
-          ],
-          label_weights=[float(place >= 0) for place in window.word_numbers],
-        )
+    def create_record(window: ner.TagWindow) -> bytes:
+      # A token without a place has the weight 0.
+      places.append([int(place) for place in window.word_numbers])
+      return batching.create_task_record(
+        window.features,
+        label_ids=[
+          labels[place] if place >= 0 else 0 for place in window.word_numbers
+        ],
+        label_weights=[float(place >= 0) for place in window.word_numbers],
+      )
 
-    record_files.write_records(path, records())
+    windows = ner.cut_windows(
+      sentences, tokenizer, FLAGS.max_seq_length, FLAGS.document_context
+    )
+    record_files.write_records(path, map(create_record, windows))
     return {"places": places}
 
   digest = record_files.compute_digest(
@@ -368,75 +313,107 @@ def _write_records(name: str, sentences, tokenizer, tagger) -> Split:
     FLAGS.document_context,
   )
   stamped = record_files.reuse_or_write_file(path, digest, write)
-  return Split(sentences, path, stamped.facts["places"], stamped.checksum)
+  places = stamped.facts["places"]
+  feature_spec = {
+    "label_ids": batching.token_feature(tf.int64),
+    "label_weights": batching.token_feature(tf.float32),
+  }
+  records = finetuning.TaskRecords(
+    path, len(places), stamped.checksum, FLAGS.max_seq_length, feature_spec
+  )
+  return TaggedSplit(sentences, records, places)
+
+
+class TagPredictions(NamedTuple):
+  """The tag of each word of each sentence, and its probability."""
+
+  tags: list[list[str]]
+  probabilities: list[list[float]]
 
 
 def predict_tags(
-  estimator, split: Split, tagger, batch_size: int
-) -> tuple[list[list[str]], list[list[float]]]:
-  """Returns the tags of each sentence, and their probabilities."""
+  recipe: finetuning.Recipe,
+  split: TaggedSplit,
+  tagger: classifier_config.ClassifierConfig,
+  batch_size: int,
+) -> TagPredictions:
+  """Returns the predictions for all sentences."""
   num_words = sum(len(sentence.words) for sentence in split.sentences)
   tags = np.zeros(num_words, int)
   probabilities = np.zeros(num_words)
-  for row in estimator.predict(input_fn_builder(split, False, batch_size)):
-    places = np.array(split.places[row["record_number"]])
+  predictions = recipe.predict(split.records, batch_size)
+  # places of a window   -1  0  1 -1  2 -1    [CLS] un ##aff ... [SEP]
+  # tokens                   1  2     4       those that stand for a word
+  for places_of_window, window_tags, window_probabilities in zip(
+    split.places, predictions["tags"], predictions["probabilities"]
+  ):
+    places = np.array(places_of_window)
     tokens = np.flatnonzero(places >= 0)
-    tags[places[tokens]] = row["tags"][tokens]
-    probabilities[places[tokens]] = row["probabilities"][tokens]
-  return (
-    ner.split_by_sentence(split.sentences, [tagger.labels[i] for i in tags]),
+    words = places[tokens]
+    tags[words] = window_tags[tokens]
+    probabilities[words] = window_probabilities[tokens]
+  labels = [tagger.labels[i] for i in tags]
+  return TagPredictions(
+    ner.split_by_sentence(split.sentences, labels),
     ner.split_by_sentence(split.sentences, probabilities.tolist()),
   )
 
 
-def _scores(split: Split, tags, tagger) -> dict[str, float]:
-  """Returns the scores of entities, or where there are none of tags."""
-  labels = [sentence.tags for sentence in split.sentences]
+def _scores(
+  split: TaggedSplit,
+  tags: list[list[str]],
+  tagger: classifier_config.ClassifierConfig,
+) -> dict[str, float]:
+  """Returns the scores of entities; of tags, if tags mark no entities."""
+  labels = [sentence.tags or () for sentence in split.sentences]
   if ner.find_scheme([tagger.labels]):
     return metrics.entity_scores(labels, tags)
-  right = [a == b for x, y in zip(labels, tags) for a, b in zip(x, y)]
-  return {"accuracy": float(np.mean(right))}
+  is_right = []
+  for expected, predicted in zip(labels, tags):
+    is_right.extend(a == b for a, b in zip(expected, predicted))
+  return {"accuracy": float(np.mean(is_right))}
 
 
-def _evaluate(estimator, split: Split, tagger) -> dict[str, float]:
+def _evaluate(
+  recipe: finetuning.Recipe,
+  split: TaggedSplit,
+  tagger: classifier_config.ClassifierConfig,
+) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
-  tags, _ = predict_tags(estimator, split, tagger, FLAGS.eval_batch_size)
-  results = {
-    f"eval_{name}": score
-    for name, score in _scores(split, tags, tagger).items()
-  }
-  results["global_step"] = estimator.global_step
-  estimator.write_eval_summary(results)
-  return results
-
-
-def _predict(estimator, split: Split, tagger) -> None:
-  """Writes predictions as CoNLL's columns and as JSON."""
-  tags, probabilities = predict_tags(
-    estimator, split, tagger, FLAGS.predict_batch_size
+  tags = predict_tags(recipe, split, tagger, FLAGS.eval_batch_size).tags
+  scores = _scores(split, tags, tagger)
+  return recipe.report_scores(
+    {f"eval_{name}": score for name, score in scores.items()}
   )
+
+
+def _predict(
+  recipe: finetuning.Recipe,
+  split: TaggedSplit,
+  tagger: classifier_config.ClassifierConfig,
+) -> None:
+  """Writes predictions as CoNLL's columns and as JSON, and scores."""
+  predictions = predict_tags(recipe, split, tagger, FLAGS.predict_batch_size)
   separator = FLAGS.column_separator or " "
   lines = []
-  for sentence, row, certain in zip(split.sentences, tags, probabilities):
-    lines.extend(
-      separator.join((line.rstrip(), tag, f"{probability:.4f}"))
-      for line, tag, probability in zip(sentence.rows, row, certain)
-    )
+  for sentence, tags, probabilities in zip(split.sentences, *predictions):
+    for row, tag, probability in zip(sentence.rows, tags, probabilities):
+      fields = (row.rstrip(), tag, f"{probability:.4f}")
+      lines.append(separator.join(fields))
     lines.append("")
+  objects = list(map(ner.sentence_to_json, split.sentences, predictions.tags))
   for name, content in [
     ("test_predictions.txt", lines),
-    (
-      "test_predictions.jsonl",
-      map(ner.sentence_to_json, split.sentences, tags),
-    ),
+    ("test_predictions.jsonl", objects),
   ]:
     path = os.path.join(FLAGS.output_dir, name)
     file_io.write_text(path, "\n".join(content) + "\n")
     logging.info("Predictions are in %s.", path)
   if split.sentences[0].tags is not None:
-    common_flags.write_results(
-      os.path.join(FLAGS.output_dir, "test_scores.txt"),
-      _scores(split, tags, tagger),
+    run_folder.write_results(
+      FLAGS.output_dir,
+      "test_scores.txt",
+      _scores(split, predictions.tags, tagger),
     )
 
 

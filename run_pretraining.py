@@ -34,6 +34,7 @@ from pretraining import input_pipeline
 from pretraining import masking
 from pretraining import record_formats
 import tokenization
+from training import run_folder
 
 FLAGS = flags.FLAGS
 
@@ -170,7 +171,7 @@ def model_fn_builder(config, record_format, init_checkpoint):
       if FLAGS.do_train
       else None,
       init_checkpoint=init_checkpoint,
-      **common_flags.costs(
+      **common_flags.training_cost(
         config,
         num_outputs=(
           record_format.max_sequences + FLAGS.max_predictions_per_seq
@@ -268,9 +269,7 @@ def main(_):
   if FLAGS.do_eval:
     logging.info("***** Running evaluation *****")
     logging.info("  Batch size = %d", FLAGS.eval_batch_size)
-    common_flags.write_results(
-      os.path.join(FLAGS.output_dir, "eval_results.txt"), evaluate()
-    )
+    run_folder.write_results(FLAGS.output_dir, "eval_results.txt", evaluate())
 
 
 def _input_files(flag) -> list[str]:

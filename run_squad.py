@@ -16,13 +16,14 @@ For SQuAD 2.0 add --version_2_with_negative. To ask questions of a text:
 import launch  # First: from here on a signal ends the program quietly.
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+import itertools
 import json
 import math
 import os
 import sys
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -34,13 +35,14 @@ from data import batching
 from data import file_io
 from data import record_files
 from errors import UserError
-import estimator as estimator_lib
-import losses
-import modeling
+import heads
+from tasks import finetuning
 from tasks import squad
 from tasks import squad_answers
 from tasks import squad_evaluation
 from tasks import squad_windows
+from training import run_folder
+from training import training_log
 
 FLAGS = flags.FLAGS
 
@@ -121,118 +123,19 @@ def define_flags() -> None:
   )
 
 
-def model_fn_builder(config, init_checkpoint, num_train_steps):
-  """Returns the `model_fn`; `num_train_steps` is 0 if there is no training."""
-
-  def model_fn(params):
-    model = modeling.BertForQuestionAnswering(
-      config, **common_flags.model_options(params)
-    )
-
-    def logits_fn(features, dropout_seed=None):
-      return model(
-        features["input_ids"],
-        features["input_mask"],
-        features["segment_ids"],
-        dropout_seed,
-      )
-
-    def loss_fn(features, dropout_seed):
-      start_logits, end_logits = logits_fn(features, dropout_seed)
-      # As released, positions of padding are not masked in the loss.
-      return estimator_lib.Losses(
-        {
-          "loss": losses.span_loss(
-            start_logits,
-            end_logits,
-            features["start_positions"],
-            features["end_positions"],
-            features["is_real_example"],
-          )
-        }
-      )
-
-    def predict_fn(features):
-      start_logits, end_logits = logits_fn(features)
-      return {
-        "start_logits": start_logits,
-        "end_logits": end_logits,
-        "record_number": features["record_number"],
-      }
-
-    return estimator_lib.EstimatorSpec(
-      model=model,
-      loss_fn=loss_fn,
-      predict_fn=predict_fn,
-      optimizer=common_flags.task_optimizer(config, num_train_steps),
-      init_checkpoint=init_checkpoint,
-      **common_flags.costs(config),
-    )
-
-  return model_fn
-
-
-class Windows(NamedTuple):
-  """A file of windows to predict.
+class WindowRecords(NamedTuple):
+  """The records of the windows of all questions.
 
   Attributes:
-    file: the records.
-    places: the number of the question of each, and of the window among those of
-      the question.
-    lengths: how many tokens each has.
+    records: The file of records.
+    places: For each record, the number of its question, and of the window
+      among those of the question.
+    lengths: Number of tokens of each record.
   """
 
-  file: str
+  records: finetuning.TaskRecords
   places: list[tuple[int, int]]
   lengths: list[int]
-
-
-class TrainingWindows(NamedTuple):
-  """A file of windows to train with."""
-
-  file: str
-  num_records: int
-  checksum: int
-
-
-def training_input_fn_builder(windows: TrainingWindows):
-  """Returns the `input_fn` of windows with the positions of answers."""
-  spec = {
-    name: tf.io.FixedLenFeature([], tf.int64)
-    for name in ("start_positions", "end_positions")
-  }
-
-  def input_fn(params):
-    return batching.task_dataset(
-      windows.file,
-      FLAGS.max_seq_length,
-      params["batch_size"],
-      spec,
-      batching.TrainingOrder(
-        windows.num_records,
-        windows.checksum,
-        params["seed"],
-        params.get(batching.INPUT_POSITION),
-      ),
-      common_flags.static_shapes(is_training=True),
-    )
-
-  return input_fn
-
-
-def input_fn_builder(windows: Windows):
-  """Returns the `input_fn` of windows to predict."""
-
-  def input_fn(params):
-    return batching.task_dataset(
-      windows.file,
-      FLAGS.max_seq_length,
-      params["batch_size"],
-      {},
-      static_shapes=common_flags.static_shapes(is_training=False),
-    )
-
-  return input_fn
 
 
 @launch.owns(
@@ -243,12 +146,13 @@ def main(_):
   files = common_flags.model_files("bert_config_file", "vocab_file")
   config = common_flags.read_config(files)
   _check_flags(config, files)
-  common_flags.check_inputs_are_kept(
+  run_folder.check_inputs_are_kept(
+    FLAGS.output_dir,
     {
       f"--{name}": [FLAGS[name].value]
       for name in ("train_file", "predict_file", "context_file")
       if FLAGS[name].value
-    }
+    },
   )
   tokenizer = common_flags.create_tokenizer(files, config)
 
@@ -267,39 +171,40 @@ def main(_):
     predict_reader = reader(_read_dataset(FLAGS.predict_file))
   if FLAGS.do_train:
     train_reader = reader(_read_dataset(FLAGS.train_file))
-    training_windows = write_training_windows(train_reader)
-    num_train_steps = common_flags.num_task_steps(training_windows.num_records)
-  estimator = estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(config, files.init_checkpoint, num_train_steps),
-    config=run_config,
-    train_batch_size=FLAGS.train_batch_size,
-    predict_batch_size=FLAGS.predict_batch_size,
+    training_records = write_training_records(train_reader)
+    num_train_steps = common_flags.num_task_steps(training_records.num_records)
+  head = heads.HEADS[heads.SPAN]
+  recipe = common_flags.create_recipe(
+    head,
+    run_config,
+    lambda params: head.create_model(
+      config, **common_flags.model_options(params)
+    ),
+    num_train_steps,
+    config,
+    files.init_checkpoint,
   )
   if FLAGS.do_predict:
-    windows = write_windows(predict_reader, common_flags.record_file("dev"))
+    path = run_folder.record_path(FLAGS.output_dir, "dev")
+    windows = write_records(predict_reader, path)
 
   if FLAGS.do_train:
-    common_flags.log_training(
+    is_scored = FLAGS.do_predict and predict_reader.dataset.has_answers
+    recipe.train(
+      training_records,
       len(train_reader.dataset.questions),
-      training_windows.num_records,
       num_train_steps,
+      (lambda: _evaluate(recipe, predict_reader, windows))
+      if is_scored
+      else None,
     )
-    estimator.train(
-      training_input_fn_builder(training_windows),
-      max_steps=num_train_steps,
-      evaluate_fn=lambda: (
-        _evaluate(estimator, predict_reader, windows)
-        if FLAGS.do_predict and predict_reader.dataset.has_answers
-        else None
-      ),
-    )
-    common_flags.export_model(estimator, config, files.vocab_file)
+    common_flags.export_model(recipe.estimator, config, files.vocab_file)
 
   if FLAGS.do_predict:
-    _predict(estimator, predict_reader, windows)
+    _predict(recipe, predict_reader, windows)
 
   if FLAGS.context_file:
-    _answer_questions(estimator, reader)
+    _answer_questions(recipe, reader)
 
 
 def _check_flags(config, files) -> None:
@@ -353,43 +258,44 @@ def _read_dataset(path: str) -> squad.Dataset:
 # --- Records -----------------------------------------------------------------
 
 
-def write_windows(reader: squad_windows.WindowMaker, path: str) -> Windows:
-  """Writes the windows of all questions, unless they are there already."""
+def write_records(reader: squad_windows.WindowMaker, path: str) -> WindowRecords:
+  """Writes the windows of all questions, unless the same are there already."""
 
-  def write():
+  def write() -> dict[str, object]:
     facts = {"places": [], "lengths": []}
 
-    def records() -> Iterator[bytes]:
-      for window in reader.cut_windows():
-        facts["places"].append((window.question, window.number))
-        facts["lengths"].append(len(window.features.input_ids))
-        yield batching.create_task_record(window.features)
+    def create_record(window: squad_windows.QuestionWindow) -> bytes:
+      facts["places"].append((window.question, window.number))
+      facts["lengths"].append(len(window.features.input_ids))
+      return batching.create_task_record(window.features)
 
-    record_files.write_records(path, records())
+    record_files.write_records(path, map(create_record, reader.cut_windows()))
     return {**facts, "counts": reader.counts}
 
-  facts = record_files.reuse_or_write_file(path, _digest(reader), write).facts
+  stamped = record_files.reuse_or_write_file(path, _digest(reader), write)
+  facts = stamped.facts
   reader.counts = collections.Counter(facts["counts"])
-  return Windows(path, list(map(tuple, facts["places"])), facts["lengths"])
+  places = [tuple(place) for place in facts["places"]]
+  records = finetuning.TaskRecords(
+    path, len(places), stamped.checksum, FLAGS.max_seq_length, {}
+  )
+  return WindowRecords(records, places, facts["lengths"])
 
 
-def write_training_windows(
-  reader: squad_windows.WindowMaker,
-) -> TrainingWindows:
-  """Writes the windows to train with, unless they are there already."""
-  path = common_flags.record_file("train")
+def write_training_records(reader: squad_windows.WindowMaker) -> finetuning.TaskRecords:
+  """Writes the training windows, unless the same are there already."""
+  path = run_folder.record_path(FLAGS.output_dir, "train")
 
-  def write():
+  def create_record(window: squad_windows.QuestionWindow, span: tuple[int, int]) -> bytes:
+    start, end = span
+    return batching.create_task_record(
+      window.features, start_positions=[start], end_positions=[end]
+    )
+
+  def write() -> dict[str, object]:
+    windows = reader.cut_training_windows(FLAGS.skip_missing_answers)
     num_records = record_files.write_records(
-      path,
-      (
-        batching.create_task_record(
-          window.features, start_positions=[start], end_positions=[end]
-        )
-        for window, (start, end) in reader.cut_training_windows(
-          FLAGS.skip_missing_answers
-        )
-      ),
+      path, itertools.starmap(create_record, windows)
     )
     return {"num_records": num_records, "counts": reader.counts}
 
@@ -398,7 +304,14 @@ def write_training_windows(
   )
   reader.counts = collections.Counter(stamped.facts["counts"])
   _report("train", reader)
-  return TrainingWindows(path, stamped.facts["num_records"], stamped.checksum)
+  position = tf.io.FixedLenFeature([], tf.int64)
+  return finetuning.TaskRecords(
+    path,
+    stamped.facts["num_records"],
+    stamped.checksum,
+    FLAGS.max_seq_length,
+    {"start_positions": position, "end_positions": position},
+  )
 
 
 def _digest(reader: squad_windows.WindowMaker, *settings) -> str:
@@ -415,7 +328,7 @@ def _digest(reader: squad_windows.WindowMaker, *settings) -> str:
 
 def _report(name: str, reader: squad_windows.WindowMaker) -> None:
   """Logs what there was to count, and writes it to a file."""
-  common_flags.log_lines(
+  training_log.log_lines(
     f"Questions of {reader.dataset.path}",
     [f"{what} = {count}" for what, count in sorted(reader.counts.items())],
   )
@@ -429,31 +342,28 @@ def _report(name: str, reader: squad_windows.WindowMaker) -> None:
 
 
 def predict_answers(
-  estimator, reader: squad_windows.WindowMaker, windows: Windows
+  recipe: finetuning.Recipe, reader: squad_windows.WindowMaker, windows: WindowRecords
 ) -> dict[str, squad_answers.Prediction]:
-  """Returns predictions by the id of the question."""
+  """Returns the predictions: id of the question -> prediction."""
   logits = {}
   if windows.places:
-    for row in estimator.predict(input_fn_builder(windows)):
-      number = int(row["record_number"])
-      length = windows.lengths[number]
-      logits[windows.places[number]] = (
-        row["start_logits"][:length],
-        row["end_logits"][:length],
-      )
-  return {
-    question.id: prediction
-    for question, prediction in squad_answers.choose_answers(
-      reader,
-      logits,
-      squad_answers.AnswerSettings(
-        FLAGS.n_best_size,
-        FLAGS.max_answer_length,
-        FLAGS.version_2_with_negative,
-        FLAGS.null_score_diff_threshold,
-      ),
-    )
-  }
+    columns = recipe.predict(windows.records, FLAGS.predict_batch_size)
+    for place, length, start_logits, end_logits in zip(
+      windows.places,
+      windows.lengths,
+      columns["start_logits"],
+      columns["end_logits"],
+    ):
+      # The rest belongs to padding.
+      logits[place] = start_logits[:length], end_logits[:length]
+  settings = squad_answers.AnswerSettings(
+    FLAGS.n_best_size,
+    FLAGS.max_answer_length,
+    FLAGS.version_2_with_negative,
+    FLAGS.null_score_diff_threshold,
+  )
+  predictions = squad_answers.choose_answers(reader, logits, settings)
+  return {question.id: prediction for question, prediction in predictions}
 
 
 def score(
@@ -464,69 +374,60 @@ def score(
   if not FLAGS.version_2_with_negative:
     return squad_evaluation.evaluate_v1(dataset.questions, texts)
   results = squad_evaluation.evaluate_v2(dataset.questions, texts)
-  # Which threshold would be best is found among answers that are not empty.
-  answers = {
-    i: next(
-      (candidate.text for candidate in prediction.n_best if candidate.text), ""
-    )
-    for i, prediction in predictions.items()
-  }
+  # The best threshold is found with the best answers that are not empty.
+  answers: dict[str, str] = {}
+  null_odds: dict[str, Any] = {}
+  for i, prediction in predictions.items():
+    candidates = [candidate.text for candidate in prediction.n_best]
+    answers[i] = next(filter(None, candidates), "")
+    null_odds[i] = prediction.null_odds
   tuned = squad_evaluation.evaluate_v2(
-    dataset.questions,
-    answers,
-    {i: prediction.null_odds for i, prediction in predictions.items()},
-    null_threshold=math.inf,
+    dataset.questions, answers, null_odds, null_threshold=math.inf
   )
-  return {
-    **results,
-    **{
-      name: value for name, value in tuned.items() if name.startswith("best_")
-    },
-  }
-
-
-def _evaluate(estimator, reader, windows) -> dict[str, float]:
-  """Returns the scores and the step that they are of."""
-  results = score(reader.dataset, predict_answers(estimator, reader, windows))
-  results["global_step"] = estimator.global_step
-  estimator.write_eval_summary(results)
+  for name, value in tuned.items():
+    if name.startswith("best_"):
+      results[name] = value
   return results
 
 
+def _evaluate(
+  recipe: finetuning.Recipe, reader: squad_windows.WindowMaker, windows: WindowRecords
+) -> dict[str, float]:
+  """Returns the scores and their step."""
+  predictions = predict_answers(recipe, reader, windows)
+  return recipe.report_scores(score(reader.dataset, predictions))
+
+
 def _predict(
-  estimator, reader: squad_windows.WindowMaker, windows: Windows
+  recipe: finetuning.Recipe, reader: squad_windows.WindowMaker, windows: WindowRecords
 ) -> None:
   """Writes predictions, and scores if there are answers to compare with."""
-  predictions = predict_answers(estimator, reader, windows)
-  files = {
-    "predictions.json": {i: p.text for i, p in predictions.items()},
-    "nbest_predictions.json": {
-      i: [candidate._asdict() for candidate in p.n_best]
-      for i, p in predictions.items()
-    },
-  }
+  predictions = predict_answers(recipe, reader, windows)
+  texts, n_best, null_odds = {}, {}, {}
+  for i, prediction in predictions.items():
+    texts[i] = prediction.text
+    n_best[i] = [candidate._asdict() for candidate in prediction.n_best]
+    null_odds[i] = prediction.null_odds
+  files = {"predictions.json": texts, "nbest_predictions.json": n_best}
   if FLAGS.version_2_with_negative:
-    files["null_odds.json"] = {i: p.null_odds for i, p in predictions.items()}
+    files["null_odds.json"] = null_odds
   for name, content in files.items():
-    file_io.write_text(
-      os.path.join(FLAGS.output_dir, name), json.dumps(content, indent=4) + "\n"
-    )
+    path = os.path.join(FLAGS.output_dir, name)
+    file_io.write_text(path, json.dumps(content, indent=4) + "\n")
   _report("predict", reader)
   if not reader.dataset.has_answers:
     logging.info(
-      "%s has questions without answers, and is not scored.",
+      "%s has questions without answers, so it is not scored.",
       reader.dataset.path,
     )
     return
   results = score(reader.dataset, predictions)
-  results["global_step"] = estimator.global_step
-  common_flags.write_results(
-    os.path.join(FLAGS.output_dir, "eval_results.txt"), results
-  )
+  results["global_step"] = recipe.estimator.global_step
+  run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
   if FLAGS.version_2_with_negative:
     logging.info(
-      "F1 is %.2f with --null_score_diff_threshold=%g, and would be %.2f "
-      "with the one that is best here: --null_score_diff_threshold=%g.",
+      "F1 is %.2f with --null_score_diff_threshold=%g. The best F1 on these "
+      "questions is %.2f, with --null_score_diff_threshold=%g.",
       results["f1"],
       FLAGS.null_score_diff_threshold,
       results["best_f1"],
@@ -537,7 +438,10 @@ def _predict(
 # --- Questions from the command line -----------------------------------------
 
 
-def _answer_questions(estimator, make_reader) -> None:
+def _answer_questions(
+  recipe: finetuning.Recipe,
+  create_reader: Callable[[squad.Dataset], squad_windows.WindowMaker],
+) -> None:
   """Prints answers to questions about a text."""
   if not tf.io.gfile.exists(FLAGS.context_file):
     raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
@@ -545,18 +449,17 @@ def _answer_questions(estimator, make_reader) -> None:
   questions = [FLAGS.question] if FLAGS.question else sys.stdin
   # The folder of the model is only read: a training may be running there.
   with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, "windows.tf_record")
     for question in filter(None, map(str.strip, questions)):
-      reader = make_reader(
-        squad.Dataset(
-          FLAGS.context_file, [text], [squad.Question("0", question, 0)]
-        )
+      dataset = squad.Dataset(
+        FLAGS.context_file, [text], [squad.Question("0", question, 0)]
       )
-      windows = write_windows(reader, os.path.join(folder, "windows.tf_record"))
-      prediction = predict_answers(estimator, reader, windows)["0"]
+      reader = create_reader(dataset)
+      windows = write_records(reader, path)
+      prediction = predict_answers(recipe, reader, windows)["0"]
       print(f"\n{question}")
-      for candidate, span in list(zip(prediction.n_best, prediction.spans))[
-        :_NUM_SHOWN
-      ]:
+      best = list(zip(prediction.n_best, prediction.spans))[:_NUM_SHOWN]
+      for candidate, span in best:
         shown = "(no answer)"
         if span:
           shown = _in_context(text, *reader.get_paragraph(0).find_span(*span))
@@ -565,13 +468,14 @@ def _answer_questions(estimator, make_reader) -> None:
 
 
 def _in_context(text: str, begin: int, end: int) -> str:
-  """Returns a stretch of a text in brackets, with what stands around it."""
+  """Returns a stretch of a text in brackets, with the text around it."""
   before = text[max(0, begin - _CONTEXT_SHOWN) : begin]
   after = text[end : end + _CONTEXT_SHOWN]
-  return " ".join(
-    f"{'...' if begin > _CONTEXT_SHOWN else ''}{before}[{text[begin:end]}]"
-    f"{after}{'...' if end + _CONTEXT_SHOWN < len(text) else ''}".split()
-  )
+  if begin > _CONTEXT_SHOWN:
+    before = "..." + before
+  if end + _CONTEXT_SHOWN < len(text):
+    after += "..."
+  return " ".join(f"{before}[{text[begin:end]}]{after}".split())
 
 
 if __name__ == "__main__":

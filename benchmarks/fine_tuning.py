@@ -52,69 +52,53 @@ def run_ours(settings) -> None:
   """Takes turns with the training of `run_classifier.py`."""
   sys.path.insert(0, ROOT)
   # pylint: disable=g-import-not-at-top
-  import classifier as classifier_lib
   import tensorflow as tf
 
   import estimator as estimator_lib
+  import heads
   import modeling
   import optimization
+  from tasks import classification_records
+  from tasks import classifier_config
+  from tasks import finetuning
   from tasks import glue
   import tokenization
 
   config = modeling.BertConfig.from_json_file(settings["bert_config_file"])
   examples = glue.MRPC.read_examples(settings["data_dir"], "train")
-  classifier = classifier_lib.Classifier(
-    "single_label", ("0", "1"), True, settings["max_seq_length"], "truncate"
+  classifier = classifier_config.ClassifierConfig(
+    heads.SINGLE_LABEL, ("0", "1"), True, settings["max_seq_length"], "truncate"
   )
   dtype = tf.as_dtype(settings["precision"])
-
-  def model_fn(params):
-    model = modeling.BertForSequenceClassification(
+  recipe = finetuning.Recipe(
+    classifier.head,
+    lambda params: modeling.BertForSequenceClassification(
       config, 2, dtype, params["seed"]
-    )
-    return estimator_lib.EstimatorSpec(
-      model,
-      classifier_lib.loss_fn_builder(
-        lambda features, seed: model(
-          features["input_ids"],
-          features["input_mask"],
-          features["segment_ids"],
-          seed,
-        ),
-        classifier,
-      ),
-      optimizer=optimization.create_optimizer(5e-5, 10**6, 0),
-    )
-
-  trainer = estimator_lib.TPUEstimator(
-    model_fn,
+    ),
     estimator_lib.RunConfig(
       eval_every_steps=settings["steps"], compute_dtype=dtype
     ),
-    train_batch_size=settings["batch_size"],
+    finetuning.BatchSettings(settings["batch_size"], settings["pads"]),
+    optimizer=optimization.create_optimizer(5e-5, 10**6, 0),
   )
   my_turns = turns.answer_turns({})
   with tempfile.TemporaryDirectory() as folder:
-    records = classifier_lib.write_records(
+    records = classification_records.write_records(
       os.path.join(folder, "x.tf_record"),
       classifier,
       tokenization.FullTokenizer(settings["vocab_file"]),
       examples,
-      glue.MRPC.targets(examples, classifier.labels),
+      classification_records.TrainingTargets(
+        glue.MRPC.targets(examples, classifier.labels)
+      ),
     )
     next(my_turns)
 
-    def end_of_turn():
+    def end_turn():
       next(my_turns)
       return {"loss": 0.0}
 
-    trainer.train(
-      classifier_lib.input_fn_builder(
-        records, classifier, is_training=True, static_shapes=settings["pads"]
-      ),
-      10**9,
-      evaluate_fn=end_of_turn,
-    )
+    recipe.train(records.records, len(examples), 10**9, end_turn)
 
 
 def run_peer(settings) -> None:

@@ -18,7 +18,7 @@ from data import encoding
 import modeling
 from serving import graph_tokenization
 from tasks import classification
-from tasks import classifier as classifier_lib
+from tasks import classifier_config
 from tasks import ner
 import tokenization
 
@@ -401,7 +401,7 @@ class Classifier(_Served):
   """
 
   def __init__(
-    self, model, reader: Reader, classifier: classifier_lib.Classifier
+    self, model, reader: Reader, classifier: classifier_config.ClassifierConfig
   ):
     super().__init__(model, reader)
     self._problem_type = classifier.problem_type

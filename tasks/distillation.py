@@ -1,10 +1,15 @@
-"""What a teacher says of texts, asked once and kept (Turc et al., 2019)."""
+"""Learning from a teacher (Hinton et al., 2015; Turc et al., 2019).
 
-from collections.abc import Sequence
+The logits of the teacher are computed once, and cached in a file that is named
+after the texts and the weights.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import io
 import json
 import os
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
@@ -13,67 +18,117 @@ import tensorflow as tf
 from data import file_io
 from errors import UserError
 import estimator as estimator_lib
+import heads
 import modeling
 from tasks import classification
-from tasks import classifier as classifier_lib
+from tasks import classification_records
+from tasks import classifier_config
+from tasks import finetuning
 import tokenization
 
 _BATCH_SIZE = 32
 
 
+class DistillationSettings(NamedTuple):
+  """How a student learns from a teacher.
+
+  Attributes:
+    temperature: Divisor of the logits of both.
+    hard_label_weight: Share of the loss of the labels, from 0 to 1; the rest is
+      the loss of the teacher's logits.
+  """
+
+  temperature: float = 1.0
+  hard_label_weight: float = 0.0
+
+
+def add_teacher(
+  named_losses: Callable[..., heads.NamedSums],
+  classifier: classifier_config.ClassifierConfig,
+  settings: DistillationSettings,
+) -> Callable[..., heads.NamedSums]:
+  """Returns the losses of a student, a function like `Head.named_losses`.
+
+  Args:
+    named_losses: Function that returns the loss of the labels as `loss`.
+    classifier: Says what is predicted.
+    settings: How the student learns.
+  """
+  share = settings.hard_label_weight
+
+  def student_losses(
+    logits: tf.Tensor, features: Mapping[str, tf.Tensor]
+  ) -> heads.NamedSums:
+    terms = {}
+    if share > 0.0:
+      total, weight = named_losses(logits, features)["loss"]
+      terms["label_loss"] = (share * total, weight)
+    if share < 1.0:
+      weights = features["is_real_example"] * features["teacher_weight"]
+      total, weight = classifier.problem.teacher_loss(
+        logits, features["teacher_logits"], weights, settings.temperature
+      )
+      terms["teacher_loss"] = ((1.0 - share) * total, weight)
+    return terms
+
+  return student_losses
+
+
+# --- The logits of the teacher -----------------------------------------------
+
+
 def teacher_logits(
   teacher_dir: str,
   examples: Sequence[classification.Example],
-  student: classifier_lib.Classifier,
+  student: classifier_config.ClassifierConfig,
   cache_dir: str,
   compute_dtype: tf.DType,
 ) -> np.ndarray:
-  """Returns the logits of a teacher for n examples.
-
-  They are kept in `cache_dir`, in a file named after the texts and the weights,
-  and read from there when they are needed again.
+  """Returns the logits of a teacher, from the cache if they are there.
 
   Args:
-    teacher_dir: folder of a trained classifier, or of its `export`.
-    examples: what to label.
-    student: the classifier that will learn from it.
-    cache_dir: folder of what the teacher has said.
-    compute_dtype: of the teacher's activations.
+    teacher_dir: Folder of a trained classifier, or of its `export`.
+    examples: Examples to label.
+    student: The classifier that learns from the teacher.
+    cache_dir: Folder of the cached logits.
+    compute_dtype: Type of the teacher's activations.
 
   Returns:
-    float32 [n, num_outputs], in the order of the student's labels.
+    float32 [num_examples, num_outputs], in the order of the student's labels.
 
   Raises:
-    UserError: the folder holds no classifier, or one of other labels.
+    UserError: the folder holds no classifier, or one with other labels.
   """
   export_dir = os.path.join(teacher_dir, "export")
   folder = export_dir if tf.io.gfile.isdir(export_dir) else teacher_dir
-  teacher = classifier_lib.Classifier.read(folder)
+  teacher = classifier_config.ClassifierConfig.read(folder)
   prefix = os.path.join(folder, "bert_model.ckpt")
   if teacher is None:
     raise UserError(
-      f"--teacher_model_dir={teacher_dir} holds no classifier.json. It takes "
-      "the --output_dir of a classifier that was trained, or its export/."
+      f"--teacher_model_dir={teacher_dir} holds no classifier.json. Pass the "
+      "--output_dir of a trained classifier, or its export/."
     )
   if (teacher.problem_type, sorted(teacher.labels)) != (
     student.problem_type,
     sorted(student.labels),
   ):
     raise UserError(
-      f"The teacher in {folder} predicts {_description(teacher)}; the student"
-      f" is to predict {_description(student)}. Use a teacher of this task."
+      f"The teacher in {folder} predicts {_describe_labels(teacher)}; the "
+      f"student is to predict {_describe_labels(student)}. Use a teacher of "
+      "this task."
     )
   teacher.check_weights(prefix, "--teacher_model_dir")
   columns = [teacher.labels.index(label) for label in student.labels] or [0]
-  path = os.path.join(
-    cache_dir, f"teacher-{_key(teacher, prefix, examples)}.npy"
-  )
+  key = _cache_key(teacher, prefix, examples)
+  path = os.path.join(cache_dir, f"teacher-{key}.npy")
   cached = read_cached(path, (len(examples), teacher.num_outputs))
   if cached is not None:
-    logging.info("%s has what the teacher says.", path)
+    logging.info("The logits of the teacher are read from %s.", path)
     return cached[:, columns]
   logging.info("***** The teacher labels %d examples *****", len(examples))
-  logits = _ask(teacher, folder, prefix, examples, path, compute_dtype)
+  logits = _compute_logits(
+    teacher, folder, prefix, examples, path, compute_dtype
+  )
   with file_io.atomic_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       np.save(writer, logits)
@@ -81,14 +136,14 @@ def teacher_logits(
 
 
 def read_cached(path: str, shape: tuple[int, int]) -> np.ndarray | None:
-  """Returns the logits of a `.npy` file; None if they have to be computed.
+  """Returns the logits of a `.npy` file; None if they must be computed.
 
   Args:
-    path: of the file.
-    shape: of the logits.
+    path: Path of the file.
+    shape: Shape of the logits.
 
   Returns:
-    float32, of that shape; None if there is no such file, or it is damaged.
+    float32 of that shape; None if there is no such file, or it is damaged.
 
   Raises:
     UserError: the file cannot be read.
@@ -101,42 +156,45 @@ def read_cached(path: str, shape: tuple[int, int]) -> np.ndarray | None:
     header, {"descr": "<f4", "fortran_order": False, "shape": shape}
   )
   start = len(header.getvalue())
-  if content.startswith(header.getvalue()) and (
-    len(content) == start + 4 * shape[0] * shape[1]
-  ):
+  num_bytes = 4 * shape[0] * shape[1]
+  has_header = content.startswith(header.getvalue())
+  if has_header and len(content) == start + num_bytes:
     logits = np.frombuffer(content, "<f4", offset=start).reshape(shape)
     if np.isfinite(logits).all():
       return logits
-  logging.warning("%s is damaged, and is made again.", path)
+  logging.warning("%s is damaged, so it is computed again.", path)
   return None
 
 
-def _description(classifier: classifier_lib.Classifier) -> str:
+def _describe_labels(classifier: classifier_config.ClassifierConfig) -> str:
   return ", ".join(classifier.labels) or "a number"
 
 
-def _key(teacher, prefix: str, examples) -> str:
-  """Returns a name for what the teacher says of the examples."""
-  digest = hashlib.sha256(
-    json.dumps(
-      [
-        teacher.max_seq_length,
-        teacher.long_text,
-        teacher.do_lower_case,
-        [(example.text_a, example.text_b) for example in examples],
-      ]
-    ).encode()
-  )
+def _cache_key(teacher, prefix: str, examples) -> str:
+  """Returns a digest of all that the logits depend on."""
+  texts = [(example.text_a, example.text_b) for example in examples]
+  settings = [
+    teacher.max_seq_length,
+    teacher.long_text,
+    teacher.do_lower_case,
+    texts,
+  ]
+  digest = hashlib.sha256(json.dumps(settings).encode())
   # The index of a checkpoint has a checksum of each tensor.
   with tf.io.gfile.GFile(prefix + ".index", "rb") as reader:
     digest.update(reader.read())
   return digest.hexdigest()[:16]
 
 
-def _ask(
-  teacher, folder: str, prefix: str, examples, path: str, compute_dtype
+def _compute_logits(
+  teacher: classifier_config.ClassifierConfig,
+  folder: str,
+  prefix: str,
+  examples: Sequence[classification.Example],
+  path: str,
+  compute_dtype: tf.DType,
 ) -> np.ndarray:
-  """Returns the logits of the teacher, float32 [n, num_outputs]."""
+  """Returns the logits of the teacher, float32 [num_examples, num_outputs]."""
   config = modeling.BertConfig.from_json_file(
     os.path.join(folder, "bert_config.json")
   )
@@ -150,28 +208,23 @@ def _ask(
     os.path.join(folder, "vocab.txt"), teacher.do_lower_case
   )
 
-  def model_fn(params):
-    model = modeling.BertForSequenceClassification(
-      config, teacher.num_outputs, compute_dtype, params["seed"]
-    )
-    return estimator_lib.EstimatorSpec(
-      model=model,
-      init_checkpoint=prefix,
-      predict_fn=classifier_lib.predict_fn_builder(
-        lambda features, dropout_seed: model(
-          features["input_ids"],
-          features["input_mask"],
-          features["segment_ids"],
-          dropout_seed,
-        )
-      ),
+  def create_model(params):
+    return teacher.head.create_model(
+      config,
+      teacher.num_outputs,
+      compute_dtype=compute_dtype,
+      seed=params["seed"],
     )
 
-  estimator = estimator_lib.TPUEstimator(model_fn, estimator_lib.RunConfig())
-  with file_io.temporary_folder(path) as folder:
-    records = classifier_lib.write_records(
-      os.path.join(folder, "texts.tf_record"), teacher, tokenizer, examples
+  recipe = finetuning.Recipe(
+    teacher.head,
+    create_model,
+    estimator_lib.RunConfig(),
+    init_checkpoint=prefix,
+  )
+  with file_io.temporary_folder(path) as temporary:
+    records = classification_records.write_records(
+      os.path.join(temporary, "texts.tf_record"), teacher, tokenizer, examples
     )
-    return classifier_lib.predict_logits(
-      estimator, records, teacher, _BATCH_SIZE
-    ).astype(np.float32)
+    logits = classification_records.predict_logits(recipe, records, _BATCH_SIZE)
+  return logits.astype(np.float32)

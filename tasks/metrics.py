@@ -186,7 +186,7 @@ def entity_scores(
   return results
 
 
-# --- Probabilities and losses ------------------------------------------------
+# --- Probabilities -----------------------------------------------------------
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -196,17 +196,6 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
   return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
 
 
-def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-  """Losses [n] of int labels [n] under logits [n, num_classes]."""
-  return -log_softmax(logits)[np.arange(len(labels)), labels]
-
-
 def sigmoid(logits: np.ndarray) -> np.ndarray:
   """Probabilities, float64, of logits that stand each for itself."""
   return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
-
-
-def sigmoid_cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-  """Losses [n], means over labels; 1 or 0, and logits, [n, num_labels]."""
-  logits = np.asarray(logits, np.float64)
-  return np.mean(np.logaddexp(0.0, logits) - labels * logits, axis=-1)

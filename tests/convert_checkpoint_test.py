@@ -14,7 +14,7 @@ import checkpoint
 import convert_checkpoint
 from errors import UserError
 import modeling
-from tasks import classifier as classifier_lib
+from tasks import classifier_config
 
 
 def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
@@ -123,7 +123,7 @@ def test_conversion_of_heads(
   (source / "bert_config.json").write_text(config.to_json_string())
   (source / "vocab.txt").write_text(pathlib.Path(vocab_file).read_text())
   if settings:
-    classifier_lib.Classifier(
+    classifier_config.ClassifierConfig(
       settings[0], tuple(settings[1]), True, 8, "truncate"
     ).write(str(source))
   theirs, back = tmp_path / "theirs", tmp_path / "back"

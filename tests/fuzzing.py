@@ -38,7 +38,6 @@ import tensorflow as tf
 import zstandard
 
 import checkpoint
-import common_flags
 from data import feature_files
 from data import file_io
 from data import locks
@@ -54,7 +53,7 @@ from pretraining import input_pipeline
 from pretraining import record_formats
 import run_glue
 from tasks import classification
-from tasks import classifier
+from tasks import classifier_config
 from tasks import distillation
 from tasks import metrics
 from tasks import ner
@@ -63,6 +62,7 @@ from tasks import squad_evaluation
 from tasks import squad_windows
 from tasks import swag
 import tokenization
+from training import cluster
 
 # Limits for one read. Seconds are those of the processor, because other
 # programs must not matter.
@@ -525,7 +525,7 @@ def _write_their_config(folder, rng):
 
 
 def _write_classifier(folder, rng):
-  classifier.Classifier(
+  classifier_config.ClassifierConfig(
     "single_label",
     ("x", "y\u00e9", _text(rng)),
     True,
@@ -1088,7 +1088,7 @@ def _write_tf_config(folder, rng):
 
 def _read_tf_config(folder):
   with open(os.path.join(folder, "TF_CONFIG"), "rb") as reader:
-    return common_flags.num_machines(
+    return cluster.count_machines(
       reader.read().decode("utf-8", "surrogateescape")
     )
 
@@ -1160,7 +1160,7 @@ KINDS = (
     "classifier.json",
     "classifier.json",
     _write_classifier,
-    classifier.Classifier.read,
+    classifier_config.ClassifierConfig.read,
     is_json=True,
   ),
   Kind("vocab.txt", "vocab.txt", _write_vocab, _read_vocab),

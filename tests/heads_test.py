@@ -9,7 +9,6 @@ import checkpoint
 import heads
 from serving import signatures
 from tasks import classification
-from tasks import classifier as classifier_lib
 
 
 @pytest.mark.parametrize("name", heads.HEADS)
@@ -53,8 +52,8 @@ def test_every_serving_class_exists():
       assert issubclass(getattr(signatures, head.serving_class), tf.Module)
   assert {head.name for head in heads.HEADS.values() if head.is_classifier} == {
     *classification.PROBLEM_TYPES,
-    classifier_lib.TAGGING,
-    classifier_lib.MULTIPLE_CHOICE,
+    heads.TAGGING,
+    heads.MULTIPLE_CHOICE,
   }
 
 

@@ -304,7 +304,7 @@ def test_a_model_of_glue_writes_all_its_files(classify, tmp_path):
     ),
     (
       dict(do_train=True, task_file="x.json", problem_type="regression"),
-      "--problem_type and --task_file=x.json say the same",
+      "--problem_type and --task_file=x.json set the same",
     ),
     (
       dict(do_train=True, teacher_model_dir="/nowhere"),

@@ -6,11 +6,13 @@ bert_model.ckpt.*  its weights
 classifier.json    the meaning of its head, if it has one
 """
 
+from collections.abc import Callable
 import os
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from data import file_io
 from errors import UserError
 
 # Folder of the models that `download_model.py` has downloaded.
@@ -18,18 +20,19 @@ MODELS_DIR = "models"
 
 
 class ModelFiles(NamedTuple):
-  """The files of a model; each field is named after the flag that sets it.
+  """The files of a model, each named like the flag that sets it.
 
   Attributes:
-    bert_config_file: path of the config, or None.
-    vocab_file: path of the vocabulary, or None.
-    init_checkpoint: prefix of a checkpoint, or a file of other weights, or
-      None.
+    bert_config_file: Path of the config.
+    vocab_file: Path of the vocabulary.
+    init_checkpoint: Prefix of a checkpoint, or path of a file of other weights.
+
+  A file that is not named is the empty string.
   """
 
-  bert_config_file: str | None = None
-  vocab_file: str | None = None
-  init_checkpoint: str | None = None
+  bert_config_file: str = ""
+  vocab_file: str = ""
+  init_checkpoint: str = ""
 
 
 # The names of these files in a folder.
@@ -40,7 +43,7 @@ def find_model(model: str) -> ModelFiles:
   """Returns the files of a model.
 
   Args:
-    model: path of its folder, or name of a folder in `MODELS_DIR`.
+    model: Path of its folder, or name of a folder in `MODELS_DIR`.
 
   Raises:
     UserError: there is no such folder.
@@ -53,3 +56,35 @@ def find_model(model: str) -> ModelFiles:
     f"--model={model}: there is neither a folder {folders[0]} nor "
     f"{folders[1]}. Released models are downloaded by download_model.py."
   )
+
+
+def export_model(
+  folder: str,
+  config: str,
+  vocab_file: str,
+  write_more: Callable[[str], None] | None,
+  export_weights: Callable[[str], None],
+) -> None:
+  """Writes a folder like those of released models.
+
+  The index of the checkpoint is removed first and written last, so that new
+  weights never lie next to an old config.
+
+  Args:
+    folder: Folder to write.
+    config: Contents of the config.
+    vocab_file: Path of the vocabulary; empty for none.
+    write_more: Function (folder) that writes further files, or None.
+    export_weights: Function (prefix) that writes the checkpoint.
+  """
+  names = FILE_NAMES
+  prefix = os.path.join(folder, names.init_checkpoint)
+  file_io.remove_leftovers(folder)
+  file_io.remove_if_there([prefix + ".index"])
+  file_io.write_text(os.path.join(folder, names.bert_config_file), config)
+  if vocab_file:
+    vocabulary = file_io.read_bytes(vocab_file)
+    file_io.write_bytes(os.path.join(folder, names.vocab_file), vocabulary)
+  if write_more:
+    write_more(folder)
+  export_weights(prefix)

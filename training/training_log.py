@@ -7,7 +7,7 @@ the line before. Steps rise: what an interrupted run will do again is dropped
 when it goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 import math
 import os
@@ -254,3 +254,10 @@ def _duration(seconds: float) -> str:
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def log_lines(title: str, lines: Iterable[str]) -> None:
+  """Logs lines under a title."""
+  logging.info("***** %s *****", title)
+  for line in lines:
+    logging.info("  %s", line)
