@@ -1,14 +1,17 @@
-"""Fine-tuning: data sets, metrics, result files, and distillation.
+"""Fine-tuning: data sets, the recipe, metrics, result files, distillation.
 
+finetuning              the recipe: train, evaluate, predict, in order
 classification          tables of texts and labels
-glue, xnli              published data sets of that kind
+classification_records  texts to records, logits of windows to logits of texts
+classification_results  files of predictions and mistakes
+classifier_config       `classifier.json`: what a classifier predicts
+problem_types           one label, several labels, or a value
+distillation            learning from the logits of a teacher
+glue, xnli              published data sets of texts and labels
 ner, squad, swag        words and tags; questions; choices
 squad_windows           questions and paragraphs to sequences
 squad_answers           logits to answers
 text_files              tables and lines, with checks
-classifier              examples to records, a loss, and predictions
-distillation            the logits of a teacher, computed once
 metrics                 scores as NumPy functions
 squad_evaluation        the official scores of SQuAD
-classification_results  files of predictions and mistakes
 """

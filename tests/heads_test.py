@@ -1,6 +1,6 @@
 """Tests of heads.py."""
 
-import conftest
+import builders
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,7 +14,7 @@ from tasks import classification
 @pytest.mark.parametrize("name", heads.HEADS)
 def test_models_hold_the_variables_that_they_are_recognized_by(name):
   head = heads.HEADS[name]
-  model = head.create_model(conftest.tiny_config(), num_outputs=3)
+  model = head.create_model(builders.tiny_config(), num_outputs=3)
   names = set(checkpoint.variables_by_name(model))
   assert isinstance(model, head.model_class)
   assert set(head.recognized_by) <= set(head.transformers_names) <= names

@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = [
   {"errors"},
   {"data"},
-  {"checkpoint", "losses", "modeling", "optimization", "tokenization"},
+  {"losses", "modeling", "optimization", "tokenization"},
+  {"heads"},
+  {"checkpoint"},
   {"training"},
   {"estimator"},
   {"pretraining", "tasks"},

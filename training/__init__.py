@@ -1,5 +1,8 @@
-"""Parts of the estimator: how training is stopped and shown.
+"""Parts of the estimator, and of the folders of runs.
 
+cluster         machines, GPUs and TPUs
+model_folder    the files that make up a model: found and exported
+run_folder      the names of files in --output_dir
 interruption    ends a call of the training graph early: clock or signal
 training_log    the lines, files and curves that show a training
 """
