@@ -360,7 +360,7 @@ def test_classifier_refuses_labels_that_do_not_fit_the_weights(
     file.unlink()
   (run / "checkpoint").unlink()
   with pytest.raises(
-    ValueError, match="has no classifier, only what one is trained from"
+    ValueError, match="has no classifier, only weights from which"
   ):
     classify(do_predict=True)
 
@@ -446,7 +446,7 @@ def test_a_student_learns_what_the_teacher_says(
   ] == [row[:2] for row in says]
   [kept] = (teacher / "distillation").iterdir()
   # What it said is read again by another student.
-  monkeypatch.setattr(distillation, "_ask", None)
+  monkeypatch.setattr(distillation, "_compute_logits", None)
   classify("other", **{**student_flags, "num_train_epochs": 1})
   # With hard labels alone the student believes them.
   misled = classify(

@@ -66,6 +66,6 @@ def test_tags_that_were_not_trained_are_refused(tag):
   with pytest.raises(
     ValueError,
     match="dev.txt, line .*: the tag 'B-tame' is "
-    "none of those trained with: B-pet",
+    "not one of those trained with: B-pet",
   ):
     tag(do_eval=True)
