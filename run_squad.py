@@ -258,7 +258,9 @@ def _read_dataset(path: str) -> squad.Dataset:
 # --- Records -----------------------------------------------------------------
 
 
-def write_records(reader: squad_windows.WindowMaker, path: str) -> WindowRecords:
+def write_records(
+  reader: squad_windows.WindowMaker, path: str
+) -> WindowRecords:
   """Writes the windows of all questions, unless the same are there already."""
 
   def write() -> dict[str, object]:
@@ -282,11 +284,15 @@ def write_records(reader: squad_windows.WindowMaker, path: str) -> WindowRecords
   return WindowRecords(records, places, facts["lengths"])
 
 
-def write_training_records(reader: squad_windows.WindowMaker) -> finetuning.TaskRecords:
+def write_training_records(
+  reader: squad_windows.WindowMaker,
+) -> finetuning.TaskRecords:
   """Writes the training windows, unless the same are there already."""
   path = run_folder.record_path(FLAGS.output_dir, "train")
 
-  def create_record(window: squad_windows.QuestionWindow, span: tuple[int, int]) -> bytes:
+  def create_record(
+    window: squad_windows.QuestionWindow, span: tuple[int, int]
+  ) -> bytes:
     start, end = span
     return batching.create_task_record(
       window.features, start_positions=[start], end_positions=[end]
@@ -342,7 +348,9 @@ def _report(name: str, reader: squad_windows.WindowMaker) -> None:
 
 
 def predict_answers(
-  recipe: finetuning.Recipe, reader: squad_windows.WindowMaker, windows: WindowRecords
+  recipe: finetuning.Recipe,
+  reader: squad_windows.WindowMaker,
+  windows: WindowRecords,
 ) -> dict[str, squad_answers.Prediction]:
   """Returns the predictions: id of the question -> prediction."""
   logits = {}
@@ -391,7 +399,9 @@ def score(
 
 
 def _evaluate(
-  recipe: finetuning.Recipe, reader: squad_windows.WindowMaker, windows: WindowRecords
+  recipe: finetuning.Recipe,
+  reader: squad_windows.WindowMaker,
+  windows: WindowRecords,
 ) -> dict[str, float]:
   """Returns the scores and their step."""
   predictions = predict_answers(recipe, reader, windows)
@@ -399,7 +409,9 @@ def _evaluate(
 
 
 def _predict(
-  recipe: finetuning.Recipe, reader: squad_windows.WindowMaker, windows: WindowRecords
+  recipe: finetuning.Recipe,
+  reader: squad_windows.WindowMaker,
+  windows: WindowRecords,
 ) -> None:
   """Writes predictions, and scores if there are answers to compare with."""
   predictions = predict_answers(recipe, reader, windows)
