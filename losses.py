@@ -61,7 +61,9 @@ def squared_error(predictions: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
   return tf.square(errors)
 
 
-def _weighted_sum(example_loss, example_weights) -> SumAndWeight:
+def weighted_sum(
+  example_loss: tf.Tensor, example_weights: tf.Tensor
+) -> SumAndWeight:
   """Returns the sum of weighted losses, and the sum of the weights."""
   return (
     tf.reduce_sum(example_loss * example_weights),
@@ -88,7 +90,7 @@ def masked_lm_loss(
   """
   label_weights = tf.reshape(tf.cast(label_weights, tf.float32), [-1])
   example_loss = cross_entropy(tf.cast(logits, tf.float32), label_ids)
-  total, weight = _weighted_sum(example_loss, label_weights)
+  total, weight = weighted_sum(example_loss, label_weights)
   # As in the original code: a batch without masks has the loss 0.
   return total, weight + 1e-5
 
@@ -107,7 +109,7 @@ def classification_loss(
   Returns:
     The sum of weighted losses, and their weight.
   """
-  return _weighted_sum(cross_entropy(logits, label_ids), example_weights)
+  return weighted_sum(cross_entropy(logits, label_ids), example_weights)
 
 
 def multi_label_loss(
@@ -129,7 +131,7 @@ def multi_label_loss(
     The sum of weighted losses, and their weight.
   """
   example_loss = multi_label_cross_entropy(logits, labels, label_weights)
-  return _weighted_sum(example_loss, example_weights)
+  return weighted_sum(example_loss, example_weights)
 
 
 def regression_loss(
@@ -145,7 +147,7 @@ def regression_loss(
   Returns:
     The sum of weighted losses, and their weight.
   """
-  return _weighted_sum(squared_error(predictions, targets), example_weights)
+  return weighted_sum(squared_error(predictions, targets), example_weights)
 
 
 def distillation_loss(
@@ -172,7 +174,7 @@ def distillation_loss(
     labels=tf.nn.softmax(teacher_logits / temperature),
     logits=logits / temperature,
   )
-  return _weighted_sum(temperature**2 * example_loss, example_weights)
+  return weighted_sum(temperature**2 * example_loss, example_weights)
 
 
 def multi_label_distillation_loss(
@@ -255,4 +257,4 @@ def correct(
   """
   predictions = tf.argmax(logits, axis=-1, output_type=label_ids.dtype)
   is_right = tf.cast(predictions == label_ids, tf.float32)
-  return _weighted_sum(is_right, label_weights)
+  return weighted_sum(is_right, label_weights)
