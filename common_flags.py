@@ -20,6 +20,7 @@ from tasks import classifier_config
 from tasks import finetuning
 import tokenization
 from training import cluster
+from training import cost
 from training import model_folder
 
 FLAGS = flags.FLAGS
@@ -679,8 +680,8 @@ def training_cost(
 
   Args:
     config: Config of the model.
-    num_outputs: See `modeling.training_flops`.
-    num_predictions: See `modeling.training_flops`.
+    num_outputs: See `cost.training_flops`.
+    num_predictions: See `cost.training_flops`.
     num_sequences: Number of sequences per example.
   """
 
@@ -690,13 +691,13 @@ def training_cost(
     seq_length = tf.cast(tf.shape(ids)[-1], tf.float32)
     num_rows = tf.cast(tf.size(ids), tf.float32) / seq_length
     num_tokens = tf.cast(tf.reduce_sum(features["input_mask"]), tf.float32)
-    flops = modeling.training_flops(
+    flops = cost.training_flops(
       config, num_rows, seq_length, num_outputs, num_predictions
     )
     return estimator.Work(num_tokens, flops)
 
   def activation_bytes(num_examples: int) -> int:
-    return modeling.activation_bytes(
+    return cost.activation_bytes(
       config,
       num_sequences * num_examples,
       FLAGS.max_seq_length,

@@ -98,6 +98,7 @@ class HubClassifier(tf.Module):
     self.output = modeling.OutputLayer(
       "", hidden_size, num_labels, modeling.Initializer(seed, stddev=0.02)
     )
+    self._dropout = modeling.Dropout("output", rate=0.1)
 
   def __call__(self, input_ids, input_mask, token_type_ids, dropout_seed=None):
     """Returns logits, float32 [batch_size, num_labels]."""
@@ -107,9 +108,7 @@ class HubClassifier(tf.Module):
       token_type_ids,
       is_training=dropout_seed is not None,
     )
-    return self.output(
-      modeling.dropout(pooled_output, rate=0.1, seed=dropout_seed, site=0)
-    )
+    return self.output(self._dropout(pooled_output, dropout_seed))
 
 
 def load(handle: str, flag: str) -> HubEncoder:

@@ -29,9 +29,10 @@ class Line(tf.Module):
   def __init__(self):
     super().__init__()
     self.slope = tf.Variable([[1.0], [2.0]], name="line/kernel")
+    self.dropout = modeling.Dropout("line", 0.5)
 
   def __call__(self, x, seed):
-    return tf.matmul(modeling.dropout(x, 0.5, seed, 0), self.slope)[:, 0]
+    return tf.matmul(self.dropout(x, seed), self.slope)[:, 0]
 
 
 def line_estimator(model_dir=None, num_train_steps=20, seed=1, **config):

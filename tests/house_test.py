@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = [
   {"errors"},
   {"data"},
-  {"losses", "modeling", "optimization", "tokenization"},
+  {"losses", "operations", "optimization", "tokenization"},
+  {"modeling"},
   {"heads"},
   {"checkpoint"},
   {"training"},

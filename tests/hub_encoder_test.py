@@ -94,6 +94,20 @@ def test_a_module_of_tensorflow_1_computes_what_it_did(vocab_file, tmp_path):
     )
 
 
+def test_a_classifier_applies_dropout_in_training():
+  def encoder(input_ids, input_mask, token_type_ids, is_training):
+    return tf.ones([1, 50]) * (2.0 if is_training else 1.0)
+
+  classifier = hub_encoder.HubClassifier(encoder, 50, num_labels=4, seed=0)
+  ids = tf.zeros([1, 3], tf.int32)
+  weights = classifier.output.output_weights.numpy()
+  np.testing.assert_allclose(
+    classifier(ids, ids, ids), [weights.sum(axis=1)], atol=1e-6
+  )
+  in_training = classifier(ids, ids, ids, tf.constant([1, 2]))
+  assert np.abs(in_training - 2 * weights.sum(axis=1)).max() > 1e-4
+
+
 def test_what_is_no_encoder_is_refused(tmp_path):
   with pytest.raises(ValueError, match="there is no such folder, and an addre"):
     hub_encoder.load(str(tmp_path / "nowhere"), "--handle")

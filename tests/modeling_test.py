@@ -13,6 +13,7 @@ import checkpoint
 from errors import UserError
 import losses
 import modeling
+import operations
 
 LAYER_NAMES = [
   "attention/self/query/kernel",
@@ -128,7 +129,7 @@ def test_attention_agrees_with_numpy():
   x = rng.normal(size=(2, 5, 32)).astype(np.float32)
   bias = np.array([[0] * 5, [0, 0, 0, -10000, -10000]], np.float32)
   rows = tf.reshape(x, [10, 32])
-  actual = attention(rows, rows, bias[:, None, None, :], None, 0)
+  actual = attention(rows, rows, bias[:, None, None, :], None)
   q, k, v = (
     x @ dense.kernel.numpy()
     for dense in (attention.query, attention.key, attention.value)
@@ -144,63 +145,105 @@ def test_attention_agrees_with_numpy():
   np.testing.assert_allclose(actual, expected.reshape(10, 32), atol=1e-4)
 
 
-def test_written_out_gradients_agree_with_automatic_ones():
-  rng = np.random.default_rng(0)
-  x, upstream = (
-    tf.constant(rng.normal(size=(11, 8)), tf.float32) for _ in range(2)
+HEAD_MODELS = [
+  # The model, its arguments after the config, and whether dropout follows the
+  # encoder.
+  (modeling.BertForSequenceClassification, [3], True),
+  (modeling.BertForTokenClassification, [3], True),
+  (modeling.BertForMultipleChoice, [], True),
+  (modeling.BertForQuestionAnswering, [], False),
+]
+
+
+@pytest.mark.parametrize("model_class, arguments, has_own", HEAD_MODELS)
+def test_every_dropout_of_a_model_changes_its_logits(
+  monkeypatch, model_class, arguments, has_own
+):
+  config = builders.tiny_config(
+    hidden_dropout_prob=0.5,
+    attention_probs_dropout_prob=0.25,
+    initializer_range=0.5,
   )
-  gamma, beta = (tf.constant(rng.normal(size=8), tf.float32) for _ in range(2))
-  ids = tf.constant(rng.integers(0, 4, 11))
+  model = model_class(config, *arguments)
+  batch = list(random_batch(config).values())
+  if model_class is modeling.BertForMultipleChoice:
+    batch = [np.stack([x, x[::-1]], axis=1) for x in batch]
+  calls = []
+  dropout = operations.dropout
 
-  def plain_layer_norm(x, gamma, beta):
-    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-    return (x - mean) / tf.sqrt(variance + 1e-12) * gamma + beta
+  def logits(only_call):
+    """Returns logits with the dropout of one call alone."""
+    calls.clear()
 
-  pairs = [
-    (modeling.gelu, lambda x: tf.nn.gelu(x, approximate=True), (x,)),
-    (modeling.gelu_erf, lambda x: tf.nn.gelu(x, approximate=False), (x,)),
-    (modeling.layer_norm, plain_layer_norm, (x, gamma, beta)),
-    (modeling.add_bias, lambda x, bias: x + bias, (x, beta)),
-    (
-      lambda table: modeling.embedding_lookup(table, ids),
-      lambda table: tf.linalg.matmul(tf.one_hot(ids, 4), table),
-      (x[:4],),
-    ),
-  ]
-  for ours, plain, arguments in pairs:
-    results = []
-    for function in (ours, plain):
+    def patched(x, rate, seed):
+      calls.append((rate, tuple(seed.numpy())))
+      is_active = len(calls) - 1 == only_call
+      return dropout(x, rate, seed) if is_active else x
+
+    monkeypatch.setattr(operations, "dropout", patched)
+    return np.array(model(*batch, dropout_seed=tf.constant([5, 7])))
+
+  without = logits(only_call=None)
+  # Embeddings; attention and two outputs of each layer; before the head.
+  assert [rate for rate, _ in calls] == (
+    [0.5] + [0.25, 0.5, 0.5] * 2 + [0.5] * has_own
+  )
+  assert len({seed for _, seed in calls}) == len(calls)
+  for call in range(len(calls)):
+    assert np.abs(logits(only_call=call) - without).max() > 1e-3, call
+  calls.clear()
+  np.testing.assert_array_equal(np.array(model(*batch)), without)
+  assert not calls
+
+
+def test_dropout_draws_by_its_path_and_its_seed():
+  x = tf.ones([100, 10])
+  seed = tf.constant([1, 2])
+  dropped = modeling.Dropout("a/b", 0.5)(x, seed)
+  np.testing.assert_array_equal(modeling.Dropout("a/b", 0.5)(x, seed), dropped)
+  for other in [
+    modeling.Dropout("a/c", 0.5)(x, seed),
+    modeling.Dropout("a/b", 0.5)(x, tf.constant([1, 3])),
+    modeling.Dropout("a/b", 0.5)(x, tf.constant([2, 2])),
+  ]:
+    assert np.any(other != dropped)
+  np.testing.assert_array_equal(modeling.Dropout("a/b", 0.5)(x, None), x)
+  np.testing.assert_array_equal(modeling.Dropout("a/b", 0.0)(x, seed), x)
+
+
+def test_recomputation_repeats_the_layers_for_the_gradient():
+  config = builders.tiny_config(num_hidden_layers=3)
+  batch = random_batch(config)
+
+  def num_attentions(recompute_activations):
+    model = modeling.BertModel(
+      config, recompute_activations=recompute_activations
+    )
+
+    @tf.function
+    def gradients():
       with tf.GradientTape() as tape:
-        tape.watch(arguments)
-        y = function(*arguments)
-      results.append([y, *tape.gradient(y, arguments, upstream)])
-    for actual, expected in zip(*results):
-      np.testing.assert_allclose(actual, expected, atol=1e-5)
+        loss = tf.reduce_sum(model(**batch).sequence_output)
+      return tape.gradient(loss, model.layers[0].trainable_variables)
+
+    graph = gradients.get_concrete_function().graph.as_graph_def()
+    return sum(node.op == "Softmax" for node in graph.node)
+
+  assert (num_attentions(False), num_attentions(True)) == (3, 6)
 
 
-def test_bias_gradient_of_bfloat16_is_summed_in_float32():
-  x = tf.ones([5000, 3], tf.bfloat16)
-  bias = tf.zeros([3])
-  with tf.GradientTape() as tape:
-    tape.watch(bias)
-    y = modeling.add_bias(x, bias)
-  np.testing.assert_array_equal(tape.gradient(y, bias), [5000.0] * 3)
-
-
-def test_dropout_has_its_rate_and_its_seed():
-  x = tf.ones([257, 31])
-  dropped = [
-    modeling.dropout(x, 0.1, tf.constant([1, step]), 4).numpy()
-    for step in range(100)
-  ]
-  # One draw has a standard deviation of 0.0034, mostly of its threshold.
-  assert abs(np.mean(np.array(dropped) == 0) - 0.1) < 0.002
-  np.testing.assert_allclose(np.max(dropped), 1 / 0.9, rtol=1e-6)
-  again = modeling.dropout(x, 0.1, tf.constant([1, 0]), 4)
-  np.testing.assert_array_equal(again, dropped[0])
-  other = modeling.dropout(x, 0.1, tf.constant([1, 0]), 5)
-  assert np.any(other != dropped[0])
-  np.testing.assert_array_equal(modeling.dropout(x, 0.1, None, 4), x)
+def test_positions_alone_get_what_they_get_in_the_whole_last_layer():
+  config = builders.tiny_config()
+  model = modeling.BertModel(config, seed=3)
+  batch = random_batch(config)
+  positions = np.array([[6, 0, 3]] * 13)
+  starts = np.array([[0, 4]] * 13)
+  for packing in ({}, {"sequence_starts": starts}):
+    whole = model(**batch, **packing).sequence_output
+    chosen = model.encode_positions(positions, **batch, **packing)
+    np.testing.assert_allclose(
+      chosen, tf.gather(whole, positions, batch_dims=1), atol=1e-5
+    )
 
 
 def test_bfloat16_stays_near_float32():
@@ -234,12 +277,6 @@ def test_one_hot_lookup_gives_the_same():
   np.testing.assert_allclose(
     plain.sequence_output, one_hot.sequence_output, atol=1e-5
   )
-
-
-def test_gelu_forms_differ_as_documented():
-  x = tf.linspace(-10.0, 10.0, 20001)
-  difference = np.max(np.abs(modeling.gelu(x) - modeling.gelu_erf(x)))
-  assert 4.6e-4 < difference < 4.8e-4
 
 
 def test_released_sizes():
