@@ -1,17 +1,18 @@
 """WordPiece tokenization: text to pieces and ids, exactly as BERT's.
 
-Two steps (Wu et al., 2016, section 4.1, as the paper uses it). The basic step
-cleans the text, puts spaces round Chinese characters, lower-cases and strips
-accents if asked to, and splits at white space and punctuation. The WordPiece
-step cuts each word into the longest pieces of the vocabulary, from the left.
+There are two steps (Wu et al., 2016, section 4.1, as the paper uses it). The
+basic step cleans the text, puts spaces around Chinese characters, lower-cases
+and strips accents on request, and splits at white space and punctuation. The
+WordPiece step cuts each word into the longest pieces of the vocabulary, from
+the left.
 
-The speed comes from doing little per character. What the basic step does to a
-character is looked up in a table, and what both steps make of a stretch of
-text between two spaces is remembered: running text is mostly words, with or
-without a comma, that were seen before.
+Speed comes from doing little per character. A table holds the result of the
+basic step for each character, and a cache holds the ids of each stretch of text
+between two spaces: running text is mostly words, with or without a comma, that
+occurred before.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import itertools
 import re
 from typing import NamedTuple
@@ -25,9 +26,9 @@ from errors import UserError
 REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # The blocks that count as Chinese characters. Hangul, Hiragana and Katakana
-# are not among them: those scripts are written with spaces, or were cut up by
-# WordPiece when the released models were made.
-_CJK_BLOCKS = (
+# are not among them: the released models were made with text in which those
+# scripts are split at spaces and by WordPiece alone.
+CJK_BLOCKS = (
   (0x4E00, 0x9FFF),
   (0x3400, 0x4DBF),
   (0x20000, 0x2A6DF),
@@ -38,15 +39,18 @@ _CJK_BLOCKS = (
   (0x2F800, 0x2FA1F),
 )
 
-# How many stretches of text the tokenizer remembers, and how long they may be.
-# 2**18 take about 60 MB, and 30 MB of English novels stay within them.
+# Limits of the cache: the number of stretches of text, and their length. 2**18
+# stretches take about 60 MB, and 30 MB of English novels have fewer.
 _CACHE_SIZE = 2**18
 _CACHED_LENGTH = 40
 
-# What white space separates, as `str.split` has it.
+# The stretches that `str.split` returns.
 _STRETCH = re.compile(r"\S+")
-# Stands for bytes that were no text. It is dropped, though it is printable.
+# Stands for bytes that are no text. It is dropped, although it is printable.
 _REPLACEMENT = "\ufffd"
+
+
+# --- Characters --------------------------------------------------------------
 
 
 def _is_whitespace(char: str) -> bool:
@@ -64,24 +68,29 @@ def _is_punctuation(char: str) -> bool:
 
 
 def _is_cjk(char: str) -> bool:
-  return any(first <= ord(char) <= last for first, last in _CJK_BLOCKS)
+  return any(first <= ord(char) <= last for first, last in CJK_BLOCKS)
+
+
+def _is_dropped_mark(char: str) -> bool:
+  """Returns whether the stripping of accents drops a character."""
+  return unicodedata.category(char) == "Mn"
 
 
 def _clean(char: str) -> str:
-  """What cleaning leaves of a character: nothing, a space, or itself."""
+  """Returns a character after cleaning: nothing, a space, or itself."""
   if char in "\0" + _REPLACEMENT or _is_control(char):
     return ""
   return " " if _is_whitespace(char) else char
 
 
-class _Table(dict):
+class _Table(dict[int, str]):
   """A table for `str.translate` that fills itself on demand."""
 
-  def __init__(self, function):
+  def __init__(self, function: Callable[[str], str]):
     super().__init__()
     self._function = function
 
-  def __missing__(self, codepoint):
+  def __missing__(self, codepoint: int) -> str:
     result = self[codepoint] = self._function(chr(codepoint))
     return result
 
@@ -92,23 +101,30 @@ _CLEAN_TABLE = _Table(_clean)
 def _clean_with_places(
   text: str, places: Sequence[int]
 ) -> tuple[str, list[int]]:
-  """Cleans text; keeps of the places of its characters those that are left."""
+  """Returns cleaned text, and the places of the characters that remain.
+
+  Args:
+    text: Text to clean.
+    places: Place of each character of `text` in some other text.
+  """
   cleaned = [_CLEAN_TABLE[ord(char)] for char in text]
-  return "".join(cleaned), [
-    place for place, char in zip(places, cleaned) if char
-  ]
+  kept_places = [place for place, char in zip(places, cleaned) if char]
+  return "".join(cleaned), kept_places
 
 
-class _KeptMarks(dict):
+# --- Marks and letters that depend on their neighbours -----------------------
+
+
+class _KeptMarks(dict[str, bool]):
   """Whether a character is, or decomposes into, a mark that is kept.
 
   Such marks (category Mc with a combining class) have an order of their own:
   Unicode's normal form sorts them, and the marks that are dropped, by class.
   """
 
-  def __missing__(self, char):
+  def __missing__(self, char: str) -> bool:
     result = self[char] = any(
-      unicodedata.combining(part) and unicodedata.category(part) != "Mn"
+      unicodedata.combining(part) and not _is_dropped_mark(part)
       for part in unicodedata.normalize("NFD", char)
     )
     return result
@@ -124,41 +140,45 @@ def _has_kept_marks(text: str) -> bool:
 
 
 def _needs_context(text: str) -> bool:
-  """Whether characters of `text` change what becomes of their neighbours.
+  """Returns whether characters of `text` influence how others are normalized.
 
-  Only two kinds do: a capital sigma is lower-cased by its place in the word,
+  There are two cases: a capital sigma is lower-cased by its place in the word,
   and marks that are kept are put in canonical order.
   """
   return not text.isascii() and ("Σ" in text or _has_kept_marks(text))
 
 
 def _lower_sigmas(text: str) -> str:
-  """Lower-cases capital sigmas, each by its place in its word."""
+  """Returns `text` with capital sigmas lower-cased by their places in words."""
   lowered = iter(re.findall("[σς]", text.lower()))
   return re.sub("[Σσς]", lambda _: next(lowered), text)
 
 
-def _runs_of_marks(text: str) -> Iterator[str]:
-  """Cuts text at all places that marks cannot cross when they are sorted."""
+def _split_at_mark_runs(text: str) -> Iterator[str]:
+  """Yields parts of `text` such that sorting moves no mark out of its part."""
   start = 0
   ends_in_mark = False
   for place, char in enumerate(text):
     decomposed = unicodedata.normalize("NFD", char)
-    if place and not (ends_in_mark and unicodedata.combining(decomposed[0])):
+    begins_with_mark = unicodedata.combining(decomposed[0]) > 0
+    if place and not (ends_in_mark and begins_with_mark):
       yield text[start:place]
       start = place
     ends_in_mark = unicodedata.combining(decomposed[-1]) > 0
   yield text[start:]
 
 
+# --- The basic step ----------------------------------------------------------
+
+
 class Word(NamedTuple):
   """A word of normalized text.
 
   Attributes:
-    text: the word.
-    starts: for each of its characters, where the text that it was made of
-      begins.
-    ends: where that text ends.
+    text: The word.
+    starts: For each of its characters, where its source begins in the text
+      that was tokenized.
+    ends: Where that source ends.
   """
 
   text: str
@@ -170,16 +190,17 @@ class BasicTokenizer:
   """Cleans text and splits it at white space and punctuation.
 
   Args:
-    do_lower_case: whether to lower-case.
-    strip_accents: whether to drop accents. None: if `do_lower_case`.
-    never_split: tokens, such as `[MASK]`, that are kept as they are wherever
-      they stand in the text.
+    do_lower_case: Whether to lower-case.
+    strip_accents: Whether to drop accents; None to drop them if
+      `do_lower_case`.
+    never_split: Tokens, such as `[MASK]`, that stay as they are wherever they
+      occur in the text.
   """
 
   def __init__(
     self,
     do_lower_case: bool = True,
-    strip_accents=None,
+    strip_accents: bool | None = None,
     never_split: Sequence[str] = (),
   ):
     self.do_lower_case = do_lower_case
@@ -187,32 +208,29 @@ class BasicTokenizer:
       do_lower_case if strip_accents is None else strip_accents
     )
     self.never_split = frozenset(never_split)
-    self._never_split_pattern = re.compile(
-      "({})".format(
-        "|".join(map(re.escape, sorted(never_split, key=len, reverse=True)))
-      )
-    )
+    # Of two tokens that begin alike, the longer one matches. The parenthesis
+    # makes `re.split` return the tokens, as every second part.
+    longest_first = sorted(never_split, key=len, reverse=True)
+    alternatives = "|".join(map(re.escape, longest_first))
+    self._never_split_pattern = re.compile(f"({alternatives})")
     self._table = _Table(self.normalize_char)
 
   def tokenize(self, text: str) -> list[str]:
     """Returns the words and punctuation marks of `text`."""
-    return [
-      word
-      for stretch in self.split_at_spaces(text)
-      for word in self.split_stretch(stretch)
-    ]
+    words = []
+    for stretch in self.split_at_spaces(text):
+      words += self.split_stretch(stretch)
+    return words
 
   def split_at_spaces(self, text: str) -> list[str]:
-    """Cleans `text` and returns the stretches between white space.
+    """Returns the stretches of `text` between white space, cleaned.
 
-    `split_stretch` finds in each what `tokenize` would find there.
+    `split_stretch` of each returns the words that `tokenize` returns.
     """
     if self.never_split:
-      # The pattern's parenthesis makes every second part a token.
-      parts = self._never_split_pattern.split(text)
-      text = " ".join(parts)
-    # Text that is printable has no control characters and no white space but
-    # the space, so cleaning could not change where it is split.
+      text = " ".join(self._never_split_pattern.split(text))
+    # Printable text has no control characters and no white space but the
+    # space, so cleaning would not change where it is split.
     if not text.isprintable():
       text = text.translate(_CLEAN_TABLE)
     return text.split()
@@ -224,20 +242,21 @@ class BasicTokenizer:
     if _needs_context(stretch):
       # Printable text was not cleaned, and may hold this one character.
       stretch = stretch.replace(_REPLACEMENT, "")
-      return "".join(form for _, form in self._parts(stretch)).split()
+      forms = [form for _, form in self._normalize_parts(stretch)]
+      return "".join(forms).split()
     return stretch.translate(self._table).split()
 
   def split_with_offsets(self, text: str) -> list[Word]:
-    """Returns the words of `text`, and where each character comes from.
+    """Returns the words of `text`, and the source of each of their characters.
 
-    Slower than `tokenize`; the words are the same. A mark that was dropped
-    counts to the character before it, unless there is a space between them.
-    Marks that were sorted, and of which some are kept, cannot be told apart:
-    each of them that is kept stands for all.
+    Slower than `tokenize`; the words are the same. A mark that is dropped
+    belongs to the character before it, unless there is a space between them.
+    When sorting moves marks of which some are kept, their sources cannot be
+    told apart: the source of each kept mark is then the whole run of marks.
     """
-    places = range(len(text))
+    places: Sequence[int] = range(len(text))
     if self.never_split:
-      text, places = self._part_tokens(text)
+      text, places = self._separate_never_split(text)
     if not text.isprintable():
       text, places = _clean_with_places(text, places)
     words = []
@@ -245,25 +264,25 @@ class BasicTokenizer:
       stretch = match.group()
       stretch_places = places[match.start() : match.end()]
       if stretch in self.never_split:
-        words.append(
-          Word(stretch, stretch_places, [place + 1 for place in stretch_places])
-        )
+        ends = [place + 1 for place in stretch_places]
+        words.append(Word(stretch, stretch_places, ends))
       else:
         words += self._split_stretch_with_places(stretch, stretch_places)
     return words
 
-  def _part_tokens(self, text: str) -> tuple[str, list[int]]:
+  def _separate_never_split(self, text: str) -> tuple[str, list[int]]:
     """Puts spaces around tokens that are not split.
 
     Returns:
-      The text, and where each of its characters was before. The place of an
-      added space has no meaning.
+      The new text, and the place in `text` of each of its characters. The
+      place of an added space has no meaning.
     """
     parts = self._never_split_pattern.split(text)
-    places = []
+    places: list[int] = []
     place = 0
     for part in parts:
-      places += [*range(place, place + len(part)), -1]
+      places += range(place, place + len(part))
+      places.append(-1)
       place += len(part)
     return " ".join(parts), places
 
@@ -271,66 +290,73 @@ class BasicTokenizer:
     self, stretch: str, places: Sequence[int]
   ) -> list[Word]:
     """Returns the words of a stretch, given the place of each character."""
+    # stretch "É´a,"   forms of its parts   "e"  ""  "a"  " , "
+    #                  starts                0        2    3 3 3
+    #                  ends                  2        3    4 4 4
+    # The dropped mark in the second place extends the end of the "e".
     if _REPLACEMENT in stretch:
       stretch, places = _clean_with_places(stretch, places)
-    forms, starts, ends = [], [], []
+    forms: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
     first = 0
-    for length, form in self._parts(stretch):
-      last = first + length - 1
+    for length, form in self._normalize_parts(stretch):
+      next_first = first + length
+      end = places[next_first - 1] + 1
       if form:
         forms.append(form)
         starts += [places[first]] * len(form)
-        ends += [places[last] + 1] * len(form)
+        ends += [end] * len(form)
       elif forms:
-        ends[-len(forms[-1]) :] = [places[last] + 1] * len(forms[-1])
-      first += length
-    return [
-      Word(
-        match.group(), starts[slice(*match.span())], ends[slice(*match.span())]
-      )
-      for match in _STRETCH.finditer("".join(forms))
-    ]
+        last_length = len(forms[-1])
+        ends[-last_length:] = [end] * last_length
+      first = next_first
+    words = []
+    for match in _STRETCH.finditer("".join(forms)):
+      start, end = match.span()
+      words.append(Word(match.group(), starts[start:end], ends[start:end]))
+    return words
 
-  def _parts(self, stretch: str) -> Iterator[tuple[int, str]]:
+  def _normalize_parts(self, stretch: str) -> Iterator[tuple[int, str]]:
     """Normalizes a stretch in parts, which are single characters if possible.
 
     Only marks that change places with others are normalized together.
 
     Yields:
-      How many characters a part has, and its form as by `normalize_char`.
+      The number of characters of a part, and its form as by `normalize_char`.
     """
     if self.do_lower_case and "Σ" in stretch:
       stretch = _lower_sigmas(stretch)
-    has_order = self.strip_accents and _has_kept_marks(stretch)
-    for run in _runs_of_marks(stretch) if has_order else stretch:
-      ordered = decomposed = [run]
-      if has_order:
-        decomposed = [
-          part for char in run for part in unicodedata.normalize("NFD", char)
-        ]
-        ordered = sorted(decomposed, key=unicodedata.combining)
-      if ordered == decomposed:
-        yield from ((1, self._table[ord(char)]) for char in run)
+    if not (self.strip_accents and _has_kept_marks(stretch)):
+      for char in stretch:
+        yield 1, self._table[ord(char)]
+      return
+    for run in _split_at_mark_runs(stretch):
+      decomposed = "".join(unicodedata.normalize("NFD", char) for char in run)
+      in_order = sorted(decomposed, key=unicodedata.combining)
+      if in_order == list(decomposed):
+        for char in run:
+          yield 1, self._table[ord(char)]
       else:
-        yield len(run), "".join(self._table[ord(part)] for part in ordered)
+        yield len(run), "".join(self._table[ord(part)] for part in in_order)
 
   def normalize_char(self, char: str) -> str:
-    """What the basic step makes of one character, out of context.
+    """Returns the result of the basic step for one character without context.
 
-    Where a word ends there is a space.
+    Spaces in it separate words.
     """
-    cleaned = _clean(char)
+    form = _clean(char)
     if _is_cjk(char):
-      cleaned = f" {cleaned} "
+      form = f" {form} "
     if self.do_lower_case:
-      cleaned = cleaned.lower()
+      form = form.lower()
     if self.strip_accents:
-      cleaned = "".join(
-        c
-        for c in unicodedata.normalize("NFD", cleaned)
-        if unicodedata.category(c) != "Mn"
-      )
-    return "".join(f" {c} " if _is_punctuation(c) else c for c in cleaned)
+      decomposed = unicodedata.normalize("NFD", form)
+      form = "".join(c for c in decomposed if not _is_dropped_mark(c))
+    return "".join(f" {c} " if _is_punctuation(c) else c for c in form)
+
+
+# --- The WordPiece step ------------------------------------------------------
 
 
 class WordpieceTokenizer:
@@ -345,51 +371,60 @@ class WordpieceTokenizer:
     self.vocab = vocab
     self.unk_token = unk_token
     self.max_input_chars_per_word = max_input_chars_per_word
-    # No piece is longer, so no longer one need be looked for.
+    # The search for a piece needs no longer candidates than this.
     self._longest = max(map(len, vocab))
 
   def tokenize(self, text: str) -> list[str]:
-    """Returns the pieces of text that `BasicTokenizer` went over.
+    """Returns the pieces of text that `BasicTokenizer` normalized.
 
-    `unaffable` gives `una ##ffa ##ble`; a word that cannot be put together
-    from the vocabulary, or that is too long, gives the unknown token.
+    `unaffable` gives `una ##ffa ##ble`. A word that the vocabulary has no
+    pieces for, or that is too long, gives the unknown token.
     """
     return [piece for word in text.split() for piece in self.split_word(word)]
 
   def split_word(self, word: str) -> list[str]:
     """Returns the pieces of one word."""
-    if word in self.vocab and len(word) <= self.max_input_chars_per_word:
-      return [word]
     if len(word) > self.max_input_chars_per_word:
       return [self.unk_token]
-    pieces = []
+    if word in self.vocab:
+      return [word]
+    pieces: list[str] = []
     start = 0
     while start < len(word):
-      prefix = "##" if start else ""
-      for end in range(min(len(word), start + self._longest), start, -1):
-        piece = prefix + word[start:end]
-        if piece in self.vocab:
-          pieces.append(piece)
-          start = end
-          break
-      else:
+      piece = self._longest_piece(word, start)
+      if piece is None:
         return [self.unk_token]
+      pieces.append(piece)
+      start += len(piece) - (2 if start else 0)
     return pieces
 
+  def _longest_piece(self, word: str, start: int) -> str | None:
+    """Returns the longest piece of `word` that begins at a place, or None."""
+    prefix = "##" if start else ""
+    longest_end = min(len(word), start + self._longest)
+    for end in range(longest_end, start, -1):
+      piece = prefix + word[start:end]
+      if piece in self.vocab:
+        return piece
+    return None
 
-class _IdCache(dict):
-  """Remembers the ids of stretches of text, a bounded number of them."""
 
-  def __init__(self, compute):
+# --- Both steps --------------------------------------------------------------
+
+
+class _IdCache(dict[str, tuple[int, ...]]):
+  """A cache of the ids of stretches of text, of bounded size."""
+
+  def __init__(self, compute: Callable[[str], tuple[int, ...]]):
     super().__init__()
     self._compute = compute
 
-  def __missing__(self, stretch):
+  def __missing__(self, stretch: str) -> tuple[int, ...]:
     ids = self._compute(stretch)
     if len(stretch) <= _CACHED_LENGTH:
       if len(self) >= _CACHE_SIZE:
-        # Starting afresh costs less than keeping count of what is used:
-        # frequent words come back at once.
+        # An empty cache costs less than a record of what is used: frequent
+        # words come back at once.
         self.clear()
       self[stretch] = ids
     return ids
@@ -399,17 +434,18 @@ class FullTokenizer:
   """Text to WordPiece tokens and ids, and back.
 
   Args:
-    vocab_file: a vocabulary, one token a line.
-    do_lower_case: whether to lower-case; True for uncased models.
-    strip_accents: whether to drop accents. None: if `do_lower_case`.
-    never_split: tokens, such as `[MASK]`, that are recognized in the text.
+    vocab_file: Path of a vocabulary, one token per line.
+    do_lower_case: Whether to lower-case; True for uncased models.
+    strip_accents: Whether to drop accents; None to drop them if
+      `do_lower_case`.
+    never_split: Tokens, such as `[MASK]`, that are recognized in the text.
 
   Attributes:
     vocab: token -> id.
     inv_vocab: id -> token.
 
   Raises:
-    UserError: the vocabulary cannot be read, is not UTF-8, or lacks `[UNK]`,
+    UserError: The vocabulary cannot be read, is not UTF-8, or lacks `[UNK]`,
       `[CLS]`, `[SEP]` or `[MASK]`; or a never-split token is not in it.
   """
 
@@ -417,7 +453,7 @@ class FullTokenizer:
     self,
     vocab_file: str,
     do_lower_case: bool = True,
-    strip_accents=None,
+    strip_accents: bool | None = None,
     never_split: Sequence[str] = (),
   ):
     tokens = _read_vocab(vocab_file)
@@ -426,8 +462,8 @@ class FullTokenizer:
     unknown = [token for token in never_split if token not in self.vocab]
     if unknown:
       raise UserError(
-        f"{vocab_file} has no token {unknown[0]}, which is to "
-        "be recognized in the text."
+        f"{vocab_file} has no token {unknown[0]}, which should be recognized "
+        "in the text. Use the vocabulary of a BERT model."
       )
     self.basic_tokenizer = BasicTokenizer(
       do_lower_case, strip_accents, never_split
@@ -442,24 +478,19 @@ class FullTokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of the WordPiece tokens of `text`."""
-    return list(
-      itertools.chain.from_iterable(
-        map(
-          self._stretch_ids.__getitem__,
-          self.basic_tokenizer.split_at_spaces(text),
-        )
-      )
-    )
+    stretches = self.basic_tokenizer.split_at_spaces(text)
+    ids = map(self._stretch_ids.__getitem__, stretches)
+    return list(itertools.chain.from_iterable(ids))
 
   def encode_each(self, words: Iterable[str]) -> list[Sequence[int]]:
-    """Returns what `encode` returns for each of texts, which are mostly words.
+    """Returns the result of `encode` for each of several texts.
 
-    Faster for those without white space; what is returned must not be changed.
+    Faster than `encode` for texts without white space. Callers must not change
+    the results, which are shared with the cache.
     """
     if self.basic_tokenizer.never_split:
       return [self.encode(word) for word in words]
-    # What is printable and no space cannot be split further, see
-    # `split_at_spaces`.
+    # Printable text without a space is one stretch; see `split_at_spaces`.
     return [
       self._stretch_ids[word]
       if word.isprintable() and " " not in word
@@ -470,14 +501,14 @@ class FullTokenizer:
   def encode_with_offsets(
     self, text: str
   ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Returns ids, and for each the stretch of `text` that it stands for.
+    """Returns ids, and for each (start, end) of its source in `text`.
 
-    Slower than `encode`; the ids are the same. `text[start:end]` is what was
-    written, accents and capitals included. A word that became `[UNK]` is
-    covered whole.
+    Slower than `encode`; the ids are the same. `text[start:end]` is the text as
+    it was written, accents and capitals included. The source of `[UNK]` is the
+    whole word.
     """
-    ids = []
-    offsets = []
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
     for word in self.basic_tokenizer.split_with_offsets(text):
       pieces = self.wordpiece_tokenizer.split_word(word.text)
       ids.extend(self.vocab[piece] for piece in pieces)
@@ -486,13 +517,13 @@ class FullTokenizer:
         continue
       first = 0
       for piece in pieces:
-        last = first + len(piece) - (2 if first else 0)
-        offsets.append((word.starts[first], word.ends[last - 1]))
-        first = last
+        next_first = first + len(piece) - (2 if first else 0)
+        offsets.append((word.starts[first], word.ends[next_first - 1]))
+        first = next_first
     return ids, offsets
 
   def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
-    """Returns the id of each token; a KeyError names one that has none."""
+    """Returns the id of each token; raises a KeyError for an unknown one."""
     return [self.vocab[token] for token in tokens]
 
   def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
@@ -500,51 +531,47 @@ class FullTokenizer:
     return list(map(self.inv_vocab.__getitem__, ids))
 
   def _encode_stretch(self, stretch: str) -> tuple[int, ...]:
-    return tuple(
-      itertools.chain.from_iterable(
-        [
-          self._word_ids[word]
-          for word in self.basic_tokenizer.split_stretch(stretch)
-        ]
-      )
-    )
+    words = self.basic_tokenizer.split_stretch(stretch)
+    ids = map(self._word_ids.__getitem__, words)
+    return tuple(itertools.chain.from_iterable(ids))
 
   def _encode_word(self, word: str) -> tuple[int, ...]:
-    return tuple(
-      self.convert_tokens_to_ids(self.wordpiece_tokenizer.split_word(word))
-    )
+    pieces = self.wordpiece_tokenizer.split_word(word)
+    return tuple(self.convert_tokens_to_ids(pieces))
 
 
 # --- Vocabularies ------------------------------------------------------------
 
 
 def load_vocab(vocab_file: str) -> dict[str, int]:
-  """Reads a vocabulary, one token a line, as token -> id.
+  """Returns a vocabulary, one token per line, as token -> id.
 
-  Lines are stripped, and of a token that is there twice the later id counts,
-  as it always was.
+  Lines are stripped. A token that occurs twice has the later id, as in the
+  original code.
 
   Raises:
-    UserError: see `FullTokenizer`.
+    UserError: See `FullTokenizer`.
   """
   return _number_tokens(_read_vocab(vocab_file), vocab_file)
 
 
 def _read_vocab(vocab_file: str) -> list[str]:
+  """Returns the stripped lines of a vocabulary."""
   text = file_io.read_text(vocab_file)
   if not text.strip():
     raise UserError(f"The vocabulary {vocab_file} is empty.")
   if "\0" in text:
     line = text.count("\n", 0, text.index("\0")) + 1
     raise UserError(
-      f"The vocabulary {vocab_file} has a zero byte in line "
-      f"{line}. Is it text, in UTF-8?"
+      f"The vocabulary {vocab_file} has a zero byte in line {line}. Is it text "
+      "in UTF-8?"
     )
   # Only line feeds end a line: some tokens are other line separators.
   return [line.strip() for line in text.removesuffix("\n").split("\n")]
 
 
 def _number_tokens(tokens: list[str], vocab_file: str) -> dict[str, int]:
+  """Returns token -> id, after a check for the tokens that are required."""
   vocab = {token: i for i, token in enumerate(tokens)}
   missing = [token for token in REQUIRED_TOKENS if token not in vocab]
   if missing:
@@ -561,7 +588,7 @@ def validate_case_matches_vocab(
   """Checks that lower-casing suits a vocabulary.
 
   Raises:
-    UserError: text would be lower-cased though a tenth of the vocabulary or
+    UserError: Text would be lower-cased although a tenth of the vocabulary or
       more has capitals, and so could never be used.
   """
   words = [token for token in vocab if not token.startswith("[")]
@@ -575,6 +602,6 @@ def validate_case_matches_vocab(
   if not do_lower_case and not num_capitals and any(map(str.islower, words)):
     logging.warning(
       "--do_lower_case is off, but no word of %s has capitals: every word "
-      "with one becomes [UNK]. For an uncased model, leave it on.",
+      "with a capital becomes [UNK]. For an uncased model, leave it on.",
       vocab_file,
     )
