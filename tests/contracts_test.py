@@ -71,7 +71,7 @@ def trials(trials_of, name):
 @every_program()
 def test_a_killed_run_ends_as_if_it_had_not_been(trials, servers, name):
   # With an odd seed, kills do not depend on the time.
-  _, problems = trials.kills(servers[1], seed=1)
+  _, problems = trials.kills(servers[1], seed=1, most_in_a_row=3)
   assert not problems
 
 
@@ -81,7 +81,7 @@ def test_a_run_killed_by_the_clock_ends_as_if_it_had_not_been(
   trials, servers, name
 ):
   for seed in (0, 2, 4):
-    _, problems = trials.kills(servers[1], seed)
+    _, problems = trials.kills(servers[1], seed, most_in_a_row=3)
     assert not problems
 
 
