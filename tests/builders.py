@@ -11,18 +11,19 @@ import os
 import pathlib
 import random
 import time
+import types
 
+from absl import flags
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
 
 import checkpoint
+import create_pretraining_data
 from data import locks
 from errors import UserError
-import export_saved_model
 import modeling
-from serving import signatures as serving_signatures
 from tasks import squad
 from tasks import squad_windows
 import tokenization
@@ -46,6 +47,51 @@ TEXT = "\n\n".join(
 def tiny_config(**changes) -> modeling.BertConfig:
   """Returns a config in which every size differs from the others."""
   return modeling.BertConfig(**{**tiny.CONFIG, **changes})
+
+
+def write_vocab(folder: pathlib.Path) -> str:
+  """Writes the tiny vocabulary, and returns its file."""
+  path = folder / "vocab.txt"
+  path.write_text("\n".join(TOKENS) + "\n")
+  return str(path)
+
+
+def write_config(folder: pathlib.Path) -> str:
+  """Writes the tiny config, and returns its file."""
+  path = folder / "bert_config.json"
+  path.write_text(tiny_config().to_json_string())
+  return str(path)
+
+
+def run_program(program: types.ModuleType, **values) -> None:
+  """Runs the `main` of a program in this process, with the given flags."""
+  by_module = flags.FLAGS.flags_by_module_dict()
+  for module in list(by_module):
+    if not module.startswith("absl"):
+      for flag in list(by_module[module]):
+        if flag.name in flags.FLAGS:
+          delattr(flags.FLAGS, flag.name)
+  program.define_flags()
+  arguments = [f"--{name}={value}" for name, value in values.items()]
+  flags.FLAGS([program.__name__, *arguments])
+  program.main([])
+
+
+def create_records(text_file, vocab_file, output_file, **values) -> str:
+  """Runs create_pretraining_data.py on tiny data, and returns the output."""
+  settings = dict(
+    input_file=text_file,
+    vocab_file=vocab_file,
+    max_seq_length=24,
+    max_predictions_per_seq=4,
+    dupe_factor=3,
+    output_file=output_file,
+  )
+  run_program(create_pretraining_data, **{**settings, **values})
+  return str(output_file)
+
+
+# --- Files that programs write ------------------------------------------------
 
 
 def read_records(path):
@@ -193,19 +239,6 @@ def write_tensorflow_1_module(
   builder.save()
   with open(os.path.join(folder, "tfhub_module.pb"), "wb") as writer:
     writer.write(b"\x08\x03")
-  return folder
-
-
-def write_tensorflow_2_encoder(folder, vocab_file):
-  """Writes what export_saved_model.py writes."""
-  tokenizer = tokenization.FullTokenizer(vocab_file)
-  export_saved_model.save(
-    serving_signatures.Encoder(
-      modeling.BertModel(tiny_config(), is_portable=True),
-      serving_signatures.Reader(vocab_file, tokenizer, max_seq_length=40),
-    ),
-    folder,
-  )
   return folder
 
 

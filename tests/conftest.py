@@ -3,15 +3,14 @@
 import itertools
 import json
 import os
-import types
+import shutil
 
-from absl import flags
 import builders
 import pytest
 import tensorflow as tf
 
 import checkpoint
-import create_pretraining_data
+import export_saved_model
 import modeling
 import run_classifier
 import run_ner
@@ -66,9 +65,8 @@ def golden_model_dir(request):
 
 @pytest.fixture
 def vocab_file(tmp_path):
-  path = tmp_path / "vocab.txt"
-  path.write_text("\n".join(builders.TOKENS) + "\n")
-  return str(path)
+  """File of the tiny vocabulary, which a test may change."""
+  return builders.write_vocab(tmp_path)
 
 
 @pytest.fixture
@@ -78,71 +76,87 @@ def tokenizer(vocab_file):
 
 @pytest.fixture
 def config_file(tmp_path):
-  path = tmp_path / "bert_config.json"
-  path.write_text(builders.tiny_config().to_json_string())
-  return str(path)
+  """File of the tiny config, which a test may change."""
+  return builders.write_config(tmp_path)
 
 
 @pytest.fixture
 def run_program():
-  """Runs the `main` of a program in this process, with the given flags."""
-
-  def run(program: types.ModuleType, **values) -> None:
-    by_module = flags.FLAGS.flags_by_module_dict()
-    for module in list(by_module):
-      if not module.startswith("absl"):
-        for flag in list(by_module[module]):
-          if flag.name in flags.FLAGS:
-            delattr(flags.FLAGS, flag.name)
-    program.define_flags()
-    flags.FLAGS(
-      [
-        program.__name__,
-        *(f"--{name}={value}" for name, value in values.items()),
-      ]
-    )
-    program.main([])
-
-  return run
+  """Function that runs `main` of a program in this process, with flags."""
+  return builders.run_program
 
 
 @pytest.fixture
 def text_file(tmp_path):
+  """File of plain text with three documents."""
   path = tmp_path / "text.txt"
   path.write_text(builders.TEXT + "\n")
   return str(path)
 
 
-@pytest.fixture
-def init_checkpoint(tmp_path):
-  prefix = str(tmp_path / "bert_model.ckpt")
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory):
+  """Folder of files that tests share; they copy a file before they change it.
+
+  It holds `vocab.txt`, `bert_config.json` and `bert_model.ckpt`, a pre-trained
+  model with random weights.
+  """
+  folder = tmp_path_factory.mktemp("shared")
+  builders.write_vocab(folder)
+  builders.write_config(folder)
+  model = modeling.BertForPreTraining(builders.tiny_config(), seed=5)
   checkpoint.write(
-    prefix,
-    checkpoint.variables_by_name(
-      modeling.BertForPreTraining(builders.tiny_config(), seed=5)
-    ),
+    str(folder / "bert_model.ckpt"), checkpoint.variables_by_name(model)
   )
-  return prefix
+  return folder
 
 
 @pytest.fixture
-def create(run_program, text_file, vocab_file, tmp_path):
+def init_checkpoint(shared_dir, tmp_path):
+  """Checkpoint of a pre-trained model, which a test may change."""
+  for file in shared_dir.glob("bert_model.ckpt.*"):
+    shutil.copy(file, tmp_path)
+  return str(tmp_path / "bert_model.ckpt")
+
+
+@pytest.fixture(scope="session")
+def exported_encoder(shared_dir):
+  """Folder of the encoder of `shared_dir` as a SavedModel."""
+  builders.run_program(
+    export_saved_model,
+    bert_config_file=shared_dir / "bert_config.json",
+    vocab_file=shared_dir / "vocab.txt",
+    init_checkpoint=shared_dir / "bert_model.ckpt",
+    export_dir=shared_dir / "served",
+  )
+  return shared_dir / "served" / "1"
+
+
+@pytest.fixture(scope="session")
+def shared_records(shared_dir):
+  """File that `create` makes without other flags."""
+  text_file = shared_dir / "text.txt"
+  text_file.write_text(builders.TEXT + "\n")
+  return builders.create_records(
+    text_file, shared_dir / "vocab.txt", shared_dir / "x.tfrecord"
+  )
+
+
+@pytest.fixture
+def records(shared_records, tmp_path):
+  """Pre-training records, which a test may change."""
+  shutil.copy(shared_records, tmp_path)
+  return str(tmp_path / "x.tfrecord")
+
+
+@pytest.fixture
+def create(text_file, vocab_file, tmp_path):
+  """Function that makes pre-training records with the given flags."""
+
   def run(output="x.tfrecord", **flags):
-    run_program(
-      create_pretraining_data,
-      **{
-        **dict(
-          input_file=text_file,
-          vocab_file=vocab_file,
-          max_seq_length=24,
-          max_predictions_per_seq=4,
-          dupe_factor=3,
-          output_file=tmp_path / output,
-        ),
-        **flags,
-      },
+    return builders.create_records(
+      text_file, vocab_file, tmp_path / output, **flags
     )
-    return str(tmp_path / output)
 
   return run
 

@@ -1,6 +1,7 @@
 """Tests of hub_encoder.py."""
 
 import os
+import shutil
 
 import builders
 import numpy as np
@@ -14,8 +15,10 @@ v1 = tf.compat.v1
 
 @pytest.fixture(params=["resource", "reference", "tensorflow_2"])
 def folder(request, vocab_file, tmp_path):
+  """Folder of an encoder of each kind, which a test may change."""
   if request.param == "tensorflow_2":
-    return builders.write_tensorflow_2_encoder(str(tmp_path / "1"), vocab_file)
+    exported = request.getfixturevalue("exported_encoder")
+    return str(shutil.copytree(exported, tmp_path / "1"))
   return builders.write_tensorflow_1_module(
     str(tmp_path / "1"), vocab_file, request.param == "resource"
   )

@@ -216,14 +216,14 @@ def refused(tmp_path):
 
 
 def test_errors_end_with_one_line_and_status_1(
-  refused, create, config_file, vocab_file, init_checkpoint, tmp_path
+  refused, records, config_file, vocab_file, init_checkpoint, tmp_path
 ):
   small = tmp_path / "small.json"
   small.write_text(builders.tiny_config(vocab_size=12).to_json_string())
   pretraining = dict(
     program="run_pretraining.py",
     do_train=True,
-    input_file=create(),
+    input_file=records,
     output_dir=tmp_path / "run",
     max_predictions_per_seq=4,
   )

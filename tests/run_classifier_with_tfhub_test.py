@@ -35,12 +35,11 @@ def classify_with_hub(classify, run_program, tmp_path):
 
 @pytest.fixture(params=["tensorflow_1", "tensorflow_2"])
 def hub_folder(request, vocab_file, tmp_path):
-  write = (
-    builders.write_tensorflow_1_module
-    if request.param == "tensorflow_1"
-    else builders.write_tensorflow_2_encoder
+  if request.param == "tensorflow_2":
+    return str(request.getfixturevalue("exported_encoder"))
+  return builders.write_tensorflow_1_module(
+    str(tmp_path / "encoder"), vocab_file
   )
-  return write(str(tmp_path / "encoder"), vocab_file)
 
 
 def test_encoders_from_the_hub_are_trained(classify_with_hub, hub_folder):

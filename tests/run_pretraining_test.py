@@ -116,8 +116,7 @@ def test_masks_drawn_in_training_follow_the_place_in_the_data(
   assert np.mean([len(seen) for seen in masks.values()]) > 2
 
 
-def test_pretraining_with_dynamic_masking(create, pretrain, vocab_file):
-  records = create()
+def test_pretraining_with_dynamic_masking(records, pretrain, vocab_file):
   losses = []
   for flags in (dict(), dict(dynamic_masking=True, vocab_file=vocab_file)):
     run = pretrain(records, f"run{len(flags)}", **flags)
@@ -135,10 +134,10 @@ def test_pretraining_with_dynamic_masking(create, pretrain, vocab_file):
   ],
 )
 def test_masking_flags_that_do_not_go_together_are_refused(
-  create, pretrain, flags, message
+  records, pretrain, flags, message
 ):
   with pytest.raises(ValueError, match=message):
-    pretrain(create(), **flags)
+    pretrain(records, **flags)
 
 
 def test_pretraining_refuses_records_of_two_kinds(create, pretrain):
@@ -148,9 +147,8 @@ def test_pretraining_refuses_records_of_two_kinds(create, pretrain):
 
 
 def test_pretraining_runs_evaluates_and_resumes(
-  create, pretrain, init_checkpoint
+  records, pretrain, init_checkpoint
 ):
-  records = create()
   run = pretrain(records, do_eval=True, init_checkpoint=init_checkpoint)
   results = dict(
     line.split(" = ")
@@ -188,15 +186,15 @@ def test_pretraining_runs_evaluates_and_resumes(
   np.testing.assert_array_equal(*weights)
 
 
-def test_pretraining_in_bfloat16(create, pretrain):
-  run = pretrain(create(), precision="bfloat16")
+def test_pretraining_in_bfloat16(records, pretrain):
+  run = pretrain(records, precision="bfloat16")
   reader = tf.train.load_checkpoint(str(run))
   assert reader.get_tensor("bert/pooler/dense/kernel").dtype == np.float32
 
 
-def test_pretraining_with_every_option_of_the_engine(create, pretrain):
+def test_pretraining_with_every_option_of_the_engine(records, pretrain):
   run = pretrain(
-    create(),
+    records,
     do_eval=True,
     eval_every_steps=2,
     early_stopping_patience=3,
@@ -247,10 +245,10 @@ def test_pretraining_with_every_option_of_the_engine(create, pretrain):
   ],
 )
 def test_settings_that_do_not_go_together_are_refused(
-  create, pretrain, flags, message
+  records, pretrain, flags, message
 ):
   with pytest.raises(ValueError, match=message):
-    pretrain(create(), **flags)
+    pretrain(records, **flags)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +264,7 @@ def test_settings_that_do_not_go_together_are_refused(
     (dict(do_train=False, do_eval=True), "Train first"),
   ],
 )
-def test_pretraining_refuses(create, pretrain, tmp_path, flags, message):
-  records = create()
+def test_pretraining_refuses(records, pretrain, tmp_path, flags, message):
   with pytest.raises(ValueError, match=message):
     pretrain(flags.pop("input_file", records), **flags)
   assert not list(tmp_path.glob("run/*"))
@@ -286,7 +283,7 @@ def test_pretraining_refuses_files_of_another_kind(pretrain, tmp_path):
 
 
 def test_pretraining_refuses_ids_outside_the_vocabulary(
-  create, pretrain, tmp_path
+  records, pretrain, tmp_path
 ):
   small = tmp_path / "small.json"
   small.write_text(builders.tiny_config(vocab_size=12).to_json_string())
@@ -296,11 +293,10 @@ def test_pretraining_refuses_ids_outside_the_vocabulary(
     "value .*below 12, the vocab_size of the model.*Nothing "
     "was saved",
   ):
-    pretrain(create(), bert_config_file=small)
+    pretrain(records, bert_config_file=small)
 
 
-def test_damaged_record_is_named_and_can_be_left_out(create, pretrain):
-  records = create()
+def test_damaged_record_is_named_and_can_be_left_out(records, pretrain):
   num_records = len(builders.read_records(records))
   content = bytearray(pathlib.Path(records).read_bytes())
   content[-20] ^= 1  # in the last record, before its checksum
@@ -318,8 +314,9 @@ def test_damaged_record_is_named_and_can_be_left_out(create, pretrain):
   assert len(builders.read_records(str(copy))) == num_records - 1
 
 
-def test_lost_list_of_checkpoints_is_no_fresh_start(create, pretrain, tmp_path):
-  records = create()
+def test_lost_list_of_checkpoints_is_no_fresh_start(
+  records, pretrain, tmp_path
+):
   flags = dict(save_checkpoints_steps=2, do_eval=True, eval_every_steps=2)
   run = pretrain(records, **flags)
   first = (run / "model.ckpt-2.index").read_bytes()
@@ -346,8 +343,7 @@ def test_lost_list_of_checkpoints_is_no_fresh_start(create, pretrain, tmp_path):
   assert checkpoint.latest(str(run / "best"))
 
 
-def test_second_program_in_a_folder_is_refused(create, pretrain, tmp_path):
-  records = create()
+def test_second_program_in_a_folder_is_refused(records, pretrain, tmp_path):
   run = pretrain(records)
   before = sorted(run.iterdir())
   with locks.Lock.of_folder(str(run), "x"):
@@ -357,8 +353,7 @@ def test_second_program_in_a_folder_is_refused(create, pretrain, tmp_path):
   assert sorted(run.iterdir()) == before
 
 
-def test_pretraining_refuses_another_models_folder(create, pretrain, tmp_path):
-  records = create()
+def test_pretraining_refuses_another_models_folder(records, pretrain, tmp_path):
   run = pretrain(records)
   before = sorted(p.name for p in run.iterdir())
   other = tmp_path / "other.json"
@@ -369,9 +364,8 @@ def test_pretraining_refuses_another_models_folder(create, pretrain, tmp_path):
 
 
 @pytest.fixture
-def machines(create, config_file, tmp_path):
+def machines(records, config_file, tmp_path):
   """Starts `run_pretraining.py` on several machines, which are all this one."""
-  records = create()
 
   def start(output, num_machines, **flags):
     flags = {
