@@ -14,7 +14,7 @@ test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest
 
 test-large: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -m large
+	$(BIN)/python -m pytest -m large -o faulthandler_timeout=20000
 
 # The stamps are newer than the requirements when everything is installed.
 $(VENV)/run.installed: requirements.txt

@@ -23,6 +23,6 @@ from pretraining import beam_pipeline
     (RuntimeError("of another kind"), None),
   ],
 )
-def test_errors_of_beam_are_told_without_it(error, message):
+def test_messages_of_beam_are_shortened(error, message):
   told = beam_pipeline._user_error(error)
   assert (told and str(told)) == message

@@ -41,7 +41,7 @@ def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
   assert set(tensors) == set(variables)
   for name, variable in variables.items():
     np.testing.assert_array_equal(tensors[name], variable)
-  # And back, to the very file.
+  # Converting back gives the same tensors.
   run_program(
     convert_checkpoint, input_dir=tmp_path / "out", output_dir=tmp_path / "back"
   )
@@ -154,7 +154,7 @@ def convert(run_program):
 
 @pytest.fixture
 def released(config_file, vocab_file, tmp_path):
-  """A folder with a model like those of the authors, and one file more."""
+  """Folder of an encoder in the released format."""
   del config_file, vocab_file
   folder = tmp_path / "released"
   folder.mkdir()
@@ -169,7 +169,7 @@ def released(config_file, vocab_file, tmp_path):
   return folder
 
 
-def test_a_conversion_killed_anywhere_is_made_by_the_same_command(
+def test_a_killed_conversion_ends_with_the_same_files(
   convert, released, tmp_path
 ):
   theirs, ours = tmp_path / "theirs", tmp_path / "ours"

@@ -59,7 +59,7 @@ def test_records_depend_on_the_seed_alone(create):
 
 @pytest.fixture
 def many_blocks(monkeypatch, text_file):
-  """Makes the text one of several blocks."""
+  """Makes the corpus reader cut the text into several blocks."""
   monkeypatch.setattr(corpus, "_SMALLEST_BLOCK_BYTES", 100)
   monkeypatch.setattr(corpus, "_CHUNK_BYTES", 100)
   monkeypatch.setattr(corpus, "_FEWEST_DOCUMENTS", 2)
@@ -97,7 +97,7 @@ def test_records_do_not_depend_on_the_number_of_workers(
   np.testing.assert_allclose(report["padding_fraction"], padding)
 
 
-def test_creation_that_was_interrupted_goes_on(
+def test_interrupted_creation_resumes(
   create, many_blocks, tmp_path, monkeypatch, caplog
 ):
   whole = pathlib.Path(create("whole.tfrecord", num_workers=1)).read_bytes()
@@ -114,13 +114,13 @@ def test_creation_that_was_interrupted_goes_on(
   with pytest.raises(KeyboardInterrupt):
     create(num_workers=1)
   assert not (tmp_path / "x.tfrecord").exists()
-  # Other settings would be another build.
+  # The parts of an interrupted run belong to its settings.
   with pytest.raises(ValueError, match="x.parts exists already.*dupe_factor"):
     create(num_workers=1, dupe_factor=4)
   assert pathlib.Path(create(num_workers=1)).read_bytes() == whole
   num_blocks = len(reports)
   create("again.tfrecord", num_workers=1)
-  # Two were not made a second time.
+  # The resumed run did not make the first two blocks again.
   assert num_blocks == len(reports) - num_blocks
   assert not (tmp_path / "x.parts").exists()
 
@@ -139,7 +139,7 @@ def test_records_do_not_depend_on_beam(
 
 
 def beam_program(text_file, vocab_file, output, *options):
-  """Runs the program with Beam, in processes of its own."""
+  """Runs the program with Beam in other processes."""
   subprocess.run(
     [
       sys.executable,
@@ -214,7 +214,7 @@ def test_beam_by_a_job_service(create, text_file, vocab_file, tmp_path):
 
 
 def parents_of_processes() -> dict[int, int]:
-  """Returns the parent of each process that is running."""
+  """Returns the parent of each running process."""
   lines = subprocess.run(
     ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
   ).stdout.splitlines()
@@ -233,7 +233,7 @@ def descendants(pid: int) -> set[int]:
 
 
 @pytest.mark.large
-def test_creation_killed_at_any_moment_goes_on(vocab_file, tmp_path):
+def test_killed_creation_resumes(vocab_file, tmp_path):
   text = tmp_path / "long.txt"
   text.write_text((builders.TEXT + "\n\n") * 20_000)  # several blocks
 
@@ -321,9 +321,7 @@ def test_creation_refuses_an_output_that_cannot_be_written(create, tmp_path):
     ("x.lock", "input_file"),
   ],
 )
-def test_records_do_not_replace_what_they_are_made_of(
-  create, tmp_path, output, flag
-):
+def test_records_do_not_overwrite_their_inputs(create, tmp_path, output, flag):
   os.symlink(tmp_path / "text.txt", tmp_path / "link")
   (tmp_path / "x.lock").write_text("one\n\ntwo")
   flags = {"output_file": tmp_path / output}
@@ -335,8 +333,7 @@ def test_records_do_not_replace_what_they_are_made_of(
   assert builders.read_folder(tmp_path) == before
 
 
-def test_leftovers_go_with_the_next_run(create, tmp_path):
-  """Also if that has nothing else to do, or begins again."""
+def test_the_next_run_removes_leftovers(create, tmp_path):
   create()
   whole = builders.read_folder(tmp_path)
   for flags in ({}, {"overwrite": True}):

@@ -42,7 +42,7 @@ def test_a_vocabulary_is_learnt_and_used(learn, monkeypatch):
   assert (config.vocab_size, config.hidden_size) == (1000, 128)
   tokenizer = tokenization.FullTokenizer(str(folder / "vocab.txt"))
   assert len(tokenizer.vocab) == 1000
-  # Numbered as in released models.
+  # The ids are those of released models.
   assert [
     tokenizer.vocab[token]
     for token in ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -60,7 +60,7 @@ def test_a_vocabulary_is_learnt_and_used(learn, monkeypatch):
     report["pieces_per_word"], counts.total() / num_words
   )
   assert report["unknown_rate"] < 0.01 and report["pieces_per_word"] < 1.7
-  # What is learnt is used, and the same whoever counted the words.
+  # Most learnt tokens occur, and worker processes learn the same tokens.
   assert sum(token in counts for token in tokenizer.vocab) > 0.85 * 900
   monkeypatch.setattr(corpus, "_SMALLEST_BLOCK_BYTES", 20_000)
   again = learn("again", num_workers=2)
@@ -155,7 +155,7 @@ def learn_tiny(run_program, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [{}, {"overwrite": True}])
-def test_a_vocabulary_killed_anywhere_is_made_by_the_same_command(
+def test_a_killed_run_ends_with_the_same_vocabulary(
   learn_tiny, tmp_path, flags
 ):
   learn_tiny(tmp_path / "whole")
@@ -167,7 +167,7 @@ def test_a_vocabulary_killed_anywhere_is_made_by_the_same_command(
   builders.check_deaths(run, tmp_path / "killed", whole)
 
 
-def test_a_vocabulary_killed_while_overwriting_is_not_a_mixture(
+def test_a_run_killed_while_overwriting_leaves_old_or_new_files(
   learn_tiny, tmp_path
 ):
   learn_tiny(tmp_path / "new")
@@ -215,7 +215,7 @@ def test_a_vocabulary_does_not_replace_files_of_others(learn_tiny, tmp_path):
   assert builders.read_folder(folder) == {"bert_config.json": b"mine"}
 
 
-def test_a_vocabulary_does_not_replace_what_it_is_made_of(
+def test_a_vocabulary_does_not_overwrite_its_inputs(
   learn_tiny, config_file, tmp_path
 ):
   before = builders.read_folder(tmp_path)

@@ -120,7 +120,7 @@ def test_a_model_is_downloaded_once(web, tmp_path, folder):
   assert len(web.requests) == 1
 
 
-def test_a_connection_that_breaks_off_goes_on(web, tmp_path):
+def test_a_download_resumes_after_a_lost_connection(web, tmp_path):
   web.cuts = [1000, 50_000]
   web.run()
   check_model(tmp_path, web.content)
@@ -131,7 +131,7 @@ def test_a_connection_that_breaks_off_goes_on(web, tmp_path):
   ]
 
 
-def test_a_download_that_was_given_up_goes_on(web, tmp_path):
+def test_an_abandoned_download_resumes(web, tmp_path):
   web.cuts = [1000, 0, 0, 0, 0]
   with pytest.raises(
     ValueError, match="broke off after 1000 of .* Run the same command again"
@@ -153,7 +153,7 @@ def test_a_file_that_changed_is_downloaded_from_its_beginning(web, tmp_path):
   check_model(tmp_path, web.content)
 
 
-def test_a_server_without_ranges_begins_anew(web, tmp_path):
+def test_a_server_without_ranges_sends_all_again(web, tmp_path):
   web.takes_ranges, web.cuts = False, [1000]
   web.run()
   check_model(tmp_path, web.content)

@@ -79,7 +79,7 @@ def serve_eagerly(run_export, monkeypatch):
 
 
 def ask(model, signature="text", **inputs):
-  """Returns what a signature answers."""
+  """Returns the outputs of a signature."""
   return {
     name: value.numpy()
     for name, value in model.signatures[signature](
@@ -162,7 +162,7 @@ def test_other_classifiers_are_served(
 
 
 def test_taggers_are_served(tag, serve):
-  # A sentence of several windows, and a word of very many pieces.
+  # One sentence needs several windows, and one word has very many pieces.
   words = [
     line.split()[0]
     for line in (tag.data_dir / "test.txt").read_text().split("\n")
@@ -383,7 +383,7 @@ def test_encoders_can_be_trained_through_the_hub(
   inputs = dict(
     zip(("input_word_ids", "input_mask", "input_type_ids"), features.values())
   )
-  # Gradients go through the folder as they do through the model.
+  # Gradients of the SavedModel equal those of the model.
   model = modeling.BertModel(builders.tiny_config())
   checkpoint.restore(checkpoint.variables_by_name(model), init_checkpoint)
   with tf.GradientTape(persistent=True) as tape:
@@ -504,7 +504,7 @@ def test_weights_of_an_unknown_classifier_are_refused(classify, serve_eagerly):
 
 
 class Served:
-  """Stands for a model of `serving`."""
+  """Stands for a model with signatures."""
 
   def signatures(self):
     return {}
@@ -515,7 +515,7 @@ class Served:
 
 @pytest.fixture
 def export(monkeypatch):
-  """Exports version 1, with what TensorFlow writes made up."""
+  """Function that exports version 1, with made-up files of TensorFlow."""
 
   def run(folder, model=b"model"):
     def save(unused_served, path, signatures):
@@ -542,9 +542,7 @@ def export(monkeypatch):
   return run
 
 
-def test_an_export_killed_anywhere_is_made_by_the_same_command(
-  export, tmp_path
-):
+def test_a_killed_export_ends_with_the_same_files(export, tmp_path):
   export(tmp_path / "whole")
   whole = builders.read_folder(tmp_path / "whole")
 
@@ -556,7 +554,7 @@ def test_an_export_killed_anywhere_is_made_by_the_same_command(
   builders.check_deaths(run, tmp_path / "killed", whole)
 
 
-def test_a_version_that_is_there_stays(export, tmp_path):
+def test_an_existing_version_is_kept(export, tmp_path):
   export(tmp_path)
   before = builders.read_folder(tmp_path)
   export(tmp_path)  # the same again

@@ -53,7 +53,7 @@ def test_features_in_the_published_format(
   first = features[0]["features"][0]
   assert [layer["index"] for layer in first["layers"]] == [-1, 0]
   assert len(first["layers"][0]["values"]) == 32
-  # A line's features do not depend on what shares its batch.
+  # The features of a line do not depend on the other lines of its batch.
   alone = run(batch_size=1)
   np.testing.assert_allclose(
     [layer["values"] for layer in alone[1]["features"][1]["layers"]],
@@ -199,7 +199,7 @@ def test_the_pooled_output_is_written(extract, init_checkpoint, vocab_file):
   )
 
 
-def test_extraction_that_was_killed_goes_on(extract, monkeypatch, tmp_path):
+def test_interrupted_extraction_resumes(extract, monkeypatch, tmp_path):
   monkeypatch.setattr(extract_features, "_MOST_LINES", 2)
   whole = extract("whole").read_bytes()
   compute = extract_features.compute
@@ -275,9 +275,7 @@ def test_features_of_the_reference(large_golden_dir, run_program, tmp_path):
     ("bert_model.ckpt.data-00000-of-00001", "init_checkpoint"),
   ],
 )
-def test_features_do_not_replace_what_they_are_made_of(
-  extract, tmp_path, name, flag
-):
+def test_features_do_not_overwrite_their_inputs(extract, tmp_path, name, flag):
   os.symlink(tmp_path / name, tmp_path / "out")
   before = builders.read_folder(tmp_path)
   with pytest.raises(UserError, match=f"that --{flag} reads"):
@@ -286,7 +284,7 @@ def test_features_do_not_replace_what_they_are_made_of(
 
 
 def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
-  # Three models with files of the same names.
+  # Three models, one after another, have files of the same names.
   monkeypatch.setattr(
     extract_features,
     "compute",

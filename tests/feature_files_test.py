@@ -30,7 +30,7 @@ def features_of_part(number):
 
 
 def write_features(folder, file_format, settings=None):
-  """Writes a file of three parts; returns which of them were made."""
+  """Writes a file of three parts, and returns the numbers of new parts."""
   file_io.remove_leftovers(str(folder))
   output = feature_files.PartedFile(
     str(folder / "out"), FORMATS[file_format](), settings or {"x": 1}
@@ -45,13 +45,13 @@ def write_features(folder, file_format, settings=None):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_features_killed_anywhere_are_those_of_one_run(tmp_path, file_format):
+def test_a_killed_run_ends_with_the_same_features(tmp_path, file_format):
   def run(folder):
     folder.mkdir(parents=True, exist_ok=True)
     write_features(folder, file_format)
 
   run(tmp_path / "whole")
-  # What formats do differently takes up only some operations.
+  # The other formats differ only in a few operations.
   steps = range(0, 1000, 1 if file_format == "json" else 5)
   whole = builders.read_folder(tmp_path / "whole")
   builders.check_deaths(run, tmp_path / "killed", whole, steps)
@@ -93,7 +93,7 @@ def test_damaged_parts_of_features_are_made_again(
   assert builders.read_folder(tmp_path) == whole
 
 
-def test_features_are_not_made_of_parts_that_were_damaged_meanwhile(tmp_path):
+def test_parts_damaged_before_the_end_are_reported(tmp_path):
   output = feature_files.PartedFile(
     str(tmp_path / "out"), FORMATS["json"](), {}
   )
@@ -104,7 +104,7 @@ def test_features_are_not_made_of_parts_that_were_damaged_meanwhile(tmp_path):
   assert not (tmp_path / "out").exists()
 
 
-def test_a_part_that_is_a_folder_is_told_in_one_line(tmp_path):
+def test_a_part_that_is_a_folder_is_reported_in_one_line(tmp_path):
   (tmp_path / "out.parts" / "settings.json").mkdir(parents=True)
   with pytest.raises(UserError, match="settings.json is a folder"):
     write_features(tmp_path, "json")

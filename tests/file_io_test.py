@@ -194,16 +194,3 @@ def test_files_that_cannot_be_read_are_named(tmp_path, read):
   with pytest.raises(UserError, match="folder"):
     (tmp_path / "folder").mkdir()
     read(str(tmp_path / "folder"))
-
-
-def test_a_glob_does_not_mean_what_lies_next_to_its_files(tmp_path):
-  for name in (
-    "out-1",
-    "out.lock",
-    "out.report.json",
-    "out-2.0123abcd.unfinished",
-  ):
-    (tmp_path / name).write_text("x")
-  assert file_io.expand_patterns(str(tmp_path / "out*"), "--input_file") == [
-    str(tmp_path / "out-1")
-  ]

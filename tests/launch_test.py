@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start(tmp_path):
-  """Starts a program that only has launch.py, in a folder of its own."""
+  """Function that starts a program that imports launch.py and nothing else."""
   processes = []
 
   def run(body="pass", imports="pass", run_flags="", **settings):
@@ -60,7 +60,7 @@ def start(tmp_path):
   yield run
   for process in processes:
     process.kill()
-    process.communicate()
+    process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_signal_ends_a_program_quietly(start, phase, number, code):
   process = start(**{phase: "wait('ready')"})
   assert process.stdout.readline() == "ready\n"
   process.send_signal(number)
-  _, messages = process.communicate()
+  _, messages = process.communicate(timeout=60)
   assert process.returncode == code
   assert messages == (
     ""
@@ -91,20 +91,20 @@ def test_second_signal_does_not_wait(start):
   for word in ("ready", "cleaning"):
     assert process.stdout.readline() == word + "\n"
     process.send_signal(signal.SIGINT)
-  process.communicate()
+  process.communicate(timeout=60)
   assert process.returncode == 130
 
 
 def test_signal_ends_a_program_in_a_long_call_of_a_library(start):
-  # The call lasts half a minute, in which no handler of Python's runs.
+  # No Python signal handler runs during the call, which takes half a minute.
   process = start(
     """
-  import hashlib, threading
+  import hashlib, threading, time
   def call():
     hashlib.pbkdf2_hmac('sha256', b'a', b'b', 30_000_000)
   def say_ready(thread):
     while sys._current_frames()[thread].f_code is not call.__code__:
-      pass
+      time.sleep(0.01)
     print('ready', flush=True)
   threading.Thread(target=say_ready, args=(threading.get_ident(),)).start()
   try:
@@ -116,7 +116,7 @@ def test_signal_ends_a_program_in_a_long_call_of_a_library(start):
   )
   assert process.stdout.readline() == "ready\n"
   process.send_signal(signal.SIGTERM)
-  output, messages = process.communicate()
+  output, messages = process.communicate(timeout=60)
   assert process.returncode == 75 and output == messages == ""
 
 
@@ -131,22 +131,25 @@ def test_closed_pipe_is_no_error(start):
   process.stdin.write("\n")
   process.stdin.flush()
   assert process.stderr.read() == ""
-  assert process.wait() == 141
+  assert process.wait(timeout=60) == 141
 
 
 def test_user_error_is_one_line(start):
   process = start("from errors import UserError; raise UserError('Bad x.')")
-  assert process.communicate()[1] == "program.py: Bad x.\n"
+  assert process.communicate(timeout=60)[1] == "program.py: Bad x.\n"
   assert process.returncode == 1
 
 
 def test_mistake_of_ours_has_a_traceback(start):
   process = start("int('x')")
-  assert "Traceback" in process.communicate()[1] and process.returncode == 1
+  assert (
+    "Traceback" in process.communicate(timeout=60)[1]
+    and process.returncode == 1
+  )
 
 
 @pytest.mark.parametrize("phase", ["imports", "body"])
-def test_program_ends_with_the_one_that_started_it(start, phase):
+def test_a_program_ends_with_its_parent(start, phase):
   code = "print('ready', flush=True); import signal; signal.pause()"
   process = start(**{phase: code}, **launch.parent_settings())
   assert process.stdout.readline() == "ready\n"
@@ -186,13 +189,13 @@ def test_program_ends_with_the_one_that_started_it(start, phase):
     (KeyError("x"), None),
   ],
 )
-def test_what_the_user_is_told(error, message):
+def test_messages_for_the_user(error, message):
   assert launch.message_for_user(error) == message
 
 
 @pytest.fixture
 def refused(tmp_path):
-  """Runs a program that has to fail, and returns the last line it says."""
+  """Function that runs a program that fails, and returns its last message."""
 
   def run(program, **flags):
     result = subprocess.run(
@@ -205,6 +208,7 @@ def refused(tmp_path):
       text=True,
       capture_output=True,
       check=False,
+      timeout=300,
     )
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -230,11 +234,11 @@ def test_errors_end_with_one_line_and_status_1(
   assert "input_ids has 24" in refused(
     **pretraining, bert_config_file=config_file, max_seq_length=32
   )
-  # Found while training, by a check inside the input pipeline.
+  # A check inside the input pipeline fails during training.
   assert "x.tfrecord, record 1: input_ids has the value" in refused(
     **pretraining, bert_config_file=small, max_seq_length=24
   )
-  # Found while predicting, by the reader of the text.
+  # The reader of the text fails during prediction.
   (tmp_path / "in.txt").write_bytes(b"good\nb\xe9d\n")
   assert "in.txt, line 2: not UTF-8" in refused(
     "extract_features.py",

@@ -55,15 +55,16 @@ def test_kill_releases_a_lock(tmp_path):
     with locks.Lock.of_folder(str(tmp_path), "x"):
       pass
   process.kill()
-  process.communicate()
+  process.communicate(timeout=60)
   assert os.listdir(tmp_path) == [".lock"]
   with locks.Lock.of_folder(str(tmp_path), "x"):
     pass
   assert os.listdir(tmp_path) == []
 
 
-# The holder removes the file before another one that has opened it locks it.
 def test_file_without_a_name_is_no_lock(tmp_path, monkeypatch):
+  # The holder removes the file after another process opened it and before that
+  # process locks it.
   try_lock = locks.try_lock
   path = tmp_path / ".lock"
 

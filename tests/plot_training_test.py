@@ -11,7 +11,7 @@ import plot_training
 
 @pytest.fixture
 def run(tmp_path):
-  """Writes the log of a run; returns its folder."""
+  """Function that writes the log of a run, and returns its folder."""
 
   def write(content, name="run"):
     folder = tmp_path / name

@@ -68,7 +68,7 @@ def test_masks_are_filled_and_texts_scored(
     np.sort(expected)[::-1][:3],
     rtol=1e-5,
   )
-  # One token after the other is masked.
+  # The score masks one token after another.
   ids[2] = tokenizer.vocab["cat"]
   total = 0.0
   for position in (1, 2, 3, 5, 6):
@@ -116,7 +116,7 @@ def test_weights_without_masked_lm_are_refused(masked, tmp_path):
     (["[MASK] sat", "\udcff"], "--text, line 2: not UTF-8"),
   ],
 )
-def test_a_bad_text_is_told_before_others_are_answered(
+def test_a_bad_text_is_reported_before_any_answer(
   vocab_file, monkeypatch, texts, message
 ):
   monkeypatch.setattr(
@@ -131,7 +131,7 @@ def test_a_bad_text_is_told_before_others_are_answered(
     next(sequences)
 
 
-def test_bad_bytes_on_standard_input_are_told(monkeypatch):
+def test_bad_bytes_on_standard_input_are_reported(monkeypatch):
   monkeypatch.setattr(
     sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the [MASK]\nb\xe9d\n"))
   )

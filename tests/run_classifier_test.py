@@ -41,12 +41,12 @@ def test_classifier_learns_evaluates_and_predicts(classify):
     ["still", "0", "12"],
   ]
   assert len(builders.read_table(run / "worst_mistakes.tsv")) == 1
-  # Another process needs neither the training data nor the first weights.
+  # A later run needs neither the training data nor the first weights.
   (classify.data_dir / "train.tsv").unlink()
   before = (run / "test_results.tsv").read_bytes()
   classify(do_predict=True, init_checkpoint="")
   assert (run / "test_results.tsv").read_bytes() == before
-  # What was exported is a classifier, too.
+  # The exported weights are a classifier as well.
   other = classify(
     "other", do_predict=True, init_checkpoint=run / "export" / "bert_model.ckpt"
   )
@@ -79,7 +79,7 @@ def test_mistakes_are_shown_the_worst_first(classify):
   "frequent, rare", [("cat,red", "blue"), ("", "blue,cat,red")]
 )
 def test_several_labels_or_none_for_a_text(classify, frequent, rare):
-  # The text says nothing: what is learnt is how frequent each label is.
+  # The texts are all the same, so the model learns how frequent each label is.
   for split, counts in [("train", (36, 4)), ("dev", (6, 2)), ("test", (1, 0))]:
     (classify.data_dir / f"{split}.tsv").write_text(
       "text\tlabel\n"
@@ -144,7 +144,7 @@ def test_regression(classify):
 
 def test_rare_labels_count_more_by_their_weight(classify):
   train = classify.data_dir / "train.tsv"
-  # The text says nothing: what is learnt is how frequent the labels are.
+  # The texts are all the same, so the model learns how frequent each label is.
   train.write_text(
     "text\tlabel\n" + "the cat\tfrequent\n" * 36 + "the cat\trare\n" * 12
   )
@@ -226,7 +226,7 @@ def test_evaluation_does_not_depend_on_the_size_of_batches(classify):
     )
 
 
-def test_a_model_of_glue_writes_all_its_files(classify, tmp_path):
+def test_mnli_writes_all_its_files(classify, tmp_path):
   header = "\t".join(f"c{i}" for i in range(8)) + "\tsentence1\tsentence2"
   row = "\t".join("01234567") + "\tthe cat sat\ta cat"
   data_dir = tmp_path / "MNLI"
@@ -365,7 +365,7 @@ def test_classifier_refuses_labels_that_do_not_fit_the_weights(
     classify(do_predict=True)
 
 
-def test_a_model_is_named_by_its_folder(
+def test_a_folder_stands_for_the_model(
   run_program,
   classify,
   config_file,
@@ -374,7 +374,7 @@ def test_a_model_is_named_by_its_folder(
   tmp_path,
   monkeypatch,
 ):
-  # Under the names that such files have, in the folder of the fixtures.
+  # The fixtures write the files of a model under their usual names.
   expected = classify(do_train=True, do_predict=True, num_train_epochs=1)
 
   def run(model, output, **flags):
@@ -395,7 +395,7 @@ def test_a_model_is_named_by_its_folder(
     return (tmp_path / output / "test_results.tsv").read_bytes()
 
   assert run(tmp_path, "a") == (expected / "test_results.tsv").read_bytes()
-  # By its name, and with other weights.
+  # By name, with random weights.
   (tmp_path / "models").mkdir()
   (tmp_path / "models" / "tiny").symlink_to(tmp_path)
   monkeypatch.chdir(tmp_path)
@@ -411,12 +411,12 @@ def test_a_model_is_named_by_its_folder(
     run("huge", "c")
 
 
-def test_a_student_learns_what_the_teacher_says(
+def test_a_student_learns_the_predictions_of_its_teacher(
   classify, config_file, monkeypatch
 ):
   teacher = classify("teacher", do_train=True, do_predict=True)
   says = builders.read_table(teacher / "test_predictions.tsv")
-  # The labels of the student's own data are wrong, and it has further texts.
+  # The student's own labels are wrong, and it has further texts without labels.
   train = classify.data_dir / "train.tsv"
   rows = [line.split("\t") for line in train.read_text().splitlines()[1:]]
   swap = {"still": "moving", "moving": "still"}
@@ -445,10 +445,10 @@ def test_a_student_learns_what_the_teacher_says(
     row[:2] for row in builders.read_table(student / "test_predictions.tsv")
   ] == [row[:2] for row in says]
   [kept] = (teacher / "distillation").iterdir()
-  # What it said is read again by another student.
+  # Another student reads the saved predictions of the teacher.
   monkeypatch.setattr(distillation, "_compute_logits", None)
   classify("other", **{**student_flags, "num_train_epochs": 1})
-  # With hard labels alone the student believes them.
+  # With hard labels alone the student learns the wrong labels.
   misled = classify(
     "misled",
     **student_flags,
@@ -460,7 +460,7 @@ def test_a_student_learns_what_the_teacher_says(
     row[1] == swap[right[row[0]]]
     for row in builders.read_table(misled / "test_predictions.tsv")[1:13]
   )
-  # Other texts are asked about again.
+  # The teacher predicts again for other texts.
   (classify.data_dir / "more.tsv").write_text("text\na red bird\n")
   with pytest.raises(TypeError):
     classify("third", **student_flags)

@@ -53,7 +53,7 @@ def test_encoders_from_the_hub_are_trained(classify_with_hub, hub_folder):
   for variable in hub_encoder.load(hub_folder, "").encoder_variables:
     name = variable.name.removesuffix(":0")
     assert np.any(trained.get_tensor(name) != variable.numpy()), name
-  # Another process, that has the same encoder, finds what was trained.
+  # A later run with the same encoder restores the trained weights.
   classify_with_hub(hub_folder, do_predict=True)
   assert (run / "test_results.tsv").read_bytes() == before
 

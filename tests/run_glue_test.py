@@ -50,11 +50,11 @@ def glue_runs(run_program, config_file, vocab_file, init_checkpoint, tmp_path):
   return run
 
 
-def test_the_grid_finds_the_best_and_goes_on(glue_runs, monkeypatch):
+def test_the_grid_finds_the_best_and_resumes(glue_runs, monkeypatch):
   calls = []
 
   def fake(arguments, log_file):
-    """Scores by the rate, with the seed as noise."""
+    """Writes scores that follow the learning rate and, less, the seed."""
     del log_file
     flags = dict(argument[2:].partition("=")[::2] for argument in arguments)
     calls.append(flags)
@@ -78,7 +78,7 @@ def test_the_grid_finds_the_best_and_goes_on(glue_runs, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     glue_runs(**flags)
   results = glue_runs(**flags)
-  # Two tasks, four points and two further seeds; one was begun twice.
+  # Two tasks with four points and two further seeds; one run started twice.
   assert len(calls) == 13
   summary = json.loads((results / "results.json").read_text())
   assert summary["num_tasks"] == 2
@@ -96,7 +96,7 @@ def test_the_grid_finds_the_best_and_goes_on(glue_runs, monkeypatch):
   ]
   assert "| 82.0 ± 1.0 / 72.0 ± 1.0 |" in row and "| 72.0 ± 1.0 |" in row
   assert (results / "results.png").read_bytes().startswith(b"\x89PNG")
-  # Of all runs of a task the weights of the best are left.
+  # Only the best run of a task keeps its weights.
   kept = sorted(path.parent.name for path in results.glob("*/*/export"))
   assert kept == ["batch2_rate0.002_seed3"] * 2
   # Another task joins the table.

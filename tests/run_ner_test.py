@@ -23,7 +23,7 @@ def test_words_are_tagged(tag):
   assert first["entities"] == [
     {"type": "pet", "start": 4, "end": 11, "text": "red cat"}
   ]
-  # Without tags, in windows, and with the weights that were exported.
+  # Words without tags, in windows, with the exported weights.
   (tag.data_dir / "test.txt").write_text(
     "\n".join(line.split(" ")[0] for line in test_file) + "\n"
   )

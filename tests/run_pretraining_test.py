@@ -54,7 +54,7 @@ def test_pretraining_on_packed_records(create, pretrain):
   assert "next_sentence_loss" in results
 
 
-def test_masked_lm_alone_leaves_the_other_head_as_it_was(
+def test_masked_lm_alone_does_not_change_the_other_head(
   create, pretrain, init_checkpoint
 ):
   records = create(next_sentence_prediction=False)
@@ -69,9 +69,7 @@ def test_masked_lm_alone_leaves_the_other_head_as_it_was(
     assert is_same == ("pooler" in name or "seq_relationship" in name), name
 
 
-def test_masks_drawn_in_training_follow_the_place_in_the_data(
-  create, vocab_file
-):
+def test_masks_depend_on_the_position_in_the_data(create, vocab_file):
   record_format = record_formats.PretrainingFormat(24, 4)
   masker = masking.Masking(
     masking.Vocabulary.from_tokens(tokenization.load_vocab(vocab_file)),
@@ -296,7 +294,7 @@ def test_pretraining_refuses_ids_outside_the_vocabulary(
     pretrain(records, bert_config_file=small)
 
 
-def test_damaged_record_is_named_and_can_be_left_out(records, pretrain):
+def test_a_damaged_record_is_named_and_can_be_skipped(records, pretrain):
   num_records = len(builders.read_records(records))
   content = bytearray(pathlib.Path(records).read_bytes())
   content[-20] ^= 1  # in the last record, before its checksum
@@ -314,9 +312,7 @@ def test_damaged_record_is_named_and_can_be_left_out(records, pretrain):
   assert len(builders.read_records(str(copy))) == num_records - 1
 
 
-def test_lost_list_of_checkpoints_is_no_fresh_start(
-  records, pretrain, tmp_path
-):
+def test_a_lost_list_of_checkpoints_is_an_error(records, pretrain, tmp_path):
   flags = dict(save_checkpoints_steps=2, do_eval=True, eval_every_steps=2)
   run = pretrain(records, **flags)
   first = (run / "model.ckpt-2.index").read_bytes()
@@ -332,7 +328,7 @@ def test_lost_list_of_checkpoints_is_no_fresh_start(
     pretrain(records, do_train=False, do_eval=True, restart=True)
   with pytest.raises(UserError, match="would delete --init_checkpoint"):
     pretrain(records, restart=True, init_checkpoint=run / "model.ckpt-4")
-  # Begins again: another seed trains other weights from step 0 on.
+  # The run starts again: another seed trains other weights from step 0 on.
   pretrain(records, restart=True, seed=5, **flags)
   assert (run / "model.ckpt-2.index").read_bytes() != first
   steps = [
@@ -463,7 +459,9 @@ def busy(tmp_path):
 
 
 @pytest.mark.large
-def test_killed_ten_times_ends_with_the_same_weights(machines, busy, tmp_path):
+def test_a_run_killed_ten_times_ends_with_the_same_weights(
+  machines, busy, tmp_path
+):
   rng = random.Random(1)
   started = time.monotonic()
   assert machines.finish(machines.start("whole", 1, **busy)) == [0]
@@ -500,9 +498,7 @@ def test_killed_ten_times_ends_with_the_same_weights(machines, busy, tmp_path):
 
 
 @pytest.mark.large
-def test_one_of_two_machines_killed_loses_and_doubles_nothing(
-  machines, busy, tmp_path
-):
+def test_a_killed_machine_loses_and_doubles_nothing(machines, busy, tmp_path):
   assert machines.finish(machines.start("whole", 2, **busy)) == [0, 0]
   for victim in (0, 1):
     processes = machines.start("killed", 2, **busy)

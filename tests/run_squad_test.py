@@ -36,7 +36,7 @@ def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
     "questions": 12,
     "windows": 12,
   }
-  # Without answers there are predictions, and no scores.
+  # Without answers in the file, the program predicts but does not score.
   content = json.loads(file.read_text())
   for paragraph in content["data"][0]["paragraphs"]:
     for question in paragraph["qas"]:
@@ -47,7 +47,7 @@ def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
   answer(do_predict=True, predict_file=file, init_checkpoint="")
   assert (run / "predictions.json").read_bytes() == before
   assert not (run / "eval_results.txt").exists()
-  # From the command line.
+  # A question on the command line.
   context = tmp_path / "context.txt"
   context.write_text("the dog sat and the\nbird ran and the cat flew")
   capsys.readouterr()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 
-def test_choices_follow_what_was_learnt_in_any_order(choose, tmp_path):
+def test_choices_do_not_depend_on_their_order(choose, tmp_path):
   rng = random.Random(1)
   header = (
     "video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,"
@@ -16,7 +16,7 @@ def test_choices_follow_what_was_learnt_in_any_order(choose, tmp_path):
   )
   rows = []
   for _ in range(80):
-    # What is good follows.
+    # The right ending has the word "good".
     endings = [
       f"{word} {rng.choice(['cat', 'dog', 'bird'])}"
       for word in ("good", "bad", "lazy", "quick")

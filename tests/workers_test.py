@@ -144,4 +144,4 @@ def test_no_process_outlives_a_program_that_is_killed(factory, text):
   process.kill()
   # The pipe ends when the last process that could write to it has ended.
   assert set(process.stdout.read().split()) <= {text}
-  process.wait()
+  process.wait(timeout=60)
