@@ -77,7 +77,7 @@ def read_log(run_dir: str, loss: str) -> tuple[list, list]:
     scores = record["evaluation"] if is_evaluation else record
     if not isinstance(scores, dict):
       raise UserError(
-        f"{place}: evaluation={text_files.shown(scores)} is no "
+        f"{place}: evaluation={text_files.format_value(scores)} is no "
         "object of scores."
       )
     # None if no step since the last line had a finite loss.
@@ -102,7 +102,7 @@ def _number(record, name: str, kinds, largest: float, place: str):
     or (not -largest <= value <= largest)
   ):
     raise UserError(
-      f"{place}: {name}={text_files.shown(value)} is no number "
+      f"{place}: {name}={text_files.format_value(value)} is no number "
       "that a training writes."
     )
   return value

@@ -1,13 +1,14 @@
-"""Classification of texts and pairs of texts: what a task is, and its files.
+"""Classification of texts and pairs of texts: tasks, examples and labels.
 
-What differs between tasks is data: which file, which column, which labels. The
-published ones stand in `glue.py` and `xnli.py`; `custom_task` is one's own.
+Tasks differ in data only: files, columns and labels. `glue.py` and `xnli.py`
+hold the published tasks; `custom_task` describes data of the user.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import inspect
 import os
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -18,40 +19,40 @@ from errors import UserError
 from tasks import metrics
 from tasks import text_files
 
-# What a text has: one label of several, any number of them, or a number.
+# A text has one of several labels, any number of labels, or a number.
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"
 REGRESSION = "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
-# A column, by its number from 0 (from -1 for the last) or by its name.
+# Number of a column, from 0 (negative: from the end), or its name.
 Column = int | str
 
-# The endings of the files that can be read.
+# Endings of the formats that can be read.
 _FORMATS = (".tsv", ".txt", ".csv", ".jsonl")
-# Numbers to learn are float32.
+# Regression learns float32.
 _LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """Where one split of a task lies.
+  """A file of a split, and its layout.
 
   In `.tsv` and `.txt` files tabs separate columns and quotation marks are text,
-  as in GLUE's; `.csv` files are quoted as RFC 4180 has it; `.jsonl` files hold
-  an object a line, whose keys are the columns.
+  as in GLUE's files. `.csv` files are quoted as in RFC 4180. Each line of a
+  `.jsonl` file is an object whose keys are the columns.
 
   Attributes:
-    file: name, from the folder of the task.
-    text_a: column of the text.
-    text_b: column of the second text, if there is one.
-    label: column of the label; None for a file without.
-    id: column of what names the example in predictions; None for its number,
-      from 0.
-    has_header: whether the first line names the columns.
-    only: a column and the value that rows need there; the others are left out.
-    has_gaps: whether the published file is known for rows that are cut off or
-      empty; they are left out, and counted.
+    file: Path of the file in the folder of the task.
+    text_a: Column of the text.
+    text_b: Column of the second text, if there is one.
+    label: Column of the label; None for a file without labels.
+    id: Column of the key in files of predictions; None to use the number of
+      the example, from 0.
+    has_header: Whether the first line names the columns.
+    only: A column and the value that it must have; other rows are skipped.
+    has_gaps: Whether the published file has truncated or empty rows. They are
+      skipped and counted.
   """
 
   file: str
@@ -66,15 +67,15 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A text or a pair.
+  """A text or a pair of texts.
 
   Attributes:
-    place: file and line, for messages.
-    id: what names it in predictions.
-    text_a: the text.
-    text_b: the second text, or None.
-    label: as the file has it; for `MULTI_LABEL` a tuple, for `REGRESSION` a
-      float; None where it is not known.
+    place: File and line, for messages.
+    id: Key of the example in files of predictions.
+    text_a: The text.
+    text_b: The second text, or None.
+    label: The label as in the file; a tuple for `MULTI_LABEL`, a float for
+      `REGRESSION`, None if it is unknown.
   """
 
   place: str
@@ -86,22 +87,23 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationTask:
-  """A task: its files, its labels and how it is scored.
+  """A task: its files, its labels and its scores.
 
   Attributes:
-    name: what --task_name calls it, in lower case.
-    splits: `train`, `dev` and `test`; further files to evaluate or predict are
-      called `dev_...` and `test_...`, and are left out where they are missing.
-      Of several `Columns` the first whose file is there counts.
-    labels: in the order of their ids; None if the training file tells.
-    problem_type: one of `PROBLEM_TYPES`.
+    name: Value of --task_name, in lower case.
+    splits: Files of `train`, `dev` and `test`. Further files to evaluate or
+      predict are called `dev_...` and `test_...`, and are skipped if they do
+      not exist. Of several `Columns` the first with an existing file is read.
+    labels: Labels in the order of their ids; None to use those of the training
+      file.
+    problem_type: One of `PROBLEM_TYPES`.
     metric_fn: (labels, predictions) -> {name: score}; see `metrics.py`.
-    main_metrics: those of the published table, in its order.
-    renamed_labels: spelling in a file -> label.
-    label_separator: between the labels of a `MULTI_LABEL` column.
-    class_weights: label -> weight of its examples in the loss, 1 where it is
-      not named; `balanced` for weights such that all labels count the same.
-    submissions: split -> the file that the server of GLUE wants for it.
+    main_metrics: Scores that decide which run is best.
+    renamed_labels: Spelling in a file -> label.
+    label_separator: Separator of labels in a `MULTI_LABEL` column.
+    class_weights: Label -> weight of its examples in the loss, by default 1;
+      `balanced` for weights that give all labels the same influence.
+    submissions: Split -> file that the GLUE server expects.
   """
 
   name: str
@@ -118,27 +120,48 @@ class ClassificationTask:
   # --- Reading ---------------------------------------------------------------
 
   def existing_splits(self, data_dir: str, kind: str) -> list[str]:
-    """Returns a kind of split, and its further files that are there."""
-    return [kind] + [
+    """Returns `dev` or `test`, and its further splits that have a file."""
+    further = [
       split
       for split in self.splits
-      if split.startswith(f"{kind}_")
-      and any(
-        tf.io.gfile.exists(os.path.join(data_dir, columns.file))
-        for columns in self.splits[split]
-      )
+      if split.startswith(f"{kind}_") and self.has_file(data_dir, split)
     ]
+    return [kind, *further]
+
+  def has_file(self, data_dir: str, split: str) -> bool:
+    """Returns whether a file of a split exists."""
+    return self._find_columns(data_dir, split) is not None
+
+  def _find_columns(self, data_dir: str, split: str) -> Columns | None:
+    """Returns the columns of the first existing file of a split, or None."""
+    for columns in self.splits[split]:
+      if tf.io.gfile.exists(os.path.join(data_dir, columns.file)):
+        return columns
+    return None
 
   def read_examples(self, data_dir: str, split: str) -> list[Example]:
     """Returns the examples of a split, in the order of the file.
 
     Raises:
-      UserError: the file is missing or empty, or has a bad row.
+      UserError: The file is missing or empty, or has an invalid row.
     """
-    return self._read(*self._find(data_dir, split))
+    columns = self._find_columns(data_dir, split)
+    if columns is None:
+      paths = [
+        os.path.join(data_dir, columns.file) for columns in self.splits[split]
+      ]
+      raise UserError(
+        f"{' or '.join(paths)} does not exist: task {self.name} needs it for "
+        f"its {split} examples. Does --data_dir name the right folder?"
+      )
+    return self._read(columns, os.path.join(data_dir, columns.file))
 
   def read_texts(self, data_dir: str, file: str) -> list[Example]:
-    """Returns the examples of another file, with the columns of `test`."""
+    """Returns the examples of another file in the layout of `test`.
+
+    Raises:
+      UserError: The file is missing or empty, or has an invalid row.
+    """
     columns = dataclasses.replace(
       self.splits["test"][0], file=file, label=None, id=None
     )
@@ -148,165 +171,154 @@ class ClassificationTask:
     return self._read(columns, path)
 
   def _read(self, columns: Columns, path: str) -> list[Example]:
-    examples, gaps, lines_of_ids = [], 0, {}
+    """Returns the examples of a file."""
+    examples: list[Example] = []
+    lines_of_ids: dict[str, int] = {}
+    num_gaps = 0
     for line, row in _read_rows(path, columns):
-      place = f"{path}, line {line}"
-      if columns.only and row.get(columns.only[0], place) != columns.only[1]:
-        continue
+      if columns.only:
+        column, value = columns.only
+        if row.get(column) != value:
+          continue
       try:
-        example = self._example(row, columns, place, len(examples))
+        example = self._parse_example(row, columns, len(examples))
       except UserError:
         if not columns.has_gaps:
           raise
-        gaps += 1
+        num_gaps += 1
         continue
       first = lines_of_ids.setdefault(example.id, line)
       if first != line:
         raise UserError(
-          f"{place}: the id {text_files.shown(example.id)} is that of line "
-          f"{first} as well. Predictions could not be told apart: make "
-          "ids unique, or do without a column of ids."
+          f"{example.place} has the id {text_files.format_value(example.id)}, "
+          f"but line {first} already has this id. Predictions could not be "
+          "told apart: make ids unique, or leave out the column of ids."
         )
       examples.append(example)
-    if gaps:
+    if num_gaps:
       logging.info(
-        "%s: %d rows are cut off or empty, and left out.", path, gaps
+        "%s: skipped %d rows that are truncated or empty.", path, num_gaps
       )
     if not examples:
-      raise UserError(
-        f"{path} holds no examples"
-        + (
-          f" with {columns.only[1]!r} in column {columns.only[0]!r}."
-          if columns.only
-          else "."
-        )
-      )
+      condition = ""
+      if columns.only:
+        column, value = columns.only
+        condition = f" with {value!r} in column {column!r}"
+      raise UserError(f"{path} holds no examples{condition}.")
     return examples
 
-  def _find(self, data_dir: str, split: str) -> tuple[Columns, str]:
-    paths = []
-    for columns in self.splits[split]:
-      paths.append(os.path.join(data_dir, columns.file))
-      if tf.io.gfile.exists(paths[-1]):
-        return columns, paths[-1]
-    raise UserError(
-      f"{' or '.join(paths)} does not exist: task {self.name} needs it for "
-      f"its {split} examples. Does --data_dir name the right folder?"
-    )
-
-  def _example(
-    self, row: "_Row", columns: Columns, place: str, number: int
+  def _parse_example(
+    self, row: "_Row", columns: Columns, number: int
   ) -> Example:
-    texts = [
-      None if column is None else row.text(column, place)
-      for column in (columns.text_a, columns.text_b)
-    ]
+    """Returns the example of a row."""
+    text_a = row.get_text(columns.text_a)
+    text_b = None
+    if columns.text_b is not None:
+      text_b = row.get_text(columns.text_b)
     label = None
     if columns.label is not None:
-      label = self._label(row.get(columns.label, place), place)
-    example_id = number if columns.id is None else row.get(columns.id, place)
+      label = self._parse_label(row.get(columns.label), row.place)
+    example_id = number if columns.id is None else row.get(columns.id)
     if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
       raise UserError(
-        f"{place}: the id is {text_files.shown(example_id)}, not "
-        "a text or a whole number."
+        f"{row.place}: the id is {text_files.format_value(example_id)}, not a "
+        "string or an integer."
       )
-    return Example(place, str(example_id), *texts, label)
+    return Example(row.place, str(example_id), text_a, text_b, label)
 
-  def _label(self, value, place: str):
-    """Returns the label that a field holds."""
+  def _parse_label(
+    self, value: Any, place: str
+  ) -> str | tuple[str, ...] | float:
+    """Returns the label of a field."""
     if self.problem_type == REGRESSION:
-      return _number(value, place)
+      return _parse_number(value, place)
     if self.problem_type == MULTI_LABEL:
-      values = (
-        value
-        if isinstance(value, list)
-        else [label.strip() for label in str(value).split(self.label_separator)]
-      )
-      if (
-        value is None
-        or isinstance(value, dict)
-        or any(
-          label is None or isinstance(label, (list, dict)) for label in values
-        )
-      ):
+      labels = value if isinstance(value, list) else [value]
+      if not all(map(_is_word, labels)):
         raise UserError(
-          f"{place}: the label is {text_files.shown(value)}, not "
-          "a list of words. [] stands for none."
+          f"{place}: the label is {text_files.format_value(value)}, not a list "
+          "of words. [] stands for no label."
         )
-      return tuple(self._known_as(label) for label in values if label != "")
-    if value is None or value == "" or isinstance(value, (list, dict)):
+      if not isinstance(value, list):
+        parts = str(value).split(self.label_separator)
+        labels = [part.strip() for part in parts]
+      return tuple(self._rename_label(label) for label in labels if label != "")
+    if not _is_word(value) or value == "":
       raise UserError(
-        f"{place}: the label is {text_files.shown(value)}, not "
-        "one word. Texts with several labels are learnt with "
-        "--problem_type=multi_label."
+        f"{place}: the label is {text_files.format_value(value)}, not one "
+        "word. Texts with several labels need --problem_type=multi_label."
       )
-    return self._known_as(value)
+    return self._rename_label(value)
 
-  def _known_as(self, value) -> str:
-    label = str(value)
-    return self.renamed_labels.get(label, label)
+  def _rename_label(self, value: Any) -> str:
+    """Returns the label of a spelling."""
+    spelling = str(value)
+    return self.renamed_labels.get(spelling, spelling)
 
   # --- Labels ----------------------------------------------------------------
 
   def find_labels(self, examples: Sequence[Example]) -> tuple[str, ...]:
-    """Returns the task's own labels, or all in `examples`, sorted.
+    """Returns the task's own labels, or all labels of `examples`, sorted.
 
     Raises:
-      UserError: there are too few to learn anything.
+      UserError: There are too few labels for a classifier.
     """
     if self.problem_type == REGRESSION:
       return ()
-    labels = self.labels or tuple(
-      sorted(
-        {label for example in examples for label in self._labels_of(example)}
-      )
-    )
+    labels = self.labels
+    if not labels:
+      found = set()
+      for example in examples:
+        found.update(self._get_labels(example))
+      labels = tuple(sorted(found))
     if len(labels) < (1 if self.problem_type == MULTI_LABEL else 2):
+      found_labels = "no label"
+      if labels:
+        found_labels = f"the label {text_files.format_value(labels[0])} only"
       raise UserError(
-        "The training data have "
-        + (
-          f"the label {text_files.shown(labels[0])} only."
-          if labels
-          else "no label."
-        )
-        + " A classifier needs two or more."
+        f"The training data have {found_labels}. A classifier needs two or "
+        "more labels."
       )
     return labels
 
-  def _labels_of(self, example: Example) -> tuple[str, ...]:
-    if self.problem_type == MULTI_LABEL:
+  def _get_labels(self, example: Example) -> tuple[str, ...]:
+    """Returns the labels of an example whose label is known."""
+    if isinstance(example.label, tuple):
       return example.label
+    assert isinstance(example.label, str)
     return (example.label,)
 
   def targets(
     self, examples: Sequence[Example], labels: Sequence[str]
   ) -> np.ndarray:
-    """Returns what is to be predicted for each of n examples.
+    """Returns the labels of examples as numbers.
+
+    Args:
+      examples: The examples.
+      labels: All labels, in the order of their ids.
 
     Returns:
-      The number of the label, int64 [n]; for `MULTI_LABEL` 1 where a label
-      applies and 0 where it does not, float32 [n, num_labels]; for `REGRESSION`
-      float32 [n]. All 0 where it is not known.
+      int64 [num_examples], ids of labels; for `MULTI_LABEL` float32
+      [num_examples, num_labels], 1 for each label of the example, else 0; for
+      `REGRESSION` float32 [num_examples]. Unknown labels are 0.
 
     Raises:
-      UserError: a label is not one of `labels`.
+      UserError: An example has a label that is not among `labels`.
     """
     if self.problem_type == REGRESSION:
-      return np.array(
-        [example.label or 0.0 for example in examples], np.float32
-      )
+      numbers = [example.label or 0.0 for example in examples]
+      return np.array(numbers, np.float32)
     ids = {label: i for i, label in enumerate(labels)}
-    shape = [len(examples), len(labels)]
-    is_label = np.zeros(shape, np.float32)
+    is_label = np.zeros([len(examples), len(labels)], np.float32)
     for number, example in enumerate(examples):
       if example.label is None:
         continue
-      for label in self._labels_of(example):
+      for label in self._get_labels(example):
         if label not in ids:
           raise UserError(
-            f"{example.place}: the label {text_files.shown(label)} is not "
-            f"one of: {text_files.some(labels)}. Correct it, or train with "
-            "examples of it."
+            f"{example.place}: the label {text_files.format_value(label)} is "
+            f"not one of: {text_files.format_names(labels)}. Correct it, or "
+            "add examples of it to the training data."
           )
         is_label[number, ids[label]] = 1.0
     if self.problem_type == MULTI_LABEL:
@@ -316,54 +328,64 @@ class ClassificationTask:
   def label_weights(
     self, targets: np.ndarray, labels: Sequence[str]
   ) -> np.ndarray | None:
-    """Returns the weight of each label in the loss, float32, or None for 1.
+    """Returns the weight of each label in the loss.
 
-    For `MULTI_LABEL` it is that of the examples that have the label.
+    For `MULTI_LABEL` it is the weight of examples that have the label.
 
     Args:
-      targets: of the training examples.
-      labels: in the order of their ids.
+      targets: Targets of the training examples.
+      labels: All labels, in the order of their ids.
+
+    Returns:
+      float32 [num_labels]; None if all weights are 1.
 
     Raises:
-      UserError: `class_weights` does not go with the labels.
+      UserError: `class_weights` does not fit the labels.
     """
     if self.class_weights is None:
       return None
     if self.problem_type == REGRESSION:
       raise UserError("Class weights are for classes; regression has none.")
-    if self.class_weights == "balanced":
-      if self.problem_type == MULTI_LABEL:
-        counts = targets.sum(axis=0)
-        return ((len(targets) - counts) / np.maximum(counts, 1)).astype(
-          np.float32
-        )
-      counts = np.bincount(targets, minlength=len(labels))
-      return (len(targets) / (len(labels) * np.maximum(counts, 1))).astype(
-        np.float32
-      )
+    if isinstance(self.class_weights, str):
+      return self._balance_labels(targets, len(labels))
     unknown = sorted(set(self.class_weights) - set(labels))
     if unknown:
       raise UserError(
-        "There is a class weight for "
-        f"{text_files.shown(unknown[0])}, which is not one of "
-        f"the labels: {text_files.some(labels)}."
+        f"There is a class weight for {text_files.format_value(unknown[0])}, "
+        f"which is not one of the labels: {text_files.format_names(labels)}."
       )
-    return np.array(
-      [self.class_weights.get(label, 1.0) for label in labels], np.float32
-    )
+    weights = [self.class_weights.get(label, 1.0) for label in labels]
+    return np.array(weights, np.float32)
+
+  def _balance_labels(self, targets: np.ndarray, num_labels: int) -> np.ndarray:
+    """Returns weights that give all labels the same influence on the loss."""
+    num_examples = len(targets)
+    if self.problem_type == MULTI_LABEL:
+      # For each label, the examples with and without it have the same weight.
+      counts = targets.sum(axis=0)
+      weights = (num_examples - counts) / np.maximum(counts, 1)
+    else:
+      counts = np.bincount(targets, minlength=num_labels)
+      weights = num_examples / (num_labels * np.maximum(counts, 1))
+    return weights.astype(np.float32)
 
 
-def _number(value, place: str) -> float:
-  """Returns the number that a field holds, to be learnt by regression."""
+def _is_word(value: Any) -> bool:
+  """Returns whether a field of JSON can be a label."""
+  return value is not None and not isinstance(value, (list, dict))
+
+
+def _parse_number(value: Any, place: str) -> float:
+  """Returns the number of a field, for regression."""
   try:
     number = float("" if isinstance(value, bool) else value)
   except (TypeError, ValueError, OverflowError):
     number = np.nan
-  if not abs(number) <= _LARGEST_NUMBER:  # nor NaN
+  # This comparison is also false for NaN.
+  if not abs(number) <= _LARGEST_NUMBER:
     raise UserError(
-      f"{place}: the label {text_files.shown(value)} is not a "
-      "finite number of float32, which regression learns. "
-      "Correct it, or leave the row out."
+      f"{place}: the label {text_files.format_value(value)} is not a finite "
+      "number of float32, as regression needs. Correct it, or remove the row."
     )
   return number
 
@@ -372,46 +394,62 @@ def _number(value, place: str) -> float:
 
 
 class _Row:
-  """The fields of a line; a list, or a dict of JSON."""
+  """The fields of a line: a list, or an object of JSON.
 
-  def __init__(self, fields, numbers: Mapping[str, int]):
+  Attributes:
+    place: File and line, for messages.
+  """
+
+  def __init__(
+    self, place: str, fields: Any, column_numbers: Mapping[str, int]
+  ):
+    """Initializes the row.
+
+    Args:
+      place: File and line, for messages.
+      fields: A list, or a dict of JSON.
+      column_numbers: Name -> number of the column, for lists.
+    """
+    self.place = place
     self._fields = fields
-    self._numbers = numbers  # of named columns, where `fields` is a list
+    self._column_numbers = column_numbers
 
-  def get(self, column: Column, place: str):
+  def get(self, column: Column) -> Any:
     """Returns a field.
 
     Raises:
-      UserError: the row has no such column.
+      UserError: The row has no such column.
     """
     if isinstance(self._fields, dict):
       if column not in self._fields:
         raise UserError(
-          f"{place}: there is no {column!r}. The object has: "
-          f"{text_files.some(self._fields)}."
+          f"{self.place}: there is no {column!r}. The object has: "
+          f"{text_files.format_names(self._fields)}."
         )
       return self._fields[column]
-    number = self._numbers.get(column, column)
+    if isinstance(column, str):
+      column = self._column_numbers[column]
     try:
-      return self._fields[number]
+      return self._fields[column]
     except IndexError:
       raise UserError(
-        f"{place}: {len(self._fields)} columns, but column {number + 1} is "
-        f"needed: {text_files.shown(self._fields)}. Is the row cut off?"
+        f"{self.place} has {len(self._fields)} columns, but column "
+        f"{column + 1} is needed: {text_files.format_value(self._fields)}. Is "
+        "the row truncated?"
       ) from None
 
-  def text(self, column: Column, place: str) -> str:
+  def get_text(self, column: Column) -> str:
     """Returns a field that holds text.
 
     Raises:
-      UserError: it is missing or empty, or something else.
+      UserError: The field is missing or empty, or holds something else.
     """
-    value = self.get(column, place)
+    value = self.get(column)
     if not isinstance(value, str) or not value.strip():
       raise UserError(
-        f"{place}: column {column!r} has "
-        f"{text_files.shown(value)}, not a text. Fill it in, or "
-        "leave the row out."
+        f"{self.place}: column {column!r} has "
+        f"{text_files.format_value(value)}, not a text. Fill it in, or remove "
+        "the row."
       )
     return value
 
@@ -421,44 +459,44 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
   ending = os.path.splitext(path)[1]
   if ending not in _FORMATS:
     raise UserError(
-      f"{path}: files of examples end in one of "
-      f"{', '.join(_FORMATS)}, which tells how to read them."
+      f"{path} has an unknown format. Files of examples end in one of "
+      f"{', '.join(_FORMATS)}."
     )
+  column_numbers: dict[str, int] = {}
   if ending == ".jsonl":
-    for number, fields in file_io.read_json_lines(path):
-      yield number, _Row(fields, {})
-    return
-  rows = (
-    text_files.read_csv(path)
-    if ending == ".csv"
-    else (
-      (number, line.split("\t"))
-      for number, line in text_files.read_lines(path)
-      if line
-    )
-  )
-  numbers = {}
-  if columns.has_header:
-    _, header = next(rows, (0, []))
-    numbers = {name: number for number, name in enumerate(header)}
-    for column in (
-      columns.text_a,
-      columns.text_b,
-      columns.label,
-      columns.id,
-      columns.only and columns.only[0],
-    ):
-      if isinstance(column, str) and header.count(column) != 1:
-        what = "two columns" if column in numbers else "no column"
-        raise UserError(
-          f"{path}, line 1: {what} {column!r}. It names: "
-          f"{text_files.some(header)}."
-        )
-  for number, fields in rows:
-    yield number, _Row(fields, numbers)
+    rows: Iterator[tuple[int, Any]] = file_io.read_json_lines(path)
+  else:
+    rows = text_files.read_csv(path) if ending == ".csv" else _split_lines(path)
+    if columns.has_header:
+      _, header = next(rows, (0, []))
+      _check_header(header, columns, path)
+      column_numbers = {name: number for number, name in enumerate(header)}
+  for line, fields in rows:
+    yield line, _Row(f"{path}, line {line}", fields, column_numbers)
 
 
-# --- One's own data ----------------------------------------------------------
+def _split_lines(path: str) -> Iterator[tuple[int, list[str]]]:
+  """Yields the number and the tab-separated fields of each non-empty line."""
+  for number, line in text_files.read_lines(path):
+    if line:
+      yield number, line.split("\t")
+
+
+def _check_header(header: Sequence[str], columns: Columns, path: str) -> None:
+  """Raises a UserError unless each named column is in the header once."""
+  needed = [columns.text_a, columns.text_b, columns.label, columns.id]
+  if columns.only:
+    needed.append(columns.only[0])
+  for column in needed:
+    if isinstance(column, str) and header.count(column) != 1:
+      problem = "two columns" if column in header else "no column"
+      raise UserError(
+        f"{path}, line 1 has {problem} {column!r}. It names: "
+        f"{text_files.format_names(header)}."
+      )
+
+
+# --- Data of the user --------------------------------------------------------
 
 _METRICS = {
   SINGLE_LABEL: metrics.accuracy_and_macro_f1,
@@ -470,6 +508,7 @@ _MAIN_METRICS = {
   MULTI_LABEL: ("micro_f1",),
   REGRESSION: ("spearman",),
 }
+_ENDINGS = (".tsv", ".csv", ".jsonl")
 
 
 def custom_task(
@@ -485,58 +524,55 @@ def custom_task(
   dev: str | None = None,
   test: str | None = None,
 ) -> ClassificationTask:
-  """Returns the task of files of one's own.
+  """Returns the task of a data set of the user.
 
   Args:
-    text_a: name of the column of the text.
-    text_b: of the second text, if there is one.
-    label: of the label; the test file does not need it.
-    id: of what names an example in predictions, if there is one.
-    problem_type: one of `PROBLEM_TYPES`.
-    labels: all labels; None for those of the training file.
-    label_separator: between several labels in one field. JSON may have lists.
-    class_weights: see `ClassificationTask`.
-    train: the file of training examples, from the folder of the task; None for
-      `train.tsv`, `train.csv` or `train.jsonl`, whichever there is.
-    dev: likewise, for `dev`.
-    test: likewise, for `test`.
+    text_a: Name of the column of the text.
+    text_b: Name of the column of the second text, if there is one.
+    label: Name of the column of the label; the test file needs none.
+    id: Name of the column of keys in files of predictions, if there is one.
+    problem_type: One of `PROBLEM_TYPES`.
+    labels: All labels; None to use those of the training file.
+    label_separator: Separator of several labels in one field. JSON can have
+      lists instead.
+    class_weights: See `ClassificationTask`.
+    train: File of training examples in the folder of the task; None for the
+      first that exists of `train.tsv`, `train.csv` and `train.jsonl`.
+    dev: File of development examples; None as for `train`.
+    test: File of test examples; None as for `train`.
 
   Raises:
-    UserError: an argument has a value that it cannot have.
+    UserError: An argument has an invalid value.
   """
   if problem_type not in PROBLEM_TYPES:
     raise UserError(
-      f"The problem type {text_files.shown(problem_type)} is "
-      f"none of {', '.join(PROBLEM_TYPES)}."
+      f"The problem type {text_files.format_value(problem_type)} is none of "
+      f"{', '.join(PROBLEM_TYPES)}."
     )
-  for name, value in [
-    ("text_a", text_a),
-    ("label", label),
-    ("label_separator", label_separator),
-  ]:
+  required = {
+    "text_a": text_a,
+    "label": label,
+    "label_separator": label_separator,
+  }
+  files = {"train": train, "dev": dev, "test": test}
+  for name, value in required.items():
     if not value or not isinstance(value, str):
-      raise UserError(f"{name} is {text_files.shown(value)}, not a text.")
-  for name, value in [
-    ("text_b", text_b),
-    ("id", id),
-    ("train", train),
-    ("dev", dev),
-    ("test", test),
-  ]:
-    if value is not None and not isinstance(value, str):
-      raise UserError(f"{name} is {text_files.shown(value)}, not a text.")
-  labels = _checked_labels(labels, problem_type)
+      raise UserError(
+        f"{name} is {text_files.format_value(value)}, not a string."
+      )
+  for name, optional in {"text_b": text_b, "id": id, **files}.items():
+    if optional is not None and not isinstance(optional, str):
+      raise UserError(
+        f"{name} is {text_files.format_value(optional)}, not a string."
+      )
+  labels = _check_labels(labels, problem_type)
   _check_class_weights(class_weights)
   splits = {}
-  for split, file in [("train", train), ("dev", dev), ("test", test)]:
-    names = (
-      [file]
-      if file
-      else [split + ending for ending in (".tsv", ".csv", ".jsonl")]
-    )
+  for split, file in files.items():
+    names = [file] if file else [split + ending for ending in _ENDINGS]
+    label_column = None if split == "test" else label
     splits[split] = [
-      Columns(name, text_a, text_b, None if split == "test" else label, id)
-      for name in names
+      Columns(name, text_a, text_b, label_column, id) for name in names
     ]
   return ClassificationTask(
     name="custom",
@@ -550,65 +586,67 @@ def custom_task(
   )
 
 
-def _checked_labels(labels, problem_type: str) -> tuple[str, ...] | None:
-  """Returns the labels as texts; None if there are none."""
+def _check_labels(labels: Any, problem_type: str) -> tuple[str, ...] | None:
+  """Returns the labels as strings, or None if there are none."""
   if not labels:
     return None
   if problem_type == REGRESSION:
     raise UserError("labels are for classes; regression has none.")
-  if not isinstance(labels, (list, tuple)) or any(
-    label == "" or not isinstance(label, (str, int, float)) for label in labels
-  ):
+  if not isinstance(labels, (list, tuple)) or not all(map(_is_label, labels)):
     raise UserError(
-      f"labels is {text_files.shown(labels)}, not a list of texts."
+      f"labels is {text_files.format_value(labels)}, not a list of strings."
     )
   texts = tuple(map(str, labels))
-  if len(set(texts)) < len(texts):
-    twice = next(text for text in texts if texts.count(text) > 1)
-    raise UserError(f"labels has {text_files.shown(twice)} twice.")
+  for text in texts:
+    if texts.count(text) > 1:
+      raise UserError(f"labels has {text_files.format_value(text)} twice.")
   return texts
 
 
-def _check_class_weights(class_weights) -> None:
-  """Checks the form of class weights, see `ClassificationTask`."""
+def _is_label(value: Any) -> bool:
+  """Returns whether a value of JSON can be a label."""
+  return isinstance(value, (str, int, float)) and value != ""
+
+
+def _check_class_weights(class_weights: Any) -> None:
+  """Raises a UserError unless class weights have the right form."""
   if class_weights in (None, "balanced"):
     return
   if not isinstance(class_weights, Mapping):
     raise UserError(
-      f"class_weights is {text_files.shown(class_weights)}, "
-      'neither "balanced" nor an object of labels and '
-      "weights."
+      f"class_weights is {text_files.format_value(class_weights)}, neither "
+      '"balanced" nor an object of labels and weights.'
     )
   for label, weight in class_weights.items():
+    is_number = isinstance(weight, (int, float))
     if (
-      isinstance(weight, bool)
-      or not isinstance(weight, (int, float))
-      or (not 0.0 <= weight <= _LARGEST_NUMBER)
+      not is_number
+      or isinstance(weight, bool)
+      or not 0.0 <= weight <= _LARGEST_NUMBER
     ):
       raise UserError(
-        f"class_weights: {text_files.shown(label)} has the "
-        f"weight {text_files.shown(weight)}, not a finite "
-        "number from 0."
+        f"class_weights: {text_files.format_value(label)} has the weight "
+        f"{text_files.format_value(weight)}, not a finite number of at least 0."
       )
 
 
 def read_task_file(path: str) -> ClassificationTask:
   """Returns the task that a JSON file describes.
 
-  It holds an object with arguments of `custom_task`, such as
+  The file holds an object with arguments of `custom_task`, such as
 
       {"text_a": "question", "text_b": "answer", "label": "quality",
        "problem_type": "regression", "train": "2024.csv"}
 
   Raises:
-    UserError: the file is missing, or says something else.
+    UserError: The file is missing, or has other or invalid arguments.
   """
   settings = file_io.read_json(path)
   known = list(inspect.signature(custom_task).parameters)
   unknown = sorted(set(settings) - set(known))
   if unknown:
     raise UserError(
-      f"{path} has {text_files.some(unknown)}; a task file is an "
+      f"{path} has {text_files.format_names(unknown)}; a task file is an "
       f"object with some of: {', '.join(known)}."
     )
   try:

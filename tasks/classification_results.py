@@ -1,8 +1,9 @@
-"""What a classifier predicted, in files that people and servers read."""
+"""Files of a classifier's predictions, for people and servers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import csv
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,20 +16,21 @@ from tasks import metrics
 _NUM_MISTAKES = 100
 
 
-def _write_table(path: str, rows) -> None:
-  """Writes rows of fields, tab-separated; a field with a tab is quoted."""
+def _write_table(path: str, rows: Iterable[Sequence[Any]]) -> None:
+  """Writes rows of tab-separated fields; a field with a tab is quoted."""
   with file_io.atomic_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "w") as file:
-      csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
+      writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+      writer.writerows(rows)
 
 
-def _shown(prediction) -> str:
-  """Returns a prediction or a label, as an example has it, as one field."""
-  if isinstance(prediction, (tuple, list)):
-    return ",".join(prediction)
-  if isinstance(prediction, float):
-    return f"{prediction:.6g}"
-  return prediction
+def _format_label(label: Any) -> str:
+  """Returns a label or prediction as one field."""
+  if isinstance(label, (tuple, list)):
+    return ",".join(label)
+  if isinstance(label, float):
+    return f"{label:.6g}"
+  return label
 
 
 def write_predictions(
@@ -36,36 +38,32 @@ def write_predictions(
   suffix: str,
   examples: Sequence[classification.Example],
   labels: Sequence[str],
-  predictions: Sequence,
+  predictions: Sequence[Any],
   probabilities: np.ndarray,
 ) -> None:
   """Writes `test_results.tsv` and `test_predictions.tsv`.
 
-  The first has the probabilities alone, a row an example, as it always did; the
-  second ids, predictions by name, and probabilities, under a header.
+  As in the original code, `test_results.tsv` holds probabilities alone, one row
+  per example. `test_predictions.tsv` holds ids, predictions and probabilities
+  under a header.
 
   Args:
-    output_dir: their folder.
-    suffix: of their names, before the ending.
-    examples: what was predicted.
-    labels: all there are; none for regression.
-    predictions: a label, a list of labels, or a number for each example.
-    probabilities: float [num_examples, num_labels], for regression [n, 1].
+    output_dir: Folder of the files.
+    suffix: Suffix of their names, before the ending.
+    examples: The examples.
+    labels: All labels; empty for regression.
+    predictions: Label, list of labels, or number for each example.
+    probabilities: float [num_examples, num_labels]; for regression
+      [num_examples, 1].
   """
-  _write_table(
-    os.path.join(output_dir, f"test_results{suffix}.tsv"),
-    probabilities.tolist(),
-  )
+  results_file = os.path.join(output_dir, f"test_results{suffix}.tsv")
+  _write_table(results_file, probabilities.tolist())
   rows = [["id", "prediction", *labels]]
   for example, prediction, row in zip(examples, predictions, probabilities):
-    rows.append(
-      [
-        example.id,
-        _shown(prediction),
-        *(f"{probability:.6f}" for probability in row[: len(labels)]),
-      ]
-    )
-  _write_table(os.path.join(output_dir, f"test_predictions{suffix}.tsv"), rows)
+    columns = [f"{probability:.6f}" for probability in row[: len(labels)]]
+    rows.append([example.id, _format_label(prediction), *columns])
+  predictions_file = os.path.join(output_dir, f"test_predictions{suffix}.tsv")
+  _write_table(predictions_file, rows)
 
 
 def write_submission(
@@ -73,37 +71,41 @@ def write_submission(
   task: classification.ClassificationTask,
   split: str,
   examples: Sequence[classification.Example],
-  predictions: Sequence,
+  predictions: Sequence[Any],
 ) -> None:
-  """Writes the file that the server of GLUE takes for a split, if it does."""
-  if split in task.submissions:
-    _write_table(
-      os.path.join(output_dir, "submission", task.submissions[split]),
-      [
-        ["index", "prediction"],
-        *(
-          [example.id, glue.submission_value(task, prediction)]
-          for example, prediction in zip(examples, predictions)
-        ),
-      ],
-    )
+  """Writes the file that the GLUE server expects for a split, if any.
+
+  Args:
+    output_dir: Folder of the folder `submission`.
+    task: The task.
+    split: The split.
+    examples: Its examples.
+    predictions: Label or number for each example.
+  """
+  if split not in task.submissions:
+    return
+  rows = [["index", "prediction"]]
+  for example, prediction in zip(examples, predictions):
+    rows.append([example.id, glue.submission_value(task, prediction)])
+  file = task.submissions[split]
+  _write_table(os.path.join(output_dir, "submission", file), rows)
 
 
 def write_mistakes(
   output_dir: str,
   suffix: str,
   examples: Sequence[classification.Example],
-  predictions: Sequence,
+  predictions: Sequence[Any],
   losses: np.ndarray,
 ) -> None:
-  """Writes `worst_mistakes.tsv`: what was predicted wrong, the worst first.
+  """Writes `worst_mistakes.tsv`: wrong predictions, the largest loss first.
 
   Args:
-    output_dir: its folder.
-    suffix: of its name, before the ending.
-    examples: with their labels.
-    predictions: by name.
-    losses: of the examples.
+    output_dir: Folder of the file.
+    suffix: Suffix of its name, before the ending.
+    examples: The examples, with labels.
+    predictions: Label, list of labels, or number for each example.
+    losses: float [num_examples], loss of each example.
   """
   rows = [["id", "place", "loss", "label", "prediction", "text_a", "text_b"]]
   for number in np.argsort(-losses, kind="stable"):
@@ -118,8 +120,8 @@ def write_mistakes(
           example.id,
           example.place,
           f"{losses[number]:.4f}",
-          _shown(example.label),
-          _shown(prediction),
+          _format_label(example.label),
+          _format_label(prediction),
           example.text_a,
           example.text_b or "",
         ]
@@ -138,38 +140,31 @@ def write_confusion(
 ) -> None:
   """Writes `confusion_matrix.tsv`.
 
-  A row a label, a column a prediction; where examples have any number of
-  labels, a row a label, with its true and false positives and negatives.
+  Rows are labels and columns are predictions. If examples can have any number
+  of labels, the columns are true and false positives and negatives.
 
   Args:
-    output_dir: its folder.
-    suffix: of its name, before the ending.
-    labels: all there are.
-    targets: see `ClassificationTask.targets`.
-    decisions: likewise.
+    output_dir: Folder of the file.
+    suffix: Suffix of its name, before the ending.
+    labels: All labels.
+    targets: Correct labels, see `ClassificationTask.targets`.
+    decisions: Predicted labels in the same form.
   """
   if targets.ndim == 1:
     table = metrics.confusion_matrix(targets, decisions, len(labels))
-    header = ["label", *(f"predicted {label}" for label in labels)]
+    columns = [f"predicted {label}" for label in labels]
   else:
-    targets, decisions = targets > 0, decisions > 0
-    table = np.stack(
-      [
-        (targets & decisions).sum(axis=0),
-        (~targets & decisions).sum(axis=0),
-        (targets & ~decisions).sum(axis=0),
-        (~targets & ~decisions).sum(axis=0),
-      ],
-      axis=1,
-    )
-    header = [
-      "label",
-      "true positives",
-      "false positives",
-      "false negatives",
-      "true negatives",
-    ]
-  _write_table(
-    os.path.join(output_dir, f"confusion_matrix{suffix}.tsv"),
-    [header, *([label, *row] for label, row in zip(labels, table.tolist()))],
-  )
+    is_label, is_predicted = targets > 0, decisions > 0
+    counts = {
+      "true positives": is_label & is_predicted,
+      "false positives": ~is_label & is_predicted,
+      "false negatives": is_label & ~is_predicted,
+      "true negatives": ~is_label & ~is_predicted,
+    }
+    columns = list(counts)
+    sums = [is_counted.sum(axis=0) for is_counted in counts.values()]
+    table = np.stack(sums, axis=1)
+  rows: list[list[Any]] = [["label", *columns]]
+  for label, row in zip(labels, table.tolist()):
+    rows.append([label, *row])
+  _write_table(os.path.join(output_dir, f"confusion_matrix{suffix}.tsv"), rows)

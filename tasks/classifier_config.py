@@ -85,7 +85,7 @@ class ClassifierConfig:
     names = [field.name for field in dataclasses.fields(cls)]
     if set(fields) != set(names):
       raise UserError(
-        f"{path} has {text_files.some(fields) or 'no fields'}, "
+        f"{path} has {text_files.format_names(fields) or 'no fields'}, "
         f"but needs {', '.join(names)}, and no others."
       )
     _check_fields(fields, path)
@@ -107,7 +107,7 @@ class ClassifierConfig:
     for name, rank in (("output_bias", 1), ("output_weights", 2)):
       num_outputs, *rest = shapes[name] or (0,)
       if num_outputs != self.num_outputs or len(rest) != rank - 1:
-        labels = text_files.some(self.labels) or "a number"
+        labels = text_files.format_names(self.labels) or "a number"
         raise UserError(
           f"{flag}={path} is a classifier of {num_outputs} labels, but there "
           f"are {self.num_outputs}: {labels}. Put the {_FILE} that it was "
@@ -175,5 +175,5 @@ def _check_fields(fields: Mapping[str, object], path: str) -> None:
   for name, (is_right, allowed) in checks.items():
     if not is_right:
       raise UserError(
-        f"{path}: {name} is {text_files.shown(fields[name])}, not {allowed}."
+        f"{path}: {name} is {text_files.format_value(fields[name])}, not {allowed}."
       )

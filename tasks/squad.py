@@ -84,10 +84,10 @@ def read_dataset(path: str) -> Dataset:
         entry, len(dataset.paragraphs), path, question_place
       )
       if question.id in places:
+        shown = text_files.format_value(question.id)
         raise UserError(
-          f"{path}: {question_place} has the id "
-          f"{text_files.shown(question.id)}, but {places[question.id]} already "
-          "has this id. Ids must be unique."
+          f"{path}: {question_place} has the id {shown}, but "
+          f"{places[question.id]} already has this id. Ids must be unique."
         )
       places[question.id] = question_place
       dataset.questions.append(question)
@@ -121,7 +121,7 @@ def _get_field(entry: Any, key: str, kind: type, path: str, place: str) -> Any:
     return value
   found = f"has no {key!r}"
   if isinstance(entry, dict) and key in entry:
-    found = f"has {key}={text_files.shown(value)}"
+    found = f"has {key}={text_files.format_value(value)}"
   raise UserError(
     f"{path}: {place} {found}; the SQuAD format requires {_KINDS[kind]} there."
   )
@@ -132,7 +132,7 @@ def _read_question(
 ) -> Question:
   """Returns the question of a JSON object."""
   question_id = _get_field(entry, "id", str, path, place)
-  place = f"question {text_files.shown(question_id)} ({place})"
+  place = f"question {text_files.format_value(question_id)} ({place})"
   answers = []
   if entry.get("answers") is not None:
     answer_place = f"an answer of {place}"

@@ -408,10 +408,11 @@ class WindowMaker:
     if question.is_impossible:
       self.counts["questions without answer"] += 1
       return 0, 0
+    shown_id = text_files.format_value(question.id)
     if not question.answers:
       raise UserError(
-        f"{self.dataset.path}: question {text_files.shown(question.id)} has "
-        "no answer to train with, and is not marked by is_impossible."
+        f"{self.dataset.path}: question {shown_id} has no answer to train "
+        "with, and is not marked by is_impossible."
       )
     paragraph = self.get_paragraph(question.paragraph)
     words = self._find_answer_words(paragraph, question)
@@ -419,11 +420,11 @@ class WindowMaker:
       self.count_question(question, "answers not in the paragraph, left out")
       if skip_missing_answers:
         return None
+      answer = text_files.format_value(question.answers[0].text)
       raise UserError(
-        f"{self.dataset.path}: the answer "
-        f"{text_files.shown(question.answers[0].text)} of question "
-        f"{text_files.shown(question.id)} is not in its paragraph. Correct "
-        "it, or skip such questions with --skip_missing_answers."
+        f"{self.dataset.path}: the answer {answer} of question {shown_id} is "
+        "not in its paragraph. Correct it, or skip such questions with "
+        "--skip_missing_answers."
       )
     first_word, last_word = words
     first = paragraph.first_tokens[first_word]

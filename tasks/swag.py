@@ -1,11 +1,12 @@
-"""Multiple choice (paper, section 4.4): SWAG, and files of one's own.
+"""Multiple choice (paper, section 4.4): SWAG, and data sets of the user.
 
-[CLS] context [SEP] one of the choices [SEP]     a sequence for each choice
+[CLS] context [SEP] choice [SEP]     one sequence for each choice
 """
 
 from collections.abc import Iterator
 import dataclasses
 import os
+from typing import Any
 
 from data import file_io
 from errors import UserError
@@ -18,13 +19,13 @@ _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
 
 @dataclasses.dataclass(frozen=True)
 class ChoiceExample:
-  """A context and what may follow it.
+  """A context and its possible continuations.
 
   Attributes:
-    id: what names it in predictions.
-    context: what comes first.
-    choices: what may follow.
-    label: the number of the right choice; None if it is not known.
+    id: Key of the example in files of predictions.
+    context: The context.
+    choices: The continuations.
+    label: Number of the correct choice; None if it is unknown.
   """
 
   id: str
@@ -34,39 +35,41 @@ class ChoiceExample:
 
 
 def read_examples(path: str, has_labels: bool = True) -> list[ChoiceExample]:
-  """Reads SWAG's `.csv`, or `.jsonl` of any number of choices.
+  """Returns the examples of a `.csv` in SWAG's layout, or of a `.jsonl`.
 
-  An object of JSON has `context`, `choices` (a list of texts), `label` (the
-  number of the right one, from 0) and, if there is one, `id`.
+  A line of a `.jsonl` is an object with `context`, `choices` (a list of
+  strings), `label` (number of the correct choice, from 0) and optionally `id`.
 
   Args:
-    path: of the file.
-    has_labels: whether there have to be labels.
+    path: Path of the file.
+    has_labels: Whether labels are required.
 
   Raises:
-    UserError: the file is missing or empty, or lacks something; the message
-      names the line.
+    UserError: The file is missing, empty or incomplete; the message names the
+      line.
   """
   readers = {".csv": _read_csv, ".jsonl": file_io.read_json_lines}
   ending = os.path.splitext(path)[1]
   if ending not in readers:
     raise UserError(
-      f"{path}: files of choices end in {' or '.join(readers)}, "
-      "which tells how to read them."
+      f"{path} has an unknown format. Files of choices end in "
+      f"{' or '.join(readers)}."
     )
-  examples, lines = [], {}
+  examples: list[ChoiceExample] = []
+  lines: dict[str, int] = {}
   for line, fields in readers[ending](path):
     place = f"{path}, line {line}"
-    example = _example(fields, place, len(examples), has_labels)
+    example = _parse_example(fields, place, len(examples), has_labels)
     if examples and len(example.choices) != len(examples[0].choices):
       raise UserError(
-        f"{place}: {len(example.choices)} choices, where the examples before "
+        f"{place} has {len(example.choices)} choices, but the examples before "
         f"have {len(examples[0].choices)}. All need the same number."
       )
     if example.id in lines:
       raise UserError(
-        f"{place}: the id {text_files.shown(example.id)} is that of line "
-        f"{lines[example.id]} as well. Make ids unique, or do without them."
+        f"{place} has the id {text_files.format_value(example.id)}, but line "
+        f"{lines[example.id]} already has this id. Make ids unique, or leave "
+        "them out."
       )
     lines[example.id] = line
     examples.append(example)
@@ -75,74 +78,81 @@ def read_examples(path: str, has_labels: bool = True) -> list[ChoiceExample]:
   return examples
 
 
-def _example(
-  fields: dict, place: str, number: int, has_labels: bool
+def _parse_example(
+  fields: dict[str, Any], place: str, number: int, has_labels: bool
 ) -> ChoiceExample:
-  """Returns the example of an object with the keys of the JSON format."""
+  """Returns the example of an object in the layout of `.jsonl` files."""
   choices = fields.get("choices")
   if not isinstance(choices, (list, tuple)) or len(choices) < 2:
     raise UserError(
-      f"{place}: 'choices' is {text_files.shown(choices)}, not a "
-      "list of two texts or more."
+      f"{place}: 'choices' is {text_files.format_value(choices)}, not a list "
+      "of two or more strings."
     )
-  for i, text in enumerate((fields.get("context"), *choices)):
+  context = fields.get("context")
+  texts = {"the context": context}
+  for choice_number, choice in enumerate(choices):
+    texts[f"choice {choice_number}"] = choice
+  for name, text in texts.items():
     if not isinstance(text, str) or not text.strip():
-      what = f"choice {i - 1}" if i else "the context"
       raise UserError(
-        f"{place}: {what} is missing: {text_files.shown(text)}. "
-        "Fill it in, or leave the row out."
+        f"{place}: {name} is missing: {text_files.format_value(text)}. Fill "
+        "it in, or remove the row."
       )
   example_id = fields.get("id", number)
   if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
     raise UserError(
-      f"{place}: the id is {text_files.shown(example_id)}, not a "
-      "text or a whole number."
+      f"{place}: the id is {text_files.format_value(example_id)}, not a "
+      "string or an integer."
     )
   label = fields.get("label")
   if label is not None or has_labels:
-    label = _choice(label, len(choices), place)
-  return ChoiceExample(
-    str(example_id), fields["context"], tuple(choices), label
-  )
+    label = _parse_label(label, len(choices), place)
+  return ChoiceExample(str(example_id), str(context), tuple(choices), label)
 
 
-def _choice(label, num_choices: int, place: str) -> int:
-  """Returns the number of the right choice."""
-  try:
-    number = int(label) if isinstance(label, str) else label
-  except ValueError:
-    number = None
+def _parse_label(label: Any, num_choices: int, place: str) -> int:
+  """Returns the number of the correct choice."""
+  number = label
+  if isinstance(label, str):
+    try:
+      number = int(label)
+    except ValueError:
+      number = None
   if isinstance(number, bool) or number not in range(num_choices):
     raise UserError(
-      f"{place}: the label {text_files.shown(label)} is not the "
+      f"{place}: the label {text_files.format_value(label)} is not the "
       f"number of a choice, from 0 to {num_choices - 1}."
     )
-  return int(number)  # also of 2.0
+  return int(number)  # JSON may have 2.0
 
 
-def _read_csv(path: str) -> Iterator[tuple[int, dict]]:
-  """Yields lines of SWAG's layout: the second sentence begins every choice."""
+def _read_csv(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields the rows of a file in SWAG's layout, as objects of `.jsonl` files.
+
+  In this layout the second sentence begins every choice.
+  """
   rows = text_files.read_csv(path)
   _, header = next(rows, (0, []))
   for name in (_CONTEXT, _BEGINNING, *_ENDINGS):
     if header.count(name) != 1:
-      what = "two columns" if name in header else "no column"
+      problem = "two columns" if name in header else "no column"
       raise UserError(
-        f"{path}, line 1: {what} {name!r}. SWAG's files have "
-        f"{_CONTEXT}, {_BEGINNING}, {', '.join(_ENDINGS)} and "
-        f"{_LABEL}."
+        f"{path}, line 1 has {problem} {name!r}. SWAG's files have {_CONTEXT}, "
+        f"{_BEGINNING}, {', '.join(_ENDINGS)} and {_LABEL}."
       )
-  for number, fields in rows:
-    row = dict(zip(header, fields))
+  for line, values in rows:
+    row = dict(zip(header, values))
     beginning = row.get(_BEGINNING, "")
+    choices = []
+    for name in _ENDINGS:
+      ending = row.get(name)
+      # An empty ending stays empty, so that it is reported as missing.
+      choices.append(f"{beginning} {ending}".strip() if ending else ending)
     yield (
-      number,
+      line,
       {
         "context": row.get(_CONTEXT),
         "label": row.get(_LABEL),
-        "choices": [
-          ending and f"{beginning} {ending}".strip()
-          for ending in map(row.get, _ENDINGS)
-        ],
+        "choices": choices,
       },
     )

@@ -124,11 +124,11 @@ def test_a_json_file_describes_the_data(tmp_path):
     ("{", "task.json: not JSON"),
     ('{"problem_type": "other"}', "'other' is none of single_label"),
     ('{"problem_type": ["single_label"]}', "is none of single_label"),
-    ('{"text_a": null}', "task.json: text_a is None, not a text"),
-    ('{"text_b": 1}', "text_b is 1, not a text"),
-    ('{"label_separator": ""}', "label_separator is '', not a text"),
-    ('{"train": ["x.tsv"]}', r"train is \['x.tsv'\], not a text"),
-    ('{"labels": "xy"}', "labels is 'xy', not a list of texts"),
+    ('{"text_a": null}', "task.json: text_a is None, not a string"),
+    ('{"text_b": 1}', "text_b is 1, not a string"),
+    ('{"label_separator": ""}', "label_separator is '', not a string"),
+    ('{"train": ["x.tsv"]}', r"train is \['x.tsv'\], not a string"),
+    ('{"labels": "xy"}', "labels is 'xy', not a list of strings"),
     ('{"labels": ["x", null]}', r"labels is \['x', None\], not a list"),
     ('{"labels": ["1", 1]}', "labels has '1' twice"),
     ('{"problem_type": "regression", "labels": [1]}', "regression has none"),
@@ -152,16 +152,16 @@ def test_a_json_file_describes_the_data(tmp_path):
       "train.tsv or .*train.csv or .*train.jsonl does not exist",
     ),
     ("train.tsv", "words\tkind\n", "train.tsv holds no examples"),
-    ("train.tsv", "", "line 1: no column 'words'"),
+    ("train.tsv", "", "line 1 has no column 'words'"),
     (
       "train.tsv",
       "text\tkind\na\tb\n",
-      "line 1: no column 'words'. It names: text, kind",
+      "line 1 has no column 'words'. It names: text, kind",
     ),
     (
       "train.tsv",
       "words\tkind\na\t1\nb\n",
-      "line 3: 1 columns, but column 2 is "
+      "line 3 has 1 columns, but column 2 is "
       r"needed: \['b'\]",
     ),
     (
@@ -172,12 +172,12 @@ def test_a_json_file_describes_the_data(tmp_path):
     (
       "train.tsv",
       "words\tkind\twords\na\t1\tb\n",
-      "line 1: two columns 'words'",
+      "line 1 has two columns 'words'",
     ),
     (
       "train.tsv",
       "words\tkind\na\t1\nb\0\t0\n",
-      "train.tsv, line 3: there is a byte of value 0",
+      "train.tsv, line 3 has a byte of value 0",
     ),
     (
       "train.tsv",
@@ -197,12 +197,12 @@ def test_a_json_file_describes_the_data(tmp_path):
     (
       "train.csv",
       "words,kind\na,0\nyes, of course,1\n",
-      "line 3: 3 columns, but the first row names 2. Fields that hold commas",
+      "line 3 has 3 columns, but the first row names 2. Put fields",
     ),
     (
       "train.csv",
       "words,kind\n" + "a" * 2**20 + "\n",
-      "line 2: 1 columns, but "
+      "line 2 has 1 columns, but "
       r"column 2 is needed: \['aaa[^']*\.\.\.[^']*'\]",
     ),
     (
@@ -280,7 +280,7 @@ def test_targets_that_are_no_numbers(tmp_path, number):
 
 def test_ids_that_are_not_unique(tmp_path):
   task = classification.custom_task(id="key")
-  with pytest.raises(ValueError, match="line 4: the id 'k1' is that of line 2"):
+  with pytest.raises(ValueError, match="line 4 has the id 'k1', but line 2"):
     read(tmp_path, "key\ttext\tlabel\nk1\ta\tx\nk2\tb\tx\nk1\tc\ty\n", task)
 
 
@@ -288,7 +288,7 @@ def test_ids_that_are_not_unique(tmp_path):
 def test_ids_that_are_no_texts(tmp_path, key):
   task = classification.custom_task(id="key")
   with pytest.raises(
-    errors.UserError, match="line 1: the id is .*, not a text"
+    errors.UserError, match="line 1: the id is .*, not a string"
   ):
     read(
       tmp_path,

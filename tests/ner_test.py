@@ -34,30 +34,33 @@ def test_reading(tmp_path):
   assert sentence.tags is None
 
 
+TABS = ner.WordColumns(0, 1, "\t")
+
+
 @pytest.mark.parametrize(
   "content, kwargs, message",
   [
     ("", {}, "x.txt holds no words"),
-    ("the O\ncat\n", {}, "line 2: a word without tag: 'cat'. Give it one"),
-    ("the O\ncat\n", dict(has_tags=False), "line 2: a word without tag"),
+    ("the O\ncat\n", {}, "line 2 has a word without tag: 'cat'. Add a tag"),
+    ("the O\ncat\n", dict(has_tags=False), "line 2 has a word without tag"),
     (
       "the\tO\ncat\t\n",
-      dict(columns=ner.WordColumns(0, 1, "\t")),
-      "line 2: a word without tag",
+      dict(columns=TABS),
+      "line 2 has a word without tag",
     ),
     (
       "the O\n",
       dict(columns=ner.WordColumns(0, 2)),
-      "line 1: 2 columns, and so no tag in column 2: 'the O'. Are",
+      "line 1 has 2 columns, so there is no tag in column 2: 'the O'. Are",
     ),
-    ("\tO\tx\n", dict(columns=ner.WordColumns(0, 1, "\t")), "line 1: no word"),
+    ("\tO\tx\n", dict(columns=TABS), "line 1 has no word"),
     (
       "the O\n",
       dict(columns=ner.WordColumns(0, 1, "")),
       "--column_separator is emp",
     ),
-    ("the O\nc\0t O\n", {}, "x.txt, line 2: there is a byte of value 0"),
-    ("the O\n" + "c" * 2**20, {}, r"line 2: a word without tag: 'c+\.\.\.c+'"),
+    ("the O\nc\0t O\n", {}, "x.txt, line 2 has a byte of value 0"),
+    ("the O\n" + "c" * 2**20, {}, r"word without tag: 'c+\.\.\.c+'"),
   ],
 )
 def test_files_that_are_refused(tmp_path, content, kwargs, message):
@@ -121,9 +124,12 @@ def test_scores_are_those_of_seqeval(seed, prefixes):
 def test_entities_of_each_scheme():
   expected = {("x", 0, 2), ("x", 2, 3), ("y", 4, 5)}
   for tags in ("B-x I-x B-x O B-y", "I-x I-x B-x O I-y", "B-x E-x S-x O S-y"):
-    assert metrics.entities(tags.split()) == expected
+    assert metrics.find_entities(tags.split()) == expected
   # I- after O begins an entity, and so does another type.
-  assert metrics.entities(["O", "I-x", "I-y"]) == {("x", 1, 2), ("y", 2, 3)}
+  assert metrics.find_entities(["O", "I-x", "I-y"]) == {
+    ("x", 1, 2),
+    ("y", 2, 3),
+  }
 
 
 # --- Windows -----------------------------------------------------------------

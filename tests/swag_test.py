@@ -58,7 +58,7 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
 @pytest.mark.parametrize(
   "file, content, message",
   [
-    ("x.csv", "", "line 1: no column"),
+    ("x.csv", "", "line 1 has no column"),
     ("x.csv", HEADER + "\n", "x.csv holds no examples"),
     ("x.csv", HEADER.replace("ending2,", "") + "\n", "no column 'ending2'"),
     (
@@ -69,7 +69,7 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
     (
       "x.csv",
       HEADER + "\nv,1,s,A,b.,He,gold,a,b,c,d,1\n",
-      "line 2: 12 columns, but the first row names 11",
+      "line 2 has 12 columns, but the first row names 11",
     ),
     (
       "x.csv",
@@ -79,12 +79,12 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
     (
       "x.csv",
       HEADER + "\nv,1,s,A\0.,He,gold,a,b,c,d,1\n",
-      "line 2: there is a byte of value 0",
+      "line 2 has a byte of value 0",
     ),
     (
       "x.csv",
       HEADER.replace("ending2", "ending1") + "\n",
-      "line 1: two columns 'ending1'",
+      "line 1 has two columns 'ending1'",
     ),
     (
       "x.csv",
@@ -117,22 +117,22 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
     (
       "x.jsonl",
       json.dumps({**CHOICES, "id": None}),
-      "the id is None, not a text",
+      "the id is None, not a string",
     ),
     (
       "x.jsonl",
       json.dumps(CHOICES)
       + "\n"
       + json.dumps({**CHOICES, "choices": ["x", "y", "z"]}),
-      "line 2: 3 choices, where the examples before have 2",
+      "line 2 has 3 choices, but the examples before have 2",
     ),
     (
       "x.jsonl",
       (json.dumps({**CHOICES, "id": "k"}) + "\n") * 2,
-      "line 2: the id 'k' is that of line 1",
+      "line 2 has the id 'k', but line 1 already has this id",
     ),
     ("x.jsonl", "{", "line 1: not JSON"),
-    ("x.txt", "x", "files of choices end in .csv or .jsonl"),
+    ("x.txt", "x", "Files of choices end in .csv or .jsonl"),
   ],
 )
 def test_files_that_are_refused(tmp_path, file, content, message):
