@@ -5,11 +5,10 @@
         --vocab_file=$BERT/vocab.txt --init_checkpoint=$BERT/bert_model.ckpt \\
         --output_dir=/tmp/glue
 
-For each task: a run of `run_classifier.py` with every batch size and learning
-rate of the grid (that of Turc et al., 2019), and with the best of them one for
-each further seed. The best is the one of the highest score on dev. Run the same
-command again after an interruption, and it goes on; with other --tasks, more
-columns of the table are filled.
+For each task, `run_classifier.py` runs with each batch size and learning rate
+of a grid, by default that of Turc et al. (2019). The setting with the highest
+score on dev runs once more for each further seed. After an interruption the
+same command resumes. With other --tasks it fills more columns of the table.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
@@ -23,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -32,30 +31,13 @@ import tensorflow as tf
 import common_flags
 from data import file_io
 from errors import UserError
-from tasks import classification
 from tasks import glue
 from training import model_folder
 from training import training_log
 
 FLAGS = flags.FLAGS
 
-# The folders of the tasks, in the order of the published table.
-FOLDERS = {
-  "cola": "CoLA",
-  "sst-2": "SST-2",
-  "mrpc": "MRPC",
-  "sts-b": "STS-B",
-  "qqp": "QQP",
-  "mnli": "MNLI",
-  "qnli": "QNLI",
-  "rte": "RTE",
-  "wnli": "WNLI",
-}
-_BATCH_SIZES = (8, 16, 32, 64, 128)
-_LEARNING_RATES = (3e-4, 1e-4, 5e-5, 3e-5)
-_QUICK_BATCH_SIZES = (16, 32)
-_QUICK_LEARNING_RATES = (1e-4, 5e-5)
-# Files of a run that nobody needs when it is done.
+# Files that are deleted when a run is done: checkpoints, records and curves.
 _NOT_KEPT = re.compile(
   r"model\.ckpt-\d+\.(index|json|data-\d{5}-of-\d{5})|checkpoint|"
   r"(train|eval|eval_\w+)\.tf_record(\.stamp\.json)?|events\.out\..*"
@@ -64,6 +46,8 @@ _NOT_KEPT = re.compile(
 
 def define_flags() -> None:
   """Defines the flags of this program."""
+  batch_sizes, learning_rates = map(_join, glue.GRID)
+  quick_batch_sizes, quick_learning_rates = map(_join, glue.QUICK_GRID)
   common_flags.define_model_flags()
   common_flags.define_vocab_flags()
   flags.DEFINE_string(
@@ -76,38 +60,42 @@ def define_flags() -> None:
     "output_dir", None, "Folder for runs and results.", required=True
   )
   flags.DEFINE_list(
-    "tasks", None, "Tasks to train on; all that --data_dir has, if not given."
+    "tasks", None, "Tasks to train on; by default all tasks in --data_dir."
   )
   flags.DEFINE_bool(
     "quick",
     False,
-    f"A short grid: batch sizes "
-    f"{_numbers(_QUICK_BATCH_SIZES)} and rates "
-    f"{_numbers(_QUICK_LEARNING_RATES)}.",
+    f"Whether to use a short grid: batch sizes {quick_batch_sizes} and "
+    f"learning rates {quick_learning_rates}.",
   )
   flags.DEFINE_list(
-    "batch_sizes", None, f"Of the grid; {_numbers(_BATCH_SIZES)} if not given."
+    "batch_sizes",
+    None,
+    f"Batch sizes of the grid; by default {batch_sizes}.",
   )
   flags.DEFINE_list(
     "learning_rates",
     None,
-    f"Of the grid; {_numbers(_LEARNING_RATES)} if not given.",
+    f"Learning rates of the grid; by default {learning_rates}.",
   )
   flags.DEFINE_list(
-    "seeds", "1,2,3", "The grid is run with the first; its best with all."
+    "seeds",
+    "1,2,3",
+    "Random seeds: the first for the grid, all for its best setting.",
   )
   flags.DEFINE_float(
     "num_train_epochs",
     4.0,
-    "How often to go over the training examples.",
+    "Number of passes over the training examples.",
     lower_bound=0.0,
   )
-  flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a sequence.")
+  flags.DEFINE_integer(
+    "max_seq_length", 128, "Maximum number of tokens of a sequence."
+  )
   flags.DEFINE_bool(
     "do_predict",
     True,
-    "Whether to predict the test files "
-    "with the best run, for the server of GLUE.",
+    "Whether to predict the test files with the best run, for the GLUE server.",
   )
   flags.DEFINE_string(
     "classifier_flags",
@@ -116,14 +104,17 @@ def define_flags() -> None:
   )
 
 
-def _numbers(values) -> str:
-  return ",".join(f"{value:g}" for value in values)
+def _join(numbers: Sequence[float]) -> str:
+  return ",".join(f"{number:g}" for number in numbers)
+
+
+# --- Runs --------------------------------------------------------------------
 
 
 class Run(NamedTuple):
-  """One run of the grid."""
+  """One run of `run_classifier.py`."""
 
-  task: classification.ClassificationTask
+  task: glue.GlueTask
   files: model_folder.ModelFiles
   batch_size: int
   learning_rate: float
@@ -133,14 +124,14 @@ class Run(NamedTuple):
   def folder(self) -> str:
     return os.path.join(
       FLAGS.output_dir,
-      FOLDERS[self.task.name],
+      self.task.folder,
       f"batch{self.batch_size}_rate{self.learning_rate:g}_seed{self.seed}",
     )
 
   @property
   def name(self) -> str:
     return (
-      f"{FOLDERS[self.task.name]}, batch size {self.batch_size}, rate "
+      f"{self.task.folder}, batch size {self.batch_size}, rate "
       f"{self.learning_rate:g}, seed {self.seed}"
     )
 
@@ -162,7 +153,7 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What came of a run: its entries of `eval_results.txt`."""
+  """A run that is done, and its entries of `eval_results.txt`."""
 
   run: Run
   scores: dict[str, float]
@@ -170,15 +161,26 @@ class Result(NamedTuple):
   @property
   def score(self) -> float:
     """The score that decides which run is best."""
-    return statistics.mean(
-      self.scores[f"eval_{metric}"] for metric in self.run.task.main_metrics
-    )
+    return statistics.mean(self.main_scores().values())
+
+  def main_scores(self) -> dict[str, float]:
+    """Returns the main scores of the task."""
+    metrics = self.run.task.main_metrics
+    return {metric: self.scores[f"eval_{metric}"] for metric in metrics}
 
 
-def _common_arguments(task, files: model_folder.ModelFiles) -> list[str]:
+def _data_dir(task: glue.GlueTask) -> str:
+  """Returns the folder of the files of a task."""
+  return os.path.join(FLAGS.data_dir, task.folder)
+
+
+def _common_arguments(
+  task: glue.GlueTask, files: model_folder.ModelFiles
+) -> list[str]:
+  """Returns the arguments that training and prediction share."""
   return [
     f"--task_name={task.name}",
-    f"--data_dir={os.path.join(FLAGS.data_dir, FOLDERS[task.name])}",
+    f"--data_dir={_data_dir(task)}",
     f"--bert_config_file={files.bert_config_file}",
     f"--vocab_file={files.vocab_file}",
     f"--do_lower_case={FLAGS.do_lower_case}",
@@ -187,21 +189,17 @@ def _common_arguments(task, files: model_folder.ModelFiles) -> list[str]:
   ]
 
 
-# --- Runs --------------------------------------------------------------------
-
-
 def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
-  """Runs the program, which writes its messages to a file.
+  """Runs `run_classifier.py`, with its messages in a file.
 
-  It ends when this program does, even by a kill, so that the next call of the
-  same command is alone in the folder.
+  The program ends when this one ends, even if this one is killed, so that the
+  next call of the same command has the folder to itself.
 
   Raises:
-    UserError: it failed.
+    UserError: The program failed.
   """
-  program = os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), "run_classifier.py"
-  )
+  top_folder = os.path.dirname(os.path.abspath(__file__))
+  program = os.path.join(top_folder, "run_classifier.py")
   with open(log_file, "a", encoding="utf-8") as log:
     process = subprocess.Popen(
       [sys.executable, program, *arguments],
@@ -212,25 +210,25 @@ def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
     try:
       code = process.wait()
     except BaseException:
-      process.terminate()  # it saves what it has
+      process.terminate()  # upon which it saves its work
       process.wait()
       raise
     finally:
       process.stdin.close()
   if code in launch.EXIT_CODES.values():
-    logging.info("Stopped. The same command continues from there.")
+    logging.info("Stopped. The same command resumes from there.")
     sys.exit(code)
   if code:
     with open(log_file, encoding="utf-8", errors="replace") as log:
-      last_line = log.read().strip().rpartition("\n")[2]
+      _, _, last_line = log.read().strip().rpartition("\n")
     raise UserError(f"{last_line} (The rest is in {log_file}.)")
 
 
-def do_run(run: Run) -> Result:
-  """Makes a run, or reads what came of it if it was made before.
+def make_run(run: Run) -> Result:
+  """Makes a run, or reads its result if it was made before.
 
   Raises:
-    UserError: it failed, or was made with other settings.
+    UserError: The run failed, or was made with other settings.
   """
   result_file = os.path.join(run.folder, "result.json")
   command = run.command()
@@ -242,111 +240,117 @@ def do_run(run: Run) -> Result:
         f"{run.folder} holds a run with other settings: "
         f"{' '.join(differing)}. Choose another --output_dir."
       )
-    _remove_what_is_not_kept(run.folder)
+    _delete_unneeded(run.folder)
     return Result(run, saved["scores"])
   tf.io.gfile.makedirs(run.folder)
   started = time.monotonic()
   _run_classifier(command, os.path.join(run.folder, "log.txt"))
   logging.info("  %s took %.0f s.", run.name, time.monotonic() - started)
-  lines = file_io.read_lines(os.path.join(run.folder, "eval_results.txt"))
-  scores = {
-    name: float(value) for name, value in (line.split(" = ") for line in lines)
-  }
+  scores = {}
+  for line in file_io.read_lines(os.path.join(run.folder, "eval_results.txt")):
+    name, value = line.split(" = ")
+    scores[name] = float(value)
   file_io.write_json(result_file, {"command": command, "scores": scores})
-  _remove_what_is_not_kept(run.folder)
+  _delete_unneeded(run.folder)
   return Result(run, scores)
 
 
-def _read_result(path: str) -> dict:
+def _read_result(path: str) -> dict[str, Any]:
   """Returns the command and the scores of a run that is done.
 
   Raises:
-    UserError: the file is damaged.
+    UserError: The file is damaged.
   """
   saved = file_io.read_json(path)
   command, scores = saved.get("command"), saved.get("scores")
-  if not (
-    isinstance(command, list)
-    and isinstance(scores, dict)
-    and all(isinstance(argument, str) for argument in command)
-    and all(isinstance(score, (float, int)) for score in scores.values())
-  ):
-    raise UserError(
-      f"{path} is damaged: it has no command and scores. Delete "
-      "the folder that it is in, and the run is made again."
-    )
-  return saved
+  if isinstance(command, list) and isinstance(scores, dict):
+    are_strings = [isinstance(argument, str) for argument in command]
+    are_numbers = [isinstance(score, (float, int)) for score in scores.values()]
+    if all(are_strings) and all(are_numbers):
+      return saved
+  raise UserError(
+    f"{path} is damaged: it has no command and scores. Delete its folder to "
+    "make the run again."
+  )
 
 
-def _remove_what_is_not_kept(folder: str) -> None:
+def _delete_unneeded(folder: str) -> None:
   """Deletes checkpoints, records and curves of a run that is done."""
-  for part in (
-    folder,
-    os.path.join(folder, "best"),
-    os.path.join(folder, "eval"),
-  ):
-    for name in tf.io.gfile.listdir(part) if tf.io.gfile.isdir(part) else ():
+  for part in ("", "best", "eval"):
+    part_dir = os.path.join(folder, part)
+    for name in _list_files(part_dir):
       if _NOT_KEPT.fullmatch(name):
-        tf.io.gfile.remove(os.path.join(part, name))
+        tf.io.gfile.remove(os.path.join(part_dir, name))
 
 
-def _forget_weights(run: Run) -> None:
+def _list_files(folder: str) -> list[str]:
+  """Returns the names in a folder; none if it does not exist."""
+  return tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+
+
+def _delete_weights(run: Run) -> None:
+  """Deletes the exported weights of a run."""
   export_dir = os.path.join(run.folder, "export")
   if tf.io.gfile.exists(export_dir):
     tf.io.gfile.rmtree(export_dir)
 
 
-def do_task(
-  task,
+def _find_best(results: Sequence[Result]) -> Result:
+  """Returns the first result with the highest score."""
+  return max(results, key=lambda result: result.score)
+
+
+def make_runs(
+  runs: Sequence[Run], earlier: Sequence[Result] = ()
+) -> list[Result]:
+  """Makes runs in order, and deletes all weights but those of the best run.
+
+  Args:
+    runs: The runs.
+    earlier: Results of earlier runs.
+
+  Returns:
+    The results of the runs, without earlier ones.
+  """
+  results = list(earlier)
+  for number, run in enumerate(runs, 1):
+    result = make_run(run)
+    scores = result.main_scores()
+    shown = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+    logging.info("  %d/%d  %s: %s", number, len(runs), run.name, shown)
+    if results:
+      best = _find_best(results)
+      is_better = result.score > best.score
+      _delete_weights(best.run if is_better else run)
+    results.append(result)
+  return results[len(earlier) :]
+
+
+def search_grid(
+  task: glue.GlueTask,
   files: model_folder.ModelFiles,
   grid: Sequence[tuple[int, float]],
   seeds: Sequence[int],
-) -> dict[str, object]:
-  """Makes the runs of a task; only the weights of the best run are kept.
+) -> dict[str, Any]:
+  """Makes the runs of a task.
 
   Args:
-    task: one of `glue.TASKS`.
-    files: the files of the model.
-    grid: batch sizes and learning rates.
-    seeds: the first for the grid, all for the best of it.
+    task: The task.
+    files: The files of the model.
+    grid: Batch sizes and learning rates.
+    seeds: Random seeds: the first for the grid, all for its best setting.
 
   Returns:
-    What is written to `task.json`: `grid`, the score of each setting with the
+    The contents of `task.json`: `grid`, the score of each setting with the
     first seed; `seeds`, all scores of the best setting, and its `batch_size`
     and `learning_rate`; the `folder` and the `best_seed` of the best run.
   """
-  best: Result | None = None
-
-  def results_of(runs):
-    nonlocal best
-    for number, run in enumerate(runs, 1):
-      result = do_run(run)
-      logging.info(
-        "  %d/%d  %s: %s",
-        number,
-        len(runs),
-        run.name,
-        ", ".join(
-          f"{metric} {result.scores['eval_' + metric]:.4f}"
-          for metric in task.main_metrics
-        ),
-      )
-      if best and result.score <= best.score:
-        _forget_weights(run)
-      else:
-        if best:
-          _forget_weights(best.run)
-        best = result
-      yield result
-
-  logging.info("***** %s: grid of %d *****", FOLDERS[task.name], len(grid))
-  of_grid = list(
-    results_of([Run(task, files, *point, seeds[0]) for point in grid])
-  )
-  chosen = max(of_grid, key=lambda result: result.score)
-  more = list(
-    results_of([chosen.run._replace(seed=seed) for seed in seeds[1:]])
-  )
+  logging.info("***** %s: grid of %d *****", task.folder, len(grid))
+  of_grid = make_runs([Run(task, files, *point, seeds[0]) for point in grid])
+  chosen = _find_best(of_grid)
+  more_runs = [chosen.run._replace(seed=seed) for seed in seeds[1:]]
+  more = make_runs(more_runs, of_grid)
+  best = _find_best([*of_grid, *more])
   return {
     "batch_size": chosen.run.batch_size,
     "learning_rate": chosen.run.learning_rate,
@@ -367,45 +371,39 @@ def do_task(
   }
 
 
-def _predict(task, files: model_folder.ModelFiles, folder: str) -> None:
+def _predict(
+  task: glue.GlueTask, files: model_folder.ModelFiles, folder: str
+) -> None:
   """Predicts the test files of a task with the weights of its best run."""
-  export_dir = os.path.join(folder, "export")
-  data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
-  output_dir = os.path.join(FLAGS.output_dir, FOLDERS[task.name], "best")
-  if not any(
-    tf.io.gfile.exists(os.path.join(data_dir, columns.file))
-    for columns in task.splits["test"]
-  ):
-    logging.info("  There is no test file in %s.", data_dir)
+  if not task.has_file(_data_dir(task), "test"):
+    logging.info("  There is no test file in %s.", _data_dir(task))
     return
+  output_dir = os.path.join(FLAGS.output_dir, task.folder, "best")
   done_file = os.path.join(output_dir, "predicted.json")
-  if tf.io.gfile.exists(done_file) and (
-    file_io.read_json(done_file, object) == folder
-  ):
-    return
+  if tf.io.gfile.exists(done_file):
+    if file_io.read_json(done_file, object) == folder:
+      return
+  export_dir = os.path.join(folder, "export")
   if not tf.io.gfile.exists(export_dir):
     raise UserError(
-      f"{folder} is the best run of these, but its weights have "
-      "gone, for a better one there was. Delete the folder, and "
-      "the same command makes the run again."
+      f"{folder} is the best of these runs, but its weights were deleted when "
+      "another run was better. Delete the folder, and the same command makes "
+      "the run again."
     )
   tf.io.gfile.makedirs(output_dir)
+  weights = os.path.join(export_dir, "bert_model.ckpt")
   _run_classifier(
     [
       *_common_arguments(task, files),
       "--do_predict",
       "--predict_batch_size=32",
-      f"--init_checkpoint={os.path.join(export_dir, 'bert_model.ckpt')}",
+      f"--init_checkpoint={weights}",
       f"--output_dir={output_dir}",
     ],
     os.path.join(output_dir, "log.txt"),
   )
   submission_dir = os.path.join(output_dir, "submission")
-  for name in (
-    tf.io.gfile.listdir(submission_dir)
-    if tf.io.gfile.isdir(submission_dir)
-    else ()
-  ):
+  for name in _list_files(submission_dir):
     file_io.write_bytes(
       os.path.join(FLAGS.output_dir, "submission", name),
       file_io.read_bytes(os.path.join(submission_dir, name)),
@@ -416,119 +414,102 @@ def _predict(task, files: model_folder.ModelFiles, folder: str) -> None:
 # --- The table ---------------------------------------------------------------
 
 
-# Columns of the published table: heading, task, entries of the results.
-_COLUMNS = [
-  ("CoLA", "cola", ("eval_matthews",)),
-  ("SST-2", "sst-2", ("eval_accuracy",)),
-  ("MRPC", "mrpc", ("eval_f1", "eval_accuracy")),
-  ("STS-B", "sts-b", ("eval_pearson", "eval_spearman")),
-  ("QQP", "qqp", ("eval_f1", "eval_accuracy")),
-  ("MNLI-m", "mnli", ("eval_accuracy",)),
-  ("MNLI-mm", "mnli", ("eval_mismatched_accuracy",)),
-  ("QNLI", "qnli", ("eval_accuracy",)),
-  ("RTE", "rte", ("eval_accuracy",)),
-  ("WNLI", "wnli", ("eval_accuracy",)),
-  ("AX", "mnli", ("eval_ax_matthews",)),
-]
-
-
-def summarize(results: dict[str, dict]) -> dict[str, object]:
+def summarize(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
   """Returns the contents of `results.json`.
 
   Args:
-    results: task name -> its `task.json`.
+    results: Task name -> contents of its `task.json`.
   """
   columns = {}
-  for heading, task, entries in _COLUMNS:
-    of_seeds = (
-      [run["scores"] for run in results[task]["seeds"]]
-      if task in results
-      else []
-    )
-    if of_seeds and entries[0] in of_seeds[0]:
-      columns[heading] = {
-        entry.removeprefix("eval_"): {
-          "mean": statistics.mean(scores[entry] for scores in of_seeds),
-          "deviation": statistics.stdev(scores[entry] for scores in of_seeds)
-          if len(of_seeds) > 1
-          else None,
-        }
-        for entry in entries
-      }
-  # As the server averages: over tasks, each the mean of its scores. AX does
-  # not count.
-  of_tasks = {}
-  for heading, task, _ in _COLUMNS:
-    if heading in columns and heading != "AX":
-      of_tasks.setdefault(task, []).extend(
-        score["mean"] for score in columns[heading].values()
-      )
+  means: dict[str, list[float]] = {}  # of each task
+  for task, column in glue.table_columns():
+    if task.name not in results:
+      continue
+    runs = [seed["scores"] for seed in results[task.name]["seeds"]]
+    if f"eval_{column.scores[0]}" not in runs[0]:
+      continue
+    cell = {}
+    for name in column.scores:
+      cell[name] = _average([run[f"eval_{name}"] for run in runs])
+    columns[column.heading] = cell
+    if column.is_averaged:
+      column_means = [score["mean"] for score in cell.values()]
+      means.setdefault(task.name, []).extend(column_means)
+  # The GLUE server averages over tasks, each the mean of its scores.
   return {
-    "score": statistics.mean(map(statistics.mean, of_tasks.values())),
-    "num_tasks": len(of_tasks),
+    "score": statistics.mean(map(statistics.mean, means.values())),
+    "num_tasks": len(means),
     "columns": columns,
     "tasks": results,
   }
 
 
-def to_markdown(summary, model_name: str) -> str:
-  """Returns the table in the published layout, and one of the settings."""
+def _average(values: Sequence[float]) -> dict[str, Any]:
+  """Returns mean and standard deviation; the latter is None for one value."""
+  deviation = statistics.stdev(values) if len(values) > 1 else None
+  return {"mean": statistics.mean(values), "deviation": deviation}
 
-  def percent(score):
-    deviation = (
-      ""
-      if score["deviation"] is None
-      else (f" ± {100 * score['deviation']:.1f}")
-    )
-    return f"{100 * score['mean']:.1f}{deviation}"
 
-  headings = [heading for heading, _, _ in _COLUMNS]
-  cells = [
-    " / ".join(map(percent, summary["columns"][heading].values()))
-    if heading in summary["columns"]
-    else "-"
-    for heading in headings
-  ]
+def to_markdown(summary: dict[str, Any], model_name: str) -> str:
+  """Returns the table in the published layout, and a table of the settings."""
+  headings = [column.heading for _, column in glue.table_columns()]
+  cells = []
+  for heading in headings:
+    scores = summary["columns"].get(heading, {})
+    texts = [_format_score(score) for score in scores.values()]
+    cells.append(" / ".join(texts) if texts else "-")
+  average = f"{100 * summary['score']:.1f}"
+  settings = ["Task", "batch size", "rate", "seeds", "best seed"]
   lines = [
-    f"Scores on dev, in percent; of {summary['num_tasks']} tasks. MRPC and "
-    "QQP: F1 / accuracy; STS-B: Pearson / Spearman; CoLA, AX: Matthews.",
+    f"Scores on dev, in percent; of {summary['num_tasks']} tasks. "
+    f"{glue.TABLE_NOTE}",
     "",
-    "| " + " | ".join(["Model", "Score", *headings]) + " |",
+    _format_row(["Model", "Score", *headings]),
     "|---" * (len(headings) + 2) + "|",
-    "| "
-    + " | ".join([model_name, f"{100 * summary['score']:.1f}", *cells])
-    + " |",
+    _format_row([model_name, average, *cells]),
     "",
-    "| Task | batch size | rate | seeds | best seed | runs of the grid |",
+    _format_row([*settings, "runs of the grid"]),
     "|---" * 6 + "|",
   ]
-  for task, facts in summary["tasks"].items():
-    lines.append(
-      "| "
-      + " | ".join(
-        map(
-          str,
-          (
-            FOLDERS[task],
-            facts["batch_size"],
-            f"{facts['learning_rate']:g}",
-            ", ".join(str(run["seed"]) for run in facts["seeds"]),
-            facts["best_seed"],
-            ", ".join(
-              f"{point['batch_size']} x {point['learning_rate']:g}: "
-              f"{100 * point['score']:.1f}"
-              for point in facts["grid"]
-            ),
-          ),
-        )
-      )
-      + " |"
-    )
+  for name, result in summary["tasks"].items():
+    seeds = [str(run["seed"]) for run in result["seeds"]]
+    grid = [
+      f"{point['batch_size']} x {point['learning_rate']:g}: "
+      f"{100 * point['score']:.1f}"
+      for point in result["grid"]
+    ]
+    row = [
+      glue.TASKS[name].folder,
+      str(result["batch_size"]),
+      f"{result['learning_rate']:g}",
+      ", ".join(seeds),
+      str(result["best_seed"]),
+      ", ".join(grid),
+    ]
+    lines.append(_format_row(row))
   return "\n".join(lines) + "\n"
 
 
-def draw(summary, path: str) -> None:
-  """Writes a picture of the table: means, deviations, and the grid."""
+def _format_row(cells: Sequence[str]) -> str:
+  """Returns a row of a table in Markdown."""
+  return f"| {' | '.join(cells)} |"
+
+
+def _format_score(score: dict[str, Any]) -> str:
+  """Returns mean and deviation of a score in percent."""
+  text = f"{100 * score['mean']:.1f}"
+  if score["deviation"] is not None:
+    text += f" ± {100 * score['deviation']:.1f}"
+  return text
+
+
+def draw(summary: dict[str, Any], path: str) -> None:
+  """Writes a picture of the table: means, deviations, and the grid.
+
+  Args:
+    summary: Contents of `results.json`.
+    path: Path of the PNG file.
+  """
   # Slow to import, and only needed here.
   from matplotlib import figure  # pylint: disable=g-import-not-at-top
 
@@ -537,29 +518,14 @@ def draw(summary, path: str) -> None:
     figsize=(1.5 + 0.9 * len(columns), 3.5), layout="constrained"
   )
   axis = picture.subplots()
+  tasks = {column.heading: task.name for task, column in glue.table_columns()}
   for place, (heading, scores) in enumerate(columns.items()):
     width = 0.8 / len(scores)
-    for i, (_name, score) in enumerate(scores.items()):
-      x = place + (i - (len(scores) - 1) / 2) * width
-      axis.bar(
-        x,
-        100 * score["mean"],
-        0.9 * width,
-        color=f"C{i}",
-        yerr=100 * (score["deviation"] or 0.0),
-        capsize=3,
-      )
-      axis.annotate(
-        f"{100 * score['mean']:.1f}",
-        (x, 1),
-        ha="center",
-        fontsize=7,
-        color="white",
-        rotation=90,
-        va="bottom",
-      )
-    task = next(task for name, task, _ in _COLUMNS if name == heading)
-    grid = summary["tasks"][task]["grid"]
+    for number, score in enumerate(scores.values()):
+      shift = number - (len(scores) - 1) / 2
+      x = place + shift * width
+      _draw_bar(axis, x, 0.9 * width, score, f"C{number}")
+    grid = summary["tasks"][tasks[heading]]["grid"]
     axis.plot(
       [place] * len(grid),
       [100 * point["score"] for point in grid],
@@ -578,69 +544,110 @@ def draw(summary, path: str) -> None:
       picture.savefig(writer, format="png", dpi=120)
 
 
+def _draw_bar(
+  axis, x: float, width: float, score: dict[str, Any], color: str
+) -> None:
+  """Draws the mean of a score as a bar, with its deviation and number."""
+  mean = 100 * score["mean"]
+  deviation = 100 * (score["deviation"] or 0.0)
+  axis.bar(x, mean, width, color=color, yerr=deviation, capsize=3)
+  axis.annotate(
+    f"{mean:.1f}",
+    (x, 1),
+    ha="center",
+    fontsize=7,
+    color="white",
+    rotation=90,
+    va="bottom",
+  )
+
+
 def write_results(init_checkpoint: str) -> None:
   """Writes `results.json`, `results.md` and `results.png` of all tasks."""
   results = {}
-  for task, folder in FOLDERS.items():
-    path = _task_file(folder)
+  for task in glue.TASKS.values():
+    path = _task_file(task)
     if tf.io.gfile.exists(path):
-      results[task] = file_io.read_json(path)
+      results[task.name] = file_io.read_json(path)
   summary = summarize(results)
   checkpoint_dir = os.path.dirname(os.path.abspath(init_checkpoint))
   table = to_markdown(summary, os.path.basename(checkpoint_dir))
-  for name, text in [
-    ("results.json", json.dumps(summary, indent=2) + "\n"),
-    ("results.md", table),
-  ]:
+  contents = {
+    "results.json": json.dumps(summary, indent=2) + "\n",
+    "results.md": table,
+  }
+  for name, text in contents.items():
     file_io.write_text(os.path.join(FLAGS.output_dir, name), text)
   draw(summary, os.path.join(FLAGS.output_dir, "results.png"))
   training_log.log_lines("Results so far", table.splitlines())
 
 
-def _task_file(folder: str) -> str:
-  return os.path.join(FLAGS.output_dir, folder, "task.json")
+def _task_file(task: glue.GlueTask) -> str:
+  """Returns the path of the results of a task."""
+  return os.path.join(FLAGS.output_dir, task.folder, "task.json")
 
 
 # --- Flags -------------------------------------------------------------------
 
 
-def _values(name: str, kind, quick, default) -> list:
-  """Returns the numbers of a flag that lists some."""
+def _read_numbers(name: str, kind: type) -> list[Any] | None:
+  """Returns the numbers of a flag that is a list, or None if it is not set.
+
+  Args:
+    name: Name of the flag.
+    kind: `int` or `float`.
+
+  Raises:
+    UserError: The flag has no values, or one that is not a positive number.
+  """
   texts = FLAGS[name].value
   if texts is None:
-    return list(quick if FLAGS.quick else default)
+    return None
   try:
     values = [kind(text) for text in texts]
   except ValueError:
     values = []
   if not values or min(values) <= 0:
     raise UserError(
-      f"--{name}={','.join(texts)} is not a list of numbers "
-      "above 0, separated by commas."
+      f"--{name}={','.join(texts)} is not a list of positive numbers, "
+      "separated by commas."
     )
   return values
 
 
-def _tasks() -> list[classification.ClassificationTask]:
-  """Returns the tasks of the flag, or all there are data for."""
-  wanted = [name.lower() for name in FLAGS.tasks or ()]
-  unknown = sorted(set(wanted) - set(FOLDERS))
+def _make_grid(task: glue.GlueTask) -> list[tuple[int, float]]:
+  """Returns the batch sizes and learning rates to try."""
+  grid = task.quick_grid if FLAGS.quick else task.grid
+  batch_sizes = _read_numbers("batch_sizes", int) or grid.batch_sizes
+  learning_rates = _read_numbers("learning_rates", float) or grid.learning_rates
+  return [(size, rate) for size in batch_sizes for rate in learning_rates]
+
+
+def _find_tasks() -> list[glue.GlueTask]:
+  """Returns the tasks of --tasks, or all tasks in --data_dir.
+
+  Raises:
+    UserError: There is no such task, or its folder is missing.
+  """
+  names = [name.lower() for name in FLAGS.tasks or glue.TASKS]
+  unknown = sorted(set(names) - set(glue.TASKS))
   if unknown:
     raise UserError(
-      f"--tasks: there is no {unknown[0]!r}. There are: {', '.join(FOLDERS)}."
+      f"--tasks has {unknown[0]!r}, which is not one of: "
+      f"{', '.join(glue.TASKS)}."
     )
-  found = [
-    name
-    for name, folder in FOLDERS.items()
-    if tf.io.gfile.isdir(os.path.join(FLAGS.data_dir, folder))
-  ]
-  missing = [name for name in wanted if name not in found]
-  if missing or not found:
-    folders = [FOLDERS[name] for name in missing or FOLDERS]
+  wanted = [task for task in glue.TASKS.values() if task.name in names]
+  found, missing = [], []
+  for task in wanted:
+    if tf.io.gfile.isdir(_data_dir(task)):
+      found.append(task)
+    else:
+      missing.append(task.folder)
+  if not found or (FLAGS.tasks and missing):
     raise UserError(
-      f"--data_dir={FLAGS.data_dir} has no folder {' or '.join(folders)}."
+      f"--data_dir={FLAGS.data_dir} has no folder {' or '.join(missing)}."
     )
-  return [glue.TASKS[name] for name in found if not wanted or name in wanted]
+  return found
 
 
 @launch.owns("output_dir")
@@ -648,24 +655,16 @@ def main(_):
   files = common_flags.model_files(
     "bert_config_file", "vocab_file", "init_checkpoint"
   )
-  tasks = _tasks()
-  for task in tasks:  # what is wrong with files is told before hours of work
-    data_dir = os.path.join(FLAGS.data_dir, FOLDERS[task.name])
+  tasks = _find_tasks()
+  for task in tasks:  # problems of files are reported before hours of work
+    data_dir = _data_dir(task)
     for split in ("train", *task.existing_splits(data_dir, "dev")):
       task.read_examples(data_dir, split)
-  grid = [
-    (batch_size, rate)
-    for batch_size in _values(
-      "batch_sizes", int, _QUICK_BATCH_SIZES, _BATCH_SIZES
-    )
-    for rate in _values(
-      "learning_rates", float, _QUICK_LEARNING_RATES, _LEARNING_RATES
-    )
-  ]
-  seeds = _values("seeds", int, (), ())
-  for task in tasks:
-    result = do_task(task, files, grid, seeds)
-    file_io.write_json(_task_file(FOLDERS[task.name]), result)
+  grids = [_make_grid(task) for task in tasks]
+  seeds = _read_numbers("seeds", int)
+  for task, grid in zip(tasks, grids):
+    result = search_grid(task, files, grid, seeds)
+    file_io.write_json(_task_file(task), result)
     if FLAGS.do_predict:
       _predict(task, files, result["folder"])
     write_results(files.init_checkpoint)

@@ -121,12 +121,12 @@ class ClassificationTask:
 
   def existing_splits(self, data_dir: str, kind: str) -> list[str]:
     """Returns `dev` or `test`, and its further splits that have a file."""
-    further = [
-      split
-      for split in self.splits
-      if split.startswith(f"{kind}_") and self.has_file(data_dir, split)
-    ]
-    return [kind, *further]
+    splits = [kind]
+    for split in self.splits:
+      is_further = split.startswith(f"{kind}_")
+      if is_further and self.has_file(data_dir, split):
+        splits.append(split)
+    return splits
 
   def has_file(self, data_dir: str, split: str) -> bool:
     """Returns whether a file of a split exists."""

@@ -174,6 +174,5 @@ def _check_fields(fields: Mapping[str, object], path: str) -> None:
   }
   for name, (is_right, allowed) in checks.items():
     if not is_right:
-      raise UserError(
-        f"{path}: {name} is {text_files.format_value(fields[name])}, not {allowed}."
-      )
+      value = text_files.format_value(fields[name])
+      raise UserError(f"{path}: {name} is {value}, not {allowed}.")

@@ -1,16 +1,67 @@
-"""The tasks of GLUE (Wang et al., 2019), in their published layouts.
+"""The tasks of GLUE (Wang et al., 2019): files, labels, scores and grids.
 
-To add a task, add it to `TASKS`.
+A new task is one entry here, and its name in `TASKS`.
 """
+
+import dataclasses
+from typing import NamedTuple
 
 from tasks import classification
 from tasks import metrics
 from tasks.classification import Columns
 
-_ENTAILMENT = ("entailment", "not_entailment")
 
-COLA = classification.ClassificationTask(
+class Grid(NamedTuple):
+  """Hyperparameters to try, each batch size with each learning rate."""
+
+  batch_sizes: tuple[int, ...]
+  learning_rates: tuple[float, ...]
+
+
+# The grid of Turc et al. (2019), and a short one.
+GRID = Grid((8, 16, 32, 64, 128), (3e-4, 1e-4, 5e-5, 3e-5))
+QUICK_GRID = Grid((16, 32), (1e-4, 5e-5))
+
+
+class TableColumn(NamedTuple):
+  """A column of the published table of scores.
+
+  Attributes:
+    heading: Heading of the column.
+    scores: Names of the scores that it shows, without the prefix `eval_`.
+    is_averaged: Whether the column is part of the average over tasks.
+  """
+
+  heading: str
+  scores: tuple[str, ...]
+  is_averaged: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class GlueTask(classification.ClassificationTask):
+  """A task of GLUE.
+
+  Attributes:
+    folder: Name of the folder of its files; also its heading in the table.
+    table: Columns of the published table; by default one with the main metrics.
+    grid: Hyperparameters to try.
+    quick_grid: Fewer hyperparameters, for a quick run.
+  """
+
+  folder: str = ""
+  table: tuple[TableColumn, ...] = ()
+  grid: Grid = GRID
+  quick_grid: Grid = QUICK_GRID
+
+  @property
+  def table_columns(self) -> tuple[TableColumn, ...]:
+    """The columns of the published table."""
+    return self.table or (TableColumn(self.folder, self.main_metrics),)
+
+
+COLA = GlueTask(
   name="cola",
+  folder="CoLA",
   metric_fn=metrics.matthews_correlation,
   main_metrics=("matthews",),
   submissions={"test": "CoLA.tsv"},
@@ -21,8 +72,9 @@ COLA = classification.ClassificationTask(
   },
 )
 
-SST2 = classification.ClassificationTask(
+SST2 = GlueTask(
   name="sst-2",
+  folder="SST-2",
   submissions={"test": "SST-2.tsv"},
   splits={
     "train": [Columns("train.tsv", 0, label=1)],
@@ -31,8 +83,9 @@ SST2 = classification.ClassificationTask(
   },
 )
 
-MRPC = classification.ClassificationTask(
+MRPC = GlueTask(
   name="mrpc",
+  folder="MRPC",
   metric_fn=metrics.accuracy_and_f1,
   main_metrics=("f1", "accuracy"),
   submissions={"test": "MRPC.tsv"},
@@ -43,8 +96,9 @@ MRPC = classification.ClassificationTask(
   },
 )
 
-STSB = classification.ClassificationTask(
+STSB = GlueTask(
   name="sts-b",
+  folder="STS-B",
   labels=None,
   problem_type=classification.REGRESSION,
   metric_fn=metrics.correlations_and_errors,
@@ -57,9 +111,10 @@ STSB = classification.ClassificationTask(
   },
 )
 
-# The published files have a few questions that are cut in two, or empty.
-QQP = classification.ClassificationTask(
+# A few questions in the published files are split in two, or empty.
+QQP = GlueTask(
   name="qqp",
+  folder="QQP",
   metric_fn=metrics.accuracy_and_f1,
   main_metrics=("f1", "accuracy"),
   submissions={"test": "QQP.tsv"},
@@ -70,18 +125,24 @@ QQP = classification.ClassificationTask(
   },
 )
 
-# AX, the diagnostic set, is predicted by the model of MNLI; its labels came
-# later, in a file of another layout.
+# The model of MNLI also predicts the diagnostic set AX. Its labels were
+# published later, in a file with another layout.
 _AX_FOLDERS = ("", "../diagnostic/", "../AX/")
-MNLI = classification.ClassificationTask(
+MNLI = GlueTask(
   name="mnli",
+  folder="MNLI",
+  table=(
+    TableColumn("MNLI-m", ("accuracy",)),
+    TableColumn("MNLI-mm", ("mismatched_accuracy",)),
+    TableColumn("AX", ("ax_matthews",), is_averaged=False),
+  ),
   labels=("contradiction", "entailment", "neutral"),
+  metric_fn=metrics.matthews_correlation,
   submissions={
     "test": "MNLI-m.tsv",
     "test_mismatched": "MNLI-mm.tsv",
     "test_ax": "AX.tsv",
   },
-  metric_fn=metrics.matthews_correlation,
   splits={
     "train": [Columns("train.tsv", 8, 9, label=-1)],
     "dev": [Columns("dev_matched.tsv", 8, 9, label=-1)],
@@ -103,12 +164,15 @@ MNLI = classification.ClassificationTask(
 )
 
 
-def _inference_task(name, file, labels=_ENTAILMENT):
-  """Returns a task of files with the columns index, two texts, label."""
-  return classification.ClassificationTask(
-    name=name,
+def _inference_task(
+  folder: str, labels: tuple[str, ...] = ("entailment", "not_entailment")
+) -> GlueTask:
+  """Returns a task whose files have an index, two texts and a label."""
+  return GlueTask(
+    name=folder.lower(),
+    folder=folder,
     labels=labels,
-    submissions={"test": file},
+    submissions={"test": f"{folder}.tsv"},
     splits={
       "train": [Columns("train.tsv", 1, 2, label=3)],
       "dev": [Columns("dev.tsv", 1, 2, label=3)],
@@ -117,24 +181,42 @@ def _inference_task(name, file, labels=_ENTAILMENT):
   )
 
 
-QNLI = _inference_task("qnli", "QNLI.tsv")
-RTE = _inference_task("rte", "RTE.tsv")
-WNLI = _inference_task("wnli", "WNLI.tsv", ("0", "1"))
+QNLI = _inference_task("QNLI")
+RTE = _inference_task("RTE")
+WNLI = _inference_task("WNLI", labels=("0", "1"))
 
-# In the order of the published table.
+# By name, in the order of the published table.
 TASKS = {
   task.name: task
   for task in (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI)
 }
 
+# Explains the scores below the table.
+TABLE_NOTE = (
+  "MRPC and QQP: F1 / accuracy; STS-B: Pearson / Spearman; CoLA, AX: Matthews."
+)
 
-def submission_value(task: classification.ClassificationTask, prediction):
-  """Returns what the server wants for a prediction: a label, or a number.
+
+def table_columns() -> list[tuple[GlueTask, TableColumn]]:
+  """Returns the columns of the published table, each with its task.
+
+  Columns that are not part of the average come last.
+  """
+  columns = [
+    (task, column) for task in TASKS.values() for column in task.table_columns
+  ]
+  return sorted(columns, key=lambda pair: not pair[1].is_averaged)
+
+
+def submission_value(
+  task: classification.ClassificationTask, prediction: str | float
+) -> str:
+  """Returns a prediction as the GLUE server expects it.
 
   Args:
-    task: one of `TASKS`.
-    prediction: a label, or for regression a float.
+    task: One of `TASKS`.
+    prediction: Label, or for regression a number.
   """
   if task.problem_type == classification.REGRESSION:
-    return f"{min(max(prediction, 0.0), 5.0):.3f}"
-  return prediction
+    return f"{min(max(float(prediction), 0.0), 5.0):.3f}"
+  return str(prediction)

@@ -301,7 +301,8 @@ def cut_windows(
       # A word that the tokenizer drops, such as U+200B, needs a tag as well.
       pieces = pieces[:MAX_PIECES] or [unk_id]
       ids.extend(pieces)
-      numbers.extend([number, *[-1] * (len(pieces) - 1)])
+      numbers.append(number)
+      numbers.extend([-1] * (len(pieces) - 1))
     first_word += len(words)
     windows = sliding_windows.cut_windows(len(ids), room, max(1, room // 2))
     for start, length, is_max_context in zip(*windows):
@@ -309,8 +310,8 @@ def cut_windows(
       features = encoding.InputFeatures(
         [cls_id, *ids[here], sep_id], [0] * (length + 2)
       )
-      counted = np.where(is_max_context[:length], numbers[here], -1)
-      yield TagWindow(features, [-1, *counted.tolist(), -1])
+      counted = np.where(is_max_context[:length], numbers[here], -1).tolist()
+      yield TagWindow(features, [-1, *counted, -1])
 
 
 def _join_texts(

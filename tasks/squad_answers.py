@@ -130,7 +130,10 @@ def choose_answers(
         no_answer = _NoAnswer(
           score, float(start_logits[0]), float(end_logits[0])
         )
-    spans = _Spans(*map(np.concatenate, zip(*parts))) if parts else None
+    spans = None
+    if parts:
+      columns = zip(*parts)
+      spans = _Spans(*map(np.concatenate, columns))
     prediction = _choose_answer(paragraph, spans, no_answer, settings)
     if not any(prediction.spans):
       maker.count_question(question, _NOTHING_FOUND)

@@ -54,9 +54,10 @@ def evaluate_v1(
     predictions: Id -> answer.
   """
   exact, overlap = _score(questions, predictions, _answers_v1)
+  sum_exact, sum_f1 = sum(exact.values()), sum(overlap.values())
   return {
-    "exact_match": 100.0 * sum(exact.values()) / len(questions),
-    "f1": 100.0 * sum(overlap.values()) / len(questions),
+    "exact_match": 100.0 * sum_exact / len(questions),
+    "f1": 100.0 * sum_f1 / len(questions),
   }
 
 

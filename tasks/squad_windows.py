@@ -66,7 +66,8 @@ class Paragraph:
     num_words = len(self.words)
     counts = np.fromiter(map(len, ids_of_words), np.int32, num_words)
     self.word_of_token = np.repeat(np.arange(num_words), counts).tolist()
-    self.first_tokens = [0, *np.cumsum(counts).tolist()]
+    ends = np.cumsum(counts).tolist()
+    self.first_tokens = [0, *ends]
     self._starts = [start for start, _ in self.spans]
     # Caches of the methods below.
     self._windows: dict[tuple[int, int], sliding_windows.TextWindows] = {}

@@ -60,10 +60,12 @@ def read_examples(path: str, has_labels: bool = True) -> list[ChoiceExample]:
   for line, fields in readers[ending](path):
     place = f"{path}, line {line}"
     example = _parse_example(fields, place, len(examples), has_labels)
-    if examples and len(example.choices) != len(examples[0].choices):
+    num_choices = len(example.choices)
+    num_before = len(examples[0].choices) if examples else num_choices
+    if num_choices != num_before:
       raise UserError(
-        f"{place} has {len(example.choices)} choices, but the examples before "
-        f"have {len(examples[0].choices)}. All need the same number."
+        f"{place} has {num_choices} choices, but the examples before have "
+        f"{num_before}. All need the same number."
       )
     if example.id in lines:
       raise UserError(
@@ -145,9 +147,11 @@ def _read_csv(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     beginning = row.get(_BEGINNING, "")
     choices = []
     for name in _ENDINGS:
-      ending = row.get(name)
+      choice = row.get(name)
       # An empty ending stays empty, so that it is reported as missing.
-      choices.append(f"{beginning} {ending}".strip() if ending else ending)
+      if choice:
+        choice = f"{beginning} {choice}".strip()
+      choices.append(choice)
     yield (
       line,
       {

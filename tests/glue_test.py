@@ -216,6 +216,28 @@ def test_submissions_are_what_the_server_takes():
   }
 
 
+def test_columns_of_the_published_table_are_in_order():
+  columns = glue.table_columns()
+  assert [(column.heading, task.name) for task, column in columns] == [
+    ("CoLA", "cola"),
+    ("SST-2", "sst-2"),
+    ("MRPC", "mrpc"),
+    ("STS-B", "sts-b"),
+    ("QQP", "qqp"),
+    ("MNLI-m", "mnli"),
+    ("MNLI-mm", "mnli"),
+    ("QNLI", "qnli"),
+    ("RTE", "rte"),
+    ("WNLI", "wnli"),
+    ("AX", "mnli"),
+  ]
+  scores = {column.heading: column.scores for _, column in columns}
+  assert scores["CoLA"] == ("matthews",)
+  assert scores["STS-B"] == ("pearson", "spearman")
+  assert scores["MNLI-mm"] == ("mismatched_accuracy",)
+  assert [c.heading for _, c in columns if not c.is_averaged] == ["AX"]
+
+
 def test_xnli_is_read_in_both_layouts(tmp_path):
   (tmp_path / "multinli").mkdir()
   (tmp_path / "multinli" / "multinli.train.en.tsv").write_text(

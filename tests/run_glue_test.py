@@ -129,7 +129,7 @@ def test_glue_with_real_runs(glue_runs, tmp_path):
 @pytest.mark.parametrize(
   "flags, message",
   [
-    (dict(tasks="rte,sst"), "there is no 'sst'"),
+    (dict(tasks="rte,sst"), "'sst', which is not one of: cola, sst-2,"),
     (dict(tasks="sst-2"), "glue has no folder SST-2"),
     (dict(batch_sizes="8,x"), "--batch_sizes=8,x is not a list of numbers"),
     (dict(init_checkpoint=""), "Pass --init_checkpoint, or --model"),
