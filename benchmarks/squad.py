@@ -1,20 +1,21 @@
-"""Speed of windows and of answers beside code that goes token by token.
+"""Speed of windows and answers, compared with code that works token by token.
 
     python benchmarks/squad.py --squad_file=dev-v1.1.json \\
         --vocab_file=$BERT/vocab.txt
 
-Both make the windows of all questions, and choose answers for the same random
-logits. The plain code reads each paragraph anew for each of its questions,
-looks at every token of every window, at every start with every end, and
-tokenizes the words of every answer, a character at a time; --our_tokenizer
-gives it ours. The two take turns, what they make is compared, and the median
-over the turns counts.
+Both cut all questions into windows and choose answers for the same random
+logits. The plain code tokenizes each paragraph again for each of its questions,
+compares each token of a window with all other windows and each start with each
+end, and tokenizes the words of each answer character by character (with
+--our_tokenizer it uses ours). The two take turns, their results are compared,
+and the median over the turns counts.
 """
 
 import os
 import statistics
 import sys
 import time
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -32,14 +33,20 @@ import tokenization
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string(
-  "squad_file", None, "A file in the format of SQuAD.", required=True
+  "squad_file", None, "File in the format of SQuAD.", required=True
 )
 flags.DEFINE_string("vocab_file", None, "The vocabulary.", required=True)
-flags.DEFINE_integer("max_seq_length", 384, "Most tokens of a window.")
-flags.DEFINE_integer("doc_stride", 128, "Tokens from window to window.")
-flags.DEFINE_integer("num_questions", 500, "How many to take.")
-flags.DEFINE_bool("our_tokenizer", False, "Let the plain code have ours.")
-flags.DEFINE_integer("turns", 5, "Turns of each.")
+flags.DEFINE_integer(
+  "max_seq_length", 384, "Maximum number of tokens of a window."
+)
+flags.DEFINE_integer(
+  "doc_stride", 128, "Distance between the starts of two windows in tokens."
+)
+flags.DEFINE_integer("num_questions", 500, "Number of questions.")
+flags.DEFINE_bool(
+  "our_tokenizer", False, "Whether the plain code uses our tokenizer."
+)
+flags.DEFINE_integer("turns", 5, "Number of turns of each.")
 
 _MAX_QUERY_LENGTH = 64
 _ANSWERS = squad_answers.AnswerSettings()
@@ -49,16 +56,16 @@ _ANSWERS = squad_answers.AnswerSettings()
 
 
 class OurTokenizer:
-  """Ours, with the methods of the plain one."""
+  """Our tokenizer with the methods of the plain one."""
 
   def __init__(self):
-    # Anew, so that it knows no words yet.
+    # A new tokenizer has no words in its cache.
     tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file)
     self.tokenize = tokenizer.tokenize
     self.words = tokenizer.basic_tokenizer.tokenize
 
 
-def plain_windows(dataset, tokenizer, vocab):
+def plain_windows(dataset, tokenizer, vocab) -> list[dict[str, Any]]:
   """Returns a dict for each window."""
   windows = []
   for number, question in enumerate(dataset.questions):
@@ -70,25 +77,13 @@ def plain_windows(dataset, tokenizer, vocab):
         pieces.append(piece)
         word_of_piece.append(w)
     room = FLAGS.max_seq_length - len(query) - 3
-    starts = []
-    start = 0
-    while pieces:
-      starts.append((start, min(room, len(pieces) - start)))
-      if start + room >= len(pieces):
-        break
-      start += min(room, FLAGS.doc_stride)
-    for w, (start, length) in enumerate(starts):
+    spans = plain_spans(len(pieces), room)
+    for w, (start, length) in enumerate(spans):
       tokens = ["[CLS]", *query, "[SEP]"]
       words_of_tokens, has_most_context = {}, {}
       for token in range(start, start + length):
         words_of_tokens[len(tokens)] = word_of_piece[token]
-        best, best_score = None, None
-        for other, (begin, size) in enumerate(starts):
-          if begin <= token < begin + size:
-            score = min(token - begin, begin + size - 1 - token) + 0.01 * size
-            if best is None or score > best_score:
-              best, best_score = other, score
-        has_most_context[len(tokens)] = best == w
+        has_most_context[len(tokens)] = best_span(spans, token) == w
         tokens.append(pieces[token])
       tokens.append("[SEP]")
       windows.append(
@@ -105,57 +100,85 @@ def plain_windows(dataset, tokenizer, vocab):
   return windows
 
 
-def plain_text(window, start, end, tokenizer):
-  """Returns the answer from one token to another as it was written."""
-  original = " ".join(
-    window["words"][
-      window["words_of_tokens"][start] : window["words_of_tokens"][end] + 1
-    ]
-  )
+def plain_spans(num_pieces: int, room: int) -> list[tuple[int, int]]:
+  """Returns start and length of each window of a paragraph."""
+  spans = []
+  start = 0
+  while num_pieces:
+    spans.append((start, min(room, num_pieces - start)))
+    if start + room >= num_pieces:
+      break
+    start += min(room, FLAGS.doc_stride)
+  return spans
+
+
+def best_span(spans: list[tuple[int, int]], token: int) -> int:
+  """Returns the number of the window with the most context for a token."""
+  best, best_score = -1, 0.0
+  for number, (start, length) in enumerate(spans):
+    if start <= token < start + length:
+      num_left, num_right = token - start, start + length - 1 - token
+      score = min(num_left, num_right) + 0.01 * length
+      if best < 0 or score > best_score:
+        best, best_score = number, score
+  return best
+
+
+def plain_text(window, start: int, end: int, tokenizer) -> str:
+  """Returns the text from one token to another, spelled as in the paragraph."""
+  first_word = window["words_of_tokens"][start]
+  last_word = window["words_of_tokens"][end]
+  original = " ".join(window["words"][first_word : last_word + 1])
   wanted = " ".join(window["tokens"][start : end + 1])
   wanted = wanted.replace(" ##", "").replace("##", "")
   basic = " ".join(tokenizer.words(original))
   begin = basic.find(wanted)
   if begin < 0:
     return original
-  of_basic = [i for i, char in enumerate(basic) if char != " "]
-  of_original = [i for i, char in enumerate(original) if char != " "]
-  if len(of_basic) != len(of_original):
+  # Places of the characters that are not spaces.
+  basic_places = [i for i, char in enumerate(basic) if char != " "]
+  original_places = [i for i, char in enumerate(original) if char != " "]
+  if len(basic_places) != len(original_places):
     return original
-  places = {place: i for i, place in enumerate(of_basic)}
-  return original[
-    of_original[places[begin]] : of_original[places[begin + len(wanted) - 1]]
-    + 1
-  ]
+  numbers = {place: number for number, place in enumerate(basic_places)}
+  first = original_places[numbers[begin]]
+  last = original_places[numbers[begin + len(wanted) - 1]]
+  return original[first : last + 1]
 
 
-def plain_answers(windows, logits, tokenizer):
+def plain_candidates(window, start_logits, end_logits) -> list[tuple]:
+  """Returns score, window, start and end of each allowed span of a window."""
+  best_starts = sorted(
+    range(len(start_logits)), key=lambda place: -start_logits[place]
+  )[: _ANSWERS.n_best_size]
+  best_ends = sorted(
+    range(len(end_logits)), key=lambda place: -end_logits[place]
+  )[: _ANSWERS.n_best_size]
+  candidates = []
+  for start in best_starts:
+    for end in best_ends:
+      if (
+        start in window["words_of_tokens"]
+        and end in window["words_of_tokens"]
+        and window["has_most_context"][start]
+        and 0 <= end - start < _ANSWERS.max_answer_length
+      ):
+        score = start_logits[start] + end_logits[end]
+        candidates.append((score, window, start, end))
+  return candidates
+
+
+def plain_answers(windows, logits, tokenizer) -> dict[int, list[str]]:
   """Returns the n best answers of each question."""
   by_question = {}
   for window in windows:
     by_question.setdefault(window["question"], []).append(window)
   results = {}
-  for number, of_question in by_question.items():
+  for number, windows_of_question in by_question.items():
     candidates = []
-    for window in of_question:
+    for window in windows_of_question:
       start_logits, end_logits = logits[number, window["window"]]
-      best_starts, best_ends = (
-        [i for i, _ in sorted(enumerate(x), key=lambda pair: -pair[1])][
-          : _ANSWERS.n_best_size
-        ]
-        for x in (start_logits, end_logits)
-      )
-      for start in best_starts:
-        for end in best_ends:
-          if (
-            start in window["words_of_tokens"]
-            and end in window["words_of_tokens"]
-            and window["has_most_context"][start]
-            and 0 <= end - start < _ANSWERS.max_answer_length
-          ):
-            candidates.append(
-              (start_logits[start] + end_logits[end], window, start, end)
-            )
+      candidates.extend(plain_candidates(window, start_logits, end_logits))
     candidates.sort(key=lambda candidate: -candidate[0])
     texts = []
     for _, window, start, end in candidates:
@@ -171,26 +194,27 @@ def plain_answers(windows, logits, tokenizer):
 # --- Ours --------------------------------------------------------------------
 
 
-def our_reader(dataset, tokenizer):
-  return squad_windows.WindowMaker(
-    dataset,
-    tokenizer,
-    squad_windows.WindowSettings(
-      FLAGS.max_seq_length, FLAGS.doc_stride, _MAX_QUERY_LENGTH
-    ),
+def our_maker(dataset, tokenizer) -> squad_windows.WindowMaker:
+  settings = squad_windows.WindowSettings(
+    FLAGS.max_seq_length, FLAGS.doc_stride, _MAX_QUERY_LENGTH
   )
+  return squad_windows.WindowMaker(dataset, tokenizer, settings)
 
 
-def our_answers(reader, logits):
-  return {
-    number: [candidate.text for candidate in prediction.n_best]
-    for number, (_, prediction) in enumerate(
-      squad_answers.choose_answers(reader, logits, _ANSWERS)
-    )
-  }
+def our_answers(maker, logits) -> dict[int, list[str]]:
+  """Returns the n best answers of each question."""
+  results = {}
+  answers = squad_answers.choose_answers(maker, logits, _ANSWERS)
+  for number, (_, prediction) in enumerate(answers):
+    results[number] = [candidate.text for candidate in prediction.n_best]
+  return results
 
 
-def timed(function, *args):
+# --- Turns -------------------------------------------------------------------
+
+
+def timed(function, *args) -> tuple[Any, float]:
+  """Returns the result of a function and the seconds that it took."""
   start = time.perf_counter()
   result = function(*args)
   return result, time.perf_counter() - start
@@ -204,48 +228,46 @@ def main(_):
     name: []
     for name in ("our windows", "plain windows", "our answers", "plain answers")
   }
+
+  def take_turn(name, function, *args):
+    result, seconds_taken = timed(function, *args)
+    seconds[name].append(seconds_taken)
+    return result
+
   for _ in range(FLAGS.turns):
     tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file)
-    reader = our_reader(dataset, tokenizer)
-    our_windows, time_taken = timed(lambda r: list(r.cut_windows()), reader)
-    seconds["our windows"].append(time_taken)
-    plain_tokenizer = (
-      OurTokenizer()
-      if FLAGS.our_tokenizer
-      else plain_tokenization.PlainTokenizer(tokenizer.vocab)
+    maker = our_maker(dataset, tokenizer)
+    our_windows = take_turn("our windows", lambda: list(maker.cut_windows()))
+    if FLAGS.our_tokenizer:
+      plain_tokenizer = OurTokenizer()
+    else:
+      plain_tokenizer = plain_tokenization.PlainTokenizer(tokenizer.vocab)
+    windows = take_turn(
+      "plain windows", plain_windows, dataset, plain_tokenizer, tokenizer.vocab
     )
-    windows, time_taken = timed(
-      plain_windows, dataset, plain_tokenizer, tokenizer.vocab
+    our_ids = [window.features.input_ids for window in our_windows]
+    assert our_ids == [window["ids"] for window in windows]
+    logits = {}
+    for window in windows:
+      pair = rng.normal(size=(2, len(window["ids"])))
+      logits[window["question"], window["window"]] = pair
+    ours = take_turn("our answers", our_answers, maker, logits)
+    plain = take_turn(
+      "plain answers", plain_answers, windows, logits, plain_tokenizer
     )
-    seconds["plain windows"].append(time_taken)
-    assert [window.features.input_ids for window in our_windows] == [
-      window["ids"] for window in windows
-    ]
-    logits = {
-      (window["question"], window["window"]): rng.normal(
-        size=(2, len(window["ids"]))
-      )
-      for window in windows
-    }
-    ours, time_taken = timed(our_answers, reader, logits)
-    seconds["our answers"].append(time_taken)
-    plain, time_taken = timed(plain_answers, windows, logits, plain_tokenizer)
-    seconds["plain answers"].append(time_taken)
     num_same = sum(ours[number] == texts for number, texts in plain.items())
-  medians = {
-    name: statistics.median(values) for name, values in seconds.items()
-  }
   print(
-    f"{len(dataset.questions)} questions, {len(windows)} windows; the n "
-    f"best answers of {num_same} are the same"
+    f"{len(dataset.questions)} questions, {len(windows)} windows; the n best "
+    f"answers of {num_same} are the same"
   )
-  for what, count, unit in [
+  for name, count, unit in [
     ("windows", len(windows), "windows"),
     ("answers", len(dataset.questions), "questions"),
   ]:
-    ours, plain = medians[f"our {what}"], medians[f"plain {what}"]
+    ours = statistics.median(seconds[f"our {name}"])
+    plain = statistics.median(seconds[f"plain {name}"])
     print(
-      f"  {what}: ours {count / ours:,.0f} {unit} a second "
+      f"  {name}: ours {count / ours:,.0f} {unit} per second "
       f"({1e3 * ours / count:.3f} ms each), plain {count / plain:,.0f}: "
       f"{plain / ours:.1f} times as fast"
     )

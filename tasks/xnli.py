@@ -29,22 +29,24 @@ def xnli_task(
   languages: Sequence[str],
   train_language: str | None = None,
 ) -> classification.ClassificationTask:
-  """Returns the task that is evaluated in one language or several.
+  """Returns the task for one or several languages.
 
   Training reads `multinli/multinli.train.<language>.tsv`, the translations of
-  MultiNLI that come with XNLI: in the language of the evaluation this is what
-  the paper calls translate-train; in English, zero-shot transfer.
-  `xnli.dev.tsv` and `xnli.test.tsv` hold all languages, a row each;
-  `dev-<language>.tsv` and `test-<language>.tsv`, of premise, hypothesis and
-  label without header, are read in their place where they are.
+  MultiNLI that are published with XNLI. In the language of the evaluation this
+  is the setting "translate-train" of the paper; in English, it is zero-shot
+  transfer.
+
+  Evaluation reads `dev-<language>.tsv` and `test-<language>.tsv` (premise,
+  hypothesis and label, without header). If they do not exist, it reads
+  `xnli.dev.tsv` and `xnli.test.tsv`, whose rows are in all languages.
 
   Args:
-    languages: of dev and test; the first are `dev` and `test`, the others
-      `dev_<language>` and `test_<language>`.
-    train_language: None for the first of `languages`.
+    languages: Languages of evaluation. The splits of the first are `dev` and
+      `test`, those of the others `dev_<language>` and `test_<language>`.
+    train_language: Language of training; None for the first of `languages`.
 
   Raises:
-    UserError: there is no language, or one that is not one of `LANGUAGES`.
+    UserError: There is no language, or one that is not in `LANGUAGES`.
   """
   if not languages:
     raise UserError("--language names no language.")
@@ -54,14 +56,12 @@ def xnli_task(
       raise UserError(
         f"XNLI has no language {language!r}. It has: {', '.join(LANGUAGES)}."
       )
-  splits = {
-    "train": [
-      Columns(f"multinli/multinli.train.{train_language}.tsv", 0, 1, label=2)
-    ]
-  }
+  train_file = f"multinli/multinli.train.{train_language}.tsv"
+  splits = {"train": [Columns(train_file, 0, 1, label=2)]}
   for kind in ("dev", "test"):
     for number, language in enumerate(languages):
-      splits[f"{kind}_{language}" if number else kind] = [
+      split = f"{kind}_{language}" if number else kind
+      splits[split] = [
         Columns(f"{kind}-{language}.tsv", 0, 1, label=2, has_header=False),
         # language, gold_label, ..., sentence1, sentence2, promptID, pairID
         Columns(f"xnli.{kind}.tsv", 6, 7, label=1, only=(0, language)),

@@ -1,13 +1,9 @@
-"""Tests of tasks/ner.py, and of the scores of entities."""
+"""Tests of tasks/ner.py."""
 
 import json
-import warnings
 
-import numpy as np
 import pytest
-from seqeval import metrics as seqeval_metrics
 
-from tasks import metrics
 from tasks import ner
 import tokenization
 
@@ -88,48 +84,6 @@ def test_schemes(tags, scheme, irregular):
 
 def test_tags_that_are_no_parts_of_entities_have_no_scheme():
   assert ner.find_scheme([["NN", "DT"], ["O"]]) is None
-
-
-@pytest.mark.parametrize("prefixes", ["BI", "BIES"])
-@pytest.mark.parametrize("seed", range(5))
-def test_scores_are_those_of_seqeval(seed, prefixes):
-  # In any order, the impossible included.
-  tags = ["O", "O"] + [f"{p}-{kind}" for p in prefixes for kind in ("x", "yz")]
-  rng = np.random.default_rng(seed)
-  labels = [rng.choice(tags, n).tolist() for n in rng.integers(1, 12, 40)]
-  predictions = [
-    [label if rng.random() < 0.7 else str(rng.choice(tags)) for label in row]
-    for row in labels
-  ]
-  ours = metrics.entity_scores(labels, predictions)
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    theirs = seqeval_metrics.classification_report(
-      labels, predictions, output_dict=True
-    )
-    assert ours["accuracy"] == pytest.approx(
-      seqeval_metrics.accuracy_score(labels, predictions)
-    )
-  for kind, prefix in [("micro avg", ""), ("x", "x_"), ("yz", "yz_")]:
-    for ours_name, theirs_name in [
-      ("precision", "precision"),
-      ("recall", "recall"),
-      ("f1", "f1-score"),
-    ]:
-      assert ours[prefix + ours_name] == pytest.approx(
-        theirs[kind][theirs_name]
-      )
-
-
-def test_entities_of_each_scheme():
-  expected = {("x", 0, 2), ("x", 2, 3), ("y", 4, 5)}
-  for tags in ("B-x I-x B-x O B-y", "I-x I-x B-x O I-y", "B-x E-x S-x O S-y"):
-    assert metrics.find_entities(tags.split()) == expected
-  # I- after O begins an entity, and so does another type.
-  assert metrics.find_entities(["O", "I-x", "I-y"]) == {
-    ("x", 1, 2),
-    ("y", 2, 3),
-  }
 
 
 # --- Windows -----------------------------------------------------------------

@@ -131,7 +131,7 @@ def test_glue_with_real_runs(glue_runs, tmp_path):
   [
     (dict(tasks="rte,sst"), "'sst', which is not one of: cola, sst-2,"),
     (dict(tasks="sst-2"), "glue has no folder SST-2"),
-    (dict(batch_sizes="8,x"), "--batch_sizes=8,x is not a list of numbers"),
+    (dict(batch_sizes="8,x"), "--batch_sizes=8,x is not a list of posi"),
     (dict(init_checkpoint=""), "Pass --init_checkpoint, or --model"),
   ],
 )

@@ -10,54 +10,192 @@ from tasks import squad
 from tasks import squad_evaluation
 
 
-def test_scores_by_hand():
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("The  Cat,\n sat!", "cat sat"),
+    ("A theme, an answer", "theme answer"),
+    # Punctuation goes first, and leaves no space.
+    ("co-operate", "cooperate"),
+    ("a.b", "ab"),
+    ("The", ""),
+    # Only ASCII punctuation goes; articles are whole words.
+    (
+      "\u201cthe\u201d caf\u00e9 \u00e0 la",
+      "\u201c \u201d caf\u00e9 \u00e0 la",
+    ),
+  ],
+)
+def test_answers_are_normalized(text, expected):
+  assert squad_evaluation.normalize_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+  "prediction, answer, exact, f1",
+  [
+    ("the red cat", "Red cat.", 1.0, 1.0),
+    ("red", "red cat", 0.0, 2 / 3),
+    ("big red dog", "red", 0.0, 1 / 2),
+    # A word counts as often as both have it.
+    ("cat cat cat", "cat cat dog", 0.0, 2 / 3),
+    ("dog", "cat", 0.0, 0.0),
+    ("", "the", 1.0, 1.0),
+    ("", "cat", 0.0, 0.0),
+    ("cat", "", 0.0, 0.0),
+  ],
+)
+def test_scores_of_an_answer(prediction, answer, exact, f1):
+  assert squad_evaluation.exact_match(prediction, answer) == exact
+  assert squad_evaluation.f1(prediction, answer) == pytest.approx(f1)
+
+
+def test_scores_of_version_1_by_hand():
   dataset = builders.question_dataset(
     "",
     ("a", ("The red cat", 0), ("cat", 0)),
-    ("b", ("dog", 0)),
+    ("b", ("dog", 0), ("bird", 0)),
     ("c", ("bird", 0)),
+    ("d", ("bird", 0)),
   )
-  scores = squad_evaluation.evaluate_v1(
-    dataset.questions, {"0": "red  cat!", "1": "a big dog"}
-  )
+  predictions = {"0": "red  cat!", "1": "a big dog", "2": "bird"}
+  # Of several answers the best counts; no prediction is a wrong one.
+  assert squad_evaluation.evaluate_v1(
+    dataset.questions, predictions
+  ) == pytest.approx({"exact_match": 200 / 4, "f1": (100 + 200 / 3 + 100) / 4})
+  # In version 1 an answer that is empty when normalized counts.
+  dataset = builders.question_dataset("", ("a", ("The", 0), ("cat", 0)))
+  assert squad_evaluation.evaluate_v1(dataset.questions, {"0": ""}) == {
+    "exact_match": 100.0,
+    "f1": 100.0,
+  }
+
+
+# Questions 0, 3 and 4 have an answer, 1 and 2 have none.
+VERSION_2 = builders.question_dataset(
+  "", ("a", ("red cat", 0)), ("b",), ("c",), ("d", ("dog", 0)), ("e", ("x", 0))
+)
+
+
+def test_scores_of_version_2_by_hand():
+  predictions = {"0": "cat", "1": "x", "2": "", "3": "dog"}
+  scores = squad_evaluation.evaluate_v2(VERSION_2.questions, predictions)
+  # A question without prediction does not count.
   assert scores == pytest.approx(
-    {"exact_match": 100 / 3, "f1": (100 + 200 / 3 + 0) / 3}
+    {
+      "exact": 100 * 2 / 4,
+      "f1": 100 * (2 / 3 + 2) / 4,
+      "total": 4,
+      "HasAns_exact": 100 * 1 / 2,
+      "HasAns_f1": 100 * (2 / 3 + 1) / 2,
+      "HasAns_total": 2,
+      "NoAns_exact": 100 * 1 / 2,
+      "NoAns_f1": 100 * 1 / 2,
+      "NoAns_total": 2,
+    }
   )
-  dataset = builders.question_dataset(
-    "", ("a", ("cat", 0)), ("b",), ("c",), ("d", ("dog", 0))
-  )
+  # The order is that of the official program.
+  assert list(scores) == [
+    f"{prefix}{name}"
+    for prefix in ("", "HasAns_", "NoAns_")
+    for name in ("exact", "f1", "total")
+  ]
+
+
+def test_empty_answers_do_not_count_next_to_others():
+  dataset = builders.question_dataset("", ("a", ("the", 0), ("cat", 0)))
+  scores = squad_evaluation.evaluate_v2(dataset.questions, {"0": ""})
+  assert scores["exact"] == 0.0
+  # All of its answers are empty when normalized, but it has some.
+  dataset = builders.question_dataset("", ("a", ("the", 0)))
+  scores = squad_evaluation.evaluate_v2(dataset.questions, {"0": ""})
+  assert scores["exact"] == scores["HasAns_exact"] == 100.0
+  assert "NoAns_exact" not in scores
+
+
+def test_odds_above_the_threshold_make_predictions_empty():
+  predictions = {"0": "red cat", "1": "x", "2": "y", "3": "dog"}
+  null_odds = {"0": 1.5, "1": 1.5, "2": 1.0, "3": 1.0}
+
+  def evaluate(**settings):
+    return squad_evaluation.evaluate_v2(
+      VERSION_2.questions, predictions, null_odds, **settings
+    )
+
+  # 0 and 1 become empty; 1.0 is not above the default.
+  scores = evaluate()
+  assert scores["HasAns_exact"] == scores["HasAns_f1"] == 50.0
+  assert scores["NoAns_exact"] == scores["NoAns_f1"] == 50.0
+  assert evaluate(null_threshold=2.0)["HasAns_exact"] == 100.0
+  assert evaluate(null_threshold=2.0)["NoAns_exact"] == 0.0
+  assert evaluate(null_threshold=0.5)["HasAns_exact"] == 0.0
+  assert evaluate(null_threshold=0.5)["NoAns_exact"] == 100.0
+
+
+def find_best(predictions, null_odds):
+  """Returns the best scores and their thresholds."""
   scores = squad_evaluation.evaluate_v2(
-    dataset.questions,
-    {"0": "cat", "1": "x", "2": "y", "3": "dog"},
-    {"0": -3.0, "1": 1.5, "2": -1.0, "3": -2.0},
-    null_threshold=0.0,
+    VERSION_2.questions, predictions, null_odds, null_threshold=0.0
   )
-  assert scores["exact"] == scores["f1"] == 75.0
-  assert scores["HasAns_exact"] == 100.0 and scores["NoAns_exact"] == 50.0
-  # Answering 0 and 3 alone would be right.
-  assert scores["best_exact"] == 100.0 and scores["best_exact_thresh"] == -2.0
+  return {
+    name: value for name, value in scores.items() if name.startswith("best_")
+  }
+
+
+def test_the_best_threshold_is_found():
+  # The wrong prediction for 1 costs less than those for 3 and 4 gain; the one
+  # for 2 has to become empty.
+  predictions = {"0": "cat", "1": "x", "2": "y", "3": "dog", "4": "x"}
+  null_odds = {"0": -3.0, "1": -2.5, "2": 1.0, "3": -2.0, "4": -1.5}
+  assert find_best(predictions, null_odds) == pytest.approx(
+    {
+      "best_exact": 100 * 3 / 5,
+      "best_exact_thresh": -1.5,
+      "best_f1": 100 * (2 / 3 + 3) / 5,
+      "best_f1_thresh": -1.5,
+    }
+  )
+
+
+def test_the_lowest_of_equally_good_thresholds_counts():
+  # The empty prediction for 2 costs nothing: with 0 and 1, one is right.
+  predictions = {"0": "red cat", "1": "x", "2": "", "3": "dog"}
+  null_odds = {"0": -3.0, "1": -2.0, "2": -1.5, "3": -1.0}
+  assert find_best(predictions, null_odds) == {
+    "best_exact": 75.0,
+    "best_exact_thresh": -3.0,
+    "best_f1": 75.0,
+    "best_f1_thresh": -3.0,
+  }
+
+
+def test_the_threshold_is_0_if_no_answer_is_always_best():
+  predictions = {"0": "dog", "1": "x", "2": "y", "3": "cat"}
+  null_odds = {"0": 1.0, "1": -2.0, "2": 3.0, "3": -1.0}
+  assert find_best(predictions, null_odds) == {
+    "best_exact": 50.0,
+    "best_exact_thresh": 0.0,
+    "best_f1": 50.0,
+    "best_f1_thresh": 0.0,
+  }
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
-def test_scores_are_those_of_the_official_program(large_golden_dir, version):
+def test_scores_match_the_official_program(large_golden_dir, version):
   folder = os.path.join(large_golden_dir, "squad")
-  dataset = squad.read_dataset(
-    os.path.join(
-      large_golden_dir, "..", "data", "squad", f"dev-v{version}.json"
-    )
-  )
+  data_dir = os.path.join(large_golden_dir, "..", "data", "squad")
+  dataset = squad.read_dataset(os.path.join(data_dir, f"dev-v{version}.json"))
 
-  def golden_file(file):
+  def read_golden(file):
     with open(os.path.join(folder, file), encoding="utf-8") as reader:
       return json.load(reader)
 
-  predictions = golden_file(f"bert_predictions_dev-v{version}.json")
+  name = f"bert_predictions_dev-v{version}"
+  predictions = read_golden(f"{name}.json")
   if version == "1.1":
     scores = squad_evaluation.evaluate_v1(dataset.questions, predictions)
   else:
+    null_odds = read_golden("na_scores_dev-v2.0.json")
     scores = squad_evaluation.evaluate_v2(
-      dataset.questions, predictions, golden_file("na_scores_dev-v2.0.json")
+      dataset.questions, predictions, null_odds
     )
-  assert scores == pytest.approx(
-    golden_file(f"bert_predictions_dev-v{version}.scores.json"), abs=1e-9
-  )
+  assert scores == pytest.approx(read_golden(f"{name}.scores.json"), abs=1e-9)
