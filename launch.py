@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import traceback
+from typing import Any
 
 from errors import Interrupted
 from errors import UserError
@@ -95,7 +96,7 @@ def _is_program() -> bool:
   )
 
 
-def parent_settings() -> dict[str, object]:
+def parent_settings() -> dict[str, Any]:
   """Returns arguments of `subprocess.Popen`: the program ends when we do."""
   import subprocess  # pylint: disable=g-import-not-at-top
 
