@@ -214,7 +214,8 @@ def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
       process.wait()
       raise
     finally:
-      process.stdin.close()
+      if process.stdin:
+        process.stdin.close()
   if code in launch.EXIT_CODES.values():
     logging.info("Stopped. The same command resumes from there.")
     sys.exit(code)

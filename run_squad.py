@@ -15,15 +15,10 @@ For SQuAD 2.0 add --version_2_with_negative. To ask questions of a text:
 
 import launch  # First: from here on a signal ends the program quietly.
 
-import collections
-from collections.abc import Callable, Mapping
-import itertools
-import json
-import math
+from collections.abc import Callable
 import os
 import sys
 import tempfile
-from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -31,18 +26,16 @@ import tensorflow as tf
 
 import checkpoint
 import common_flags
-from data import batching
 from data import file_io
-from data import record_files
 from errors import UserError
 import heads
 from tasks import finetuning
 from tasks import squad
 from tasks import squad_answers
 from tasks import squad_evaluation
+from tasks import squad_records
 from tasks import squad_windows
 from training import run_folder
-from training import training_log
 
 FLAGS = flags.FLAGS
 
@@ -123,21 +116,6 @@ def define_flags() -> None:
   )
 
 
-class WindowRecords(NamedTuple):
-  """The records of the windows of all questions.
-
-  Attributes:
-    records: The file of records.
-    places: For each record, the number of its question, and of the window
-      among those of the question.
-    lengths: Number of tokens of each record.
-  """
-
-  records: finetuning.TaskRecords
-  places: list[tuple[int, int]]
-  lengths: list[int]
-
-
 @launch.owns(
   "output_dir", needs_lock=lambda: FLAGS.do_train or FLAGS.do_predict
 )
@@ -156,7 +134,7 @@ def main(_):
   )
   tokenizer = common_flags.create_tokenizer(files, config)
 
-  def reader(dataset):
+  def create_maker(dataset: squad.Dataset) -> squad_windows.WindowMaker:
     return squad_windows.WindowMaker(
       dataset,
       tokenizer,
@@ -168,10 +146,15 @@ def main(_):
 
   num_train_steps = 0
   if FLAGS.do_predict:
-    predict_reader = reader(_read_dataset(FLAGS.predict_file))
+    predict_maker = create_maker(_read_dataset(FLAGS.predict_file))
   if FLAGS.do_train:
-    train_reader = reader(_read_dataset(FLAGS.train_file))
-    training_records = write_training_records(train_reader)
+    train_maker = create_maker(_read_dataset(FLAGS.train_file))
+    training_records = squad_records.write_training_records(
+      train_maker,
+      run_folder.record_path(FLAGS.output_dir, "train"),
+      FLAGS.skip_missing_answers,
+    )
+    _write_report(train_maker, "train")
     num_train_steps = common_flags.num_task_steps(training_records.num_records)
   head = heads.HEADS[heads.SPAN]
   recipe = common_flags.create_recipe(
@@ -186,25 +169,25 @@ def main(_):
   )
   if FLAGS.do_predict:
     path = run_folder.record_path(FLAGS.output_dir, "dev")
-    windows = write_records(predict_reader, path)
+    windows = squad_records.write_records(predict_maker, path)
 
   if FLAGS.do_train:
-    is_scored = FLAGS.do_predict and predict_reader.dataset.has_answers
+    is_scored = FLAGS.do_predict and predict_maker.dataset.has_answers
     recipe.train(
       training_records,
-      len(train_reader.dataset.questions),
+      len(train_maker.dataset.questions),
       num_train_steps,
-      (lambda: _evaluate(recipe, predict_reader, windows))
+      (lambda: _evaluate(recipe, predict_maker, windows))
       if is_scored
       else None,
     )
     common_flags.export_model(recipe.estimator, config, files.vocab_file)
 
   if FLAGS.do_predict:
-    _predict(recipe, predict_reader, windows)
+    _predict(recipe, predict_maker, windows)
 
   if FLAGS.context_file:
-    _answer_questions(recipe, reader)
+    _answer_questions(recipe, create_maker)
 
 
 def _check_flags(config, files) -> None:
@@ -255,185 +238,67 @@ def _read_dataset(path: str) -> squad.Dataset:
   return dataset
 
 
-# --- Records -----------------------------------------------------------------
-
-
-def write_records(
-  reader: squad_windows.WindowMaker, path: str
-) -> WindowRecords:
-  """Writes the windows of all questions, unless the same are there already."""
-
-  def write() -> dict[str, object]:
-    facts = {"places": [], "lengths": []}
-
-    def create_record(window: squad_windows.QuestionWindow) -> bytes:
-      facts["places"].append((window.question, window.number))
-      facts["lengths"].append(len(window.features.input_ids))
-      return batching.create_task_record(window.features)
-
-    record_files.write_records(path, map(create_record, reader.cut_windows()))
-    return {**facts, "counts": reader.counts}
-
-  stamped = record_files.reuse_or_write_file(path, _digest(reader), write)
-  facts = stamped.facts
-  reader.counts = collections.Counter(facts["counts"])
-  places = [tuple(place) for place in facts["places"]]
-  records = finetuning.TaskRecords(
-    path, len(places), stamped.checksum, FLAGS.max_seq_length, {}
-  )
-  return WindowRecords(records, places, facts["lengths"])
-
-
-def write_training_records(
-  reader: squad_windows.WindowMaker,
-) -> finetuning.TaskRecords:
-  """Writes the training windows, unless the same are there already."""
-  path = run_folder.record_path(FLAGS.output_dir, "train")
-
-  def create_record(
-    window: squad_windows.QuestionWindow, span: tuple[int, int]
-  ) -> bytes:
-    start, end = span
-    return batching.create_task_record(
-      window.features, start_positions=[start], end_positions=[end]
-    )
-
-  def write() -> dict[str, object]:
-    windows = reader.cut_training_windows(FLAGS.skip_missing_answers)
-    num_records = record_files.write_records(
-      path, itertools.starmap(create_record, windows)
-    )
-    return {"num_records": num_records, "counts": reader.counts}
-
-  stamped = record_files.reuse_or_write_file(
-    path, _digest(reader, FLAGS.skip_missing_answers), write
-  )
-  reader.counts = collections.Counter(stamped.facts["counts"])
-  _report("train", reader)
-  position = tf.io.FixedLenFeature([], tf.int64)
-  return finetuning.TaskRecords(
-    path,
-    stamped.facts["num_records"],
-    stamped.checksum,
-    FLAGS.max_seq_length,
-    {"start_positions": position, "end_positions": position},
-  )
-
-
-def _digest(reader: squad_windows.WindowMaker, *settings) -> str:
-  """Returns a digest of all that windows depend on."""
-  return record_files.compute_digest(
-    "questions",
-    reader.dataset.paragraphs,
-    reader.dataset.questions,
-    reader.settings,
-    record_files.compute_tokenizer_digest(reader.tokenizer),
-    *settings,
-  )
-
-
-def _report(name: str, reader: squad_windows.WindowMaker) -> None:
-  """Logs what there was to count, and writes it to a file."""
-  training_log.log_lines(
-    f"Questions of {reader.dataset.path}",
-    [f"{what} = {count}" for what, count in sorted(reader.counts.items())],
-  )
-  file_io.write_text(
-    os.path.join(FLAGS.output_dir, name + file_io.REPORT_SUFFIX),
-    json.dumps(reader.counts, indent=2, sort_keys=True) + "\n",
-  )
+def _write_report(maker: squad_windows.WindowMaker, name: str) -> None:
+  """Writes the counts of windows and of remarks to the folder of the run."""
+  path = os.path.join(FLAGS.output_dir, name + file_io.REPORT_SUFFIX)
+  squad_records.write_report(maker, path)
 
 
 # --- Predictions -------------------------------------------------------------
 
 
-def predict_answers(
+def _predict_answers(
   recipe: finetuning.Recipe,
-  reader: squad_windows.WindowMaker,
-  windows: WindowRecords,
+  maker: squad_windows.WindowMaker,
+  windows: squad_records.WindowRecords,
 ) -> dict[str, squad_answers.Prediction]:
   """Returns the predictions: id of the question -> prediction."""
-  logits = {}
-  if windows.places:
-    columns = recipe.predict(windows.records, FLAGS.predict_batch_size)
-    for place, length, start_logits, end_logits in zip(
-      windows.places,
-      windows.lengths,
-      columns["start_logits"],
-      columns["end_logits"],
-    ):
-      # The rest belongs to padding.
-      logits[place] = start_logits[:length], end_logits[:length]
+  logits = squad_records.predict_logits(
+    recipe, windows, FLAGS.predict_batch_size
+  )
   settings = squad_answers.AnswerSettings(
     FLAGS.n_best_size,
     FLAGS.max_answer_length,
     FLAGS.version_2_with_negative,
     FLAGS.null_score_diff_threshold,
   )
-  predictions = squad_answers.choose_answers(reader, logits, settings)
+  predictions = squad_answers.choose_answers(maker, logits, settings)
   return {question.id: prediction for question, prediction in predictions}
-
-
-def score(
-  dataset: squad.Dataset, predictions: Mapping[str, squad_answers.Prediction]
-) -> dict[str, float]:
-  """Returns the official scores."""
-  texts = {i: prediction.text for i, prediction in predictions.items()}
-  if not FLAGS.version_2_with_negative:
-    return squad_evaluation.evaluate_v1(dataset.questions, texts)
-  results = squad_evaluation.evaluate_v2(dataset.questions, texts)
-  # The best threshold is found with the best answers that are not empty.
-  answers: dict[str, str] = {}
-  null_odds: dict[str, Any] = {}
-  for i, prediction in predictions.items():
-    candidates = [candidate.text for candidate in prediction.n_best]
-    answers[i] = next(filter(None, candidates), "")
-    null_odds[i] = prediction.null_odds
-  tuned = squad_evaluation.evaluate_v2(
-    dataset.questions, answers, null_odds, null_threshold=math.inf
-  )
-  for name, value in tuned.items():
-    if name.startswith("best_"):
-      results[name] = value
-  return results
 
 
 def _evaluate(
   recipe: finetuning.Recipe,
-  reader: squad_windows.WindowMaker,
-  windows: WindowRecords,
+  maker: squad_windows.WindowMaker,
+  windows: squad_records.WindowRecords,
 ) -> dict[str, float]:
   """Returns the scores and their step."""
-  predictions = predict_answers(recipe, reader, windows)
-  return recipe.report_scores(score(reader.dataset, predictions))
+  predictions = _predict_answers(recipe, maker, windows)
+  scores = squad_evaluation.evaluate(
+    maker.dataset.questions, predictions, FLAGS.version_2_with_negative
+  )
+  return recipe.report_scores(scores)
 
 
 def _predict(
   recipe: finetuning.Recipe,
-  reader: squad_windows.WindowMaker,
-  windows: WindowRecords,
+  maker: squad_windows.WindowMaker,
+  windows: squad_records.WindowRecords,
 ) -> None:
   """Writes predictions, and scores if there are answers to compare with."""
-  predictions = predict_answers(recipe, reader, windows)
-  texts, n_best, null_odds = {}, {}, {}
-  for i, prediction in predictions.items():
-    texts[i] = prediction.text
-    n_best[i] = [candidate._asdict() for candidate in prediction.n_best]
-    null_odds[i] = prediction.null_odds
-  files = {"predictions.json": texts, "nbest_predictions.json": n_best}
-  if FLAGS.version_2_with_negative:
-    files["null_odds.json"] = null_odds
-  for name, content in files.items():
-    path = os.path.join(FLAGS.output_dir, name)
-    file_io.write_text(path, json.dumps(content, indent=4) + "\n")
-  _report("predict", reader)
-  if not reader.dataset.has_answers:
+  predictions = _predict_answers(recipe, maker, windows)
+  squad_answers.write_predictions(
+    FLAGS.output_dir, predictions, FLAGS.version_2_with_negative
+  )
+  _write_report(maker, "predict")
+  if not maker.dataset.has_answers:
     logging.info(
       "%s has questions without answers, so it is not scored.",
-      reader.dataset.path,
+      maker.dataset.path,
     )
     return
-  results = score(reader.dataset, predictions)
+  results = squad_evaluation.evaluate(
+    maker.dataset.questions, predictions, FLAGS.version_2_with_negative
+  )
   results["global_step"] = recipe.estimator.global_step
   run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
   if FLAGS.version_2_with_negative:
@@ -452,7 +317,7 @@ def _predict(
 
 def _answer_questions(
   recipe: finetuning.Recipe,
-  create_reader: Callable[[squad.Dataset], squad_windows.WindowMaker],
+  create_maker: Callable[[squad.Dataset], squad_windows.WindowMaker],
 ) -> None:
   """Prints answers to questions about a text."""
   if not tf.io.gfile.exists(FLAGS.context_file):
@@ -466,15 +331,15 @@ def _answer_questions(
       dataset = squad.Dataset(
         FLAGS.context_file, [text], [squad.Question("0", question, 0)]
       )
-      reader = create_reader(dataset)
-      windows = write_records(reader, path)
-      prediction = predict_answers(recipe, reader, windows)["0"]
+      maker = create_maker(dataset)
+      windows = squad_records.write_records(maker, path)
+      prediction = _predict_answers(recipe, maker, windows)["0"]
       print(f"\n{question}")
       best = list(zip(prediction.n_best, prediction.spans))[:_NUM_SHOWN]
       for candidate, span in best:
         shown = "(no answer)"
         if span:
-          shown = _in_context(text, *reader.get_paragraph(0).find_span(*span))
+          shown = _in_context(text, *maker.get_paragraph(0).find_span(*span))
         print(f"  {candidate.probability:6.1%}  {shown}")
       sys.stdout.flush()
 

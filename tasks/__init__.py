@@ -10,6 +10,7 @@ distillation            learning from the logits of a teacher
 glue, xnli              published data sets of texts and labels
 ner, squad, swag        words and tags; questions; choices
 squad_windows           questions and paragraphs to sequences
+squad_records           sequences to records, records to logits
 squad_answers           logits to answers
 text_files              tables and lines, with checks
 metrics                 scores as NumPy functions

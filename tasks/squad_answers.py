@@ -1,11 +1,14 @@
 """From logits to answers of questions: candidates, n best, and no answer."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import json
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
 
+from data import file_io
 from data import sliding_windows
 from tasks import squad
 from tasks import squad_windows
@@ -256,3 +259,28 @@ def _add_probabilities(choices: Mapping[str, _Choice]) -> list[Candidate]:
     Candidate(text, weight / total, choice.start_logit, choice.end_logit)
     for (text, choice), weight in zip(choices.items(), weights)
   ]
+
+
+def write_predictions(
+  output_dir: str,
+  predictions: Mapping[str, Prediction],
+  version_2_with_negative: bool,
+) -> None:
+  """Writes `predictions.json` and `nbest_predictions.json`.
+
+  Args:
+    output_dir: Folder of the files.
+    predictions: Id of the question -> prediction.
+    version_2_with_negative: Whether to write `null_odds.json` as well.
+  """
+  texts, n_best, null_odds = {}, {}, {}
+  for key, prediction in predictions.items():
+    texts[key] = prediction.text
+    n_best[key] = [candidate._asdict() for candidate in prediction.n_best]
+    null_odds[key] = prediction.null_odds
+  files = {"predictions.json": texts, "nbest_predictions.json": n_best}
+  if version_2_with_negative:
+    files["null_odds.json"] = null_odds
+  for name, content in files.items():
+    path = os.path.join(output_dir, name)
+    file_io.write_text(path, json.dumps(content, indent=4) + "\n")

@@ -5,10 +5,12 @@ Rajpurkar et al., 2016, section 6.1, and 2018, section 5.2.
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
+import math
 import re
 import string
 
 from tasks import squad
+from tasks import squad_answers
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -99,6 +101,37 @@ def evaluate_v2(
     if keys:
       results.update(_average(exact, overlap, keys, prefix))
   return {**results, **best}
+
+
+def evaluate(
+  questions: Sequence[squad.Question],
+  predictions: Mapping[str, squad_answers.Prediction],
+  version_2_with_negative: bool,
+) -> dict[str, float]:
+  """Returns the scores of predictions, see `evaluate_v1` and `evaluate_v2`.
+
+  Args:
+    questions: All questions, with answers.
+    predictions: Id -> prediction.
+    version_2_with_negative: Whether a question may have no answer.
+  """
+  texts = {key: prediction.text for key, prediction in predictions.items()}
+  if not version_2_with_negative:
+    return evaluate_v1(questions, texts)
+  results = evaluate_v2(questions, texts)
+  # The best threshold is found with the best answers that are not empty.
+  answers: dict[str, str] = {}
+  null_odds: dict[str, float] = {}
+  for key, prediction in predictions.items():
+    candidates = [candidate.text for candidate in prediction.n_best]
+    answers[key] = next(filter(None, candidates), "")
+    assert prediction.null_odds is not None
+    null_odds[key] = prediction.null_odds
+  tuned = evaluate_v2(questions, answers, null_odds, null_threshold=math.inf)
+  for name, value in tuned.items():
+    if name.startswith("best_"):
+      results[name] = value
+  return results
 
 
 def _answers_v1(question: squad.Question) -> list[str]:

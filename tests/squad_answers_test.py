@@ -1,6 +1,7 @@
 """Tests of tasks/squad_answers.py."""
 
 import collections
+import json
 
 import builders
 import long_texts
@@ -139,6 +140,25 @@ def test_questions_without_any_candidate_are_counted(tokenizer):
   # The first count starts again with each prediction.
   assert maker.counts["questions without any candidate"] == 1
   assert maker.counts["questions about empty paragraphs"] == 2
+
+
+def test_files_of_predictions(tmp_path):
+  candidate = squad_answers.Candidate("a cat", 1.0, 2.5, 3.0)
+  prediction = squad_answers.Prediction("", [candidate], 0.5, [(0, 1)])
+  squad_answers.write_predictions(str(tmp_path), {"q": prediction}, False)
+  assert {path.name for path in tmp_path.iterdir()} == {
+    "predictions.json",
+    "nbest_predictions.json",
+  }
+  squad_answers.write_predictions(str(tmp_path), {"q": prediction}, True)
+  contents = {
+    path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()
+  }
+  assert contents == {
+    "predictions.json": {"q": ""},
+    "nbest_predictions.json": {"q": [candidate._asdict()]},
+    "null_odds.json": {"q": 0.5},
+  }
 
 
 @pytest.mark.parametrize("name", builders.GOLDEN_QUESTIONS)

@@ -7,6 +7,7 @@ import builders
 import pytest
 
 from tasks import squad
+from tasks import squad_answers
 from tasks import squad_evaluation
 
 
@@ -177,6 +178,31 @@ def test_the_threshold_is_0_if_no_answer_is_always_best():
     "best_f1": 50.0,
     "best_f1_thresh": 0.0,
   }
+
+
+def prediction_of(texts, null_odds):
+  """Returns a prediction with the n best texts, the best first."""
+  n_best = [squad_answers.Candidate(text, 0.1, 0.0, 0.0) for text in texts]
+  return squad_answers.Prediction(texts[0], n_best, null_odds, [])
+
+
+def test_predictions_are_scored():
+  predictions = {
+    "0": prediction_of(["", "red cat"], 2.0),
+    "1": prediction_of(["", "x"], 4.0),
+    "2": prediction_of(["y", ""], -1.0),
+    "3": prediction_of(["", "dog"], 3.0),
+    "4": prediction_of([""], 1e6),
+  }
+  scores = squad_evaluation.evaluate(VERSION_2.questions, predictions, True)
+  # Only 1 is right. With a threshold of 3, so are 0 and 3.
+  assert scores["exact"] == scores["f1"] == 20.0
+  assert scores["NoAns_exact"] == 50.0
+  assert (scores["best_exact"], scores["best_exact_thresh"]) == (60.0, 3.0)
+  assert (scores["best_f1"], scores["best_f1_thresh"]) == (60.0, 3.0)
+  assert squad_evaluation.evaluate(
+    VERSION_2.questions[3:4], predictions, False
+  ) == {"exact_match": 0.0, "f1": 0.0}
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
