@@ -235,6 +235,7 @@ def make_run(run: Run) -> Result:
   command = run.command()
   if tf.io.gfile.exists(result_file):
     saved = _read_result(result_file)
+    # A result is valid only for the command that produced it.
     if saved["command"] != command:
       differing = sorted(set(saved["command"]) ^ set(command))
       raise UserError(
@@ -319,6 +320,7 @@ def make_runs(
     scores = result.main_scores()
     shown = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     logging.info("  %d/%d  %s: %s", number, len(runs), run.name, shown)
+    # Of two equal scores the earlier one stays, as in `_find_best`.
     if results:
       best = _find_best(results)
       is_better = result.score > best.score
@@ -381,6 +383,7 @@ def _predict(
     return
   output_dir = os.path.join(FLAGS.output_dir, task.folder, "best")
   done_file = os.path.join(output_dir, "predicted.json")
+  # Further seeds may have made another run the best one since.
   if tf.io.gfile.exists(done_file):
     if file_io.read_json(done_file, object) == folder:
       return
@@ -427,6 +430,7 @@ def summarize(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if task.name not in results:
       continue
     runs = [seed["scores"] for seed in results[task.name]["seeds"]]
+    # Further files of a task, such as that of AX, may be missing.
     if f"eval_{column.scores[0]}" not in runs[0]:
       continue
     cell = {}
@@ -520,6 +524,7 @@ def draw(summary: dict[str, Any], path: str) -> None:
   )
   axis = picture.subplots()
   tasks = {column.heading: task.name for task, column in glue.table_columns()}
+  # The bars of a column, one for each score, are centered at its place.
   for place, (heading, scores) in enumerate(columns.items()):
     width = 0.8 / len(scores)
     for number, score in enumerate(scores.values()):
@@ -565,6 +570,7 @@ def _draw_bar(
 
 def write_results(init_checkpoint: str) -> None:
   """Writes `results.json`, `results.md` and `results.png` of all tasks."""
+  # Tasks of earlier calls are part of the table.
   results = {}
   for task in glue.TASKS.values():
     path = _task_file(task)

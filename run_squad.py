@@ -52,67 +52,69 @@ def define_flags() -> None:
   )
   common_flags.define_task_flags(max_seq_length=384)
   common_flags.define_tpu_flags()
-  flags.DEFINE_string("train_file", None, "JSON file of SQuAD to train with.")
+  flags.DEFINE_string("train_file", None, "SQuAD JSON file to train with.")
   flags.DEFINE_string(
     "predict_file",
     None,
-    "JSON file of SQuAD to predict; "
-    "where it has answers, predictions are scored.",
+    "SQuAD JSON file to predict. If it has answers, predictions are scored.",
   )
   flags.DEFINE_integer(
     "doc_stride",
     128,
-    "How many tokens a window of a long paragraph begins after the one before.",
+    "Distance between the starts of two windows over a long paragraph, in "
+    "tokens.",
     lower_bound=1,
   )
   flags.DEFINE_integer(
     "max_query_length",
     64,
-    "Most tokens of a question; longer ones are cut.",
+    "Maximum number of tokens of a question; longer questions are truncated.",
     lower_bound=1,
   )
   flags.DEFINE_integer(
     "n_best_size",
     20,
-    "How many answers to write to nbest_predictions.json.",
+    "Number of answers to write to nbest_predictions.json.",
     lower_bound=1,
   )
   flags.DEFINE_integer(
-    "max_answer_length", 30, "Most tokens of an answer.", lower_bound=1
+    "max_answer_length",
+    30,
+    "Maximum number of tokens of an answer.",
+    lower_bound=1,
   )
   flags.DEFINE_bool(
     "version_2_with_negative",
     False,
-    "Whether there are questions without an answer, as in SQuAD 2.0.",
+    "Whether some questions have no answer, as in SQuAD 2.0.",
   )
   flags.DEFINE_float(
     "null_score_diff_threshold",
     0.0,
-    "By how much no answer "
-    "has to score better than the best one to be predicted.",
+    "No answer is predicted if its score minus that of the best answer exceeds "
+    "this threshold.",
   )
   flags.DEFINE_bool(
     "skip_missing_answers",
     False,
-    "Leave out training "
-    "questions whose answer is not in their paragraph, and "
-    "count them, instead of stopping.",
+    "Whether to skip and count training questions whose answer is not in the "
+    "paragraph, instead of stopping.",
   )
   flags.DEFINE_bool(
     "verbose_logging",
     False,
-    "Log each question that there is "
-    "something to say of, and not only their number.",
+    "Whether to log each question with a problem, and not only their number.",
   )
   flags.DEFINE_string(
-    "context_file", None, "A text to ask questions of, in place of a data set."
+    "context_file",
+    None,
+    "Text file to ask questions about, instead of a data set.",
   )
   flags.DEFINE_string(
     "question",
     None,
-    "What to ask of --context_file; if not "
-    "given, questions are read from standard input, one a "
-    "line.",
+    "Question about --context_file. By default questions are read from "
+    "standard input, one per line.",
   )
 
 
@@ -191,7 +193,7 @@ def main(_):
 
 
 def _check_flags(config, files) -> None:
-  """Raises a UserError for flags that do not go together."""
+  """Raises a UserError for flags that do not fit together."""
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
   common_flags.check_belongs(
@@ -211,9 +213,9 @@ def _check_flags(config, files) -> None:
       raise UserError(f"--{name} needs --{file}.")
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
     raise UserError(
-      f"--max_seq_length={FLAGS.max_seq_length} leaves no room beside "
-      f"--max_query_length={FLAGS.max_query_length} and three special "
-      "tokens."
+      f"--max_seq_length={FLAGS.max_seq_length} leaves no room next to "
+      f"--max_query_length={FLAGS.max_query_length} and three special tokens. "
+      "Increase --max_seq_length or decrease --max_query_length."
     )
   newest = common_flags.find_newest_checkpoint(files.init_checkpoint)
   if newest or files.init_checkpoint:
@@ -227,7 +229,11 @@ def _check_flags(config, files) -> None:
 
 
 def _read_dataset(path: str) -> squad.Dataset:
-  """Returns a data set of the version that the flags say."""
+  """Returns a data set.
+
+  Raises:
+    UserError: The data set is of version 2.0, but the flags say 1.1.
+  """
   dataset = squad.read_dataset(path)
   impossible = sum(question.is_impossible for question in dataset.questions)
   if impossible and not FLAGS.version_2_with_negative:
@@ -339,7 +345,8 @@ def _answer_questions(
       for candidate, span in best:
         shown = "(no answer)"
         if span:
-          shown = _in_context(text, *maker.get_paragraph(0).find_span(*span))
+          begin, end = maker.get_paragraph(0).find_span(*span)
+          shown = _in_context(text, begin, end)
         print(f"  {candidate.probability:6.1%}  {shown}")
       sys.stdout.flush()
 
@@ -352,7 +359,8 @@ def _in_context(text: str, begin: int, end: int) -> str:
     before = "..." + before
   if end + _CONTEXT_SHOWN < len(text):
     after += "..."
-  return " ".join(f"{before}[{text[begin:end]}]{after}".split())
+  shown = f"{before}[{text[begin:end]}]{after}"
+  return " ".join(shown.split())
 
 
 if __name__ == "__main__":

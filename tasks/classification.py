@@ -162,6 +162,7 @@ class ClassificationTask:
     Raises:
       UserError: The file is missing or empty, or has an invalid row.
     """
+    # Another file may have no labels and no ids, even if `test` has.
     columns = dataclasses.replace(
       self.splits["test"][0], file=file, label=None, id=None
     )
@@ -180,6 +181,8 @@ class ClassificationTask:
         column, value = columns.only
         if row.get(column) != value:
           continue
+      # A row that cannot be parsed is skipped only where the published file is
+      # known for such rows; elsewhere it is a mistake of the user.
       try:
         example = self._parse_example(row, columns, len(examples))
       except UserError:
@@ -323,6 +326,7 @@ class ClassificationTask:
         is_label[number, ids[label]] = 1.0
     if self.problem_type == MULTI_LABEL:
       return is_label
+    # A row of zeros, of an unknown label, becomes 0 as well.
     return np.argmax(is_label, axis=1)
 
   def label_weights(
@@ -365,6 +369,8 @@ class ClassificationTask:
       counts = targets.sum(axis=0)
       weights = (num_examples - counts) / np.maximum(counts, 1)
     else:
+      # Each label has the same total weight, and all examples together have
+      # the weight `num_examples`.
       counts = np.bincount(targets, minlength=num_labels)
       weights = num_examples / (num_labels * np.maximum(counts, 1))
     return weights.astype(np.float32)
@@ -377,6 +383,7 @@ def _is_word(value: Any) -> bool:
 
 def _parse_number(value: Any, place: str) -> float:
   """Returns the number of a field, for regression."""
+  # In Python, float(True) is 1.
   try:
     number = float("" if isinstance(value, bool) else value)
   except (TypeError, ValueError, OverflowError):
@@ -569,6 +576,7 @@ def custom_task(
   _check_class_weights(class_weights)
   splits = {}
   for split, file in files.items():
+    # The first of these files that exists is read.
     names = [file] if file else [split + ending for ending in _ENDINGS]
     label_column = None if split == "test" else label
     splits[split] = [
@@ -596,6 +604,7 @@ def _check_labels(labels: Any, problem_type: str) -> tuple[str, ...] | None:
     raise UserError(
       f"labels is {text_files.format_value(labels)}, not a list of strings."
     )
+  # JSON may have numbers, while labels in files are strings.
   texts = tuple(map(str, labels))
   for text in texts:
     if texts.count(text) > 1:

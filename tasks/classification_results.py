@@ -60,6 +60,7 @@ def write_predictions(
   _write_table(results_file, probabilities.tolist())
   rows = [["id", "prediction", *labels]]
   for example, prediction, row in zip(examples, predictions, probabilities):
+    # Regression has no labels; its number is the prediction itself.
     columns = [f"{probability:.6f}" for probability in row[: len(labels)]]
     rows.append([example.id, _format_label(prediction), *columns])
   predictions_file = os.path.join(output_dir, f"test_predictions{suffix}.tsv")
@@ -108,8 +109,10 @@ def write_mistakes(
     losses: float [num_examples], loss of each example.
   """
   rows = [["id", "place", "loss", "label", "prediction", "text_a", "text_b"]]
+  # Examples with the same loss stay in the order of the file.
   for number in np.argsort(-losses, kind="stable"):
     example, prediction = examples[number], predictions[number]
+    # Labels of an example have no order.
     if isinstance(prediction, list):
       is_right = set(prediction) == set(example.label)
     else:
@@ -126,7 +129,7 @@ def write_mistakes(
           example.text_b or "",
         ]
       )
-    if len(rows) > _NUM_MISTAKES:
+    if len(rows) > _NUM_MISTAKES:  # with the header
       break
   _write_table(os.path.join(output_dir, f"worst_mistakes{suffix}.tsv"), rows)
 

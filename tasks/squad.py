@@ -83,6 +83,7 @@ def read_dataset(path: str) -> Dataset:
       question = _read_question(
         entry, len(dataset.paragraphs), path, question_place
       )
+      # Predictions are keyed by id.
       if question.id in places:
         shown = text_files.format_value(question.id)
         raise UserError(
@@ -133,6 +134,8 @@ def _read_question(
   """Returns the question of a JSON object."""
   question_id = _get_field(entry, "id", str, path, place)
   place = f"question {text_files.format_value(question_id)} ({place})"
+  # Questions of a test set have no answers, and those of SQuAD 1.1 have no
+  # `is_impossible`. Some tools write null for a missing field.
   answers = []
   if entry.get("answers") is not None:
     answer_place = f"an answer of {place}"

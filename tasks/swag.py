@@ -60,6 +60,7 @@ def read_examples(path: str, has_labels: bool = True) -> list[ChoiceExample]:
   for line, fields in readers[ending](path):
     place = f"{path}, line {line}"
     example = _parse_example(fields, place, len(examples), has_labels)
+    # All examples of a batch are one tensor, with an axis of choices.
     num_choices = len(example.choices)
     num_before = len(examples[0].choices) if examples else num_choices
     if num_choices != num_before:
@@ -100,6 +101,7 @@ def _parse_example(
         f"{place}: {name} is missing: {text_files.format_value(text)}. Fill "
         "it in, or remove the row."
       )
+  # SWAG's files have no ids.
   example_id = fields.get("id", number)
   if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
     raise UserError(
@@ -114,6 +116,7 @@ def _parse_example(
 
 def _parse_label(label: Any, num_choices: int, place: str) -> int:
   """Returns the number of the correct choice."""
+  # A `.csv` has strings, a `.jsonl` may have anything.
   number = label
   if isinstance(label, str):
     try:

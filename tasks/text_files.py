@@ -47,6 +47,7 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
     for fields in reader:
       if fields:
         num_columns = num_columns or len(fields)
+        # Empty fields at the end are harmless; spreadsheets write them.
         if any(fields[num_columns:]):
           raise UserError(
             f"{path}, line {number} has {len(fields)} columns, but the first "
@@ -54,6 +55,7 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
             "marks."
           )
         yield number, fields
+      # A field with line feeds spans several lines.
       number = reader.line_num + 1
   except csv.Error as error:
     raise UserError(
