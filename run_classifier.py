@@ -589,7 +589,7 @@ def _predict(
     classification_results.write_predictions(
       FLAGS.output_dir,
       suffix,
-      split.examples,
+      [example.id for example in split.examples],
       classifier.labels,
       predictions,
       classifier.problem.probabilities(logits),

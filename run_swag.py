@@ -225,7 +225,7 @@ def _predict(recipe: finetuning.Recipe, split: ChoiceSplit) -> None:
   classification_results.write_predictions(
     FLAGS.output_dir,
     "",
-    split.examples,
+    [example.id for example in split.examples],
     choices,
     [choices[i] for i in np.argmax(logits, axis=1)],
     np.exp(metrics.log_softmax(logits)),

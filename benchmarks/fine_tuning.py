@@ -65,7 +65,7 @@ def run_ours(settings) -> None:
   import tokenization
 
   config = modeling.BertConfig.from_json_file(settings["bert_config_file"])
-  examples = glue.MRPC.read_examples(settings["data_dir"], "train")
+  examples = glue.TASKS["mrpc"].read_examples(settings["data_dir"], "train")
   classifier = classifier_config.ClassifierConfig(
     heads.SINGLE_LABEL, ("0", "1"), True, settings["max_seq_length"], "truncate"
   )
@@ -89,7 +89,7 @@ def run_ours(settings) -> None:
       tokenization.FullTokenizer(settings["vocab_file"]),
       examples,
       classification_records.TrainingTargets(
-        glue.MRPC.targets(examples, classifier.labels)
+        glue.TASKS["mrpc"].targets(examples, classifier.labels)
       ),
     )
     next(my_turns)

@@ -36,7 +36,7 @@ def _format_label(label: Any) -> str:
 def write_predictions(
   output_dir: str,
   suffix: str,
-  examples: Sequence[classification.Example],
+  ids: Sequence[str],
   labels: Sequence[str],
   predictions: Sequence[Any],
   probabilities: np.ndarray,
@@ -50,7 +50,7 @@ def write_predictions(
   Args:
     output_dir: Folder of the files.
     suffix: Suffix of their names, before the ending.
-    examples: The examples.
+    ids: Id of each example.
     labels: All labels; empty for regression.
     predictions: Label, list of labels, or number for each example.
     probabilities: float [num_examples, num_labels]; for regression
@@ -59,10 +59,10 @@ def write_predictions(
   results_file = os.path.join(output_dir, f"test_results{suffix}.tsv")
   _write_table(results_file, probabilities.tolist())
   rows = [["id", "prediction", *labels]]
-  for example, prediction, row in zip(examples, predictions, probabilities):
+  for example_id, prediction, row in zip(ids, predictions, probabilities):
     # Regression has no labels; its number is the prediction itself.
     columns = [f"{probability:.6f}" for probability in row[: len(labels)]]
-    rows.append([example.id, _format_label(prediction), *columns])
+    rows.append([example_id, _format_label(prediction), *columns])
   predictions_file = os.path.join(output_dir, f"test_predictions{suffix}.tsv")
   _write_table(predictions_file, rows)
 

@@ -1,6 +1,6 @@
 """The tasks of GLUE (Wang et al., 2019): files, labels, scores and grids.
 
-A new task is one entry here, and its name in `TASKS`.
+A new task is one entry in the list of tasks.
 """
 
 import dataclasses
@@ -59,109 +59,8 @@ class GlueTask(classification.ClassificationTask):
     return self.table or (TableColumn(self.folder, self.main_metrics),)
 
 
-COLA = GlueTask(
-  name="cola",
-  folder="CoLA",
-  metric_fn=metrics.matthews_correlation,
-  main_metrics=("matthews",),
-  submissions={"test": "CoLA.tsv"},
-  splits={
-    "train": [Columns("train.tsv", 3, label=1, has_header=False)],
-    "dev": [Columns("dev.tsv", 3, label=1, has_header=False)],
-    "test": [Columns("test.tsv", 1, id=0)],
-  },
-)
-
-SST2 = GlueTask(
-  name="sst-2",
-  folder="SST-2",
-  submissions={"test": "SST-2.tsv"},
-  splits={
-    "train": [Columns("train.tsv", 0, label=1)],
-    "dev": [Columns("dev.tsv", 0, label=1)],
-    "test": [Columns("test.tsv", 1, id=0)],
-  },
-)
-
-MRPC = GlueTask(
-  name="mrpc",
-  folder="MRPC",
-  metric_fn=metrics.accuracy_and_f1,
-  main_metrics=("f1", "accuracy"),
-  submissions={"test": "MRPC.tsv"},
-  splits={
-    "train": [Columns("train.tsv", 3, 4, label=0)],
-    "dev": [Columns("dev.tsv", 3, 4, label=0)],
-    "test": [Columns("test.tsv", 3, 4, id=0)],
-  },
-)
-
-STSB = GlueTask(
-  name="sts-b",
-  folder="STS-B",
-  labels=None,
-  problem_type=classification.REGRESSION,
-  metric_fn=metrics.correlations_and_errors,
-  main_metrics=("pearson", "spearman"),
-  submissions={"test": "STS-B.tsv"},
-  splits={
-    "train": [Columns("train.tsv", 7, 8, label=9)],
-    "dev": [Columns("dev.tsv", 7, 8, label=9)],
-    "test": [Columns("test.tsv", 7, 8, id=0)],
-  },
-)
-
-# A few questions in the published files are split in two, or empty.
-QQP = GlueTask(
-  name="qqp",
-  folder="QQP",
-  metric_fn=metrics.accuracy_and_f1,
-  main_metrics=("f1", "accuracy"),
-  submissions={"test": "QQP.tsv"},
-  splits={
-    "train": [Columns("train.tsv", 3, 4, label=5, has_gaps=True)],
-    "dev": [Columns("dev.tsv", 3, 4, label=5, has_gaps=True)],
-    "test": [Columns("test.tsv", 1, 2, id=0)],
-  },
-)
-
-# The model of MNLI also predicts the diagnostic set AX. Its labels were
-# published later, in a file with another layout.
+# The diagnostic set AX is in one of these folders.
 _AX_FOLDERS = ("", "../diagnostic/", "../AX/")
-MNLI = GlueTask(
-  name="mnli",
-  folder="MNLI",
-  table=(
-    TableColumn("MNLI-m", ("accuracy",)),
-    TableColumn("MNLI-mm", ("mismatched_accuracy",)),
-    TableColumn("AX", ("ax_matthews",), is_averaged=False),
-  ),
-  labels=("contradiction", "entailment", "neutral"),
-  metric_fn=metrics.matthews_correlation,
-  submissions={
-    "test": "MNLI-m.tsv",
-    "test_mismatched": "MNLI-mm.tsv",
-    "test_ax": "AX.tsv",
-  },
-  splits={
-    "train": [Columns("train.tsv", 8, 9, label=-1)],
-    "dev": [Columns("dev_matched.tsv", 8, 9, label=-1)],
-    "dev_mismatched": [Columns("dev_mismatched.tsv", 8, 9, label=-1)],
-    "dev_ax": [
-      Columns(
-        folder + "diagnostic-full.tsv", "Premise", "Hypothesis", label="Label"
-      )
-      for folder in _AX_FOLDERS
-    ],
-    "test": [Columns("test_matched.tsv", 8, 9, id=0)],
-    "test_mismatched": [Columns("test_mismatched.tsv", 8, 9, id=0)],
-    "test_ax": [
-      Columns(folder + file, 1, 2, id=0)
-      for folder in _AX_FOLDERS
-      for file in ("diagnostic.tsv", "AX.tsv")
-    ],
-  },
-)
 
 
 def _inference_task(
@@ -181,15 +80,111 @@ def _inference_task(
   )
 
 
-QNLI = _inference_task("QNLI")
-RTE = _inference_task("RTE")
-WNLI = _inference_task("WNLI", labels=("0", "1"))
-
-# By name, in the order of the published table.
-TASKS = {
-  task.name: task
-  for task in (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI)
-}
+# In the order of the published table.
+_TASKS = [
+  GlueTask(
+    name="cola",
+    folder="CoLA",
+    metric_fn=metrics.matthews_correlation,
+    main_metrics=("matthews",),
+    submissions={"test": "CoLA.tsv"},
+    splits={
+      "train": [Columns("train.tsv", 3, label=1, has_header=False)],
+      "dev": [Columns("dev.tsv", 3, label=1, has_header=False)],
+      "test": [Columns("test.tsv", 1, id=0)],
+    },
+  ),
+  GlueTask(
+    name="sst-2",
+    folder="SST-2",
+    submissions={"test": "SST-2.tsv"},
+    splits={
+      "train": [Columns("train.tsv", 0, label=1)],
+      "dev": [Columns("dev.tsv", 0, label=1)],
+      "test": [Columns("test.tsv", 1, id=0)],
+    },
+  ),
+  GlueTask(
+    name="mrpc",
+    folder="MRPC",
+    metric_fn=metrics.accuracy_and_f1,
+    main_metrics=("f1", "accuracy"),
+    submissions={"test": "MRPC.tsv"},
+    splits={
+      "train": [Columns("train.tsv", 3, 4, label=0)],
+      "dev": [Columns("dev.tsv", 3, 4, label=0)],
+      "test": [Columns("test.tsv", 3, 4, id=0)],
+    },
+  ),
+  GlueTask(
+    name="sts-b",
+    folder="STS-B",
+    labels=None,
+    problem_type=classification.REGRESSION,
+    metric_fn=metrics.correlations_and_errors,
+    main_metrics=("pearson", "spearman"),
+    submissions={"test": "STS-B.tsv"},
+    splits={
+      "train": [Columns("train.tsv", 7, 8, label=9)],
+      "dev": [Columns("dev.tsv", 7, 8, label=9)],
+      "test": [Columns("test.tsv", 7, 8, id=0)],
+    },
+  ),
+  # A few questions in the published files are split in two, or empty.
+  GlueTask(
+    name="qqp",
+    folder="QQP",
+    metric_fn=metrics.accuracy_and_f1,
+    main_metrics=("f1", "accuracy"),
+    submissions={"test": "QQP.tsv"},
+    splits={
+      "train": [Columns("train.tsv", 3, 4, label=5, has_gaps=True)],
+      "dev": [Columns("dev.tsv", 3, 4, label=5, has_gaps=True)],
+      "test": [Columns("test.tsv", 1, 2, id=0)],
+    },
+  ),
+  # The model of MNLI also predicts AX, whose labels were published later, in a
+  # file with another layout.
+  GlueTask(
+    name="mnli",
+    folder="MNLI",
+    table=(
+      TableColumn("MNLI-m", ("accuracy",)),
+      TableColumn("MNLI-mm", ("mismatched_accuracy",)),
+      TableColumn("AX", ("ax_matthews",), is_averaged=False),
+    ),
+    labels=("contradiction", "entailment", "neutral"),
+    metric_fn=metrics.matthews_correlation,
+    submissions={
+      "test": "MNLI-m.tsv",
+      "test_mismatched": "MNLI-mm.tsv",
+      "test_ax": "AX.tsv",
+    },
+    splits={
+      "train": [Columns("train.tsv", 8, 9, label=-1)],
+      "dev": [Columns("dev_matched.tsv", 8, 9, label=-1)],
+      "dev_mismatched": [Columns("dev_mismatched.tsv", 8, 9, label=-1)],
+      "dev_ax": [
+        Columns(
+          folder + "diagnostic-full.tsv", "Premise", "Hypothesis", label="Label"
+        )
+        for folder in _AX_FOLDERS
+      ],
+      "test": [Columns("test_matched.tsv", 8, 9, id=0)],
+      "test_mismatched": [Columns("test_mismatched.tsv", 8, 9, id=0)],
+      "test_ax": [
+        Columns(folder + file, 1, 2, id=0)
+        for folder in _AX_FOLDERS
+        for file in ("diagnostic.tsv", "AX.tsv")
+      ],
+    },
+  ),
+  _inference_task("QNLI"),
+  _inference_task("RTE"),
+  _inference_task("WNLI", labels=("0", "1")),
+]
+# Name -> task.
+TASKS = {task.name: task for task in _TASKS}
 
 # Explains the scores below the table.
 TABLE_NOTE = (

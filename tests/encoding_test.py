@@ -135,13 +135,13 @@ def test_features_equal_those_of_the_original_code(large_golden_dir):
   tokenizer = tokenization.FullTokenizer(
     os.path.join(data_dir, "vocab", "bert-base-uncased", "vocab.txt")
   )
-  examples = glue.MRPC.read_examples(
+  examples = glue.TASKS["mrpc"].read_examples(
     os.path.join(data_dir, "glue", "MRPC"), "dev"
   )
   by_guid = {
     f"dev-{number}": example for number, example in enumerate(examples, 1)
   }
-  labels = dict(zip(by_guid, glue.MRPC.targets(examples, ("0", "1"))))
+  labels = dict(zip(by_guid, glue.TASKS["mrpc"].targets(examples, ("0", "1"))))
   path = os.path.join(large_golden_dir, "features", "mrpc_dev_seq40.jsonl.gz")
   count = 0
   with gzip.open(path, "rt", encoding="utf-8") as reader:

@@ -187,14 +187,14 @@ def test_questions_cut_in_two_are_left_out(tmp_path):
     "1\t2\t3\tHow is it?\tHow\n's it?\t1\n4\t5\t6\tWho?\t\t0\n"
     "7\t8\t9\tWhy?\tWhat for?\t1\n"
   )
-  examples = glue.QQP.read_examples(str(tmp_path), "train")
+  examples = glue.TASKS["qqp"].read_examples(str(tmp_path), "train")
   assert [example.text_a for example in examples] == ["Why?"]
 
 
 def test_submissions_are_what_the_server_takes():
-  assert glue.submission_value(glue.STSB, 5.25) == "5.000"
-  assert glue.submission_value(glue.STSB, -0.1) == "0.000"
-  assert glue.submission_value(glue.RTE, "entailment") == "entailment"
+  assert glue.submission_value(glue.TASKS["sts-b"], 5.25) == "5.000"
+  assert glue.submission_value(glue.TASKS["sts-b"], -0.1) == "0.000"
+  assert glue.submission_value(glue.TASKS["rte"], "entailment") == "entailment"
   files = {
     file for task in glue.TASKS.values() for file in task.submissions.values()
   }

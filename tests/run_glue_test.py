@@ -7,6 +7,7 @@ import builders
 import pytest
 
 import run_glue
+from tasks import glue
 
 
 @pytest.fixture
@@ -110,6 +111,25 @@ def test_the_grid_finds_the_best_and_resumes(glue_runs, monkeypatch):
     "--num_train_epochs=4 --num_train_epochs=5",
   ):
     glue_runs(**flags, num_train_epochs=5)
+
+
+def test_a_new_task_has_a_column(monkeypatch):
+  task = glue.GlueTask(name="scitail", folder="SciTail", splits={})
+  monkeypatch.setitem(glue.TASKS, "scitail", task)
+  seeds = [{"seed": 1, "scores": {"eval_accuracy": 0.9}}]
+  result = {
+    "batch_size": 8,
+    "learning_rate": 1e-4,
+    "grid": [{"batch_size": 8, "learning_rate": 1e-4, "score": 0.9}],
+    "seeds": seeds,
+    "best_seed": 1,
+  }
+  summary = run_glue.summarize({"scitail": result})
+  assert summary["score"] == 0.9
+  table = run_glue.to_markdown(summary, "model")
+  assert "| WNLI | SciTail | AX |" in table
+  assert "| model | 90.0 |" in table
+  assert "| SciTail | 8 | 0.0001 | 1 | 1 | 8 x 0.0001: 90.0 |" in table
 
 
 @pytest.mark.large
