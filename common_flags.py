@@ -158,6 +158,7 @@ def define_training_flags(
     "Whether to compile the training step with XLA, with batches padded to "
     "--max_seq_length. For GPUs.",
   )
+  _define_optimizer_flags(learning_rate)
   flags.DEFINE_integer(
     "save_checkpoints_steps",
     1000,
@@ -212,7 +213,6 @@ def define_training_flags(
     "Whether to use only operations that always give the same result, even "
     "where a GPU has faster ones.",
   )
-  _define_optimizer_flags(learning_rate)
 
 
 def _define_optimizer_flags(learning_rate: float) -> None:
