@@ -9,7 +9,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
-import checkpoint
+from data import checkpoint_folder
 from errors import UserError
 import estimator
 import heads
@@ -216,11 +216,15 @@ def define_training_flags(
 
 
 def _define_optimizer_flags(learning_rate: float) -> None:
+  descriptions = [
+    f"{name} {choice.description}"
+    for name, choice in optimization.OPTIMIZERS.items()
+  ]
   flags.DEFINE_enum(
     "optimizer",
     "adamw",
-    ["adamw", "lamb"],
-    "Optimizer: adamw as BERT used it, or lamb for batches of thousands.",
+    list(optimization.OPTIMIZERS),
+    f"Optimizer: {', or '.join(descriptions)}.",
   )
   flags.DEFINE_float(
     "learning_rate", learning_rate, "Highest learning rate.", lower_bound=0.0
@@ -228,7 +232,7 @@ def _define_optimizer_flags(learning_rate: float) -> None:
   flags.DEFINE_enum(
     "lr_decay",
     "linear",
-    ["linear", "poly", "cosine"],
+    list(optimization.LR_DECAYS),
     "Shape in which the learning rate falls to 0.",
   )
   flags.DEFINE_float(
@@ -614,7 +618,7 @@ def find_newest_checkpoint(init_checkpoint: str | None) -> str | None:
       --restart would delete the weights to start from.
   """
   if not FLAGS.restart:
-    return checkpoint.latest(FLAGS.output_dir)
+    return checkpoint_folder.find_latest(FLAGS.output_dir)
   if init_checkpoint:
     output_dir = os.path.realpath(FLAGS.output_dir)
     folder = os.path.realpath(os.path.dirname(init_checkpoint))
@@ -644,7 +648,8 @@ def create_optimizer(
   Raises:
     UserError: flags do not go together.
   """
-  check_belongs(["lr_decay_power"], FLAGS.lr_decay == "poly", "--lr_decay=poly")
+  has_power = optimization.LR_DECAYS[FLAGS.lr_decay].has_power
+  check_belongs(["lr_decay_power"], has_power, "--lr_decay=poly")
   if num_warmup_steps >= num_train_steps:
     logging.warning(
       "The warm-up takes %d steps and the training %d: the learning rate "

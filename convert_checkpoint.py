@@ -22,6 +22,7 @@ import tensorflow as tf
 import checkpoint
 from data import file_io
 from data import locks
+from data import transformers_format
 from data import unfinished
 from errors import UserError
 import heads
@@ -97,7 +98,7 @@ def _read_vocabulary() -> bytes:
 def from_transformers(weights_name: str) -> modeling.BertConfig:
   """Writes a released-style folder; returns the config."""
   config = modeling.BertConfig.from_dict(
-    checkpoint.read_transformers_config(_path(_THEIR_CONFIG))
+    transformers_format.read_their_config(_path(_THEIR_CONFIG))
   )
   source = _path(weights_name)
   # Restoring into the encoder checks names and shapes against the config.
@@ -130,10 +131,10 @@ def to_transformers() -> modeling.BertConfig:
     "--input_dir",
   )
   reader = checkpoint.open_checkpoint(prefix, "--input_dir")
-  names = checkpoint.without_training_state(reader.shapes)
+  names = checkpoint.remove_training_names(reader.shapes)
   tensors = {name: reader.get_tensor(name) for name in names}
   their_config = {
-    **checkpoint.to_transformers_config(config.to_dict()),
+    **transformers_format.to_their_config(config.to_dict()),
     **_head(names),
   }
   vocabulary = _read_vocabulary()

@@ -23,6 +23,7 @@ import stat
 import struct
 import sys
 import time
+from typing import NamedTuple
 import urllib.error
 import urllib.request
 import zipfile
@@ -42,38 +43,45 @@ FLAGS = flags.FLAGS
 _SERVER = "https://storage.googleapis.com/bert_models/"
 _MIRROR_VARIABLE = "BERT_MODEL_MIRROR"
 
-# Name -> path on the server: the 24 sizes of Turc et al. (2019), the models of
-# the paper, with whole words masked, multilingual, Chinese.
+# The 24 sizes of Turc et al. (2019).
 _SMALL_MODELS = [
   f"uncased_L-{layers}_H-{hidden}_A-{hidden // 64}"
   for layers in (2, 4, 6, 8, 10, 12)
   for hidden in (128, 256, 512, 768)
 ]
-MODELS = {name: f"2020_02_20/{name}.zip" for name in _SMALL_MODELS}
-MODELS.update(
-  {
-    os.path.basename(path).removesuffix(".zip"): path
-    for path in (
-      # The one of the paper comes last: it has the name of one of the 24.
-      "2018_10_18/cased_L-12_H-768_A-12.zip",
-      "2018_10_18/uncased_L-24_H-1024_A-16.zip",
-      "2018_10_18/cased_L-24_H-1024_A-16.zip",
-      "2019_05_30/wwm_uncased_L-24_H-1024_A-16.zip",
-      "2019_05_30/wwm_cased_L-24_H-1024_A-16.zip",
-      "2018_11_23/multi_cased_L-12_H-768_A-12.zip",
-      "2018_11_03/multilingual_L-12_H-768_A-12.zip",
-      "2018_11_03/chinese_L-12_H-768_A-12.zip",
-      "2018_10_18/uncased_L-12_H-768_A-12.zip",
-    )
-  }
+# The models of the paper, those with whole words masked, multilingual, Chinese.
+_PUBLISHED_PATHS = (
+  # The uncased Base model of the paper comes last, because it has the name of
+  # one of the 24.
+  "2018_10_18/cased_L-12_H-768_A-12.zip",
+  "2018_10_18/uncased_L-24_H-1024_A-16.zip",
+  "2018_10_18/cased_L-24_H-1024_A-16.zip",
+  "2019_05_30/wwm_uncased_L-24_H-1024_A-16.zip",
+  "2019_05_30/wwm_cased_L-24_H-1024_A-16.zip",
+  "2018_11_23/multi_cased_L-12_H-768_A-12.zip",
+  "2018_11_03/multilingual_L-12_H-768_A-12.zip",
+  "2018_11_03/chinese_L-12_H-768_A-12.zip",
+  "2018_10_18/uncased_L-12_H-768_A-12.zip",
 )
+
+
+def _released_models() -> dict[str, str]:
+  """Returns name -> path on the server, for all released models."""
+  models = {name: f"2020_02_20/{name}.zip" for name in _SMALL_MODELS}
+  for path in _PUBLISHED_PATHS:
+    name = os.path.basename(path).removesuffix(".zip")
+    models[name] = path
+  return models
+
+
+MODELS = _released_models()
 
 _RECORD = "download.json"
 _CONFIG, _CHECKPOINT_INDEX = "bert_config.json", "bert_model.ckpt.index"
 _NEEDED = (_CONFIG, "vocab.txt", _CHECKPOINT_INDEX)
 _TRIES = 5
 _CHUNK_BYTES = 2**20
-# More than the largest released model has.
+# The largest released model is smaller.
 _MOST_BYTES = 2**32
 _SECONDS_PER_LINE = 5.0
 _TIMEOUT_SECONDS = 60.0
@@ -81,64 +89,82 @@ _TIMEOUT_SECONDS = 60.0
 
 def define_flags() -> None:
   """Defines the flags of this program."""
-  flags.DEFINE_enum("name", None, list(MODELS), "The model.", required=True)
+  flags.DEFINE_enum(
+    "name", None, list(MODELS), "Name of the model.", required=True
+  )
   flags.DEFINE_string(
     "output_dir",
     model_folder.MODELS_DIR,
-    "Folder to put the folder of the model into.",
+    "Folder in which the folder of the model is created.",
   )
   flags.DEFINE_string(
     "mirror",
     None,
-    "Server with the same paths as the one "
-    f"of the authors; ${_MIRROR_VARIABLE} if not given.",
+    "Server with the same paths as the server of the authors; "
+    f"${_MIRROR_VARIABLE} if not given.",
   )
 
 
 # --- Downloading -------------------------------------------------------------
 
 
-class _Progress:
-  """Logs how far a download is."""
+class ServerFile(NamedTuple):
+  """What a server says about a file, stored next to its download.
 
-  def __init__(self, total: int | None):
+  Attributes:
+    size: Size in bytes, in decimal digits.
+    etag: Version of the file, or an empty text.
+    hash: Hashes of the file, such as `crc32c=...,md5=...`, or an empty text.
+  """
+
+  size: str
+  etag: str
+  hash: str
+
+  @property
+  def num_bytes(self) -> int:
+    """The size as a number."""
+    return int(self.size)
+
+
+class _DownloadProgress:
+  """Logs the size of a growing download."""
+
+  def __init__(self, total: int):
     self._total = total
     self._last = time.monotonic()
 
-  def report(self, size: int) -> None:
+  def report_size(self, size: int) -> None:
     if time.monotonic() - self._last > _SECONDS_PER_LINE:
       self._last = time.monotonic()
-      logging.info(
-        "  %.1f MB%s",
-        size / 1e6,
-        (f" of {self._total / 1e6:.1f}" if self._total else ""),
-      )
+      logging.info("  %.1f MB of %.1f", size / 1e6, self._total / 1e6)
 
 
 def download(url: str, part: str) -> dict[str, object]:
-  """Downloads a file, or the rest of it if there is a beginning.
+  """Downloads a file, or the rest of it if a part was downloaded before.
 
-  The headers of the server are kept in `<part>.json` meanwhile.
+  Meanwhile `<part>.json` holds what the server said about the file.
 
   Args:
-    url: of the file.
-    part: path of what is there of it, in the end all.
+    url: Address of the file.
+    part: Path of the part that was downloaded; in the end of the whole file.
 
   Returns:
     `url`, `bytes` and `sha256`.
 
   Raises:
-    UserError: the server has no such file, or something else than it says.
+    UserError: The server does not have the file, or sends another one than it
+      announced.
   """
   os.makedirs(os.path.dirname(part), exist_ok=True)
   for attempt in range(_TRIES):
     try:
-      headers = _fetch(url, part)
+      server_file = _download_rest(url, part)
       break
     except urllib.error.HTTPError as error:
       raise UserError(
-        f"{url}: the server says {error.code} {error.reason}. "
-        "Is the --mirror right?"
+        f"{url}: the server says {error.code} {error.reason}. Is the --mirror "
+        "right?"
       ) from error
     except UserError:
       raise
@@ -146,90 +172,100 @@ def download(url: str, part: str) -> dict[str, object]:
       raise UserError(
         f"{url} could not be downloaded: {error}. Is the --mirror right?"
       ) from error
-    except OSError as error:  # of the connection, or a file
+    except OSError as error:  # from the connection or a file
       if attempt == _TRIES - 1 or os.path.isdir(part):
         raise UserError(
           f"{url} could not be downloaded: {error}. Run the same command "
-          "again: it goes on from what is there."
+          "again: it continues the download."
         ) from error
       logging.info("  %s; trying again.", error)
-  return _verified(url, part, headers)
+  return _verify(url, part, server_file)
 
 
-def _fetch(url: str, part: str) -> dict[str, str]:
-  """Downloads what is missing of a file; returns what the server says of it.
+def _download_rest(url: str, part: str) -> ServerFile:
+  """Downloads the missing rest of a file.
 
   Raises:
-    OSError: the connection broke off, among others.
+    OSError: The connection was lost, among others.
   """
-  known = _known_headers(part)
+  known = _read_server_file(part)
   size = os.path.getsize(part) if known else 0
-  if known and size == int(known["size"]):
+  if known and size == known.num_bytes:
     return known
   request = urllib.request.Request(url)
-  if size:
+  if size and known:
     request.add_header("Range", f"bytes={size}-")
-    if known["etag"]:  # another file by now would be sent from its beginning
-      request.add_header("If-Range", known["etag"])
+    if known.etag:  # if the file has changed, the server sends all of it
+      request.add_header("If-Range", known.etag)
   with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-    goes_on = response.status == 206 and response.headers.get(
-      "Content-Range", ""
-    ).startswith(f"bytes {size}-")
-    if not goes_on:
-      length = response.headers.get("Content-Length")
-      if not length or not 0 < int(length) <= _MOST_BYTES:
-        raise UserError(
-          f"{url}: the server says that it has {length} bytes, "
-          "which no model has."
-        )
-      known = {
-        "size": length,
-        "etag": response.headers.get("ETag", ""),
-        "hash": response.headers.get("x-goog-hash", ""),
-      }
-      with open(part, "wb"):  # what there was is of another file
-        pass
-      file_io.write_text(part + ".json", json.dumps(known))
+    sent_range = response.headers.get("Content-Range", "")
+    continues = response.status == 206 and sent_range.startswith(
+      f"bytes {size}-"
+    )
+    if not known or not continues:
+      known = _begin_download(url, part, response.headers)
       size = 0
-    progress = _Progress(int(known["size"]))
+    progress = _DownloadProgress(known.num_bytes)
     with open(part, "ab") as writer:
       while chunk := response.read(_CHUNK_BYTES):
         size += len(chunk)
-        if size > int(known["size"]):
+        if size > known.num_bytes:
           break
         writer.write(chunk)
-        progress.report(size)
-  if size < int(known["size"]):
+        progress.report_size(size)
+  if size < known.num_bytes:
     raise ConnectionError(
-      f"the connection broke off after {size} of {known['size']} bytes"
+      f"the connection was lost after {size} of {known.size} bytes"
     )
   return known
 
 
-def _known_headers(part: str) -> dict[str, str] | None:
-  """Returns the headers of a download that was begun; None for a new one."""
-  if not (os.path.exists(part) and os.path.exists(part + ".json")):
+def _begin_download(url: str, part: str, headers) -> ServerFile:
+  """Starts the download of a file from its first byte."""
+  length = headers.get("Content-Length")
+  if not length or not 0 < int(length) <= _MOST_BYTES:
+    raise UserError(
+      f"{url}: the server says that the file has {length} bytes, which is not "
+      "the size of a model."
+    )
+  server_file = ServerFile(
+    size=length,
+    etag=headers.get("ETag", ""),
+    hash=headers.get("x-goog-hash", ""),
+  )
+  with open(part, "wb"):  # anything there belongs to another file
+    pass
+  file_io.write_text(part + ".json", json.dumps(server_file._asdict()))
+  return server_file
+
+
+def _read_server_file(part: str) -> ServerFile | None:
+  """Returns what the server said when a download began; None for a new one."""
+  path = part + ".json"
+  if not (os.path.exists(part) and os.path.exists(path)):
     return None
   try:
-    known = file_io.read_json(part + ".json")
+    fields = file_io.read_json(path)
   except UserError as error:
     logging.warning("%s The download starts again.", error)
     return None
-  if (
-    set(known) != {"size", "etag", "hash"}
-    or not all(isinstance(value, str) for value in known.values())
-    or not known["size"].isdecimal()
-  ):
-    logging.warning("%s.json is damaged. The download starts again.", part)
-    return None
-  return known
+  are_texts = all(isinstance(value, str) for value in fields.values())
+  if set(fields) == set(ServerFile._fields) and are_texts:
+    server_file = ServerFile(**fields)
+    if server_file.size.isdecimal():
+      return server_file
+  logging.warning("%s is damaged. The download starts again.", path)
+  return None
 
 
-def _verified(url: str, part: str, headers) -> dict[str, object]:
-  """Returns the record of a whole file.
+def _verify(url: str, part: str, server_file: ServerFile) -> dict[str, object]:
+  """Compares a whole file with what the server said about it.
+
+  Returns:
+    `url`, `bytes` and `sha256`.
 
   Raises:
-    UserError: it is not what the server said it would be; it is removed.
+    UserError: They differ. The file is removed.
   """
   sha256, md5 = hashlib.sha256(), hashlib.md5()
   with open(part, "rb") as reader:
@@ -237,24 +273,24 @@ def _verified(url: str, part: str, headers) -> dict[str, object]:
       sha256.update(chunk)
       md5.update(chunk)
   size = os.path.getsize(part)
-  wanted = [
-    field.strip().removeprefix("md5=")
-    for field in headers["hash"].split(",")
-    if field.strip().startswith("md5=")
-  ]
-  is_wrong = wanted and wanted[0] != base64.b64encode(md5.digest()).decode()
-  if is_wrong or size != int(headers["size"]):
+  actual_md5 = base64.b64encode(md5.digest()).decode()
+  difference = "" if size == server_file.num_bytes else "size"
+  for field in server_file.hash.split(","):
+    kind, _, expected = field.strip().partition("=")
+    if kind == "md5" and expected != actual_md5:
+      difference = "hash"
+      break
+  if difference:
     remove_download(part)
     raise UserError(
-      f"{url}: what came is not what the server has (by its "
-      f"{'hash' if is_wrong else 'size'}), and is removed. Run "
-      "the same command again."
+      f"{url}: the downloaded file is not that of the server (by its "
+      f"{difference}), and is removed. Run the same command again."
     )
   return {"url": url, "bytes": size, "sha256": sha256.hexdigest()}
 
 
 def remove_download(part: str) -> None:
-  """Removes what there is of a download."""
+  """Removes a download, whole or not."""
   file_io.remove_if_there([part, part + ".json"])
 
 
@@ -264,31 +300,33 @@ def remove_download(part: str) -> None:
 def unpack(
   archive_path: str, folder: str, record: Mapping[str, object]
 ) -> None:
-  """Unpacks a model; the folder appears when it is whole, with the record.
+  """Unpacks a model. Its folder appears when it is complete.
 
-  Files come from the archive's top or from the one folder in it. Only plain
-  files with plain names are taken. An archive that cannot be used is removed.
+  Files are taken from the top of the archive or from the one folder in it, and
+  only if they are plain files with plain names. An archive that cannot be used
+  is removed.
 
   Args:
-    archive_path: of the archive.
-    folder: to write.
-    record: of the download, to be put there as well.
+    archive_path: Path of the archive.
+    folder: Path of the new folder.
+    record: Record of the download, which is stored in the folder.
 
   Raises:
-    UserError: the archive is damaged, is no model, or wants to write
-      elsewhere.
+    UserError: The archive is damaged, is no model, or would write to another
+      place.
   """
   with file_io.atomic_folder(folder) as temporary:
     try:
       _extract(archive_path, temporary)
+      _check_model(archive_path, temporary)
     except UserError:
-      remove_download(archive_path)  # it would not be better next time
+      remove_download(archive_path)  # it would fail again the next time
       raise
     file_io.write_json(os.path.join(temporary, _RECORD), record)
 
 
 def _extract(archive_path: str, folder: str) -> None:
-  """Puts the files of an archive into a folder, and checks them."""
+  """Writes the files of an archive into a folder."""
   try:
     with zipfile.ZipFile(archive_path) as archive:
       for member, name in _members(archive, archive_path):
@@ -306,9 +344,13 @@ def _extract(archive_path: str, folder: str) -> None:
     RuntimeError,
   ) as error:
     raise UserError(
-      f"{archive_path} cannot be unpacked, and is removed: "
-      f"{error}. Run the same command again."
+      f"{archive_path} cannot be unpacked, and is removed: {error}. Run the "
+      "same command again."
     ) from error
+
+
+def _check_model(archive_path: str, folder: str) -> None:
+  """Raises a UserError if a folder lacks a file of a model."""
   for name in _NEEDED:
     if not os.path.exists(os.path.join(folder, name)):
       raise UserError(
@@ -325,21 +367,12 @@ def _members(
   for member in archive.infolist():
     if member.is_dir():
       continue
-    *folders, name = member.filename.split("/")
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if (
-      len(folders) > 1
-      or folders in ([""], ["."], [".."])
-      or name in ("", ".", "..")
-      or "\\" in member.filename
-      or ":" in member.filename
-      or kind not in (0, stat.S_IFREG)
-      or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    ):
+    if not _is_plain_file(member):
       raise UserError(
-        f"{path} holds {member.filename!r}, which is no plain "
-        "file of a model. It is not unpacked."
+        f"{path} holds {member.filename!r}, which is no plain file of a model. "
+        "It is not unpacked."
       )
+    name = member.filename.split("/")[-1]
     if name in seen:
       raise UserError(f"{path} holds {name!r} twice. It is not unpacked.")
     seen.add(name)
@@ -351,19 +384,35 @@ def _members(
     yield member, name
 
 
+def _is_plain_file(member: zipfile.ZipInfo) -> bool:
+  """Returns whether a member is a file, at the top or in a folder there."""
+  if "\\" in member.filename or ":" in member.filename:
+    return False
+  *folders, name = member.filename.split("/")
+  if len(folders) > 1 or folders in ([""], ["."], [".."]):
+    return False
+  if name in ("", ".", ".."):
+    return False
+  # Links and devices have another kind; some programs store none.
+  kind = stat.S_IFMT(member.external_attr >> 16)
+  if kind not in (0, stat.S_IFREG):
+    return False
+  return member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
 def main(_):
   folder = os.path.join(FLAGS.output_dir, FLAGS.name)
   with locks.Lock(folder + locks.SUFFIX, folder):
     file_io.remove_leftovers(FLAGS.output_dir)
     part = folder + ".zip.part"
     if os.path.exists(os.path.join(folder, _RECORD)):
-      logging.info("%s is there already.", folder)
+      logging.info("%s exists already.", folder)
       remove_download(part)
       return
     if os.path.exists(folder):
       raise UserError(
-        f"{folder} exists, but was not put there by this program: "
-        f"it has no {_RECORD}. Choose another --output_dir."
+        f"{folder} exists, but was not created by this program: it has no "
+        f"{_RECORD}. Choose another --output_dir."
       )
     server = FLAGS.mirror or os.environ.get(_MIRROR_VARIABLE) or _SERVER
     url = server.rstrip("/") + "/" + MODELS[FLAGS.name]

@@ -1,4 +1,4 @@
-"""How a program ends early: by an error that its user can mend, or a signal."""
+"""How a program ends early: an error that its user can fix, or a signal."""
 
 
 class UserError(ValueError):
@@ -10,11 +10,15 @@ class UserError(ValueError):
 
 
 class Interrupted(BaseException):
-  """A signal ended the program; what was made until then is saved.
+  """A signal ended the program; everything done until then is saved.
 
-  Not an `Exception`, so that no handler of errors takes it for one.
+  It is no `Exception`, so that error handlers do not catch it.
+
+  Attributes:
+    signal_number: Number of the signal.
   """
 
   def __init__(self, signal_number: int, message: str):
+    """Stores the number; the message is for the user."""
     super().__init__(message)
     self.signal_number = signal_number

@@ -25,6 +25,7 @@ import tensorflow as tf
 import checkpoint
 import common_flags
 from data import batching
+from data import checkpoint_folder
 from data import encoding
 from data import feature_files
 from data import file_io
@@ -261,7 +262,7 @@ def main(_):
 def _newest_weights(path: str) -> str:
   """Returns the path of weights; of those in a folder, the newest."""
   if tf.io.gfile.isdir(path):
-    return checkpoint.latest(path, "--init_checkpoint")
+    return checkpoint_folder.find_latest(path, "--init_checkpoint")
   return path.removesuffix(".index")
 
 

@@ -1,14 +1,14 @@
-"""Starts a program, and ends it well whatever happens.
+"""Starts a program, and ends it cleanly whatever happens.
 
 Programs import this module first. From then on a signal ends them quietly, even
 while their other imports, which take seconds, are still running:
 
     SIGTERM  exit status 75 (EX_TEMPFAIL: the same command continues)
-    SIGINT   exit status 130, as shells have it for Ctrl-C
+    SIGINT   exit status 130, the convention of shells for Ctrl-C
 
-While `main` runs, a signal raises `errors.Interrupted` where the program
-happens to be; `estimator` handles it during training, and saves first. What the
-user can mend is told in one line, without a traceback (`-v=1` shows it).
+While `main` runs, a signal raises `errors.Interrupted` wherever the program is.
+During training the estimator handles signals, and saves first. Errors that the
+user can fix are printed as one line, without a traceback (`-v=1` shows it).
 """
 
 from collections.abc import Callable
@@ -30,18 +30,19 @@ from errors import Interrupted
 from errors import UserError
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
-_EXIT_CODE_BROKEN_PIPE = 128 + 13  # what shells say of a death by SIGPIPE
-# Set for a program that is to end when its standard input does.
+_EXIT_CODE_BROKEN_PIPE = 128 + 13  # what shells report for SIGPIPE
+# Environment variable of a program that has to end when its standard input
+# ends.
 _PARENT_VARIABLE = "BERT_ENDS_WITH_STDIN"
 
-# What a message shows of something long: its beginning, and its end, which says
-# what to do.
+# A long message is cut to its beginning and its end, which says what to do.
 _LONGEST_BEGINNING, _LONGEST_END = 1000, 400
+_LONGEST_DAMAGE = 200
 
-# How long a program that saves nothing has to tidy up when a signal comes.
+# Time that a program which saves nothing has for cleaning up after a signal.
 _SECONDS_TO_END = 1.0
 
-# What a file system says, in the form in which TensorFlow tells it.
+# Errors of file systems, in the form in which TensorFlow reports them.
 _FILE_ERROR = re.compile(
   r"^(?P<path>[^\n;]+); (?P<reason>No space left on device|Permission denied|"
   r"Read-only file system|No such file or directory|Input/output error|"
@@ -50,12 +51,12 @@ _FILE_ERROR = re.compile(
 )
 
 
-def _exit_at_once(number: int, unused_frame) -> None:
-  os._exit(EXIT_CODES[number])
+def _exit_at_once(number: int, unused_frame: Any) -> None:
+  os._exit(EXIT_CODES[signal.Signals(number)])
 
 
-def _interrupt(number: int, unused_frame) -> None:
-  # Who asks twice does not want to wait for anything.
+def _interrupt(number: int, unused_frame: Any) -> None:
+  # A second signal means that the user does not want to wait for anything.
   _handle_signals(_exit_at_once)
   raise Interrupted(
     number, "Stopped. The same command continues from what was saved."
@@ -68,17 +69,18 @@ def _handle_signals(handler: Callable) -> None:
 
 
 def _end_soon_after_signals() -> None:
-  """Ends this process soon after a signal, wherever its main thread is then.
+  """Makes this process end soon after a signal, wherever its main thread is.
 
-  Python's handlers wait for the end of a call of a library, which may be
-  minutes away. The interpreter writes the number of a signal to a socket at
+  Python's signal handlers wait until a call of a library has ended, which may
+  take minutes. The interpreter writes the number of a signal to a socket at
   once.
   """
   receiver, sender = socket.socketpair()
   sender.setblocking(False)
   signal.set_wakeup_fd(sender.fileno())
 
-  def wait_for_signal(unused_sender):  # which stays open by being an argument
+  # The socket stays open as long as the thread has it as an argument.
+  def wait_for_signal(unused_sender):
     while numbers := receiver.recv(1):
       if numbers[0] in EXIT_CODES:
         time.sleep(_SECONDS_TO_END)
@@ -88,16 +90,22 @@ def _end_soon_after_signals() -> None:
 
 
 def _is_program() -> bool:
-  """Whether the main module of this process is one of our programs."""
+  """Returns whether the main module of this process is one of our programs."""
   main_file = getattr(sys.modules["__main__"], "__file__", None)
-  return main_file is not None and (
-    os.path.dirname(os.path.abspath(main_file))
-    == os.path.dirname(os.path.abspath(__file__))
-  )
+  if main_file is None:
+    return False
+  return _folder_of(main_file) == _folder_of(__file__)
+
+
+def _folder_of(file: str) -> str:
+  return os.path.dirname(os.path.abspath(file))
 
 
 def parent_settings() -> dict[str, Any]:
-  """Returns arguments of `subprocess.Popen`: the program ends when we do."""
+  """Returns arguments of `subprocess.Popen` that tie a program to this process.
+
+  The program ends when this process ends.
+  """
   import subprocess  # pylint: disable=g-import-not-at-top
 
   return {
@@ -107,9 +115,10 @@ def parent_settings() -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-  """Ends this process when the one that started it dies, however it dies.
+  """Ends this process when its parent ends, for whatever reason.
 
-  The parent holds the other end of the standard input; the system closes it.
+  The parent has the other end of the standard input. The system closes it when
+  the parent ends.
   """
   while os.read(0, 4096):
     pass
@@ -123,17 +132,20 @@ if _is_program() and threading.current_thread() is threading.main_thread():
 
 
 def run(
-  main: Callable, passes_on_flags: str = "", saves_at_signals: bool = True
+  main: Callable[[list[str]], None],
+  passes_on_flags: str = "",
+  saves_at_signals: bool = True,
 ) -> None:
   """Runs a program.
 
   Args:
-    main: takes what is left of the command line, its first entry the program.
-    passes_on_flags: a flag that makes flags which are not known be left, and
-      not an error, where it is given.
-    saves_at_signals: whether the program takes its time to save what it has
-      when a signal comes. If not, it ends within a second or two, even in the
-      middle of a long call of a library.
+    main: The program. Its argument is the rest of the command line after the
+      flags, with the name of the program first.
+    passes_on_flags: Name of a flag. Where it is given, unknown flags are no
+      error, but stay in the rest of the command line.
+    saves_at_signals: Whether the program needs time to save its work when a
+      signal arrives. If not, it ends within a second or two, even in the middle
+      of a long call of a library.
   """
   from absl import app  # pylint: disable=g-import-not-at-top
   from absl import flags  # pylint: disable=g-import-not-at-top
@@ -142,18 +154,16 @@ def run(
   logging.set_verbosity(logging.INFO)
 
   def parse_flags(argv):
-    if passes_on_flags and any(
-      re.match(f"--?{passes_on_flags}(=|$)", argument) for argument in argv
-    ):
+    pattern = re.compile(f"--?{passes_on_flags}(=|$)")
+    if passes_on_flags and any(map(pattern.match, argv)):
       return flags.FLAGS(argv, known_only=True)
     return app.parse_flags_with_usage(argv)
 
   def guarded_main(argv):
-    if len(argv) > 1 and not (
-      passes_on_flags and flags.FLAGS[passes_on_flags].value
-    ):
+    passes_on = passes_on_flags and flags.FLAGS[passes_on_flags].value
+    if len(argv) > 1 and not passes_on:
       raise app.UsageError(
-        f"What does {argv[1]!r} belong to? Flags look like --name=value."
+        f"{argv[1]!r} belongs to no flag. Flags look like --name=value."
       )
     if not saves_at_signals:
       _end_soon_after_signals()
@@ -162,7 +172,7 @@ def run(
       main(argv)
       sys.stdout.flush()
     except (Exception, Interrupted, KeyboardInterrupt) as error:
-      code = _report(error)
+      code = _report_error(error)
       if code is None:
         raise
       logging.debug("%s", traceback.format_exc())
@@ -172,53 +182,58 @@ def run(
         os._exit(code)  # libraries may take long to end their threads
       sys.exit(code)
     finally:
-      # All is done or told. Python's own end would restore the default, which
-      # is to die with another exit status.
+      # Everything is done or reported. While Python shuts down, it would
+      # restore the default handler, which ends with another exit status.
       _handle_signals(signal.SIG_IGN)
 
   app.run(guarded_main, flags_parser=parse_flags)
 
 
-def _report(error: BaseException) -> int | None:
-  """Tells the user what happened; returns the exit status.
+def _report_error(error: BaseException) -> int | None:
+  """Prints an error for the user, and returns the exit status.
 
-  Returns None for an error that only a programmer can mend.
+  Returns None, and prints nothing, for an error that only a programmer can fix.
   """
   if isinstance(error, KeyboardInterrupt):
     error = Interrupted(signal.SIGINT, "Stopped.")
   if isinstance(error, BrokenPipeError) and _is_output_closed():
-    # Whoever read our output has had enough, as `head` does.
+    # The reader of our output stopped reading, as `head` does.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return _EXIT_CODE_BROKEN_PIPE
   message = message_for_user(error)
   if message is None:
     return None
-  sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {message}\n")
+  program = os.path.basename(sys.argv[0])
+  sys.stderr.write(f"{program}: {message}\n")
   if isinstance(error, Interrupted):
-    return EXIT_CODES[error.signal_number]
+    return EXIT_CODES[signal.Signals(error.signal_number)]
   return 1
 
 
 def message_for_user(error: BaseException) -> str | None:
-  """Returns what the user is told of an error; None if it is a mistake of ours.
+  """Returns the message about an error, or None if it is a mistake of ours.
 
-  Three kinds are the user's: those that our code raises as such, checks of ours
-  inside a `tf.data` pipeline, and what the operating system says of a file. The
-  message is one line of moderate length, whatever the files hold that it cites.
+  Users can fix three kinds of errors: those that our code raises as such, our
+  checks inside a `tf.data` pipeline, and errors of the operating system about
+  files. The message is one line of moderate length, even if it quotes files.
   """
-  message = _message(error)
+  message = _full_message(error)
   if message is None:
     return None
   if len(message) > _LONGEST_BEGINNING + _LONGEST_END:
     message = f"{message[:_LONGEST_BEGINNING]} ... {message[-_LONGEST_END:]}"
-  return "".join(
-    char if char.isprintable() else " " if char.isspace() else "?"
-    for char in message.strip()
-  )
+  return "".join(map(_printable, message.strip()))
 
 
-def _message(error: BaseException) -> str | None:
-  """Returns what an error says to the user, None if nothing."""
+def _printable(char: str) -> str:
+  """Returns a character that is safe to print on one line."""
+  if char.isprintable():
+    return char
+  return " " if char.isspace() else "?"
+
+
+def _full_message(error: BaseException) -> str | None:
+  """Returns the message of an error that a user can fix, otherwise None."""
   if isinstance(error, (UserError, Interrupted)):
     return str(error)
   if isinstance(error, OSError) and error.errno is not None:
@@ -228,41 +243,44 @@ def _message(error: BaseException) -> str | None:
     return None
   text = getattr(error, "message", None) or str(error)
   if type(error).__name__ == "DataLossError":
+    damage = text.splitlines()[0][:_LONGEST_DAMAGE]
     return (
-      f"A file is damaged: {text.splitlines()[0][:200]}. Records that "
-      "the program made for itself are made again by the same command."
+      f"A file is damaged: {damage}. If the program made it for itself, the "
+      "same command makes it again."
     )
   # The parts of the message of an assertion are in brackets.
-  asserted = re.search(r"assertion failed: (.*)", text)
-  if asserted:
-    return " ".join(re.findall(r"\[(.*?)\](?= \[|$)", asserted.group(1)))
-  of_file = _FILE_ERROR.match(text)
-  return of_file and f"{of_file['path']}: {of_file['reason']}."
+  assertion = re.search(r"assertion failed: (.*)", text)
+  if assertion:
+    parts = re.findall(r"\[(.*?)\](?= \[|$)", assertion.group(1))
+    return " ".join(parts)
+  file_error = _FILE_ERROR.match(text)
+  if file_error:
+    return f"{file_error['path']}: {file_error['reason']}."
+  return None
 
 
 def _is_output_closed() -> bool:
-  """Whether nobody reads the standard output any more."""
+  """Returns whether nobody reads the standard output any more."""
   if not hasattr(select, "poll"):
     return True
   poll = select.poll()
   poll.register(1, select.POLLOUT)
-  return any(
-    events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)
-  )
+  closed = select.POLLERR | select.POLLHUP
+  return any(events & closed for _, events in poll.poll(0))
 
 
 # --- One writer at a time ----------------------------------------------------
 
 
 def owns(flag: str, needs_lock: Callable[[], bool] = lambda: True) -> Callable:
-  """Returns a decorator of `main`: it holds the lock of a folder meanwhile.
+  """Returns a decorator of `main` that holds the lock of a folder.
 
-  What an earlier run left half-written in the folder is removed first. Of
-  several machines that train together only the first one holds the lock.
+  Files that an earlier run left half-written in the folder are removed first.
+  If several machines train together, only the first one holds the lock.
 
   Args:
-    flag: name of the flag that names the folder.
-    needs_lock: whether the program will write to it at all.
+    flag: Name of the flag that names the folder.
+    needs_lock: Returns whether the program will write to the folder at all.
   """
 
   def decorator(main):
@@ -286,12 +304,12 @@ def owns(flag: str, needs_lock: Callable[[], bool] = lambda: True) -> Callable:
 
 
 def _is_first_machine() -> bool:
-  """Whether TF_CONFIG, if there is one, says so."""
+  """Returns whether this is the first machine of TF_CONFIG, or the only one."""
   try:
     config = json.loads(os.environ.get("TF_CONFIG") or "{}")
     task, cluster = config.get("task", {}), config.get("cluster", {})
-    return task.get("type", "chief") == "chief" or (
-      "chief" not in cluster and int(task.get("index", 0)) == 0
-    )
+    if task.get("type", "chief") == "chief":
+      return True
+    return "chief" not in cluster and int(task.get("index", 0)) == 0
   except (ValueError, TypeError, AttributeError):
-    return True  # what is wrong with it is told later
+    return True  # a later check reports the mistake

@@ -1,18 +1,37 @@
-"""AdamW as BERT used it, LAMB, and their learning-rate schedules."""
+"""AdamW as BERT used it, LAMB, and their learning-rate schedules.
+
+`OPTIMIZERS` and `LR_DECAYS` list what can be chosen. The flags, the slots in
+checkpoints and the estimate of the memory follow from these two tables: a new
+optimizer is a class and an entry, a new decay a function and an entry.
+"""
 
 from collections.abc import Callable, Sequence
 import math
 import re
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-Schedule = Callable[[tf.Tensor], tf.Tensor]
+Schedule = Callable[[Any], tf.Tensor]
 
-# Names of variables that are not decayed, and whose LAMB update is not scaled.
+# Variables with these names are not decayed, and LAMB does not scale their
+# updates.
 _NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
 
 
 # --- Learning rates ----------------------------------------------------------
+
+
+def linear_decay(
+  learning_rate: float, num_train_steps: int, num_warmup_steps: int
+) -> Schedule:
+  """Returns the schedule of BERT (paper, section A.2).
+
+  See `polynomial_decay`; the power is 1.
+  """
+  return polynomial_decay(
+    learning_rate, num_train_steps, num_warmup_steps, power=1.0
+  )
 
 
 def polynomial_decay(
@@ -21,71 +40,109 @@ def polynomial_decay(
   num_warmup_steps: int,
   power: float = 1.0,
 ) -> Schedule:
-  """Returns the learning rate of a step: float32 scalar of an int scalar.
+  """Returns a schedule: int step -> learning rate, a float32 scalar.
 
-  It rises from 0 at step 0 to `learning_rate` at `num_warmup_steps`, and falls
-  as (1 - step / num_train_steps) ** power, from step 0 on. The two do not meet:
-  when the warm-up ends, the rate steps down, as it always did. Power 1 is
-  BERT's (paper, section A.2).
+  During warm-up the rate rises linearly from 0 at step 0. Afterwards it is
+  `learning_rate` * (1 - step / num_train_steps) ** power. The decay counts from
+  step 0, so the rate drops when the warm-up ends, as in the original code:
+
+      step   0    5    9    10    50    100     of 100, with 10 for the warm-up
+      rate   0   .5   .9    .9    .5     0      times `learning_rate`
+
+  Args:
+    learning_rate: Rate that the warm-up rises to.
+    num_train_steps: Step at which the rate reaches 0.
+    num_warmup_steps: Number of steps of the warm-up.
+    power: Exponent of the decay.
   """
 
-  def decayed(step):
-    left = 1.0 - tf.minimum(step, num_train_steps) / num_train_steps
-    return left if power == 1.0 else left**power
+  def decay(step):
+    remaining = 1.0 - tf.minimum(step, num_train_steps) / num_train_steps
+    return remaining if power == 1.0 else remaining**power
 
-  return _after_warmup(learning_rate, num_warmup_steps, decayed)
+  return _after_warmup(learning_rate, num_warmup_steps, decay)
 
 
 def cosine_decay(
   learning_rate: float, num_train_steps: int, num_warmup_steps: int
 ) -> Schedule:
-  """Returns a rate that falls as half a cosine (Loshchilov and Hutter, 2017).
+  """Returns a schedule with the shape of a half cosine.
 
-  It rises from 0 at step 0 to `learning_rate` at `num_warmup_steps`, and falls
-  from there to 0 at `num_train_steps`, without a step.
+  Loshchilov and Hutter (2017). The rate rises from 0 at step 0 to
+  `learning_rate` at `num_warmup_steps`, and falls from there, without a jump,
+  to 0 at `num_train_steps`.
   """
+  num_decay_steps = max(1, num_train_steps - num_warmup_steps)
 
-  def decayed(step):
-    progress = (step - num_warmup_steps) / max(
-      1, num_train_steps - num_warmup_steps
-    )
-    return 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(progress, 0.0, 1.0)))
+  def decay(step):
+    progress = (step - num_warmup_steps) / num_decay_steps
+    progress = tf.clip_by_value(progress, 0.0, 1.0)
+    return 0.5 * (1.0 + tf.cos(math.pi * progress))
 
-  return _after_warmup(learning_rate, num_warmup_steps, decayed)
+  return _after_warmup(learning_rate, num_warmup_steps, decay)
 
 
-def _after_warmup(learning_rate, num_warmup_steps, decayed) -> Schedule:
+def _after_warmup(
+  learning_rate: float,
+  num_warmup_steps: int,
+  decay: Callable[[tf.Tensor], tf.Tensor],
+) -> Schedule:
+  """Returns a schedule that rises linearly, then follows `decay`."""
+
   def schedule(step):
     step = tf.cast(step, tf.float32)
-    factor = decayed(step)
+    factor = decay(step)
     if num_warmup_steps:
-      factor = tf.where(
-        step < num_warmup_steps, step / num_warmup_steps, factor
-      )
+      is_warmup = step < num_warmup_steps
+      factor = tf.where(is_warmup, step / num_warmup_steps, factor)
     return learning_rate * factor
 
   return schedule
 
 
+class LearningRateDecay(NamedTuple):
+  """A choice of --lr_decay.
+
+  Attributes:
+    make_schedule: (learning_rate, num_train_steps, num_warmup_steps) ->
+      schedule; with `has_power` also the keyword `power`.
+    has_power: Whether --lr_decay_power applies.
+  """
+
+  make_schedule: Callable[..., Schedule]
+  has_power: bool = False
+
+
+LR_DECAYS = {
+  "linear": LearningRateDecay(linear_decay),
+  "poly": LearningRateDecay(polynomial_decay, has_power=True),
+  "cosine": LearningRateDecay(cosine_decay),
+}
+
+
 def layerwise_multiplier(
   num_hidden_layers: int, decay: float
 ) -> Callable[[str], float]:
-  """Returns what to multiply the rate of a variable by, from its name.
+  """Returns a function from the name of a variable to a factor of its rate.
 
-  Layers nearer to the text learn more slowly (Howard and Ruder, 2018): the
-  head and the pooler have the full rate, the top layer `decay` of it, each
-  layer below `decay` of the one above, and the embeddings come last.
+  Layers closer to the input learn more slowly (Howard and Ruder, 2018). Each
+  layer has `decay` times the rate of the one above:
+
+      head, pooler   layer_11   layer_10   ...   layer_0     embeddings
+            1         decay     decay**2         decay**12    decay**13
 
   Args:
-    num_hidden_layers: of the encoder.
-    decay: from 0 to 1; 1 for one rate for all.
+    num_hidden_layers: Number of layers of the encoder.
+    decay: Factor from 0 to 1; 1 gives all variables the same rate.
   """
 
   def multiplier(name):
     layer = re.search(r"/layer_(\d+)/", name)
     if layer:
       return decay ** (num_hidden_layers - int(layer.group(1)))
-    return decay ** (num_hidden_layers + 1) if "/embeddings/" in name else 1.0
+    if "/embeddings/" in name:
+      return decay ** (num_hidden_layers + 1)
+    return 1.0
 
   return multiplier
 
@@ -93,24 +150,51 @@ def layerwise_multiplier(
 # --- Optimizers --------------------------------------------------------------
 
 
-class AdamWeightDecayOptimizer(tf.Module):
-  """Adam with weight decay outside the gradient (AdamW).
+class UpdateFactors(NamedTuple):
+  """Factors of an update that are the same for all variables, float32 scalars.
 
-  Each step: gradients are scaled down to a global norm of at most `clip_norm`;
-  m and v are averaged as in Kingma and Ba (2015); the weights move by
+  Attributes:
+    gradient_scale: Factor of the gradient: clipping, and what undoes the loss
+      scale.
+    rate: Learning rate.
+    beta_1: Decay of the average of gradients.
+    beta_2: Decay of the average of squared gradients.
+    bias_1: Share of its true size that the first average has so far; 1 without
+      bias correction.
+    bias_2: The same for the second average.
+  """
+
+  gradient_scale: tf.Tensor
+  rate: tf.Tensor
+  beta_1: tf.Tensor
+  beta_2: tf.Tensor
+  bias_1: tf.Tensor
+  bias_2: tf.Tensor
+
+
+class AdamWeightDecayOptimizer(tf.Module):
+  """Adam with weight decay outside of the gradient (AdamW).
+
+  Each step scales the gradients down to a global norm of at most `clip_norm`,
+  updates the averages m and v as in Kingma and Ba (2015), and moves the weights
+  by
 
       -rate * (m / (sqrt(v) + epsilon) + weight_decay_rate * weight)
 
-  BERT used m and v as they are. With `bias_correction` they are divided by
-  1 - beta ** t at update t, which makes up for their start at zero, and the
-  method is AdamW as Loshchilov and Hutter (2019) have it.
+  BERT used m and v as they are. With `bias_correction`, update number t divides
+  them by 1 - beta ** t, which compensates for their start at zero, and the
+  method is AdamW as in Loshchilov and Hutter (2019).
 
-  The update that takes the step count from n to n + 1 has the rate of step
-  n + 1: released checkpoints were trained so, and no update is lost to rate 0.
+  The update that takes the step count from n to n + 1 uses the rate of step
+  n + 1: released checkpoints were trained that way, and no update is lost to
+  rate 0.
 
   Attributes:
-    schedule: the learning rate of a step.
+    slot_names: Names of the variables that are kept for each weight.
+    schedule: Learning rate by step.
   """
+
+  slot_names: tuple[str, ...] = ("adam_m", "adam_v")
 
   def __init__(
     self,
@@ -124,18 +208,20 @@ class AdamWeightDecayOptimizer(tf.Module):
     exclude_from_weight_decay: Sequence[str] = _NOT_DECAYED,
     rate_multiplier: Callable[[str], float] | None = None,
   ):
-    """Takes the constants of the method.
+    """Stores the constants of the method.
 
     Args:
-      schedule: int step -> float32 learning rate.
-      weight_decay_rate: share of a weight that is taken off, times the rate.
-      beta_1: decay of the average of gradients.
-      beta_2: decay of the average of their squares.
-      epsilon: added to the root of the latter.
-      clip_norm: largest global norm of the gradients of all variables.
-      bias_correction: whether to correct m and v for their start at zero.
-      exclude_from_weight_decay: patterns of names of variables not to decay.
-      rate_multiplier: name of a variable -> what to multiply its rate by.
+      schedule: Int step -> learning rate, a float32 scalar.
+      weight_decay_rate: Share of a weight that an update subtracts, times the
+        learning rate.
+      beta_1: Decay of the average of gradients.
+      beta_2: Decay of the average of squared gradients.
+      epsilon: Number that is added to the root of the second average.
+      clip_norm: Largest global norm of the gradients of all variables.
+      bias_correction: Whether to correct both averages for their start at zero.
+      exclude_from_weight_decay: Patterns of names of variables that are not
+        decayed.
+      rate_multiplier: Name of a variable -> factor of its learning rate.
     """
     super().__init__()
     self.schedule = schedule
@@ -147,38 +233,39 @@ class AdamWeightDecayOptimizer(tf.Module):
     self._bias_correction = bias_correction
     self._exclude = re.compile("|".join(exclude_from_weight_decay) or "$^")
     self._rate_multiplier = rate_multiplier or (lambda name: 1.0)
-    self._slots = {}  # name of a variable -> (adam_m, adam_v)
+    # Name of a variable -> name of a slot -> variable.
+    self._slots: dict[str, dict[str, tf.Variable]] = {}
 
   def build(self, variables: Sequence[tf.Variable]) -> None:
-    """Creates `<name>/adam_m` and `<name>/adam_v`, zero, for each variable."""
+    """Creates the slots `<name>/<slot name>`, zero, for each variable."""
     for variable in variables:
-      self._slots[_name(variable)] = tuple(
-        tf.Variable(
-          tf.zeros(variable.shape),
-          trainable=False,
-          name=f"{_name(variable)}/{slot}",
+      name = _name_of(variable)
+      self._slots[name] = {
+        slot: tf.Variable(
+          tf.zeros(variable.shape), trainable=False, name=f"{name}/{slot}"
         )
-        for slot in ("adam_m", "adam_v")
-      )
+        for slot in self.slot_names
+      }
 
   def apply_gradients(
     self,
     gradients: Sequence[tf.Tensor],
     variables: Sequence[tf.Variable],
-    step,
-    is_good=True,
-    gradient_scale=1.0,
+    step: Any,
+    is_good: Any = True,
+    gradient_scale: Any = 1.0,
   ) -> tf.Tensor:
-    """Updates `variables`; called in the context of a replica.
+    """Updates `variables`. Every replica calls this in its own context.
 
     Gradients that are not finite change nothing.
 
     Args:
-      gradients: dense float32 Tensors, of the loss over the global batch.
-      variables: of those that `build` was given, in the order of `gradients`.
-      step: int scalar, how many updates there were before this one.
-      is_good: bool scalar; if False, nothing changes.
-      gradient_scale: float scalar, what the gradients have been multiplied by.
+      gradients: Dense float32 Tensors: gradients of the loss over the global
+        batch.
+      variables: Variables that `build` was given, in the order of `gradients`.
+      step: Number of updates before this one, an int scalar.
+      is_good: Bool scalar; if False, nothing changes.
+      gradient_scale: Factor that the gradients have, a float scalar.
 
     Returns:
       The global norm of the gradients, float32 scalar, before clipping and
@@ -186,128 +273,154 @@ class AdamWeightDecayOptimizer(tf.Module):
     """
     norm = tf.linalg.global_norm(gradients) / gradient_scale
     is_good = tf.logical_and(is_good, tf.math.is_finite(norm))
-    # A factor of 0 makes the gradients 0 and every average stay as it is.
-    scale = tf.where(
-      is_good,
-      self._clip_norm / tf.maximum(norm, self._clip_norm) / gradient_scale,
-      0.0,
+    clipping = self._clip_norm / tf.maximum(norm, self._clip_norm)
+    # With these factors a bad step leaves every weight and average as it is.
+    factors = UpdateFactors(
+      gradient_scale=tf.where(is_good, clipping / gradient_scale, 0.0),
+      rate=tf.where(is_good, self.schedule(step + 1), 0.0),
+      beta_1=tf.where(is_good, self._beta_1, 1.0),
+      beta_2=tf.where(is_good, self._beta_2, 1.0),
+      bias_1=self._bias(self._beta_1, step),
+      bias_2=self._bias(self._beta_2, step),
     )
-    rate = tf.where(is_good, self.schedule(step + 1), 0.0)
-    beta_1 = tf.where(is_good, self._beta_1, 1.0)
-    beta_2 = tf.where(is_good, self._beta_2, 1.0)
-    tf.distribute.get_replica_context().merge_call(
-      self._update_all,
-      args=(
-        variables,
-        gradients,
-        scale,
-        rate,
-        beta_1,
-        beta_2,
-        self._bias(self._beta_1, step),
-        self._bias(self._beta_2, step),
-      ),
-    )
+    context = tf.distribute.get_replica_context()
+    context.merge_call(self._update_all, (variables, gradients, factors))
     return norm
 
-  def _bias(self, beta, step) -> tf.Tensor:
-    """Returns how much of its true size an average has after this update."""
+  def _bias(self, beta: float, step) -> tf.Tensor:
+    """Returns the share of its true size that an average has after a step."""
     if not self._bias_correction:
       return tf.ones([])
     return 1.0 - tf.pow(beta, tf.cast(step + 1, tf.float32))
 
-  def _update_all(self, strategy, variables, gradients, *numbers):
+  def _update_all(self, strategy, variables, gradients, factors):
+    """Updates the variables on all devices; called once for all replicas."""
     for variable, gradient in zip(variables, gradients):
-      name = _name(variable)
+      name = _name_of(variable)
       strategy.extended.update(
         variable,
         self._update,
-        args=(*self._slots[name], gradient, *numbers),
+        args=(self._slots[name], gradient, factors),
         kwargs={
           "rate_multiplier": self._rate_multiplier(name),
-          "decays": not self._exclude.search(name),
+          "is_decayed": not self._exclude.search(name),
         },
       )
 
   def _update(
     self,
-    variable,
-    adam_m,
-    adam_v,
-    gradient,
-    scale,
-    rate,
-    beta_1,
-    beta_2,
-    bias_1,
-    bias_2,
-    rate_multiplier,
-    decays,
-  ):
-    rate = rate * rate_multiplier
-    if decays:
+    variable: tf.Variable,
+    slots: dict[str, tf.Variable],
+    gradient: tf.Tensor,
+    factors: UpdateFactors,
+    rate_multiplier: float,
+    is_decayed: bool,
+  ) -> None:
+    """Updates one variable and its slots on one device.
+
+    Args:
+      variable: The variable.
+      slots: Its slots, by their entry in `slot_names`.
+      gradient: Its gradient, without `factors.gradient_scale`.
+      factors: Factors of this update.
+      rate_multiplier: Factor of the learning rate of this variable.
+      is_decayed: Whether its weights are decayed.
+    """
+    rate = factors.rate * rate_multiplier
+    if is_decayed:
       variable.assign(variable * (1.0 - rate * self._weight_decay_rate))
-    # One fused kernel, twice as fast as the same in elementary operations. Its
-    # own correction is off (powers of beta that are zero): it scales epsilon.
+    # One fused kernel, twice as fast as elementary operations. Its own bias
+    # correction is off (powers of beta that are zero), because it would also
+    # scale epsilon.
     zero = tf.zeros([])
     tf.raw_ops.ResourceApplyAdam(
       var=variable.handle,
-      m=adam_m.handle,
-      v=adam_v.handle,
+      m=slots["adam_m"].handle,
+      v=slots["adam_v"].handle,
       beta1_power=zero,
       beta2_power=zero,
-      lr=rate * tf.sqrt(bias_2) / bias_1,
-      beta1=beta_1,
-      beta2=beta_2,
-      epsilon=self._epsilon * tf.sqrt(bias_2),
-      grad=tf.math.multiply_no_nan(gradient, scale),
+      lr=rate * tf.sqrt(factors.bias_2) / factors.bias_1,
+      beta1=factors.beta_1,
+      beta2=factors.beta_2,
+      epsilon=self._epsilon * tf.sqrt(factors.bias_2),
+      grad=tf.math.multiply_no_nan(gradient, factors.gradient_scale),
     )
 
 
 class LAMBOptimizer(AdamWeightDecayOptimizer):
   """Layer-wise adaptive moments for large batches (You et al., 2020).
 
-  Algorithm 2 of the paper: the update of AdamW, bias correction and decay
-  included, scaled for each variable to the norm of its weights. Variables that
-  are not decayed move as under AdamW.
+  Algorithm 2 of the paper: the update of AdamW with bias correction and decay,
+  scaled for each variable to the norm of its weights. Variables that are not
+  decayed move as with AdamW.
   """
 
-  def __init__(self, schedule: Schedule, **kwargs):
-    """Takes what `AdamWeightDecayOptimizer` takes, but `bias_correction`."""
+  def __init__(self, schedule: Schedule, **kwargs: Any):
+    """Takes the arguments of `AdamWeightDecayOptimizer`.
+
+    It always corrects the bias, so there is no `bias_correction`.
+    """
     super().__init__(schedule, bias_correction=True, **kwargs)
 
   def _update(
     self,
-    variable,
-    adam_m,
-    adam_v,
-    gradient,
-    scale,
-    rate,
-    beta_1,
-    beta_2,
-    bias_1,
-    bias_2,
-    rate_multiplier,
-    decays,
-  ):
-    gradient = tf.math.multiply_no_nan(gradient, scale)
-    m = adam_m + (1.0 - beta_1) * (gradient - adam_m)
-    v = adam_v + (1.0 - beta_2) * (tf.square(gradient) - adam_v)
+    variable: tf.Variable,
+    slots: dict[str, tf.Variable],
+    gradient: tf.Tensor,
+    factors: UpdateFactors,
+    rate_multiplier: float,
+    is_decayed: bool,
+  ) -> None:
+    adam_m, adam_v = slots["adam_m"], slots["adam_v"]
+    gradient = tf.math.multiply_no_nan(gradient, factors.gradient_scale)
+    m = adam_m + (1.0 - factors.beta_1) * (gradient - adam_m)
+    v = adam_v + (1.0 - factors.beta_2) * (tf.square(gradient) - adam_v)
     adam_m.assign(m)
     adam_v.assign(v)
-    update = (m / bias_1) / (tf.sqrt(v / bias_2) + self._epsilon)
+    root = tf.sqrt(v / factors.bias_2)
+    update = (m / factors.bias_1) / (root + self._epsilon)
     ratio = 1.0
-    if decays:
+    if is_decayed:
       update += self._weight_decay_rate * variable
       weight_norm, update_norm = tf.norm(variable), tf.norm(update)
-      # A weight that is zero has to be able to leave zero.
+      # Weights that are all zero must be able to change.
       ratio = tf.where(
         weight_norm * update_norm > 0.0,
         tf.math.divide_no_nan(weight_norm, update_norm),
         1.0,
       )
-    variable.assign_sub(rate * rate_multiplier * ratio * update)
+    variable.assign_sub(factors.rate * rate_multiplier * ratio * update)
+
+
+class OptimizerChoice(NamedTuple):
+  """A choice of --optimizer.
+
+  Attributes:
+    optimizer_class: The class.
+    description: Use of the optimizer, for the help of the flag.
+    has_bias_correction: Whether --bias_correction applies.
+  """
+
+  optimizer_class: type[AdamWeightDecayOptimizer]
+  description: str
+  has_bias_correction: bool = False
+
+
+OPTIMIZERS = {
+  "adamw": OptimizerChoice(
+    AdamWeightDecayOptimizer, "as BERT used it", has_bias_correction=True
+  ),
+  "lamb": OptimizerChoice(LAMBOptimizer, "for batches of thousands"),
+}
+
+# The last part of the names of all slots in checkpoints.
+SLOT_NAMES = sorted(
+  {
+    name
+    for choice in OPTIMIZERS.values()
+    for name in choice.optimizer_class.slot_names
+  }
+)
 
 
 def create_optimizer(
@@ -323,30 +436,27 @@ def create_optimizer(
   """Returns an optimizer; by default that of the paper (section A.2).
 
   Args:
-    learning_rate: the highest rate.
-    num_train_steps: the step at which the rate has fallen to 0.
-    num_warmup_steps: the steps in which it rises.
-    optimizer: `adamw` or `lamb`.
-    lr_decay: `linear`, `poly` or `cosine`.
-    lr_decay_power: of `poly`.
-    bias_correction: of `adamw`; `lamb` always corrects.
-    rate_multiplier: name of a variable -> what to multiply its rate by.
+    learning_rate: Highest learning rate.
+    num_train_steps: Step at which the rate reaches 0.
+    num_warmup_steps: Number of steps in which the rate rises.
+    optimizer: A name in `OPTIMIZERS`.
+    lr_decay: A name in `LR_DECAYS`.
+    lr_decay_power: Exponent of the decay, if it has one.
+    bias_correction: Whether to correct averages for their start at zero, if
+      the optimizer leaves the choice.
+    rate_multiplier: Name of a variable -> factor of its learning rate.
   """
-  if lr_decay == "cosine":
-    schedule = cosine_decay(learning_rate, num_train_steps, num_warmup_steps)
-  else:
-    schedule = polynomial_decay(
-      learning_rate,
-      num_train_steps,
-      num_warmup_steps,
-      power=lr_decay_power if lr_decay == "poly" else 1.0,
-    )
-  if optimizer == "lamb":
-    return LAMBOptimizer(schedule, rate_multiplier=rate_multiplier)
-  return AdamWeightDecayOptimizer(
-    schedule, bias_correction=bias_correction, rate_multiplier=rate_multiplier
+  decay = LR_DECAYS[lr_decay]
+  decay_options = {"power": lr_decay_power} if decay.has_power else {}
+  schedule = decay.make_schedule(
+    learning_rate, num_train_steps, num_warmup_steps, **decay_options
   )
+  choice = OPTIMIZERS[optimizer]
+  options: dict[str, Any] = {"rate_multiplier": rate_multiplier}
+  if choice.has_bias_correction:
+    options["bias_correction"] = bias_correction
+  return choice.optimizer_class(schedule, **options)
 
 
-def _name(variable: tf.Variable) -> str:
+def _name_of(variable: tf.Variable) -> str:
   return variable.name.split(":")[0]

@@ -21,9 +21,9 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
-import checkpoint
 import common_flags
 from data import batching
+from data import checkpoint_folder
 from data import file_io
 from data import record_files
 from errors import UserError
@@ -291,7 +291,7 @@ def _damage_named(files, examine):
     damage = record_files.find_damage(files, examine)
     if damage is None:
       raise
-    newest = checkpoint.latest(FLAGS.output_dir)
+    newest = checkpoint_folder.find_latest(FLAGS.output_dir)
     saved = (
       f"The training up to {newest} is saved"
       if newest

@@ -55,6 +55,7 @@ def run_ours(settings) -> None:
   import optimization
   import run_pretraining
   from training import cost
+  from training import devices
 
   dtype = tf.as_dtype(settings["precision"])
   config = modeling.BertConfig.from_size(settings["size"])
@@ -113,7 +114,7 @@ def run_ours(settings) -> None:
     ),
     train_batch_size=settings["batch_size"],
   )
-  peak = estimator_lib.peak_flops(tf.distribute.get_strategy(), dtype)
+  peak = devices.Devices(tf.distribute.get_strategy()).measure_peak_flops(dtype)
   flops = cost.training_flops(
     config,
     settings["batch_size"],

@@ -9,5 +9,7 @@ encoding         `[CLS] a [SEP] b [SEP]`, cut to a length
 sliding_windows  overlapping windows over long texts
 batching         batches of similar lengths, in a reproducible order
 feature_files    extracted features as JSON lines, TFRecord or Parquet
+checkpoint_folder  the checkpoints of a run: which there are, which is newest
+transformers_format  weights and configs of PyTorch transformers
 pytorch_checkpoint, safetensors_checkpoint   tensors from files of others
 """

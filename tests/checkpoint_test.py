@@ -12,6 +12,8 @@ from safetensors import numpy as safetensors
 import tensorflow as tf
 
 import checkpoint
+from data import checkpoint_folder
+from data import transformers_format
 from errors import UserError
 import modeling
 
@@ -114,7 +116,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   checkpoint.write(prefix, random_model())
   data = tmp_path / "model.ckpt.data-00000-of-00001"
   data.write_bytes(data.read_bytes()[:1000])
-  with pytest.raises(UserError, match="cannot be read.*whole"):
+  with pytest.raises(UserError, match="cannot be read.*complete"):
     checkpoint.restore(random_model(), prefix)
 
 
@@ -141,13 +143,13 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
       operations,
     ):
       break
-    newest = checkpoint.latest(model_dir)
+    newest = checkpoint_folder.find_latest(model_dir)
     step = checkpoint.read_state(newest)["step"] if newest else 0
     if newest:
       assert checkpoint.open_checkpoint(newest).get_tensor("x") == step
     seen.append(step)
     # What the next run finds and removes: all but one whole checkpoint.
-    checkpoint.finish_save(model_dir)
+    checkpoint_folder.finish_save(model_dir)
     assert sorted(os.listdir(model_dir)) == (
       [
         "checkpoint",
@@ -180,7 +182,7 @@ def test_old_checkpoints_are_deleted(tmp_path):
     for step in (3, 4)
     for suffix in ("data-00000-of-00001", "index", "json")
   ]
-  assert checkpoint.latest(str(tmp_path)).endswith("model.ckpt-4")
+  assert checkpoint_folder.find_latest(str(tmp_path)).endswith("model.ckpt-4")
 
 
 @pytest.mark.parametrize(
@@ -217,13 +219,13 @@ def test_list_that_contradicts_the_folder_is_no_fresh_start(
     r' continue from model.ckpt-12, .*path: "model.ckpt-12".*'
     "--restart",
   ):
-    checkpoint.latest(str(run))
+    checkpoint_folder.find_latest(str(run))
   with contextlib.suppress(UserError):
     checkpoint.save(str(run), 13, variables, 1, {})
   assert [path for path in before if not path.exists()] == []
   # What the message says to do.
   (run / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-12"\n')
-  assert checkpoint.latest(str(run)) == str(run / "model.ckpt-12")
+  assert checkpoint_folder.find_latest(str(run)) == str(run / "model.ckpt-12")
 
 
 def test_run_that_was_moved_continues(tmp_path):
@@ -232,7 +234,9 @@ def test_run_that_was_moved_continues(tmp_path):
     'model_checkpoint_path: "/gone/run/model.ckpt-2"\n'
     'all_model_checkpoint_paths: "/gone/run/model.ckpt-2"\n'
   )
-  assert checkpoint.latest(str(tmp_path)) == str(tmp_path / "model.ckpt-2")
+  assert checkpoint_folder.find_latest(str(tmp_path)) == str(
+    tmp_path / "model.ckpt-2"
+  )
   checkpoint.save(str(tmp_path), 3, {"x": tf.Variable([1.0])}, 1, {})
   assert not (tmp_path / "model.ckpt-2.index").exists()
 
@@ -243,7 +247,7 @@ def test_checkpoint_without_a_file_is_named(tmp_path, suffix):
     checkpoint.save(str(tmp_path), step, {"x": tf.Variable([1.0])}, 0, {})
   (tmp_path / f"model.ckpt-3.{suffix}").unlink()
   with pytest.raises(UserError, match="ckpt-3.*missing.*continue from.*ckpt-2"):
-    checkpoint.latest(str(tmp_path))
+    checkpoint_folder.find_latest(str(tmp_path))
 
 
 def test_restart_deletes_nothing_but_checkpoints(tmp_path):
@@ -258,7 +262,7 @@ def test_restart_deletes_nothing_but_checkpoints(tmp_path):
   for name in others:
     (tmp_path / name).write_text("kept")
   (tmp_path / "model.ckpt-9_temp").mkdir()
-  checkpoint.delete_all(str(tmp_path))
+  checkpoint_folder.delete_all(str(tmp_path))
   assert sorted(os.listdir(tmp_path)) == sorted([*others, "model.ckpt-9_temp"])
 
 
@@ -328,7 +332,7 @@ def test_transformers_config(tmp_path):
     ("relu", "relu"),
   ]:
     path.write_text(json.dumps({**fields, "hidden_act": theirs}))
-    config = checkpoint.read_transformers_config(str(path))
+    config = transformers_format.read_their_config(str(path))
     assert modeling.BertConfig.from_dict(config).hidden_act == ours
   for field, value in [
     ("model_type", "roberta"),
@@ -337,7 +341,7 @@ def test_transformers_config(tmp_path):
   ]:
     path.write_text(json.dumps({**fields, field: value}))
     with pytest.raises(UserError, match=f"config.json: {field}=.*is not"):
-      checkpoint.read_transformers_config(str(path))
+      transformers_format.read_their_config(str(path))
 
 
 def test_transformers_config_with_missing_and_bad_fields(tmp_path):
@@ -346,7 +350,7 @@ def test_transformers_config_with_missing_and_bad_fields(tmp_path):
   def read(text):
     (tmp_path / "config.json").write_text(text)
     return modeling.BertConfig.from_dict(
-      checkpoint.read_transformers_config(path), path
+      transformers_format.read_their_config(path), path
     )
 
   config = read('{"vocab_size": 99}')

@@ -134,7 +134,7 @@ def test_a_download_resumes_after_a_lost_connection(web, tmp_path):
 def test_an_abandoned_download_resumes(web, tmp_path):
   web.cuts = [1000, 0, 0, 0, 0]
   with pytest.raises(
-    ValueError, match="broke off after 1000 of .* Run the same command again"
+    ValueError, match="was lost after 1000 of .* Run the same command again"
   ):
     web.run()
   assert not (tmp_path / "models" / NAME).exists()
@@ -166,7 +166,7 @@ def test_a_wrong_hash_or_size_is_refused(web, tmp_path):
   assert not list((tmp_path / "models").glob("*.zip*part"))
   web.set_content(web.content)
   web.extra_length = 7
-  with pytest.raises(ValueError, match="broke off after"):
+  with pytest.raises(ValueError, match="was lost after"):
     web.run()
 
 

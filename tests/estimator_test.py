@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+from data import checkpoint_folder
 import errors
 from errors import UserError
 import estimator as estimator_lib
@@ -21,6 +22,8 @@ import modeling
 import optimization
 import run_pretraining
 from training import interruption
+from training import run_state
+from training import training_step
 
 
 class Line(tf.Module):
@@ -209,7 +212,7 @@ def test_changed_batch_size_goes_on_at_the_same_place(tmp_path):
   estimator.train(input_fn, 6)
   other = line_estimator(tmp_path)
   other._train_batch_size = 8
-  features, _ = next(other._training_iterator(input_fn))
+  features, _ = next(other._make_training_iterator(input_fn))
   assert features["y"][0] == 24
 
 
@@ -235,7 +238,7 @@ def test_nonfinite_loss_stops_the_run_and_names_the_step(tmp_path):
   estimator = line_estimator(tmp_path, save_checkpoints_steps=3)
   with pytest.raises(ValueError, match="loss is nan at step 7.*model.ckpt-6"):
     estimator.train(input_fn, 20)
-  assert checkpoint.latest(str(tmp_path)).endswith("model.ckpt-6")
+  assert checkpoint_folder.find_latest(str(tmp_path)).endswith("model.ckpt-6")
 
 
 def test_nonfinite_steps_can_be_skipped(tmp_path):
@@ -268,12 +271,12 @@ def test_nonfinite_steps_can_be_skipped(tmp_path):
   assert all(np.isfinite(row["loss"]) for row in rows if row["loss"])
 
 
-def test_memory_that_runs_out_is_explained():
-  def train_steps(*unused_args):  # to run out in earnest takes ten seconds
+def test_memory_that_runs_out_is_explained(monkeypatch):
+  def run_out_of_memory(*unused_args):  # really running out takes ten seconds
     raise tf.errors.ResourceExhaustedError(None, None, "OOM: [32,12,512,512]")
 
   estimator = line_estimator()
-  estimator._make_train_function = lambda: train_steps
+  monkeypatch.setattr(training_step.StepLoop, "__call__", run_out_of_memory)
   with pytest.raises(
     ValueError,
     match="--gradient_accumulation_steps.*"
@@ -375,7 +378,7 @@ def test_training_stops_when_scores_no_longer_rise(tmp_path):
     tmp_path, scores, early_stopping_patience=2
   )
   assert list(seen) == [4, 8, 12, 16] and estimator.global_step == 8
-  assert checkpoint.latest(str(tmp_path)).endswith("ckpt-16")
+  assert checkpoint_folder.find_latest(str(tmp_path)).endswith("ckpt-16")
   _, seen = trained_with_scores(tmp_path, scores, early_stopping_patience=2)
   assert not seen
   _, seen = trained_with_scores(tmp_path, scores, early_stopping_patience=3)
@@ -612,16 +615,16 @@ def test_lower_precision_follows_float32(
 
 def test_loss_scale_that_is_too_large_is_halved(tmp_path):
   estimator = bert_estimator(tmp_path, compute_dtype=tf.float16)
-  estimator._loss_scale.assign([2.0**40, 0.0])
+  estimator._loss_scale.state.assign([2.0**40, 0.0])
   before = estimator._spec.model.bert.pooler.kernel.numpy()
   estimator.train(bert_input, 3)
   np.testing.assert_array_equal(  # three steps without an update
     estimator._spec.model.bert.pooler.kernel, before
   )
   resumed = bert_estimator(tmp_path, compute_dtype=tf.float16)
-  assert resumed._loss_scale.numpy().tolist() == [2.0**37, 0.0]
+  assert resumed._loss_scale.state.numpy().tolist() == [2.0**37, 0.0]
   resumed.train(bert_input, 40)
-  scale, num_good_steps = resumed._loss_scale.numpy()
+  scale, num_good_steps = resumed._loss_scale.state.numpy()
   assert 1.0 < scale < 2.0**37 and num_good_steps > 0
   assert np.any(resumed._spec.model.bert.pooler.kernel.numpy() != before)
 
@@ -861,4 +864,4 @@ def test_packed_rows_train_as_their_pairs_do(tmp_path):
 )
 def test_state_with_numbers_that_no_run_has_is_damaged(field):
   with pytest.raises(errors.UserError, match="x.json is damaged: it has"):
-    estimator_lib._State.from_json(field, "x.json")
+    run_state.RunState.from_json(field, "x.json")

@@ -38,14 +38,15 @@ import tensorflow as tf
 import zstandard
 
 import checkpoint
+from data import checkpoint_folder
 from data import feature_files
 from data import file_io
 from data import locks
 from data import record_files
 from data import serialization
+from data import transformers_format
 import download_model
 import errors
-import estimator
 import modeling
 import plot_training
 from pretraining import corpus
@@ -63,6 +64,7 @@ from tasks import squad_windows
 from tasks import swag
 import tokenization
 from training import cluster
+from training import run_state
 
 # Limits for one read. Seconds are those of the processor, because other
 # programs must not matter.
@@ -520,7 +522,7 @@ def _write_their_config(folder, rng):
   _write(
     folder,
     "config.json",
-    json.dumps(checkpoint.to_transformers_config(config.to_dict())),
+    json.dumps(transformers_format.to_their_config(config.to_dict())),
   )
 
 
@@ -604,26 +606,21 @@ def _read_weights(folder, name):
 
 def _write_run(folder, rng):
   for step in (1, 2):
-    state = estimator._State(
+    state = run_state.RunState(
       [rng.randrange(100), 2, 3, 4],
       32,
       [2.0 ** rng.randrange(9), 7],
       0,
-      {
-        "step": 1,
-        "metric": "eval_f1",
-        "value": rng.random(),
-        "evaluations_since": 1,
-      },
+      run_state.BestEvaluation(1, "eval_f1", rng.random(), 1),
       1,
       {"learning_rate": 0.1, "seed": None},
     )
-    checkpoint.save(folder, step, _tensors(rng), 5, dataclasses.asdict(state))
+    checkpoint.save(folder, step, _tensors(rng), 5, state.to_json())
 
 
 def _read_state(folder):
   prefix = os.path.join(folder, "model.ckpt-2")
-  return estimator._State.from_json(
+  return run_state.RunState.from_json(
     checkpoint.read_state(prefix), prefix + ".json"
   )
 
@@ -1152,7 +1149,7 @@ KINDS = (
     "config.json",
     _write_their_config,
     lambda folder: modeling.BertConfig.from_dict(
-      checkpoint.read_transformers_config(os.path.join(folder, "config.json"))
+      transformers_format.read_their_config(os.path.join(folder, "config.json"))
     ),
     is_json=True,
   ),
@@ -1197,7 +1194,12 @@ KINDS = (
     lambda folder, rng: _write_pytorch(folder, rng, False),
     lambda folder: _read_weights(folder, "pytorch_model.bin"),
   ),
-  Kind("checkpoint list of a run", "checkpoint", _write_run, checkpoint.latest),
+  Kind(
+    "checkpoint list of a run",
+    "checkpoint",
+    _write_run,
+    checkpoint_folder.find_latest,
+  ),
   Kind(
     "state of a run", "model.ckpt-2.json", _write_run, _read_state, is_json=True
   ),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoint
+from data import checkpoint_folder
 from data import locks
 from data import record_files
 from data import serialization
@@ -307,7 +307,7 @@ def test_a_damaged_record_is_named_and_can_be_skipped(records, pretrain):
   ):
     pretrain(records, **flags)
   run = pretrain(records, skip_damaged_records=True, do_eval=True, **flags)
-  assert checkpoint.latest(str(run)).endswith("ckpt-4")
+  assert checkpoint_folder.find_latest(str(run)).endswith("ckpt-4")
   [copy] = (run / "undamaged").glob("*/x.tfrecord")
   assert len(builders.read_records(str(copy))) == num_records - 1
 
@@ -336,7 +336,7 @@ def test_a_lost_list_of_checkpoints_is_an_error(records, pretrain, tmp_path):
     for line in (run / "training_log.jsonl").read_text().splitlines()
   ]
   assert steps == sorted(steps) and steps[-1] == 4
-  assert checkpoint.latest(str(run / "best"))
+  assert checkpoint_folder.find_latest(str(run / "best"))
 
 
 def test_second_program_in_a_folder_is_refused(records, pretrain, tmp_path):
@@ -478,7 +478,7 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(
   while num_kills < 10:
     num_runs += 1
     assert num_runs <= 50, "the runs end before they are killed"
-    before = checkpoint.latest(str(tmp_path / "killed"))
+    before = checkpoint_folder.find_latest(str(tmp_path / "killed"))
     (process,) = machines.start("killed", 1, **busy)
     try:
       code = process.wait(timeout=whole_seconds * rng.uniform(0.3, 1.0))
@@ -529,10 +529,10 @@ def test_sigterm_saves_and_ends_all_machines(machines, busy, tmp_path, victims):
 
 def wait_for_checkpoint(run, processes):
   """Returns when there is a newer checkpoint than at the time of the call."""
-  before = checkpoint.latest(str(run))
+  before = checkpoint_folder.find_latest(str(run))
 
   def is_newer():
     assert all(process.poll() is None for process in processes)
-    return checkpoint.latest(str(run)) != before
+    return checkpoint_folder.find_latest(str(run)) != before
 
   builders.wait_until(is_newer)

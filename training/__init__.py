@@ -1,9 +1,15 @@
 """Parts of the estimator, and of the folders of runs.
 
-cluster         machines, GPUs and TPUs
-cost            operations and memory of a training step
-model_folder    the files that make up a model: found and exported
-run_folder      the names of files in --output_dir
-interruption    ends a call of the training graph early: clock or signal
-training_log    the lines, files and curves that show a training
+training_step  losses, gradients and update; the loop of steps in the graph
+training_data  batches from where the last checkpoint left off
+devices        machines and devices; splitting batches, adding up results
+evaluation     functions of batches; averages and predictions
+run_state      the JSON next to each checkpoint; which evaluation was best
+step_errors    errors of steps, explained to the user
+interruption   ends a call of the training graph early: clock or signal
+training_log   lines, files and curves that show how training proceeds
+cost           operations and memory of a training step
+cluster        machines, GPUs and TPUs that the flags and TF_CONFIG name
+model_folder   the files that make up a model: found and exported
+run_folder     the names of files in --output_dir
 """

@@ -1,59 +1,69 @@
-"""Ends a call of the training graph: after a while, or when a signal comes."""
+"""Ends calls of the training graph: after a while, or when a signal arrives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import signal
 import socket
 import threading
+from typing import Any, TypeVar
 
 from absl import logging
 import tensorflow as tf
 
 from errors import Interrupted
 
-# How long a call may take, in seconds: long enough that its overhead does not
-# count, short enough to show a living number.
+Result = TypeVar("Result")
+
+# Longest time of a call in seconds: long enough that its overhead is
+# negligible, short enough that the user sees numbers change.
 _SECONDS_PER_CALL = 2.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def signal_of(flags: Sequence[float]) -> int:
-  """Returns the number of a signal that `Call.flags` tell of, or 0.
+  """Returns the number of the signal that arrived, or 0.
 
-  They may be sums over machines.
+  Args:
+    flags: Values of `Call.flags`, or their sums over several workers.
   """
-  return next(
-    (int(number) for number, flag in zip(_SIGNALS, flags[1:]) if flag), 0
-  )
+  for number, flag in zip(_SIGNALS, flags[1:]):
+    if flag:
+      return int(number)
+  return 0
 
 
 class Call:
   """Ends calls of the training graph early; a context manager.
 
-  The graph reads `flags` before each step. Python's own handlers of signals run
-  only when the call is over; a thread that the interpreter wakes up on a signal
-  can set a flag at once.
+  The graph reads `flags` before each step. Python's own signal handlers run
+  only when the call has ended. A thread that the interpreter wakes up when a
+  signal arrives can set a flag at once.
 
   Attributes:
-    flags: float32 variable: 1 when the call has lasted long enough, and for
-      each of the signals when it came.
+    flags: float32 variable [3]: 1 if the call has lasted long enough, and for
+      each of the signals 1 if it arrived.
   """
 
   def __init__(self, num_workers: int):
-    """Listens to no signal yet; `num_workers` is how many machines train."""
+    """Listens to no signal yet.
+
+    Args:
+      num_workers: Number of machines that train together.
+    """
     self._num_workers = num_workers
     with tf.device("CPU:0"):
       self.flags = tf.Variable(tf.zeros([1 + len(_SIGNALS)]), trainable=False)
-    self._signal = None
+    self._signal: signal.Signals | None = None
     self._may_be_left = False
 
   def __enter__(self) -> "Call":
+    # Python handles signals in the main thread only.
     self._is_listening = threading.current_thread() is threading.main_thread()
     if self._is_listening:
       self._receiver, self._sender = socket.socketpair()
       self._sender.setblocking(False)
-      self._old_handlers = {
+      self._old_handlers: dict[int, Any] = {
         number: signal.signal(number, self._handle) for number in _SIGNALS
       }
       self._old_wakeup = signal.set_wakeup_fd(self._sender.fileno())
@@ -65,7 +75,7 @@ class Call:
     """Stops listening.
 
     Raises:
-      Interrupted: a signal came too late for anything else to act on it.
+      Interrupted: A signal arrived too late for anything else to act on it.
     """
     if self._is_listening:
       signal.set_wakeup_fd(self._old_wakeup)
@@ -77,26 +87,25 @@ class Call:
     if self._signal and exception_type is None:
       raise Interrupted(
         self._signal,
-        f"Stopped by {self._signal.name} after "
-        "the last step, which is saved. The same command "
-        "continues from there.",
+        f"Stopped by {self._signal.name} after the last step, which is saved. "
+        "The same command resumes from there.",
       )
 
   def _listen(self) -> None:
+    """Sets the flags of the signals whose numbers the interpreter sends."""
     while numbers := self._receiver.recv(16):
       for number in numbers:
         if number in _SIGNALS:
-          self._set_flag(1 + _SIGNALS.index(number), 1.0)
+          self._set_flag(1 + _SIGNALS.index(signal.Signals(number)), 1.0)
 
-  def _handle(self, number: int, unused_frame) -> None:
+  def _handle(self, number: int, unused_frame: Any) -> None:
     if self._signal == signal.SIGINT == number:
-      raise KeyboardInterrupt  # asked twice: at once, and without saving
+      raise KeyboardInterrupt  # the second time: at once, without saving
     self._signal = signal.Signals(number)
-    logging.warning(
-      "%s: saving, then leaving.%s",
-      self._signal.name,
-      " Once more to leave without saving." if number == signal.SIGINT else "",
-    )
+    advice = ""
+    if number == signal.SIGINT:
+      advice = " Press Ctrl-C again to exit without saving."
+    logging.warning("%s: saving, then exiting.%s", self._signal.name, advice)
     if self._may_be_left:
       raise _Left
 
@@ -104,8 +113,8 @@ class Call:
     self.flags[index].assign(value)
 
   @contextlib.contextmanager
-  def limited(self):
-    """Lets the call inside last a few seconds."""
+  def limited(self) -> Iterator[None]:
+    """Ends the call of the graph inside after a few seconds."""
     self._set_flag(0, 0.0)
     timer = threading.Timer(_SECONDS_PER_CALL, self._set_flag, (0, 1.0))
     timer.start()
@@ -115,12 +124,15 @@ class Call:
       timer.cancel()
       timer.join()
 
-  def unless_signalled(self, function: Callable[[], object]):
-    """Calls a function that may take long, and leaves it when a signal comes.
+  def unless_signalled(
+    self, function: Callable[[], Result]
+  ) -> tuple[Result | None, int]:
+    """Calls a function that may take long, and leaves it if a signal arrives.
 
-    Returns what `function` returns and 0, or None and the signal.
+    Returns:
+      The result of the function and 0, or None and the number of the signal.
     """
-    # Other machines would wait for one that left alone.
+    # With several workers, the others would wait for one that left alone.
     if self._num_workers > 1:
       return function(), 0
     try:
@@ -129,10 +141,14 @@ class Call:
         raise _Left
       return function(), 0
     except _Left:
+      assert self._signal
       return None, int(self._signal)
     finally:
       self._may_be_left = False
 
 
 class _Left(BaseException):
-  """Leaves an evaluation when a signal comes."""
+  """Ends an evaluation when a signal arrives.
+
+  It is no `Exception`, so that no handler inside the evaluation catches it.
+  """

@@ -1,10 +1,10 @@
-"""Shows how training goes: on the screen, to TensorBoard, and in JSON lines.
+"""Shows how training proceeds: on the screen, in TensorBoard and in JSON lines.
 
 `training_log.jsonl` has a line for each call of the training graph, or for
-several if that would be too many, and one with the entry `evaluation` for each
-evaluation on the way. Losses and gradient norms are means over the steps since
-the line before. Steps rise: what an interrupted run will do again is dropped
-when it goes on.
+several calls if there would be too many lines, and a line with the entry
+`evaluation` for each evaluation during training. Losses and gradient norms are
+averages over the steps since the line before. Steps only increase: when an
+interrupted run resumes, lines about steps that it will repeat are dropped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,68 +13,32 @@ import math
 import os
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
 
 from data import file_io
+from training import training_step
 
 _SECONDS_PER_LOG_LINE = 10.0
-# About how many lines the log of a run has at the most.
+# The log of a run has about this many lines at most.
 _MAX_LOG_LINES = 5000
+# Weight of the newest call in the moving average of the speed.
+_SPEED_SMOOTHING = 0.3
 
 
-class Report(NamedTuple):
-  """What steps report, float32 arrays with an entry for each.
+class _TimedReport(NamedTuple):
+  """Report of the steps of a call of the graph, and the seconds they took."""
 
-  Attributes:
-    parts: name -> the parts of the loss.
-    gradient_norm: before clipping.
-    loss_scale: what the loss was multiplied by.
-    tokens: as in `Work`.
-    flops: as in `Work`.
-  """
-
-  parts: dict[str, np.ndarray]
-  gradient_norm: np.ndarray
-  loss_scale: np.ndarray
-  tokens: np.ndarray
-  flops: np.ndarray
-
-  @classmethod
-  def from_rows(cls, rows: np.ndarray, names: Sequence[str]) -> "Report":
-    """Reads rows [num_steps, len(names) + 4], in the order of attributes."""
-    columns = rows.T
-    return cls(dict(zip(names, columns)), *columns[len(names) :])
-
-  @classmethod
-  def joined(cls, reports: Sequence["Report"]) -> "Report":
-    """Returns a report of all steps of several."""
-    parts = {
-      name: np.concatenate([report.parts[name] for report in reports])
-      for name in reports[0].parts
-    }
-    return cls(
-      parts,
-      *(
-        np.concatenate(columns)
-        for columns in zip(*(report[1:] for report in reports))
-      ),
-    )
-
-  @property
-  def loss(self) -> np.ndarray:
-    return sum(self.parts.values())
-
-  @property
-  def num_steps(self) -> int:
-    return len(self.gradient_norm)
+  report: training_step.StepReport
+  num_steps: int
+  seconds: float
 
 
 class Progress:
-  """Shows and records how training goes; a context manager."""
+  """Shows and logs how training proceeds; a context manager."""
 
   def __init__(
     self,
@@ -87,12 +51,12 @@ class Progress:
     """Opens the logs.
 
     Args:
-      model_dir: folder of the logs; None for none.
-      step: that training starts from.
-      max_steps: that it ends at.
-      batch_size: examples per step.
-      peak_flops: operations per second that utilisation is measured against;
-        None to log neither it nor tokens.
+      model_dir: Folder of the logs; None to write none.
+      step: Step at which training starts.
+      max_steps: Step at which training ends.
+      batch_size: Examples per step.
+      peak_flops: Operations per second at a utilisation of 100 %; None to log
+        neither utilisation nor tokens.
     """
     self._step = step
     self._max_steps = max_steps
@@ -100,14 +64,16 @@ class Progress:
     self._peak_flops = peak_flops
     self._last_time = time.monotonic()
     self._last_line_time = 0.0
-    self._steps_per_second = None
+    self._steps_per_second = 0.0  # not known yet
     self._is_first = True
     self._in_place = sys.stderr.isatty()
-    self._pending = []  # (report, seconds) of calls that are not written yet
-    self._writer = self._log = None
+    self._pending: list[_TimedReport] = []  # not written yet
+    self._facts: dict[str, float] = {}
+    self._writer: Any = None
+    self._log: Any = None
     if model_dir:
       path = os.path.join(model_dir, "training_log.jsonl")
-      _forget_later_steps(path, step)
+      _drop_later_steps(path, step)
       self._writer = tf.summary.create_file_writer(model_dir)
       self._log = tf.io.gfile.GFile(path, "a")
 
@@ -120,63 +86,82 @@ class Progress:
       self._log.close()
       self._writer.close()
 
-  def report(
-    self, step: int, report: Report, learning_rate: float, skipped_steps: int
+  def report_steps(
+    self,
+    step: int,
+    report: training_step.StepReport,
+    learning_rate: float,
+    skipped_steps: int,
   ) -> None:
-    """Takes note of steps, the last of which made `step`."""
+    """Shows and logs the steps of one call of the graph.
+
+    Args:
+      step: Number of the last step.
+      report: Report of the steps, with arrays.
+      learning_rate: Learning rate of the last step.
+      skipped_steps: Number of steps of the whole run that changed nothing.
+    """
     now = time.monotonic()
-    seconds = max(now - self._last_time, 1e-9)
+    num_steps = len(report.gradient_norm)
+    timed = _TimedReport(report, num_steps, max(now - self._last_time, 1e-9))
     self._last_time = now
-    if not self._is_first:  # the first call was spent compiling
-      rate = report.num_steps / seconds
-      old = self._steps_per_second or rate
-      self._steps_per_second = 0.7 * old + 0.3 * rate
+    if not self._is_first:  # the first call includes compilation
+      self._measure_speed(timed)
     self._is_first = False
     self._step = step
-    self._pending.append((report, seconds))
+    self._pending.append(timed)
     self._facts = {"learning_rate": learning_rate}
     if skipped_steps:
       self._facts["skipped_steps"] = skipped_steps
-    self._show(self._record([(report, seconds)]), now)
-    # A run of a week writes no more than a viewer can read.
-    num_pending = sum(report.num_steps for report, _ in self._pending)
-    if num_pending >= self._max_steps / _MAX_LOG_LINES or (
-      step == self._max_steps
-    ):
+    self._show(self._make_record([timed]), now)
+    # Even a run of a week writes no more lines than a viewer can read.
+    num_pending = sum(pending.num_steps for pending in self._pending)
+    is_due = num_pending >= self._max_steps / _MAX_LOG_LINES
+    if is_due or step == self._max_steps:
       self._write_pending()
 
-  def _record(self, calls) -> dict[str, float]:
-    """Returns what there is to say of some calls, up to the present step."""
-    report = Report.joined([report for report, _ in calls])
-    rate = report.num_steps / sum(seconds for _, seconds in calls)
+  def report_evaluation(self, step: int, results: Mapping[str, float]) -> None:
+    """Logs the scores of an evaluation during training."""
+    self._write_pending()
+    self._write({"step": step, "evaluation": dict(results)})
+    # The time that it took does not count as time of the next step.
+    self._last_time = time.monotonic()
+
+  def _measure_speed(self, timed: _TimedReport) -> None:
+    rate = timed.num_steps / timed.seconds
+    old_rate = self._steps_per_second or rate
+    self._steps_per_second = (
+      1.0 - _SPEED_SMOOTHING
+    ) * old_rate + _SPEED_SMOOTHING * rate
+
+  def _make_record(self, calls: Sequence[_TimedReport]) -> dict[str, Any]:
+    """Returns the entries of a log line about some calls of the graph."""
+    report = _join([call.report for call in calls])
+    num_steps = sum(call.num_steps for call in calls)
+    rate = num_steps / sum(call.seconds for call in calls)
     is_good = np.isfinite(report.loss)
     record = {"step": self._step, "loss": _mean(report.loss, is_good)}
     if len(report.parts) > 1:
-      record.update(
-        (name, _mean(part, is_good)) for name, part in report.parts.items()
-      )
-    record.update(
-      **self._facts,
-      gradient_norm=_mean(
-        report.gradient_norm, np.isfinite(report.gradient_norm)
-      ),
-      examples_per_second=rate * self._batch_size,
-    )
+      for name, part in report.parts.items():
+        record[name] = _mean(part, is_good)
+    record.update(self._facts)
+    norm = report.gradient_norm
+    record["gradient_norm"] = _mean(norm, np.isfinite(norm))
+    record["examples_per_second"] = rate * self._batch_size
     if self._peak_flops:
       flops = float(np.mean(report.flops)) * rate
-      record.update(
-        tokens_per_second=float(np.mean(report.tokens)) * rate,
-        model_flops_per_second=flops,
-        model_flop_utilisation=flops / self._peak_flops,
-      )
+      record["tokens_per_second"] = float(np.mean(report.tokens)) * rate
+      record["model_flops_per_second"] = flops
+      record["model_flop_utilisation"] = flops / self._peak_flops
     if report.loss_scale[-1] != 1.0:
       record["loss_scale"] = float(report.loss_scale[-1])
     return record
 
   def _write_pending(self) -> None:
+    """Writes a line about all calls that no line is about yet."""
     if not self._pending:
       return
-    record = self._record(self._pending)
+    record = self._make_record(self._pending)
     self._pending = []
     self._write(record)
     if self._writer:
@@ -185,57 +170,58 @@ class Progress:
           if name != "step" and value is not None:
             tf.summary.scalar(name, value)
 
-  def report_evaluation(self, step: int, results: Mapping[str, float]) -> None:
-    """Takes note of the scores of an evaluation during training."""
-    self._write_pending()
-    self._write({"step": step, "evaluation": dict(results)})
-    # The time that it took is not that of a step.
-    self._last_time = time.monotonic()
-
-  def _write(self, record) -> None:
+  def _write(self, record: Mapping[str, Any]) -> None:
     if self._log:
       self._log.write(json.dumps(record) + "\n")
       self._log.flush()
 
-  def _show(self, record, now) -> None:
-    done = self._step == self._max_steps
-    if not (
-      self._in_place
-      or done
-      or now - self._last_line_time > _SECONDS_PER_LOG_LINE
-    ):
+  def _show(self, record: Mapping[str, Any], now: float) -> None:
+    """Shows a record on the screen, but not too often."""
+    is_last = self._step == self._max_steps
+    is_due = now - self._last_line_time > _SECONDS_PER_LOG_LINE
+    if not (self._in_place or is_last or is_due):
       return
     self._last_line_time = now
-    line = (
-      f"step {record['step']}/{self._max_steps}  "
-      f"loss {record['loss'] or math.nan:.4f}  "
-      f"learning rate {record['learning_rate']:.3g}  "
-      f"{record['examples_per_second']:.1f} examples/s"
-    )
+    loss = math.nan if record["loss"] is None else record["loss"]
+    fields = [
+      f"step {record['step']}/{self._max_steps}",
+      f"loss {loss:.4f}",
+      f"learning rate {record['learning_rate']:.3g}",
+      f"{record['examples_per_second']:.1f} examples/s",
+    ]
     if "model_flop_utilisation" in record:
-      line += f"  {record['model_flop_utilisation']:.0%} of peak"
+      fields.append(f"{record['model_flop_utilisation']:.0%} of peak")
     if "skipped_steps" in record:
-      line += f"  {record['skipped_steps']} steps skipped"
-    if self._steps_per_second and not done:
-      line += (
-        "  "
-        + _duration((self._max_steps - self._step) / self._steps_per_second)
-        + " left"
-      )
+      fields.append(f"{record['skipped_steps']} steps skipped")
+    if self._steps_per_second and not is_last:
+      seconds_left = (self._max_steps - self._step) / self._steps_per_second
+      fields.append(f"{_format_duration(seconds_left)} left")
+    line = "  ".join(fields)
     if self._in_place:
-      sys.stderr.write("\r\x1b[K" + line + ("\n" if done else ""))
+      end = "\n" if is_last else ""
+      # Returns to the start of the line and erases it.
+      sys.stderr.write(f"\r\x1b[K{line}{end}")
       sys.stderr.flush()
     else:
       logging.info("%s", line)
 
 
+def _join(
+  reports: Sequence[training_step.StepReport],
+) -> training_step.StepReport:
+  """Returns a report of the steps of several reports."""
+  return tf.nest.map_structure(
+    lambda *columns: np.concatenate(columns), *reports
+  )
+
+
 def _mean(values: np.ndarray, is_good: np.ndarray) -> float | None:
-  """Returns the mean of good values; None if there are none, as in JSON."""
+  """Returns the mean of the good values; None, which JSON has, without any."""
   return float(np.mean(values[is_good])) if is_good.any() else None
 
 
-def _forget_later_steps(log_file: str, step: int) -> None:
-  """Drops what a log says of steps that will be made again."""
+def _drop_later_steps(log_file: str, step: int) -> None:
+  """Removes lines about steps after `step`, which will be made again."""
   if not tf.io.gfile.exists(log_file):
     return
   lines = file_io.read_bytes(log_file).splitlines(keepends=True)
@@ -245,12 +231,13 @@ def _forget_later_steps(log_file: str, step: int) -> None:
       if json.loads(line)["step"] <= step:
         kept.append(line)
     except (ValueError, TypeError, KeyError, RecursionError):
-      pass  # a kill cut the line off, or it is damaged
+      pass  # a killed process left half a line, or the line is damaged
   if kept != lines:
     file_io.write_bytes(log_file, b"".join(kept))
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
+  """Returns hours, minutes and seconds as `h:mm:ss`."""
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,237 @@
+"""Tests of common_flags.py: flags have their effect in every program."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import estimator
+import export_saved_model
+import extract_features
+import optimization
+import predict_masked
+import run_glue
+
+# Flags of the optimizer, and what `create_optimizer` makes of them. No two of
+# the flags can make up for each other.
+OPTIMIZER_FLAGS = [
+  (
+    dict(
+      bias_correction=True,
+      lr_decay="poly",
+      lr_decay_power=3.0,
+      layerwise_lr_decay=0.5,
+    ),
+    dict(
+      bias_correction=True,
+      lr_decay="poly",
+      lr_decay_power=3.0,
+      rate_multiplier=optimization.layerwise_multiplier(2, 0.5),
+    ),
+  ),
+  (
+    dict(optimizer="lamb", lr_decay="cosine"),
+    dict(optimizer="lamb", lr_decay="cosine"),
+  ),
+]
+
+
+class TrainingBegan(BaseException):
+  """Ends a program where it would begin to train."""
+
+
+@pytest.fixture
+def start_training(monkeypatch, request, tmp_path):
+  """Runs a program until it trains; returns its estimator and `max_steps`.
+
+  The loss of its first batch is computed, with the model in Python.
+  """
+  calls = []
+
+  def train(self, input_fn, max_steps, evaluate_fn=None):
+    params = {"batch_size": 2, "seed": 1}
+    features = next(iter(input_fn(params)))
+    self._spec.loss_fn(features, None)
+    calls.append((self, max_steps))
+    raise TrainingBegan
+
+  monkeypatch.setattr(estimator.TPUEstimator, "train", train)
+
+  def start(program, **flags):
+    flags = dict(do_train=True, learning_rate=0.1, **flags)
+    fixture = request.getfixturevalue(PROGRAMS[program])
+    with pytest.raises(TrainingBegan):
+      if program == "run_pretraining":
+        create = request.getfixturevalue("create")
+        fixture(create(), num_train_steps=40, num_warmup_steps=4, **flags)
+      elif program == "run_squad":
+        fixture(train_file=fixture.write("train.json"), **flags)
+      else:
+        if program == "run_swag":
+          (tmp_path / "train.csv").write_text(
+            "video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,"
+            "ending1,ending2,ending3,label\n"
+            + "v,1,s,the dog,it was,gold,a cat,a dog,a bird,red,1\n"
+            * 8
+          )
+        fixture(**flags)
+    return calls.pop()
+
+  return start
+
+
+# Program -> fixture that runs it.
+PROGRAMS = {
+  "run_pretraining": "pretrain",
+  "run_classifier": "classify",
+  "run_ner": "tag",
+  "run_squad": "answer",
+  "run_swag": "choose",
+}
+
+
+def weights_after_two_updates(optimizer):
+  """Returns weights of several layers, after updates with fixed gradients."""
+  rng = np.random.default_rng(0)
+  names = [
+    "bert/embeddings/word_embeddings",
+    "bert/encoder/layer_0/output/dense/kernel",
+    "bert/encoder/layer_1/output/dense/bias",
+    "output_weights",
+  ]
+  variables = [
+    tf.Variable(rng.normal(size=(3, 2)), name=name, dtype=tf.float32)
+    for name in names
+  ]
+  optimizer.build(variables)
+  for step in (5, 20):  # in the middle of the run, where rates differ most
+    gradients = [tf.constant(rng.normal(size=(3, 2)), tf.float32)] * len(names)
+    optimizer.apply_gradients(gradients, variables, tf.constant(step))
+  return np.stack([variable.numpy() for variable in variables])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("flags, options", OPTIMIZER_FLAGS)
+def test_optimizer_follows_its_flags(start_training, program, flags, options):
+  trained, max_steps = start_training(program, **flags)
+  assert max_steps > 21
+  num_warmup_steps = 4 if program == "run_pretraining" else int(max_steps * 0.1)
+  optimizer = trained._spec.optimizer
+
+  def rates(schedule):
+    return [float(schedule(step)) for step in range(0, max_steps + 1, 3)]
+
+  def reference(**changes):
+    return optimization.create_optimizer(
+      0.1, max_steps, num_warmup_steps, **{**options, **changes}
+    )
+
+  expected = reference()
+  assert rates(optimizer.schedule) == rates(expected.schedule)
+  weights = weights_after_two_updates(optimizer)
+  np.testing.assert_array_equal(weights, weights_after_two_updates(expected))
+  # Each of the flags makes a difference here.
+  defaults = dict(
+    optimizer="adamw",
+    lr_decay="linear",
+    lr_decay_power=1.0,
+    bias_correction=False,
+    rate_multiplier=None,
+  )
+  for name in options:
+    other = reference(**{name: defaults[name]})
+    assert np.any(weights_after_two_updates(other) != weights), name
+
+
+def test_choices_of_the_optimizer_are_those_of_the_tables(start_training):
+  for name, choice in optimization.OPTIMIZERS.items():
+    trained, _ = start_training("run_ner", optimizer=name)
+    assert type(trained._spec.optimizer) is choice.optimizer_class
+  for name in optimization.LR_DECAYS:
+    start_training("run_ner", lr_decay=name)
+
+
+@pytest.fixture
+def product_types(monkeypatch):
+  """The types of all operands of matrix products, which is filled by a run."""
+  types = set()
+  multiply = tf.matmul
+
+  def recording(a, b, *args, **kwargs):
+    types.update(x.dtype for x in (a, b) if tf.is_tensor(x))
+    return multiply(a, b, *args, **kwargs)
+
+  monkeypatch.setattr(tf, "matmul", recording)
+  return types
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_precision_is_the_type_of_activations_in_training(
+  start_training, product_types, program
+):
+  for name in ("bfloat16", "float32"):
+    product_types.clear()
+    trained, _ = start_training(program, precision=name, output=name)
+    assert (tf.bfloat16 in product_types) == (name == "bfloat16")
+    assert trained._config.compute_dtype == name
+
+
+@pytest.mark.parametrize(
+  "program, flags",
+  [
+    (extract_features, dict(input_file="in.txt", output_file="{name}.jsonl")),
+    (predict_masked, dict(text="the [MASK] sat")),
+    (export_saved_model, dict(export_dir="{name}")),
+  ],
+)
+def test_precision_is_the_type_of_activations_in_prediction(
+  run_program,
+  config_file,
+  vocab_file,
+  init_checkpoint,
+  product_types,
+  monkeypatch,
+  tmp_path,
+  program,
+  flags,
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "in.txt").write_text("the cat sat\n")
+  for name in ("bfloat16", "float32"):
+    product_types.clear()
+    run_program(
+      program,
+      bert_config_file=config_file,
+      vocab_file=vocab_file,
+      init_checkpoint=init_checkpoint,
+      max_seq_length=16,
+      precision=name,
+      **{flag: value.format(name=name) for flag, value in flags.items()},
+    )
+    assert (tf.bfloat16 in product_types) == (name == "bfloat16")
+
+
+def test_precision_reaches_the_runs_of_glue(
+  run_program, config_file, vocab_file, init_checkpoint, monkeypatch, tmp_path
+):
+  def begin(arguments, log_file):
+    assert "--precision=bfloat16" in arguments
+    raise TrainingBegan
+
+  monkeypatch.setattr(run_glue, "_run_classifier", begin)
+  folder = tmp_path / "glue" / "RTE"
+  folder.mkdir(parents=True)
+  for split in ("train", "dev"):
+    (folder / f"{split}.tsv").write_text(
+      "index\tsentence1\tsentence2\tlabel\n0\tthe cat\ta cat\tentailment\n"
+    )
+  with pytest.raises(TrainingBegan):
+    run_program(
+      run_glue,
+      tasks="RTE",
+      data_dir=tmp_path / "glue",
+      bert_config_file=config_file,
+      vocab_file=vocab_file,
+      init_checkpoint=init_checkpoint,
+      output_dir=tmp_path / "results",
+      precision="bfloat16",
+    )

@@ -1,0 +1,186 @@
+"""The devices that share the work of a run, and the machines that hold them.
+
+A *worker* is a machine of TF_CONFIG, and the *chief* is the worker that writes
+files. A *replica* is a device with its own copy of the model.
+"""
+
+import time
+from typing import Any
+
+import tensorflow as tf
+
+# `measure_peak_flops` multiplies matrices of this size, so often in a call, and
+# keeps the best of the calls. The first call is slow because it traces.
+_MATRIX_SIZE = 1024
+_PRODUCTS_PER_CALL = 4
+_NUM_CALLS = 6
+
+
+class Devices:
+  """The devices of a distribution strategy.
+
+  Attributes:
+    strategy: The strategy.
+    num_replicas: Number of devices that train together, on all workers.
+    num_workers: Number of machines that train together.
+    is_chief: Whether this is the only worker, or the first of several.
+  """
+
+  def __init__(self, strategy: tf.distribute.Strategy):
+    """Counts the devices of `strategy` and finds the place of this worker."""
+    self.strategy = strategy
+    self.num_replicas: int = strategy.num_replicas_in_sync
+    self.num_workers = 1
+    self.is_chief = True
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+      resolver = strategy.cluster_resolver
+      cluster = resolver.cluster_spec().as_dict()
+      self.num_workers = len(cluster.get("chief", [])) + len(cluster["worker"])
+      # Without a `chief` in the cluster, its first worker is the chief.
+      is_first = "chief" not in cluster and resolver.task_id == 0
+      self.is_chief = resolver.task_type == "chief" or is_first
+
+  def replicas_of_this_worker(self) -> list[int]:
+    """Returns the numbers of the replicas on this machine."""
+    numbers = []
+
+    def collect_number(context):
+      numbers.append(context.replica_id_in_sync_group)
+      return 0.0
+
+    self.strategy.experimental_distribute_values_from_function(collect_number)
+    return numbers
+
+  def local_results(self, value: Any) -> tuple:
+    """Returns the parts of a distributed value on this worker's replicas."""
+    return self.strategy.experimental_local_results(value)
+
+  def first_results(self, values: Any) -> Any:
+    """Returns, for a structure of distributed values, those of one replica."""
+    return tf.nest.map_structure(
+      lambda value: self.local_results(value)[0], values
+    )
+
+  def sum_over_replicas(self, values: Any) -> Any:
+    """Returns the sums of a structure of Tensors over all replicas.
+
+    Every replica must call this, in its own context.
+    """
+    if self.num_replicas == 1:
+      return values
+    # TensorFlow reduces on the device of each value. A value from outside the
+    # replica has another device, so each gets a copy inside.
+    copies = tf.nest.map_structure(tf.identity, values)
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, copies)
+
+  def broadcast_from_chief(self, value: float) -> float:
+    """Returns the value that the chief passes. Every worker must call this."""
+    if self.num_workers == 1:
+      return value
+    return float(self._value_of_chief(tf.constant(value, tf.float64)))
+
+  @tf.function(autograph=False)
+  def _value_of_chief(self, value):
+    def chief_or_zero():
+      context = tf.distribute.get_replica_context()
+      is_chief = tf.equal(context.replica_id_in_sync_group, 0)
+      contribution = tf.where(is_chief, value, tf.zeros_like(value))
+      return self.sum_over_replicas(contribution)
+
+    return self.first_results(self.strategy.run(chief_or_zero))
+
+  @tf.autograph.experimental.do_not_convert
+  def distribute_training_data(self, dataset: tf.data.Dataset) -> Any:
+    """Returns a dataset that gives each replica its rows of every batch.
+
+    Every worker reads all of the data and keeps the rows of its replicas.
+    Batches, and so the weights, do not depend on the number of devices.
+
+    Args:
+      dataset: Endless dataset of (features, input position).
+    """
+    if self.num_replicas == 1:
+      return dataset
+
+    def rows_of_worker(context):
+      num_local = self.num_replicas // context.num_input_pipelines
+      first = context.input_pipeline_id * num_local
+
+      def split_batch(features, position):
+        def rows_of_replica(replica):
+          return slice_rows(features, replica, self.num_replicas), position
+
+        replicas = tf.data.Dataset.range(first, first + num_local)
+        return replicas.map(rows_of_replica)
+
+      # An endless dataset avoids a check across replicas, at every step, of
+      # whether all of them still have data.
+      set_endless = tf.data.experimental.assert_cardinality(
+        tf.data.INFINITE_CARDINALITY
+      )
+      return (
+        dataset.flat_map(split_batch).apply(set_endless).prefetch(2 * num_local)
+      )
+
+    return self.strategy.distribute_datasets_from_function(rows_of_worker)
+
+  def measure_peak_flops(self, compute_dtype: tf.DType) -> float:
+    """Returns the operations per second that all devices reach together.
+
+    It is the best of a few large matrix products: the rate that utilisation
+    is compared with.
+
+    Args:
+      compute_dtype: Type of the matrices.
+    """
+
+    @tf.function(autograph=False)
+    def multiply():
+      matrix = tf.ones([_MATRIX_SIZE, _MATRIX_SIZE], compute_dtype)
+      for _ in range(_PRODUCTS_PER_CALL):
+        # The factor keeps the numbers at 1.
+        matrix = tf.matmul(matrix, matrix) * (1.0 / _MATRIX_SIZE)
+      return tf.reduce_sum(matrix)
+
+    seconds = []
+    for _ in range(_NUM_CALLS):
+      start = time.perf_counter()
+      results = self.local_results(self.strategy.run(multiply))
+      for result in results:
+        result.numpy()  # waits for the device
+      seconds.append(time.perf_counter() - start)
+    flops_per_device = 2.0 * _MATRIX_SIZE**3 * _PRODUCTS_PER_CALL
+    local_flops = flops_per_device * len(results) / min(seconds)
+    return local_flops * self.num_workers
+
+
+def slice_rows(features: Any, part: Any, num_parts: int) -> Any:
+  """Returns one of `num_parts` slices of the rows of a batch.
+
+  The slices have the same size if the number of rows is known and can be
+  divided. Otherwise sizes differ by at most one row:
+
+      rows   0 1 2 3 4 5 6     3 parts of 7 rows
+      part   0 0 1 1 2 2 2
+
+  Args:
+    features: Structure of Tensors whose first dimension is the batch.
+    part: Number of the slice, an int scalar.
+    num_parts: Number of slices.
+  """
+  part = tf.cast(part, tf.int32)
+
+  def slice_value(value):
+    num_rows = value.shape[0]
+    if num_rows is None or num_rows % num_parts:
+      count = tf.shape(value)[0]
+      return value[part * count // num_parts : (part + 1) * count // num_parts]
+    size = num_rows // num_parts
+    other_dimensions = value.shape.rank - 1
+    begin = [part * size] + [0] * other_dimensions
+    rows = tf.slice(value, begin, [size] + [-1] * other_dimensions)
+    # XLA needs the number of rows as a constant.
+    return tf.ensure_shape(rows, [size, *value.shape[1:]])
+
+  return tf.nest.map_structure(slice_value, features)

@@ -1,0 +1,93 @@
+"""The training data of a run, from where its last checkpoint left off."""
+
+from collections.abc import Callable, Mapping
+
+from absl import logging
+import tensorflow as tf
+
+from data import batching
+from training import run_state
+
+InputFn = Callable[[Mapping[str, object]], tf.data.Dataset]
+
+
+@tf.autograph.experimental.do_not_convert
+def resume_training_data(
+  input_fn: InputFn,
+  params: Mapping[str, object],
+  batch_size: int,
+  step: int,
+  state: run_state.RunState,
+) -> tf.data.Dataset:
+  """Returns a dataset of (features, input position of the next batch).
+
+  It begins at `state.input_position`, or at the same place in the data if the
+  checkpoint has none. The state gets the position and the batch size.
+
+  Args:
+    input_fn: See `TPUEstimator.train`.
+    params: Parameters for `input_fn`.
+    batch_size: Examples per step.
+    step: Number of steps made so far.
+    state: State of the run.
+  """
+  dataset = input_fn(
+    {
+      **params,
+      "batch_size": batch_size,
+      batching.INPUT_POSITION: state.input_position,
+    }
+  )
+  if batching.INPUT_POSITION in dataset.element_spec:
+    dataset = _take_position_from_features(dataset, step, state)
+  else:
+    dataset = _count_batches(dataset, batch_size, step, state)
+  state.train_batch_size = batch_size
+  return dataset
+
+
+def _take_position_from_features(dataset, step, state):
+  """Moves the input position out of the features."""
+  if state.input_position is None:
+    # The checkpoint does not say where it stopped, so its steps are skipped.
+    position_spec = dataset.element_spec[batching.INPUT_POSITION]
+    dataset = dataset.skip(step)
+    state.input_position = [0] * position_spec.shape[0]
+
+  def split_position(features):
+    features = dict(features)
+    position = features.pop(batching.INPUT_POSITION)
+    return features, position
+
+  return dataset.map(split_position)
+
+
+def _count_batches(dataset, batch_size, step, state):
+  """Adds the number of batches read so far, and skips those read before."""
+  num_read = state.input_position[0] if state.input_position else step
+  old_batch_size = state.train_batch_size or batch_size
+  if old_batch_size != batch_size:
+    num_read = num_read * old_batch_size // batch_size
+    logging.warning(
+      "--train_batch_size was %d and is %d now: training resumes at about the "
+      "same place in the data.",
+      old_batch_size,
+      batch_size,
+    )
+  state.input_position = [num_read]
+
+  def add_position(number, features):
+    return features, number[tf.newaxis]
+
+  return dataset.skip(num_read).enumerate(num_read + 1).map(add_position)
+
+
+def disable_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Returns a dataset whose parallel stages use all cores from the start.
+
+  The thread that would tune them sleeps for up to a minute at a time, and
+  destroying an iterator often has to wait until it wakes up.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return dataset.with_options(options)
