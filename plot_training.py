@@ -91,8 +91,8 @@ def read_log(run_dir: str, loss: str) -> Curves:
       scores, curve = record["evaluation"], curves.evaluation
     if not isinstance(scores, dict):
       raise UserError(
-        f"{place}: evaluation={text_files.format_value(scores)} is no object of "
-        "scores."
+        f"{place}: evaluation={text_files.format_value(scores)} is no object "
+        "of scores."
       )
     # The loss is None if no step since the line before had a finite one.
     if scores.get(loss) is not None:
@@ -127,8 +127,8 @@ def _get_number(
   is_number = isinstance(value, kinds) and not isinstance(value, bool)
   if not is_number or not -largest <= value <= largest:
     raise UserError(
-      f"{place}: {name}={text_files.format_value(value)} is no number that a training "
-      "writes."
+      f"{place}: {name}={text_files.format_value(value)} is no number that a "
+      "training writes."
     )
   return value
 
