@@ -64,7 +64,7 @@ class WordColumns(NamedTuple):
   separator: str | None = None
 
 
-class _Block(NamedTuple):
+class _SentenceRows(NamedTuple):
   """Lines between blank lines; `line` is the number of the first, from 1."""
 
   rows: tuple[str, ...]
@@ -135,7 +135,7 @@ def read_sentences(
   return sentences
 
 
-def _read_blocks(path: str) -> Iterator[_Block]:
+def _read_blocks(path: str) -> Iterator[_SentenceRows]:
   """Yields the stretches of lines that are not blank."""
   rows: list[str] = []
   document, line = 0, 0
@@ -146,18 +146,18 @@ def _read_blocks(path: str) -> Iterator[_Block]:
       rows.append(text)
       continue
     if rows:
-      yield _Block(tuple(rows), line - len(rows), document)
+      yield _SentenceRows(tuple(rows), line - len(rows), document)
       rows = []
       has_begun = True
     if is_document:
       document += int(has_begun)
       has_begun = True
   if rows:
-    yield _Block(tuple(rows), line + 1 - len(rows), document)
+    yield _SentenceRows(tuple(rows), line + 1 - len(rows), document)
 
 
 def _parse_sentence(
-  block: _Block, columns: WordColumns, has_tags: bool, path: str
+  block: _SentenceRows, columns: WordColumns, has_tags: bool, path: str
 ) -> Sentence:
   """Returns the sentence of some lines."""
   words, tags = [], []

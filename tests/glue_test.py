@@ -1,11 +1,10 @@
-"""Tests of tasks/glue.py and tasks/xnli.py, on rows as published."""
+"""Tests of tasks/glue.py, on rows as published."""
 
 import dataclasses
 
 import pytest
 
 from tasks import glue
-from tasks import xnli
 
 MNLI_HEADER = "\t".join(f"column{i}" for i in range(10))
 ROWS = {
@@ -236,50 +235,3 @@ def test_columns_of_the_published_table_are_in_order():
   assert scores["STS-B"] == ("pearson", "spearman")
   assert scores["MNLI-mm"] == ("mismatched_accuracy",)
   assert [c.heading for _, c in columns if not c.is_averaged] == ["AX"]
-
-
-def test_xnli_is_read_in_both_layouts(tmp_path):
-  (tmp_path / "multinli").mkdir()
-  (tmp_path / "multinli" / "multinli.train.en.tsv").write_text(
-    "premise\thypo\tlabel\nA man .\tNo man .\tcontradictory\n"
-  )
-  header = "\t".join(
-    ["language", "gold_label", *"abcd", "sentence1", "sentence2"]
-  )
-  (tmp_path / "xnli.dev.tsv").write_text(
-    f"{header}\n"
-    + "".join(
-      "\t".join(
-        [language, "neutral", *"abcd", f"{language} 1", f"{language} 2"]
-      )
-      + "\n"
-      for language in ("ar", "zh", "ar")
-    )
-  )
-  (tmp_path / "dev-th.tsv").write_text("th 1\tth 2\tentailment\n")
-  task = xnli.xnli_task(["ar", "zh", "th"], "en")
-  [example] = task.read_examples(str(tmp_path), "train")
-  assert (example.text_b, example.label) == ("No man .", "contradiction")
-  assert task.existing_splits(str(tmp_path), "dev") == [
-    "dev",
-    "dev_zh",
-    "dev_th",
-  ]
-  texts = {
-    split: [
-      (e.text_a, e.text_b, e.label)
-      for e in task.read_examples(str(tmp_path), split)
-    ]
-    for split in ("dev", "dev_zh", "dev_th")
-  }
-  assert texts == {
-    "dev": [("ar 1", "ar 2", "neutral")] * 2,
-    "dev_zh": [("zh 1", "zh 2", "neutral")],
-    "dev_th": [("th 1", "th 2", "entailment")],
-  }
-  with pytest.raises(ValueError, match="no language 'xx'. It has: ar, bg"):
-    xnli.xnli_task(["xx"])
-  with pytest.raises(ValueError, match="--language names no language"):
-    xnli.xnli_task([])
-  with pytest.raises(ValueError, match="no examples with 'de' in column 0"):
-    xnli.xnli_task(["de"]).read_examples(str(tmp_path), "dev")
