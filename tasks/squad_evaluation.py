@@ -5,7 +5,6 @@ Rajpurkar et al., 2016, section 6.1, and 2018, section 5.2.
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
-import math
 import re
 import string
 
@@ -127,7 +126,7 @@ def evaluate(
     answers[key] = next(filter(None, candidates), "")
     assert prediction.null_odds is not None
     null_odds[key] = prediction.null_odds
-  tuned = evaluate_v2(questions, answers, null_odds, null_threshold=math.inf)
+  tuned = evaluate_v2(questions, answers, null_odds)
   for name, value in tuned.items():
     if name.startswith("best_"):
       results[name] = value

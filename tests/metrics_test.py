@@ -246,8 +246,8 @@ def test_probabilities_of_logits():
     [[[0.125, 0.25, 0.625]], [[0.25, 0.25, 0.5]]],
   )
   np.testing.assert_allclose(
-    metrics.log_softmax(np.array([[1000.0, 0.0]], np.float32)),
-    [[0.0, -1000.0]],
+    metrics.log_softmax(np.array([[1000.0, 0.0], [0.0, 0.0]], np.float32)),
+    [[0.0, -1000.0], [-np.log(2), -np.log(2)]],
   )
   np.testing.assert_allclose(
     metrics.sigmoid(np.array([-1000.0, 0.0, np.log(3), 1000.0])),

@@ -190,16 +190,16 @@ def test_predictions_are_scored():
   predictions = {
     "0": prediction_of(["", "red cat"], 2.0),
     "1": prediction_of(["", "x"], 4.0),
-    "2": prediction_of(["y", ""], -1.0),
+    "2": prediction_of([""], -1.0),
     "3": prediction_of(["", "dog"], 3.0),
     "4": prediction_of([""], 1e6),
   }
   scores = squad_evaluation.evaluate(VERSION_2.questions, predictions, True)
-  # Only 1 is right. With a threshold of 3, so are 0 and 3.
-  assert scores["exact"] == scores["f1"] == 20.0
-  assert scores["NoAns_exact"] == 50.0
-  assert (scores["best_exact"], scores["best_exact_thresh"]) == (60.0, 3.0)
-  assert (scores["best_f1"], scores["best_f1_thresh"]) == (60.0, 3.0)
+  # 1 and 2 are right. With a threshold of 3, so are 0 and 3.
+  assert scores["exact"] == scores["f1"] == 40.0
+  assert scores["NoAns_exact"] == 100.0
+  assert (scores["best_exact"], scores["best_exact_thresh"]) == (80.0, 3.0)
+  assert (scores["best_f1"], scores["best_f1_thresh"]) == (80.0, 3.0)
   assert squad_evaluation.evaluate(
     VERSION_2.questions[3:4], predictions, False
   ) == {"exact_match": 0.0, "f1": 0.0}
