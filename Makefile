@@ -10,8 +10,10 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/run.installed
 	$(BIN)/python quickstart.py
 
+# One process per core, but at most four because of their memory. A module stays
+# in one process, whose tests share trained models.
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 test-large: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -m large -o faulthandler_timeout=20000
