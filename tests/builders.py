@@ -34,6 +34,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 WORDS = tiny.WORDS
 TOKENS = tiny.TOKENS
+VOCAB = {token: number for number, token in enumerate(TOKENS)}
 TEXT = "\n\n".join(
   "\n".join(
     f"{a} {b} sat on the {c} ."

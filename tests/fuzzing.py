@@ -22,6 +22,7 @@ import hashlib
 import io
 import json
 import os
+import pathlib
 import random
 import resource
 import shutil
@@ -33,7 +34,7 @@ from unittest import mock
 
 import builders
 import numpy as np
-import pytorch_checkpoint_test as pytorch_files
+import pytorch_files
 import tensorflow as tf
 import zstandard
 
@@ -588,15 +589,8 @@ def _write_pytorch(folder, rng, is_zip):
       array.shape,
       tuple(size // array.itemsize for size in array.strides),
     )
-  path = os.path.join(folder, "pytorch_model.bin")
-  pytorch_files.write(_Path(path), is_zip, content, storages)
-
-
-class _Path(str):
-  """A path with the one method of `pathlib.Path` that the writer calls."""
-
-  def write_bytes(self, content):
-    _write(*os.path.split(self), content)
+  path = pathlib.Path(folder, "pytorch_model.bin")
+  pytorch_files.write(path, is_zip, content, storages)
 
 
 def _read_weights(folder, name):

@@ -7,9 +7,8 @@ import tensorflow as tf
 
 from pretraining import masking
 
-VOCAB = {token: i for i, token in enumerate(builders.TOKENS)}
-VOCABULARY = masking.Vocabulary.from_tokens(VOCAB)
-SPECIAL = [i for token, i in VOCAB.items() if token.startswith("[")]
+VOCABULARY = masking.Vocabulary.from_tokens(builders.VOCAB)
+SPECIAL = [i for token, i in builders.VOCAB.items() if token.startswith("[")]
 
 
 def random_rows(rng, num_rows, seq_length=40):
@@ -18,7 +17,7 @@ def random_rows(rng, num_rows, seq_length=40):
   mask = np.zeros([num_rows, seq_length], np.int32)
   for row in range(num_rows):
     length = rng.integers(5, seq_length + 1)
-    ids[row, :length] = rng.integers(6, len(VOCAB), length)
+    ids[row, :length] = rng.integers(6, len(builders.VOCAB), length)
     ids[row, 0] = VOCABULARY.cls_id
     ids[row, [rng.integers(2, length - 2), length - 1]] = VOCABULARY.sep_id
     mask[row, :length] = 1
@@ -76,12 +75,12 @@ def test_masks(whole_words):
   assert not np.isin(became[~is_mask], SPECIAL).any()
   assert abs(is_mask.mean() - 0.8) < 0.015
   # A random word is the old one now and then: the vocabulary is tiny.
-  num_words = len(VOCAB) - len(SPECIAL)
+  num_words = len(builders.VOCAB) - len(SPECIAL)
   assert abs((became == labels).mean() - 0.1 - 0.1 / num_words) < 0.015
 
 
 def test_every_place_is_masked_equally_often():
-  ids = np.full([20_000, 9], VOCAB["the"], np.int32)
+  ids = np.full([20_000, 9], builders.VOCAB["the"], np.int32)
   masked = masking.Masking(VOCABULARY, 0.3, 9).mask(
     ids, np.ones_like(ids), None, np.random.default_rng(0)
   )
@@ -91,7 +90,8 @@ def test_every_place_is_masked_equally_often():
 
 def test_words_of_several_tokens_are_told_by_argument():
   ids = np.tile(
-    np.array([[VOCABULARY.cls_id, *[VOCAB["the"]] * 8]], np.int32), [500, 1]
+    np.array([[VOCABULARY.cls_id, *[builders.VOCAB["the"]] * 8]], np.int32),
+    [500, 1],
   )
   continues = np.tile(
     [[False, False, True] + [False, True, True] * 2], [500, 1]

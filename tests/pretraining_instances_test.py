@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from pretraining import instances
 
-VOCAB = {token: i for i, token in enumerate(builders.TOKENS)}
-CLS, SEP = VOCAB["[CLS]"], VOCAB["[SEP]"]
+CLS, SEP = builders.VOCAB["[CLS]"], builders.VOCAB["[SEP]"]
 
 
 def block_of(documents) -> instances.TokenizedBlock:

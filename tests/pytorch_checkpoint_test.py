@@ -1,9 +1,7 @@
 """Tests of pytorch_checkpoint.py, on files built by hand in both formats."""
 
 import collections
-import io
 import os
-import pickle
 import struct
 import tracemalloc
 import zipfile
@@ -11,103 +9,10 @@ import zipfile
 import builders
 import numpy as np
 import pytest
+import pytorch_files as files
 
 from data import pytorch_checkpoint
 from errors import UserError
-
-
-class Global:
-  """Pickles as a name of a module."""
-
-  def __init__(self, name):
-    self.name = name
-
-
-class Storage:
-  """Pickles as a reference to numbers."""
-
-  def __init__(self, key, dtype, array):
-    self.key, self.dtype, self.array = key, dtype, array
-
-
-class Call:
-  """Pickles as the call of a function."""
-
-  def __init__(self, name, *arguments):
-    self.name, self.arguments = name, arguments
-
-
-class Tensor(Call):
-  """Pickles as PyTorch's tensors do."""
-
-  def __init__(self, storage, offset, shape, strides, *more):
-    super().__init__(
-      "torch._utils._rebuild_tensor_v2",
-      storage,
-      offset,
-      shape,
-      strides,
-      False,
-      collections.OrderedDict(),
-      *more,
-    )
-
-
-class Pickler(pickle._Pickler):  # the one in Python can write any global
-  dispatch = pickle._Pickler.dispatch.copy()
-
-  def save_global_by_name(self, obj):
-    module, _, name = obj.name.rpartition(".")
-    self.write(f"c{module}\n{name}\n".encode())
-
-  def save_call(self, obj):
-    self.save(Global(obj.name))
-    self.save(obj.arguments)
-    self.write(pickle.REDUCE)
-
-  dispatch[Global] = save_global_by_name
-  dispatch[Call] = dispatch[Tensor] = save_call
-
-  def persistent_id(self, obj):
-    if isinstance(obj, Storage):
-      return (
-        "storage",
-        Global(f"torch.{obj.dtype}"),
-        obj.key,
-        "cpu",
-        obj.array.size,
-      )
-    return None
-
-
-def dumps(*objects, protocol=2):
-  output = io.BytesIO()
-  for obj in objects:
-    Pickler(output, protocol).dump(obj)
-  return output.getvalue()
-
-
-def write(path, is_zip, content, storages):
-  return write_pickle(path, is_zip, dumps(content), storages)
-
-
-def write_pickle(path, is_zip, pickled, storages=()):
-  if is_zip:
-    with zipfile.ZipFile(path, "w") as archive:
-      archive.writestr("archive/data.pkl", pickled)
-      for storage in storages:
-        archive.writestr(f"archive/data/{storage.key}", storage.array.tobytes())
-    return str(path)
-  data = dumps(pytorch_checkpoint._MAGIC_NUMBER, 1001, {"little_endian": True})
-  data += pickled + dumps([storage.key for storage in storages])
-  for storage in storages:
-    data += struct.pack("<q", storage.array.size) + storage.array.tobytes()
-  path.write_bytes(data)
-  return str(path)
-
-
-def floats(size, key="0"):
-  return Storage(key, "FloatStorage", np.arange(size, dtype=np.float32))
 
 
 def assert_refused(path, message, most_bytes=100e6):
@@ -125,33 +30,33 @@ def assert_refused(path, message, most_bytes=100e6):
 @pytest.mark.parametrize("protocol", [1, 2, 4])
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_tensors_are_read(tmp_path, is_zip, protocol):
-  storage = floats(24)
+  storage = files.floats(24)
   numbers = storage.array
-  halves = Storage("1", "HalfStorage", np.array([1.5, -2.0], np.float16))
+  halves = files.Storage("1", "HalfStorage", np.array([1.5, -2.0], np.float16))
   # The upper half of float32 3.140625.
-  brain = Storage("2", "BFloat16Storage", np.array([0x4049], np.uint16))
-  parameter = Call(
+  brain = files.Storage("2", "BFloat16Storage", np.array([0x4049], np.uint16))
+  parameter = files.Call(
     "torch._utils._rebuild_parameter",
-    Tensor(storage, 5, (), ()),
+    files.Tensor(storage, 5, (), ()),
     True,
     collections.OrderedDict(),
   )
   content = collections.OrderedDict(
-    a=Tensor(storage, 0, (4, 3), (3, 1)),
-    b=Tensor(storage, 12, (3, 4), (1, 3)),
-    c=Tensor(halves, 0, (2,), (1,)),
-    d=Tensor(brain, 0, (1, 1), (2**62, 1)),
+    a=files.Tensor(storage, 0, (4, 3), (3, 1)),
+    b=files.Tensor(storage, 12, (3, 4), (1, 3)),
+    c=files.Tensor(halves, 0, (2,), (1,)),
+    d=files.Tensor(brain, 0, (1, 1), (2**62, 1)),
     e=parameter,
-    f=Tensor(floats(0, "3"), 0, (0, 768), (768, 1)),
+    f=files.Tensor(files.floats(0, "3"), 0, (0, 768), (768, 1)),
     count=7,
   )
   content._metadata = collections.OrderedDict({"": {"version": 1}})
   tensors = pytorch_checkpoint.read(
-    write_pickle(
+    files.write_pickle(
       tmp_path / "x.bin",
       is_zip,
-      dumps(content, protocol=protocol),
-      [storage, halves, brain, floats(0, "3")],
+      files.dumps(content, protocol=protocol),
+      [storage, halves, brain, files.floats(0, "3")],
     )
   )
   assert list(tensors) == ["a", "b", "c", "d", "e", "f"]
@@ -164,14 +69,15 @@ def test_tensors_are_read(tmp_path, is_zip, protocol):
 
 def test_state_dicts_of_python_2_are_read(tmp_path):
   # Its OrderedDict calls itself with a list of pairs; its text is bytes.
-  storage = floats(3)
-  content = Call(
-    "collections.OrderedDict", [["k", Tensor(storage, 0, (3,), (1,))]]
+  storage = files.floats(3)
+  content = files.Call(
+    "collections.OrderedDict",
+    [["k", files.Tensor(storage, 0, (3,), (1,))]],
   )
-  pickled = dumps(content).replace(b"X\1\0\0\0k", b"U\1k")
+  pickled = files.dumps(content).replace(b"X\1\0\0\0k", b"U\1k")
   assert b"U\1k" in pickled
   tensors = pytorch_checkpoint.read(
-    write_pickle(tmp_path / "x.bin", False, pickled, [storage])
+    files.write_pickle(tmp_path / "x.bin", False, pickled, [storage])
   )
   assert tensors["k"].tolist() == [0, 1, 2]
 
@@ -185,7 +91,7 @@ class Attack:
 def test_nothing_in_a_file_is_run(tmp_path, is_zip):
   attack = Attack()
   attack.path = str(tmp_path / "made")
-  write(tmp_path / "x.bin", is_zip, {"a": attack}, [])
+  files.write(tmp_path / "x.bin", is_zip, {"a": attack}, [])
   assert_refused(
     tmp_path / "x.bin",
     "cannot be read as tensors of PyTorch: it "
@@ -272,7 +178,7 @@ def test_opcodes_that_tensors_do_not_need_are_refused(
   tmp_path, opcodes, message
 ):
   for is_zip in (True, False):
-    write_pickle(tmp_path / "x.bin", is_zip, b"\x80\2" + opcodes + b".")
+    files.write_pickle(tmp_path / "x.bin", is_zip, b"\x80\2" + opcodes + b".")
     assert_refused(tmp_path / "x.bin", message)
 
 
@@ -309,7 +215,7 @@ def test_pickles_that_waste_time_or_memory_are_refused(
 ):
   monkeypatch.setattr(pytorch_checkpoint, "_MAX_OPCODES", 9000)
   for is_zip in (True, False):
-    write_pickle(tmp_path / "x.bin", is_zip, pickled)
+    files.write_pickle(tmp_path / "x.bin", is_zip, pickled)
     assert_refused(tmp_path / "x.bin", message, 20e6)
 
 
@@ -337,11 +243,11 @@ def test_pickles_that_waste_time_or_memory_are_refused(
 def test_tensors_stay_within_their_numbers(
   tmp_path, offset, shape, strides, message
 ):
-  storage = floats(4)
-  write(
+  storage = files.floats(4)
+  files.write(
     tmp_path / "x.bin",
     True,
-    {"a.b": Tensor(storage, offset, shape, strides)},
+    {"a.b": files.Tensor(storage, offset, shape, strides)},
     [storage],
   )
   assert_refused(tmp_path / "x.bin", f"the tensor 'a.b' .*{message}")
@@ -351,7 +257,7 @@ def test_tensors_stay_within_their_numbers(
   "make, message",
   [
     (
-      lambda storage: Call(
+      lambda storage: files.Call(
         "torch._utils._rebuild_tensor_v3",
         storage,
         0,
@@ -359,51 +265,62 @@ def test_tensors_stay_within_their_numbers(
         (1,),
         False,
         {},
-        Global("torch.float8_e4m3fn"),
+        files.Global("torch.float8_e4m3fn"),
       ),
       "has the dtype float8_e4m3fn",
     ),
     (
-      lambda storage: Call("torch._utils._rebuild_qtensor", storage, 0),
+      lambda storage: files.Call("torch._utils._rebuild_qtensor", storage, 0),
       "is quantized",
     ),
     (
-      lambda storage: Call("torch._utils._rebuild_sparse_tensor", None),
+      lambda storage: files.Call("torch._utils._rebuild_sparse_tensor", None),
       "is sparse",
     ),
     (
-      lambda storage: Tensor(storage, 0, (2,), (1,), {"neg": True}),
+      lambda storage: files.Tensor(storage, 0, (2,), (1,), {"neg": True}),
       "is a view of negated",
     ),
-    (lambda storage: Tensor(None, 0, (2,), (1,)), "has no numbers"),
     (
-      lambda storage: Tensor(
-        Storage("0", "ComplexFloatStorage", storage.array), 0, (2,), (1,)
+      lambda storage: files.Tensor(None, 0, (2,), (1,)),
+      "has no numbers",
+    ),
+    (
+      lambda storage: files.Tensor(
+        files.Storage("0", "ComplexFloatStorage", storage.array),
+        0,
+        (2,),
+        (1,),
       ),
       "has the dtype complex64",
     ),
     (
-      lambda storage: Call(
+      lambda storage: files.Call(
         "torch._utils._rebuild_parameter",
-        Tensor(Storage("0", "QInt8Storage", storage.array), 0, (2,), (1,)),
+        files.Tensor(
+          files.Storage("0", "QInt8Storage", storage.array),
+          0,
+          (2,),
+          (1,),
+        ),
       ),
       "has the dtype qint8",
     ),
   ],
 )
 def test_other_tensors_are_refused_by_name(tmp_path, make, message):
-  storage = floats(2)
-  write(tmp_path / "x.bin", True, {"a.b": make(storage)}, [storage])
+  storage = files.floats(2)
+  files.write(tmp_path / "x.bin", True, {"a.b": make(storage)}, [storage])
   assert_refused(tmp_path / "x.bin", f"the tensor 'a.b' {message}")
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\ud800", "a" * 1001, b"a", 1, None])
 def test_names_of_tensors_are_text(tmp_path, name):
-  storage = floats(1)
-  write_pickle(
+  storage = files.floats(1)
+  files.write_pickle(
     tmp_path / "x.bin",
     True,
-    dumps({name: Tensor(storage, 0, (1,), (1,))}, protocol=3),
+    files.dumps({name: files.Tensor(storage, 0, (1,), (1,))}, protocol=3),
     [storage],
   )
   assert_refused(tmp_path / "x.bin", "a tensor whose name is no text")
@@ -411,18 +328,24 @@ def test_names_of_tensors_are_text(tmp_path, name):
 
 def test_storages_fit_into_a_file_of_the_older_format(tmp_path):
   path = tmp_path / "x.bin"
-  storage = floats(1000)
-  content = {"a": Tensor(storage, 0, (2,), (1,))}
-  write(path, False, content, [])
-  begin = path.read_bytes()[: -len(dumps([]))]
+  storage = files.floats(1000)
+  content = {"a": files.Tensor(storage, 0, (2,), (1,))}
+  files.write(path, False, content, [])
+  begin = path.read_bytes()[: -len(files.dumps([]))]
   for rest, message in [
-    (dumps([]), "storage '0' is missing"),
-    (dumps({}), "no list of storages"),
-    (dumps(["1"]), "no tensor refers to"),
-    (dumps([[]]), "no tensor refers"),
-    (dumps(["0"]) + struct.pack("<q", 999) + bytes(4000), "another size"),
-    (dumps(["0"]) + struct.pack("<q", 1000) + bytes(3999), "beyond the end"),
-    (dumps(["0"]) + b"\0", "another size"),
+    (files.dumps([]), "storage '0' is missing"),
+    (files.dumps({}), "no list of storages"),
+    (files.dumps(["1"]), "no tensor refers to"),
+    (files.dumps([[]]), "no tensor refers"),
+    (
+      files.dumps(["0"]) + struct.pack("<q", 999) + bytes(4000),
+      "another size",
+    ),
+    (
+      files.dumps(["0"]) + struct.pack("<q", 1000) + bytes(3999),
+      "beyond the end",
+    ),
+    (files.dumps(["0"]) + b"\0", "another size"),
   ]:
     path.write_bytes(begin + rest)
     assert_refused(path, message)
@@ -430,8 +353,8 @@ def test_storages_fit_into_a_file_of_the_older_format(tmp_path):
 
 def test_members_of_an_archive_fit(tmp_path):
   path = tmp_path / "x.bin"
-  storage = floats(1000)
-  pickled = dumps({"a": Tensor(storage, 0, (2,), (1,))})
+  storage = files.floats(1000)
+  pickled = files.dumps({"a": files.Tensor(storage, 0, (2,), (1,))})
 
   def write_members(*members, method=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -491,9 +414,12 @@ def change_directory(path, **fields):
   ],
 )
 def test_damaged_directories_of_archives(tmp_path, fields, message):
-  storage = floats(1000)
-  write(
-    tmp_path / "x.bin", True, {"a": Tensor(storage, 0, (2,), (1,))}, [storage]
+  storage = files.floats(1000)
+  files.write(
+    tmp_path / "x.bin",
+    True,
+    {"a": files.Tensor(storage, 0, (2,), (1,))},
+    [storage],
   )
   change_directory(tmp_path / "x.bin", **fields)
   assert_refused(tmp_path / "x.bin", message)
@@ -511,13 +437,15 @@ def test_archives_whose_members_overlap_are_refused(tmp_path):
     block = member.FileHeader() + block
     members.append((member, len(block)))
   storages = [
-    Storage(f"{number:03}", "ByteStorage", np.empty(member.file_size, "u1"))
+    files.Storage(
+      f"{number:03}", "ByteStorage", np.empty(member.file_size, "u1")
+    )
     for number, (member, _) in enumerate(members)
   ]
   with zipfile.ZipFile(path, "w") as archive:
     archive.writestr(
       "archive/data.pkl",
-      dumps({s.key: Tensor(s, 0, (1,), (1,)) for s in storages}),
+      files.dumps({s.key: files.Tensor(s, 0, (1,), (1,)) for s in storages}),
     )
     start = archive.fp.tell()
     archive.fp.write(block)
@@ -537,11 +465,11 @@ def test_files_that_cannot_be_opened(tmp_path):
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_files_that_are_cut_off(tmp_path, is_zip):
-  storage = floats(400)
-  path = write(
+  storage = files.floats(400)
+  path = files.write(
     tmp_path / "x.bin",
     is_zip,
-    {"a": Tensor(storage, 0, (400,), (1,))},
+    {"a": files.Tensor(storage, 0, (400,), (1,))},
     [storage],
   )
   content = (tmp_path / "x.bin").read_bytes()
@@ -555,16 +483,16 @@ def test_files_that_are_cut_off(tmp_path, is_zip):
 def test_damaged_files_are_refused_or_read_right(tmp_path, is_zip):
   path = tmp_path / "x.bin"
   storages = [
-    floats(24),
-    Storage("1", "BFloat16Storage", np.arange(6, dtype=np.uint16)),
+    files.floats(24),
+    files.Storage("1", "BFloat16Storage", np.arange(6, dtype=np.uint16)),
   ]
   content = collections.OrderedDict(
-    weight=Tensor(storages[0], 0, (4, 3), (3, 1)),
-    bias=Tensor(storages[0], 12, (3, 4), (1, 3)),
-    gamma=Tensor(storages[1], 0, (6,), (1,)),
+    weight=files.Tensor(storages[0], 0, (4, 3), (3, 1)),
+    bias=files.Tensor(storages[0], 12, (3, 4), (1, 3)),
+    gamma=files.Tensor(storages[1], 0, (6,), (1,)),
   )
   content._metadata = {"": {"version": 1}}
-  write(path, is_zip, content, storages)
+  files.write(path, is_zip, content, storages)
   expected = pytorch_checkpoint.read(str(path))
   tracemalloc.start()
   try:
