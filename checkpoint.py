@@ -287,7 +287,7 @@ def write(prefix: str, tensors: Mapping[str, Any]) -> None:
       for file in tf.io.gfile.listdir(folder)
       if checkpoint_folder.is_file_of(file, checkpoint_name)
     ]
-    file_io.remove_if_there([prefix + ".index"])
+    file_io.remove_existing_files([prefix + ".index"])
     for file in sorted(files):  # `.data-...` sorts before `.index`
       tf.io.gfile.rename(
         os.path.join(folder, file),

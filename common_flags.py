@@ -1,6 +1,7 @@
 """Flags that several programs share, and the objects that they describe."""
 
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 import os
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ import heads
 import modeling
 import optimization
 from pretraining import corpus
+from pretraining import masking
 from tasks import classifier_config
 from tasks import finetuning
 import tokenization
@@ -88,9 +90,47 @@ def define_text_flags() -> None:
   )
 
 
-def text_parser() -> corpus.Parser:
+def text_parser() -> corpus.TextParser:
   """Returns the parser of the text that the flags describe."""
-  return corpus.Parser(FLAGS.errors, FLAGS.split_sentences, FLAGS.text_field)
+  return corpus.TextParser(
+    FLAGS.errors, FLAGS.split_sentences, FLAGS.text_field
+  )
+
+
+# The flags of a masking rule; see `define_masking_flags`.
+MASKING_FLAGS = ("masked_lm_prob", "do_whole_word_mask")
+
+
+def define_masking_flags(needed_flag: str | None = None) -> None:
+  """Defines `MASKING_FLAGS`, the fields of `masking.MaskingSettings`.
+
+  The field `max_predictions_per_seq` is a flag of each program.
+
+  Args:
+    needed_flag: Flag without which these have no effect, for the help.
+  """
+  condition = f", with {needed_flag}" if needed_flag else ""
+  flags.DEFINE_float(
+    "masked_lm_prob",
+    0.15,
+    f"Fraction of the tokens to predict{condition}.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+  )
+  flags.DEFINE_bool(
+    "do_whole_word_mask",
+    False,
+    f"Mask all tokens of a word or none{condition}.",
+  )
+
+
+def masking_settings() -> masking.MaskingSettings:
+  """Returns how the flags say to mask; each field has a flag of its name."""
+  fields = dataclasses.fields(masking.MaskingSettings)
+  values: dict[str, Any] = {}
+  for field in fields:
+    values[field.name] = FLAGS[field.name].value
+  return masking.MaskingSettings(**values)
 
 
 def define_vocab_flags(do_lower_case: bool = True) -> None:

@@ -291,7 +291,7 @@ def _verify(url: str, part: str, server_file: ServerFile) -> dict[str, object]:
 
 def remove_download(part: str) -> None:
   """Removes a download, whole or not."""
-  file_io.remove_if_there([part, part + ".json"])
+  file_io.remove_existing_files([part, part + ".json"])
 
 
 # --- Unpacking ---------------------------------------------------------------

@@ -30,7 +30,6 @@ from data import encoding
 from data import feature_files
 from data import file_io
 from data import locks
-from data import unfinished
 from errors import UserError
 import estimator as estimator_lib
 import modeling
@@ -282,7 +281,7 @@ def check_not_inputs(
       "--output_file": [
         FLAGS.output_file,
         lock_file,
-        *feature_files.files_of_parts(FLAGS.output_file),
+        *feature_files.list_part_files(FLAGS.output_file),
       ]
     },
     {
@@ -327,7 +326,7 @@ def extract(
       output.write_part(
         num_parts,
         [
-          feature_files.Features(
+          feature_files.LineFeatures(
             num_lines + i,
             tokenizer.convert_ids_to_tokens(stretch[i].input_ids)
             if FLAGS.pooling == "none"
@@ -383,9 +382,11 @@ def _settings(input_files, files: model_folder.ModelFiles) -> dict[str, object]:
   return {
     **{name: FLAGS[name].value for name in names},
     **files._asdict(),
-    "config_hash": unfinished.checksum(files.bert_config_file),
-    "vocab_hash": unfinished.checksum(files.vocab_file),
-    "weights_hash": unfinished.checksum(_weights_file(files.init_checkpoint)),
+    "config_hash": file_io.compute_checksum(files.bert_config_file),
+    "vocab_hash": file_io.compute_checksum(files.vocab_file),
+    "weights_hash": file_io.compute_checksum(
+      _weights_file(files.init_checkpoint)
+    ),
     "input_files": [
       [file, stat.length, stat.mtime_nsec]
       for file, stat in zip(input_files, stats)

@@ -7,15 +7,17 @@
         --max_predictions_per_seq=20 --train_batch_size=32 \\
         --num_train_steps=20 --num_warmup_steps=10 --learning_rate=2e-5
 
-Leave --init_checkpoint out to start from random weights. What the records
-hold decides what is trained: records without next sentences train masked LM
-alone, and packed ones train several pairs in a row.
+Without --init_checkpoint, training starts from random weights. The records
+decide what is trained: those without next sentences train masked LM alone, and
+packed ones train several pairs per row.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import os
+from typing import Any
 
 from absl import flags
 from absl import logging
@@ -28,12 +30,13 @@ from data import file_io
 from data import record_files
 from errors import UserError
 import estimator as estimator_lib
-import losses
+import heads
 import modeling
 from pretraining import input_pipeline
 from pretraining import masking
 from pretraining import record_formats
 import tokenization
+from training import model_folder
 from training import run_folder
 
 FLAGS = flags.FLAGS
@@ -54,156 +57,57 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "eval_input_file",
     None,
-    "The same, for the evaluation; --input_file if not given.",
+    "TFRecord files or globs for the evaluation; by default --input_file.",
   )
   flags.DEFINE_integer(
     "max_seq_length",
     128,
-    "Tokens of a record, as in create_pretraining_data.py.",
+    "Number of tokens per record, as given to create_pretraining_data.py.",
   )
   flags.DEFINE_integer(
     "max_predictions_per_seq",
     20,
-    "Masks of a record, as in create_pretraining_data.py.",
+    "Maximum number of predictions per record, as given to "
+    "create_pretraining_data.py.",
   )
   flags.DEFINE_integer(
     "num_train_steps",
     100000,
-    "Steps in all, those before an interruption included.",
+    "Total number of steps, including those before an interruption.",
     lower_bound=1,
   )
   flags.DEFINE_integer(
     "num_warmup_steps",
     10000,
-    "Steps in which the learning rate rises.",
+    "Number of steps in which the learning rate increases.",
     lower_bound=0,
   )
   flags.DEFINE_integer(
-    "max_eval_steps", 100, "Most batches of the evaluation.", lower_bound=1
+    "max_eval_steps",
+    100,
+    "Maximum number of batches of the evaluation.",
+    lower_bound=1,
   )
   flags.DEFINE_bool(
     "dynamic_masking",
     False,
-    "Draw the masks of the training "
-    "anew in each epoch, whatever masks the records have.",
+    "Draw new masks in each epoch of training; those of the records are "
+    "ignored.",
   )
   flags.DEFINE_string(
     "vocab_file",
     None,
-    "The vocabulary of the records; for "
-    "--dynamic_masking, and to lie beside the weights.",
+    "Vocabulary of the records; --dynamic_masking needs it, and it is copied "
+    "next to the weights.",
   )
-  flags.DEFINE_float(
-    "masked_lm_prob",
-    0.15,
-    "Share of the tokens to mask, with --dynamic_masking.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-  )
-  flags.DEFINE_bool(
-    "do_whole_word_mask",
-    False,
-    "Mask all pieces of a word, or none, with --dynamic_masking.",
-  )
+  common_flags.define_masking_flags("--dynamic_masking")
   flags.DEFINE_bool(
     "skip_damaged_records",
     False,
-    "Leave out damaged records "
-    "and count them, instead of stopping. All files are read "
-    "once before the training; those with damage are copied "
-    "without it to the folder `undamaged` of --output_dir.",
+    "Skip and count damaged records instead of stopping. All files are read "
+    "once before training; files with damage are copied without it to the "
+    "folder `undamaged` in --output_dir.",
   )
-
-
-def loss_fn_builder(model):
-  """Returns the `loss_fn` of a `BertForPreTraining`."""
-
-  def loss_fn(features, dropout_seed):
-    masked_lm_logits, next_sentence_logits = model(
-      features["input_ids"],
-      features["input_mask"],
-      features["segment_ids"],
-      features["masked_lm_positions"],
-      dropout_seed,
-      features.get("sequence_starts"),
-    )
-    masked_lm = (
-      masked_lm_logits,
-      tf.reshape(features["masked_lm_ids"], [-1]),
-      tf.reshape(features["masked_lm_weights"], [-1]),
-    )
-    result = estimator_lib.Losses(
-      losses={"masked_lm_loss": losses.masked_lm_loss(*masked_lm)},
-      metrics={"masked_lm_accuracy": losses.correct(*masked_lm)},
-    )
-    if "next_sentence_labels" in features:
-      labels = features["next_sentence_labels"]
-      weights = features.get(
-        "next_sentence_weights", tf.ones_like(labels, tf.float32)
-      )
-      next_sentence = (
-        next_sentence_logits,
-        tf.reshape(labels, [-1]),
-        tf.reshape(weights, [-1]),
-      )
-      result.losses["next_sentence_loss"] = losses.classification_loss(
-        *next_sentence
-      )
-      result.metrics["next_sentence_accuracy"] = losses.correct(*next_sentence)
-    return result
-
-  return loss_fn
-
-
-def model_fn_builder(config, record_format, init_checkpoint):
-  """Returns the `model_fn` of pre-training on records of a format."""
-
-  def model_fn(params):
-    model = modeling.BertForPreTraining(
-      config, **common_flags.model_options(params)
-    )
-    return estimator_lib.EstimatorSpec(
-      model=model,
-      loss_fn=loss_fn_builder(model),
-      optimizer=common_flags.create_optimizer(
-        config, FLAGS.num_train_steps, FLAGS.num_warmup_steps
-      )
-      if FLAGS.do_train
-      else None,
-      init_checkpoint=init_checkpoint,
-      **common_flags.training_cost(
-        config,
-        num_outputs=(
-          record_format.max_sequences + FLAGS.max_predictions_per_seq
-        ),
-        num_predictions=FLAGS.max_predictions_per_seq,
-      ),
-    )
-
-  return model_fn
-
-
-def input_fn_builder(
-  input_files, record_format, config, is_training, redraw_masks=None
-):
-  """Returns the `input_fn` of records."""
-
-  def input_fn(params):
-    return input_pipeline.pretraining_dataset(
-      input_files,
-      record_format,
-      config.vocab_size,
-      config.type_vocab_size,
-      params["batch_size"],
-      is_training,
-      params["seed"],
-      # TPUs want one shape; elsewhere every record is evaluated.
-      drop_remainder=is_training or FLAGS.use_tpu,
-      position=params.get(batching.INPUT_POSITION),
-      redraw_masks=redraw_masks,
-    )
-
-  return input_fn
 
 
 @launch.owns("output_dir")
@@ -214,12 +118,12 @@ def main(_):
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   if not (FLAGS.do_train or FLAGS.do_eval):
     raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
-  redraw_masks = _mask_anew(config, files)
+  redraw_masks = _create_mask_function(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
-  train_files = _input_files("input_file")
-  eval_files = (
-    _input_files("eval_input_file") if FLAGS.eval_input_file else train_files
-  )
+  train_files = _expand_flag("input_file")
+  eval_files = train_files
+  if FLAGS.eval_input_file:
+    eval_files = _expand_flag("eval_input_file")
   record_format = record_formats.check_pretraining_files(
     train_files + eval_files,
     FLAGS.max_seq_length,
@@ -227,40 +131,35 @@ def main(_):
     FLAGS.skip_damaged_records,
   )
 
-  def examine(records):
+  def find_problems(records: Sequence[bytes]) -> Mapping[int, str]:
     return record_formats.examine_records(
       records, record_format, config.vocab_size, config.type_vocab_size
     )
 
   if FLAGS.skip_damaged_records:
-    train_files = _without_damage(train_files, examine)
-    eval_files = _without_damage(eval_files, examine)
+    train_files = _copy_undamaged(train_files, find_problems)
+    eval_files = _copy_undamaged(eval_files, find_problems)
   estimator = estimator_lib.TPUEstimator(
     model_fn=model_fn_builder(config, record_format, files.init_checkpoint),
     config=run_config,
     train_batch_size=FLAGS.train_batch_size,
     eval_batch_size=FLAGS.eval_batch_size,
   )
+  train_input_fn = input_fn_builder(
+    train_files, record_format, config, True, redraw_masks
+  )
+  eval_input_fn = input_fn_builder(eval_files, record_format, config, False)
 
   def evaluate():
-    with _damage_named(eval_files, examine):
-      return estimator.evaluate(
-        input_fn_builder(eval_files, record_format, config, is_training=False),
-        steps=FLAGS.max_eval_steps,
-      )
+    with _name_damage(eval_files, find_problems):
+      return estimator.evaluate(eval_input_fn, steps=FLAGS.max_eval_steps)
 
   if FLAGS.do_train:
     logging.info("***** Running training *****")
     logging.info("  Batch size = %d", FLAGS.train_batch_size)
-    with _damage_named(train_files, examine):
+    with _name_damage(train_files, find_problems):
       estimator.train(
-        input_fn_builder(
-          train_files,
-          record_format,
-          config,
-          is_training=True,
-          redraw_masks=redraw_masks,
-        ),
+        train_input_fn,
         max_steps=FLAGS.num_train_steps,
         evaluate_fn=evaluate if FLAGS.do_eval else None,
       )
@@ -272,71 +171,114 @@ def main(_):
     run_folder.write_results(FLAGS.output_dir, "eval_results.txt", evaluate())
 
 
-def _input_files(flag) -> list[str]:
-  """Returns the files of a flag."""
-  files = file_io.expand_patterns(FLAGS[flag].value, f"--{flag}")
+# --- Model and input ---------------------------------------------------------
+
+
+def loss_fn_builder(
+  model: modeling.BertForPreTraining,
+) -> Callable[..., estimator_lib.Losses]:
+  """Returns the `loss_fn` of a model."""
+  head = heads.HEADS[heads.PRETRAINING]
+
+  def loss_fn(features, dropout_seed):
+    logits = model(
+      features["input_ids"],
+      features["input_mask"],
+      features["segment_ids"],
+      features["masked_lm_positions"],
+      dropout_seed,
+      features.get("sequence_starts"),
+    )
+    return estimator_lib.Losses(
+      losses=head.named_losses(logits, features),
+      metrics=head.named_metrics(logits, features),
+    )
+
+  return loss_fn
+
+
+def model_fn_builder(
+  config: modeling.BertConfig,
+  record_format: record_formats.PretrainingFormat,
+  init_checkpoint: str | None,
+) -> Callable[[Mapping[str, Any]], estimator_lib.EstimatorSpec]:
+  """Returns the `model_fn` of pre-training on records of a format."""
+  max_predictions = record_format.max_predictions_per_seq
+
+  def model_fn(params):
+    model = modeling.BertForPreTraining(
+      config, **common_flags.model_options(params)
+    )
+    optimizer = None
+    if FLAGS.do_train:
+      optimizer = common_flags.create_optimizer(
+        config, FLAGS.num_train_steps, FLAGS.num_warmup_steps
+      )
+    cost = common_flags.training_cost(
+      config,
+      num_outputs=record_format.max_sequences + max_predictions,
+      num_predictions=max_predictions,
+    )
+    return estimator_lib.EstimatorSpec(
+      model=model,
+      loss_fn=loss_fn_builder(model),
+      optimizer=optimizer,
+      init_checkpoint=init_checkpoint,
+      **cost,
+    )
+
+  return model_fn
+
+
+def input_fn_builder(
+  input_files: Sequence[str],
+  record_format: record_formats.PretrainingFormat,
+  config: modeling.BertConfig,
+  is_training: bool,
+  redraw_masks: Callable | None = None,
+) -> Callable[[Mapping[str, Any]], tf.data.Dataset]:
+  """Returns the `input_fn` of records."""
+
+  def input_fn(params):
+    return input_pipeline.pretraining_dataset(
+      input_files,
+      record_format,
+      config.vocab_size,
+      config.type_vocab_size,
+      params["batch_size"],
+      is_training,
+      params["seed"],
+      # TPUs need a single shape; other devices evaluate every record.
+      drop_remainder=is_training or FLAGS.use_tpu,
+      position=params.get(batching.INPUT_POSITION),
+      redraw_masks=redraw_masks,
+    )
+
+  return input_fn
+
+
+# --- Flags and files ---------------------------------------------------------
+
+
+def _expand_flag(flag: str) -> list[str]:
+  """Returns the input files that a flag names, and logs them."""
+  files = file_io.expand_patterns(str(FLAGS[flag].value), f"--{flag}")
   logging.info("*** Files of --%s ***", flag)
   for file in files:
     logging.info("  %s", file)
   return files
 
 
-@contextlib.contextmanager
-def _damage_named(files, examine):
-  """Says in a UserError which record it was that could not be read."""
-  try:
-    yield
-  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-    logging.info("A record cannot be used. Looking for it ...")
-    damage = record_files.find_damage(files, examine)
-    if damage is None:
-      raise
-    newest = checkpoint_folder.find_latest(FLAGS.output_dir)
-    saved = (
-      f"The training up to {newest} is saved"
-      if newest
-      else "Nothing was saved yet"
-    )
-    raise UserError(
-      f"{damage}. {saved}. Make the file again with create_pretraining_data."
-      "py, or pass --skip_damaged_records to leave such records out; the "
-      "same command continues from what is saved."
-    ) from error
-
-
-def _without_damage(files, examine) -> list[str]:
-  """Returns the files, or where there is damage copies without it.
+def _create_mask_function(
+  config: modeling.BertConfig, files: model_folder.ModelFiles
+) -> Callable | None:
+  """Returns the function that draws new masks; None to keep those of records.
 
   Raises:
-    UserError: nothing is left of a file.
-  """
-  folder = os.path.join(FLAGS.output_dir, "undamaged")
-  result = []
-  for number, file in enumerate(files):
-    # Files of the same name in different folders get different copies.
-    copy, damages = record_files.copy_undamaged_records(
-      file, os.path.join(folder, str(number)), examine
-    )
-    for damage in damages:
-      logging.warning("Left out: %s.", damage)
-    if damages:
-      logging.warning(
-        "%d damaged records of %s are left out.", len(damages), file
-      )
-      if not tf.io.gfile.stat(copy).length:
-        raise UserError(f"{file} has no undamaged record. Leave it out.")
-    result.append(copy)
-  return result
-
-
-def _mask_anew(config, files):
-  """Returns what draws masks in training; None to leave them as they are.
-
-  Raises:
-    UserError: flags that do not go together.
+    UserError: Flags contradict each other.
   """
   common_flags.check_belongs(
-    ("masked_lm_prob", "do_whole_word_mask"),
+    common_flags.MASKING_FLAGS,
     FLAGS.dynamic_masking,
     "--dynamic_masking",
   )
@@ -344,22 +286,71 @@ def _mask_anew(config, files):
     return None
   if not files.vocab_file:
     raise UserError(
-      "--dynamic_masking has to know the words: pass the "
-      "--vocab_file that the records were made with."
+      "--dynamic_masking needs the words: pass the --vocab_file that the "
+      "records were made with."
     )
   if common_flags.is_remote_tpu():
     raise UserError(
-      "--dynamic_masking runs on the machine of the TPU. Start "
-      "the program there, with --tpu_name=local."
+      "--dynamic_masking runs on the machine of the TPU. Start the program "
+      "there, with --tpu_name=local."
     )
   vocab = tokenization.load_vocab(files.vocab_file)
   common_flags.check_vocab_size(max(vocab.values()) + 1, config, files)
-  return masking.Masking(
-    masking.Vocabulary.from_tokens(vocab),
-    FLAGS.masked_lm_prob,
-    FLAGS.max_predictions_per_seq,
-    FLAGS.do_whole_word_mask,
-  ).mask_anew
+  masker = masking.Masker(
+    masking.Vocabulary.from_tokens(vocab), common_flags.masking_settings()
+  )
+  return masker.redraw_masks
+
+
+# --- Damaged records ---------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _name_damage(
+  files: Sequence[str], find_problems: record_files.FindProblems
+) -> Iterator[None]:
+  """Replaces an error of reading by one that names the damaged record."""
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    logging.info("A record cannot be used. Looking for it ...")
+    damage = record_files.find_damage(files, find_problems)
+    if damage is None:
+      raise
+    newest = checkpoint_folder.find_latest(FLAGS.output_dir)
+    progress = "Nothing was saved yet"
+    if newest:
+      progress = f"The training up to {newest} is saved"
+    raise UserError(
+      f"{damage}. {progress}. Make the file again with "
+      "create_pretraining_data.py, or pass --skip_damaged_records to skip such "
+      "records; the same command continues from what is saved."
+    ) from error
+
+
+def _copy_undamaged(
+  files: Sequence[str], find_problems: record_files.FindProblems
+) -> list[str]:
+  """Returns the files, with copies in place of those that have damage.
+
+  Raises:
+    UserError: A file has no undamaged record.
+  """
+  folder = os.path.join(FLAGS.output_dir, "undamaged")
+  result = []
+  for number, file in enumerate(files):
+    # Files of the same name in different folders get different copies.
+    copy, damages = record_files.copy_undamaged_records(
+      file, os.path.join(folder, str(number)), find_problems
+    )
+    for damage in damages:
+      logging.warning("Skipping a record: %s.", damage)
+    if damages:
+      logging.warning("%s: %d damaged records skipped.", file, len(damages))
+      if file_io.file_size(copy) == 0:
+        raise UserError(f"{file} has no undamaged record. Leave it out.")
+    result.append(copy)
+  return result
 
 
 if __name__ == "__main__":

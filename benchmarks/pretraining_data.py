@@ -1,15 +1,16 @@
-"""Speed and memory of create_pretraining_data.py beside plain code.
+"""Speed and memory of create_pretraining_data.py compared with plain code.
 
     python benchmarks/pretraining_data.py --text_file=books_en.txt \\
         --vocab_file=$BERT/vocab.txt
 
-The plain code keeps all documents in memory as lists of tokens and makes one
-instance after the other; it has a few megabytes of the text. The program has
-all of it, with one process and with two, and then ten times as much, to show
-that memory does not grow. Each runs in processes of its own, which are not
-timed while they start.
+The plain code keeps all documents in memory as lists of tokens, and makes one
+instance after the other; it gets a few megabytes of the text. The program gets
+the whole text, with one process and with two, and then ten times as much, to
+show that memory does not grow. Each measurement runs in a process of its own,
+whose start is not timed.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import itertools
 import json
@@ -20,6 +21,7 @@ import resource
 import sys
 import tempfile
 import time
+from typing import Any, NamedTuple
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -37,60 +39,82 @@ import tokenization
 
 FLAGS = flags.FLAGS
 
-_LENGTH, _PREDICTIONS = 128, 20
+_MAX_SEQ_LENGTH, _MAX_PREDICTIONS = 128, 20
 
 
 def define_flags() -> None:
+  """Defines the flags of this program."""
   flags.DEFINE_string(
-    "text_file", None, "Text, one sentence a line.", required=True
+    "text_file", None, "Text with one sentence per line.", required=True
   )
   flags.DEFINE_string(
     "vocab_file", None, "An uncased vocabulary.", required=True
   )
-  flags.DEFINE_integer("dupe_factor", 10, "How often to go over the text.")
   flags.DEFINE_integer(
-    "plain_megabytes", 3, "How much of the text the plain code has; it is slow."
+    "dupe_factor", 10, "Number of times to go over the text."
+  )
+  flags.DEFINE_integer(
+    "plain_megabytes", 3, "Amount of text for the plain code, which is slow."
   )
   flags.DEFINE_integer(
     "times",
     10,
-    "How much more text there is when memory is measured; 0 to leave that out.",
+    "Factor by which the text grows when memory is measured; 0 to skip that.",
   )
 
 
 # --- Plain code --------------------------------------------------------------
 
 
-def make_plainly(text_file, vocab_file, megabytes, dupe_factor, output):
-  """Makes records token by token; returns how many."""
+class _Instance(NamedTuple):
+  """A pair of sentences with masks."""
+
+  tokens: list[str]
+  segment_ids: list[int]
+  labels: dict[int, str]
+  is_random: bool
+
+
+def make_plainly(
+  text_file: str,
+  vocab_file: str,
+  megabytes: int,
+  dupe_factor: int,
+  output: str,
+) -> int:
+  """Makes records token by token; returns their number."""
   tokenizer = tokenization.FullTokenizer(vocab_file)
   rng = random.Random(1)
   with open(text_file, encoding="utf-8") as reader:
     text = reader.read(megabytes << 20)
-  documents = [
-    [tokenizer.tokenize(line) for line in document.split("\n") if line]
-    for document in text.split("\n\n")
-  ]
-  instances = [
-    instance
-    for _ in range(dupe_factor)
-    for number in range(len(documents))
-    for instance in _instances(documents, number, tokenizer, rng)
-  ]
+  documents = []
+  for document in text.split("\n\n"):
+    lines = [line for line in document.split("\n") if line]
+    documents.append([tokenizer.tokenize(line) for line in lines])
+  instances: list[_Instance] = []
+  for _ in range(dupe_factor):
+    for number in range(len(documents)):
+      instances.extend(_create_instances(documents, number, tokenizer, rng))
   rng.shuffle(instances)
   with tf.io.TFRecordWriter(output) as writer:
     for instance in instances:
-      writer.write(_record(*instance, tokenizer))
+      writer.write(_create_record(instance, tokenizer))
   return len(instances)
 
 
-def _instances(documents, number, tokenizer, rng):
-  document, longest = documents[number], _LENGTH - 3
+def _create_instances(
+  documents: Sequence[list[list[str]]],
+  number: int,
+  tokenizer: tokenization.FullTokenizer,
+  rng: random.Random,
+) -> Iterator[_Instance]:
+  document, longest = documents[number], _MAX_SEQ_LENGTH - 3
   words = list(tokenizer.vocab)
   target = rng.randint(2, longest) if rng.random() < 0.1 else longest
   i = 0
   while i < len(document):
-    chunk, length = [], 0
+    chunk: list[list[str]] = []
+    length = 0
     while i < len(document) and length < target:
       chunk.append(document[i])
       length += len(document[i])
@@ -100,7 +124,7 @@ def _instances(documents, number, tokenizer, rng):
     is_random = len(chunk) == 1 or rng.random() < 0.5
     if is_random:
       other = rng.choice(documents[:number] + documents[number + 1 :])
-      b = []
+      b: list[str] = []
       for sentence in other[rng.randrange(len(other)) :]:
         b.extend(sentence)
         if len(b) >= target - len(a):
@@ -111,38 +135,50 @@ def _instances(documents, number, tokenizer, rng):
     while len(a) + len(b) > longest:
       longer = a if len(a) > len(b) else b
       del longer[0 if rng.random() < 0.5 else -1]
-    tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
-    segment_ids = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-    candidates = [
-      place
-      for place, token in enumerate(tokens)
-      if token not in ("[CLS]", "[SEP]")
-    ]
-    rng.shuffle(candidates)
-    wanted = min(_PREDICTIONS, max(1, round(len(tokens) * 0.15)))
-    labels = {place: tokens[place] for place in sorted(candidates[:wanted])}
-    for place in labels:
-      if rng.random() < 0.8:
-        tokens[place] = "[MASK]"
-      elif rng.random() < 0.5:
-        tokens[place] = rng.choice(words)
-    yield tokens, segment_ids, labels, is_random
+    yield _mask_pair(a, b, is_random, words, rng)
 
 
-def _record(tokens, segment_ids, labels, is_random, tokenizer) -> bytes:
-  padding = [0] * (_LENGTH - len(tokens))
-  unused = [0] * (_PREDICTIONS - len(labels))
-  return serialization.serialize(
+def _mask_pair(
+  a: list[str],
+  b: list[str],
+  is_random: bool,
+  words: Sequence[str],
+  rng: random.Random,
+) -> _Instance:
+  tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
+  segment_ids = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+  candidates = []
+  for place, token in enumerate(tokens):
+    if token not in ("[CLS]", "[SEP]"):
+      candidates.append(place)
+  rng.shuffle(candidates)
+  wanted = min(_MAX_PREDICTIONS, max(1, round(len(tokens) * 0.15)))
+  labels = {place: tokens[place] for place in sorted(candidates[:wanted])}
+  for place in labels:
+    if rng.random() < 0.8:
+      tokens[place] = "[MASK]"
+    elif rng.random() < 0.5:
+      tokens[place] = rng.choice(words)
+  return _Instance(tokens, segment_ids, labels, is_random)
+
+
+def _create_record(
+  instance: _Instance, tokenizer: tokenization.FullTokenizer
+) -> bytes:
+  length, num_labels = len(instance.tokens), len(instance.labels)
+  padding = [0] * (_MAX_SEQ_LENGTH - length)
+  unused = [0] * (_MAX_PREDICTIONS - num_labels)
+  ids = tokenizer.convert_tokens_to_ids(instance.tokens)
+  label_ids = tokenizer.convert_tokens_to_ids(instance.labels.values())
+  return serialization.serialize_example(
     {
-      "input_ids": tokenizer.convert_tokens_to_ids(tokens) + padding,
-      "input_mask": [1] * len(tokens) + padding,
-      "segment_ids": segment_ids + padding,
-      "masked_lm_positions": list(labels) + unused,
-      "masked_lm_ids": (
-        tokenizer.convert_tokens_to_ids(labels.values()) + unused
-      ),
-      "masked_lm_weights": [1.0] * len(labels) + [0.0] * len(unused),
-      "next_sentence_labels": [int(is_random)],
+      "input_ids": ids + padding,
+      "input_mask": [1] * length + padding,
+      "segment_ids": instance.segment_ids + padding,
+      "masked_lm_positions": list(instance.labels) + unused,
+      "masked_lm_ids": label_ids + unused,
+      "masked_lm_weights": [1.0] * num_labels + [0.0] * len(unused),
+      "next_sentence_labels": [int(instance.is_random)],
     }
   )
 
@@ -150,8 +186,15 @@ def _record(tokens, segment_ids, labels, is_random, tokenizer) -> bytes:
 # --- The program -------------------------------------------------------------
 
 
-def make(text_file, vocab_file, times, dupe_factor, num_workers, output):
-  """Makes records with the program; returns how many."""
+def make_with_program(
+  text_file: str,
+  vocab_file: str,
+  times: int,
+  dupe_factor: int,
+  num_workers: int,
+  output: str,
+) -> int:
+  """Makes records with the program; returns the number of instances."""
   create_pretraining_data.define_flags()
   FLAGS(
     [
@@ -169,70 +212,71 @@ def make(text_file, vocab_file, times, dupe_factor, num_workers, output):
     return json.load(reader)["instances"]
 
 
-def _start() -> None:
-  """Imports what is needed, and starts what workers are forked from."""
-  for _ in workers.map_unordered(_identity, range(2), 2):
+# --- Measurements ------------------------------------------------------------
+
+
+def _warm_up() -> None:
+  """Imports everything, and starts the process that workers are forked from."""
+  for _ in workers.map_unordered(_create_int, range(2), 2):
     pass
 
 
-def _identity():
+def _create_int() -> type:
   return int
 
 
-def _timed(function, arguments):
-  """Returns the number of records, seconds, and the peak of memory in MB."""
+class _Measurement(NamedTuple):
+  """The number of instances, the time, and the peak of memory in MB."""
+
+  num_instances: int
+  seconds: float
+  peak: float
+
+
+def _measure_here(
+  function: Callable[..., int], arguments: Sequence[Any]
+) -> _Measurement:
   start = time.perf_counter()
-  count = function(*arguments)
-  return (
-    count,
-    time.perf_counter() - start,
-    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-  )
+  num_instances = function(*arguments)
+  seconds = time.perf_counter() - start
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  return _Measurement(num_instances, seconds, usage.ru_maxrss / 1e3)
 
 
-def measure(name, function, *arguments) -> float:
-  """Runs a function in a process of its own; returns instances a second."""
+def measure(name: str, function: Callable[..., int], *arguments: Any) -> float:
+  """Runs a function in its own process; returns instances per second."""
   with tempfile.TemporaryDirectory() as folder:
     with concurrent.futures.ProcessPoolExecutor(
       1, multiprocessing.get_context("spawn")
     ) as executor:
-      executor.submit(_start).result()
-      count, seconds, peak = executor.submit(
-        _timed, function, (*arguments, os.path.join(folder, "x"))
-      ).result()
+      executor.submit(_warm_up).result()
+      output = os.path.join(folder, "x")
+      future = executor.submit(_measure_here, function, (*arguments, output))
+      result = future.result()
+  speed = result.num_instances / result.seconds
   print(
-    f"{name:40s} {count:8d} instances  {count / seconds:8.0f} a second  "
-    f"{1e3 * seconds / count:6.3f} ms each  "
-    f"peak {peak:5.0f} MB",
+    f"{name:40s} {result.num_instances:8d} instances  {speed:8.0f} per second  "
+    f"{1e3 / speed:6.3f} ms each  peak {result.peak:5.0f} MB",
     flush=True,
   )
-  return count / seconds
+  return speed
 
 
 def main(_):
   inputs = FLAGS.text_file, FLAGS.vocab_file
+  dupe_factor = FLAGS.dupe_factor
   plain = measure(
-    "plain code",
-    make_plainly,
-    *inputs,
-    FLAGS.plain_megabytes,
-    FLAGS.dupe_factor,
+    "plain code", make_plainly, *inputs, FLAGS.plain_megabytes, dupe_factor
   )
-  one = measure("one process", make, *inputs, 1, FLAGS.dupe_factor, 1)
-  two = measure("two processes", make, *inputs, 1, FLAGS.dupe_factor, 2)
+  one = measure("one process", make_with_program, *inputs, 1, dupe_factor, 1)
+  two = measure("two processes", make_with_program, *inputs, 1, dupe_factor, 2)
   print(
-    f"ours beside plain code: {one / plain:.1f} times as many a second; "
-    f"two processes beside one: {two / one:.2f} times"
+    f"speed compared with plain code: {one / plain:.1f}; "
+    f"two processes compared with one: {two / one:.2f}"
   )
   if FLAGS.times:
-    measure(
-      f"one process, {FLAGS.times} times the text",
-      make,
-      *inputs,
-      FLAGS.times,
-      1,
-      1,
-    )
+    name = f"one process, {FLAGS.times} times the text"
+    measure(name, make_with_program, *inputs, FLAGS.times, 1, 1)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def _write(folder: str) -> None:
 
 def _write_unsynced(folder: str) -> None:
   with (
-    mock.patch.object(file_io, "sync"),
+    mock.patch.object(file_io, "sync_file"),
     mock.patch.object(file_io, "sync_folder"),
   ):
     _write(folder)

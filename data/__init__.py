@@ -1,15 +1,15 @@
 """Files, records and batches.
 
-file_io          text and JSON; whole, durable files; names and patterns
-locks            one writer at a time in a folder
-unfinished       parts of an output while it is made
-record_files     TFRecord files: written, reused, searched for damage
-serialization    features to serialized `tf.train.Example`s
-encoding         `[CLS] a [SEP] b [SEP]`, cut to a length
-sliding_windows  overlapping windows over long texts
-batching         batches of similar lengths, in a reproducible order
-feature_files    extracted features as JSON lines, TFRecord or Parquet
-checkpoint_folder  the checkpoints of a run: which there are, which is newest
+file_io              text and JSON; atomic, durable files; names and patterns
+locks                one writer at a time in a folder
+unfinished           parts of an output while it is made
+record_files         TFRecord files: written, reused, searched for damage
+serialization        features to serialized `tf.train.Example`s
+encoding             `[CLS] a [SEP] b [SEP]`, cut to a length
+sliding_windows      overlapping windows over long texts
+batching             batches of similar lengths, in a reproducible order
+feature_files        extracted features as JSON, NumPy, TFRecord or Parquet
+checkpoint_folder    the checkpoints of a run: which there are, which is newest
 transformers_format  weights and configs of PyTorch transformers
-pytorch_checkpoint, safetensors_checkpoint   tensors from files of others
+pytorch_checkpoint, safetensors_checkpoint  tensors from files of PyTorch
 """

@@ -38,7 +38,7 @@ def create_task_record(
     features: Token ids of the example.
     **other_features: Further features, such as labels: lists of int or float.
   """
-  return serialization.serialize(
+  return serialization.serialize_example(
     {
       "input_ids": features.input_ids,
       "segment_ids": features.segment_ids,
@@ -179,7 +179,8 @@ def task_dataset(
       end = start + batch_size
       return {name: x[start:end] for name, x in window.items()}, batch
 
-    return tf.data.Dataset.from_tensor_slices(batches).map(cut_batch)
+    dataset = tf.data.Dataset.from_tensor_slices(batches)
+    return dataset.map(cut_batch)
 
   # Step 4: dense and padded batches.
   pad = _Padding(max_seq_length, batch_size, static_shapes, spec)
@@ -250,7 +251,8 @@ def _read_endlessly(
       tf.where(is_first, tf.constant(num_skipped, tf.int64), 0)
     )
 
-  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(read_epoch)
+  epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+  return epochs.flat_map(read_epoch)
 
 
 def _positions_after(
@@ -379,9 +381,10 @@ def _create_batch(
   lengths = np.zeros([num_rows, 1], int)
   lengths[: len(sequences), 0] = [len(x.input_ids) for x in sequences]
   is_token = np.arange(length) < lengths  # [num_rows, length]
+  is_real = lengths[:, 0] > 0
   batch = {
     "input_mask": is_token.astype(np.int32),
-    "is_real_example": (lengths[:, 0] > 0).astype(np.float32),
+    "is_real_example": is_real.astype(np.float32),
   }
   for name in ("input_ids", "segment_ids"):
     rows = [getattr(x, name) for x in sequences]

@@ -272,7 +272,7 @@ def _write_list(folder: str, names: Sequence[str]) -> None:
   """Replaces the list; without names there is none."""
   list_file = os.path.join(folder, _LIST)
   if not names:
-    file_io.remove_if_there([list_file])
+    file_io.remove_existing_files([list_file])
     return
   # Names without folders allow a run to be moved.
   quoted = [json.dumps(name) for name in names]

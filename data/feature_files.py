@@ -1,17 +1,18 @@
-"""Files of features: in parts while they are made, then in one piece.
+"""Files of extracted features: made in parts, then merged into one file.
 
-A part holds the features of a number of lines. A program that was killed keeps
-the parts that are whole; when all are there they become one file, in memory
-that does not grow with it.
+A part holds the features of some lines. If the program is killed, complete
+parts are kept. When all parts exist they are merged, with a part at a time in
+memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 import zipfile
 
 import numpy as np
@@ -23,14 +24,15 @@ from data import unfinished
 from errors import UserError
 
 
-class Features(NamedTuple):
-  """What is written of a line.
+class LineFeatures(NamedTuple):
+  """The features of a line of text.
 
   Attributes:
-    line: number of the line, from 0.
-    tokens: its tokens, or those that stand for it; none if they are pooled.
+    line: Number of the line, from 0.
+    tokens: Its tokens; None if tokens are pooled.
     values: float32 [num_tokens, num_layers, hidden_size]; without the first
-      dimension if tokens are pooled, without the second if layers are combined.
+      dimension if tokens are pooled, and without the second if layers are
+      combined.
   """
 
   line: int
@@ -38,58 +40,70 @@ class Features(NamedTuple):
   values: np.ndarray
 
 
+def _all_tokens(features: Sequence[LineFeatures]) -> list[Sequence[str]] | None:
+  """Returns the tokens of each line; None if tokens are pooled."""
+  if features[0].tokens is None:
+    return None
+  return [line.tokens or () for line in features]
+
+
 # --- Formats -----------------------------------------------------------------
 
 
-class JsonLines:
-  """The published format, and others like it.
+class FeatureFormat(Protocol):
+  """A format of files of features."""
 
-  An object a line: `linex_index` (the misspelling is the format), and
-  `features`, a list of `token` and `layers`. Pooled lines have `layers` at the
-  top; combined layers are `values`.
+  def write(self, path: str, features: Sequence[LineFeatures]) -> None:
+    """Writes a part."""
+
+  def merge(self, parts: Sequence[str], path: str) -> None:
+    """Writes the file that consists of some parts, given by their paths."""
+
+
+class JsonLines:
+  """The published format, and similar ones.
+
+  Each line is an object with `linex_index` (the misspelling is part of the
+  format) and `features`, a list of objects with `token` and `layers`. If tokens
+  are pooled, `layers` is at the top level. If layers are combined, there are
+  `values` instead of `layers`.
   """
 
   def __init__(self, layers: Sequence[int]):
-    self._layers = layers  # their numbers; none if they are combined
+    """Sets the numbers of the layers; none if layers are combined."""
+    self._layers = layers
 
-  def write(self, path: str, features: Sequence[Features]) -> None:
+  def write(self, path: str, features: Sequence[LineFeatures]) -> None:
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     with tf.io.gfile.GFile(path, "wb") as writer:
       for line in features:
+        json_object: dict[str, object] = {"linex_index": line.line}
         values = np.round(line.values.astype(np.float64), 6)
         if line.tokens is None:
-          fields = self._fields(values)
+          json_object.update(self._create_fields(values))
         else:
-          fields = {
-            "features": [
-              {"token": token, **self._fields(row)}
-              for token, row in zip(line.tokens, values)
-            ]
-          }
-        writer.write(
-          orjson.dumps(
-            {"linex_index": line.line, **fields},
-            option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
-          )
-        )
+          tokens = []
+          for token, row in zip(line.tokens, values):
+            tokens.append({"token": token, **self._create_fields(row)})
+          json_object["features"] = tokens
+        writer.write(orjson.dumps(json_object, option=options))
 
-  def _fields(self, values) -> dict:
+  def _create_fields(self, values: np.ndarray) -> dict[str, object]:
     if not self._layers:
       return {"values": values}
-    return {
-      "layers": [
-        {"index": index, "values": row}
-        for index, row in zip(self._layers, values)
-      ]
-    }
+    layers = []
+    for index, row in zip(self._layers, values):
+      layers.append({"index": index, "values": row})
+    return {"layers": layers}
 
   def merge(self, parts: Sequence[str], path: str) -> None:
-    _concatenate(parts, path)
+    _concatenate_files(parts, path)
 
 
 class TfRecords:
-  """A `tf.train.Example` a line: `line`, `values`, `shape`, `tokens`."""
+  """A `tf.train.Example` per line: `line`, `values`, `shape`, `tokens`."""
 
-  def write(self, path: str, features: Sequence[Features]) -> None:
+  def write(self, path: str, features: Sequence[LineFeatures]) -> None:
     with tf.io.TFRecordWriter(path) as writer:
       for line in features:
         example = tf.train.Example()
@@ -98,23 +112,30 @@ class TfRecords:
         fields["values"].float_list.value.extend(line.values.ravel())
         fields["shape"].int64_list.value.extend(line.values.shape)
         if line.tokens is not None:
-          fields["tokens"].bytes_list.value.extend(
-            token.encode() for token in line.tokens
-          )
-        # The order of a map differs between processes otherwise.
+          tokens = [token.encode() for token in line.tokens]
+          fields["tokens"].bytes_list.value.extend(tokens)
+        # Otherwise, the order of the fields would differ between processes.
         writer.write(example.SerializeToString(deterministic=True))
 
   def merge(self, parts: Sequence[str], path: str) -> None:
-    _concatenate(parts, path)
+    _concatenate_files(parts, path)
+
+
+def _concatenate_files(parts: Sequence[str], path: str) -> None:
+  with tf.io.gfile.GFile(path, "wb") as writer:
+    for part in parts:
+      with tf.io.gfile.GFile(part, "rb") as reader:
+        shutil.copyfileobj(reader, writer, 2**20)
 
 
 @contextlib.contextmanager
 def _local_file(path: str) -> Iterator[str]:
-  """Gives the path of a file of this machine, and copies it to `path`.
+  """Yields the path of a local file, which is copied to `path` if necessary.
 
-  For libraries that seek in what they write, which not all file systems can.
+  Some libraries seek in the files that they write, which not all file systems
+  support.
   """
-  if "://" not in path:
+  if not file_io.is_remote(path):
     yield path
     return
   with tempfile.TemporaryDirectory() as folder:
@@ -123,68 +144,67 @@ def _local_file(path: str) -> Iterator[str]:
     tf.io.gfile.copy(local, path, overwrite=True)
 
 
-def _concatenate(parts: Sequence[str], path: str) -> None:
-  with tf.io.gfile.GFile(path, "wb") as writer:
-    for part in parts:
-      with tf.io.gfile.GFile(part, "rb") as reader:
-        shutil.copyfileobj(reader, writer, 2**20)
-
-
 class Npz:
   """NumPy arrays: `values` of all lines, one after the other.
 
-  Where tokens are not pooled, `offsets` [num_lines + 1] says where in `values`
-  a line begins, and `tokens` are all tokens.
+  If tokens are not pooled, there are also all `tokens`, and `offsets`
+  [num_lines + 1], the rows of `values` at which the lines begin.
   """
 
-  def write(self, path: str, features: Sequence[Features]) -> None:
-    arrays = {
-      "values": np.stack([line.values for line in features])
-      if features[0].tokens is None
-      else np.concatenate([line.values for line in features])
-    }
-    if features[0].tokens is not None:
-      arrays["lengths"] = np.array([len(line.tokens) for line in features])
-      arrays["tokens"] = np.array(
-        [token for line in features for token in line.tokens]
-      )
+  def write(self, path: str, features: Sequence[LineFeatures]) -> None:
+    values = [line.values for line in features]
+    all_tokens = _all_tokens(features)
+    arrays: dict[str, Any] = {}
+    if all_tokens is None:
+      arrays["values"] = np.stack(values)
+    else:
+      lengths = [len(tokens) for tokens in all_tokens]
+      arrays["values"] = np.concatenate(values)
+      arrays["lengths"] = np.array(lengths)
+      arrays["tokens"] = np.array(list(itertools.chain(*all_tokens)))
     with _local_file(path) as local, open(local, "wb") as writer:
       np.savez(writer, **arrays)
 
   def merge(self, parts: Sequence[str], path: str) -> None:
     with _local_file(path) as local, zipfile.ZipFile(local, "w") as archive:
       for name in _read_npz(parts[0]):
-        if name != "lengths":
+        if name == "lengths":
+          self._write_offsets(archive, parts)
+        else:
           self._write_array(archive, name, parts)
-          continue
-        lengths = np.concatenate([_read_npz(part)[name] for part in parts])
-        with archive.open(_zip_entry("offsets"), "w") as target:
-          np.lib.format.write_array(
-            target, np.concatenate([[0], np.cumsum(lengths)])
-          )
+
+  def _write_offsets(
+    self, archive: zipfile.ZipFile, parts: Sequence[str]
+  ) -> None:
+    lengths = np.concatenate([_read_npz(part)["lengths"] for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    with archive.open(_create_entry("offsets"), "w") as target:
+      np.lib.format.write_array(target, offsets)
 
   def _write_array(
     self, archive: zipfile.ZipFile, name: str, parts: Sequence[str]
   ) -> None:
-    """Writes an array that is the parts one after the other."""
-    arrays = [_read_npz(part)[name][:0] for part in parts]  # types alone
-    dtype = np.result_type(*arrays)
+    """Writes the concatenation of an array of all parts."""
+    # One part at a time is in memory: first for its type, then for its length,
+    # at last for its content.
+    empty_arrays = [_read_npz(part)[name][:0] for part in parts]
+    dtype = np.result_type(*empty_arrays)
     size = sum(len(_read_npz(part)[name]) for part in parts)
-    with archive.open(_zip_entry(name), "w", force_zip64=True) as target:
-      np.lib.format.write_array_header_2_0(
-        target,
-        {
-          "descr": np.lib.format.dtype_to_descr(dtype),
-          "fortran_order": False,
-          "shape": (size, *arrays[0].shape[1:]),
-        },
-      )
+    inner_shape = empty_arrays[0].shape[1:]
+    header = {
+      "descr": np.lib.format.dtype_to_descr(dtype),
+      "fortran_order": False,
+      "shape": (size, *inner_shape),
+    }
+    with archive.open(_create_entry(name), "w", force_zip64=True) as target:
+      np.lib.format.write_array_header_2_0(target, header)
       for part in parts:
-        target.write(_read_npz(part)[name].astype(dtype).tobytes())
+        array = _read_npz(part)[name].astype(dtype)
+        target.write(array.tobytes())
 
 
-def _zip_entry(name: str) -> zipfile.ZipInfo:
-  """Returns the entry of an array, without the time of now."""
+def _create_entry(name: str) -> zipfile.ZipInfo:
+  """Returns the archive entry of an array, with a fixed time."""
   return zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
 
 
@@ -195,13 +215,13 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
 
 
 class Parquet:
-  """A row a line: `line`, `values` (as one list), `shape`, `tokens`."""
+  """A row per line: `line`, `values` (a flat list), `shape`, `tokens`."""
 
   def __init__(self):
-    """Looks for the library.
+    """Imports pyarrow.
 
     Raises:
-      UserError: it is not installed.
+      UserError: It is not installed.
     """
     try:
       # pylint: disable-next=g-import-not-at-top
@@ -209,44 +229,38 @@ class Parquet:
       import pyarrow.parquet
     except ImportError as error:
       raise UserError(
-        "--format=parquet takes the library pyarrow: pip install pyarrow."
+        "--format=parquet requires pyarrow: pip install pyarrow."
       ) from error
     self._arrow = pyarrow
 
-  def write(self, path: str, features: Sequence[Features]) -> None:
+  def write(self, path: str, features: Sequence[LineFeatures]) -> None:
+    arrow = self._arrow
+    lines = [line.line for line in features]
+    values = [line.values.ravel() for line in features]
+    shapes = [line.values.shape for line in features]
     columns = {
-      "line": self._arrow.array(
-        [line.line for line in features], self._arrow.int64()
-      ),
-      "values": self._arrow.array(
-        [line.values.ravel() for line in features],
-        self._arrow.list_(self._arrow.float32()),
-      ),
-      "shape": self._arrow.array(
-        [line.values.shape for line in features],
-        self._arrow.list_(self._arrow.int32()),
-      ),
+      "line": arrow.array(lines, arrow.int64()),
+      "values": arrow.array(values, arrow.list_(arrow.float32())),
+      "shape": arrow.array(shapes, arrow.list_(arrow.int32())),
     }
-    if features[0].tokens is not None:
-      columns["tokens"] = self._arrow.array(
-        [line.tokens for line in features],
-        self._arrow.list_(self._arrow.string()),
-      )
+    tokens = _all_tokens(features)
+    if tokens is not None:
+      columns["tokens"] = arrow.array(tokens, arrow.list_(arrow.string()))
     with _local_file(path) as local:
-      self._arrow.parquet.write_table(self._arrow.table(columns), local)
+      arrow.parquet.write_table(arrow.table(columns), local)
 
   def merge(self, parts: Sequence[str], path: str) -> None:
-    target = None
-    with _local_file(path) as local:
+    parquet = self._arrow.parquet
+    with _local_file(path) as local, contextlib.ExitStack() as stack:
+      writer = None
       for part in parts:
         with tf.io.gfile.GFile(part, "rb") as reader:
           content = io.BytesIO(reader.read())
-        table = self._arrow.parquet.read_table(content)
-        target = target or self._arrow.parquet.ParquetWriter(
-          local, table.schema
-        )
-        target.write_table(table)
-      target.close()
+        table = parquet.read_table(content)
+        if writer is None:
+          writer = parquet.ParquetWriter(local, table.schema)
+          stack.enter_context(writer)
+        writer.write_table(table)
 
 
 # --- Parts -------------------------------------------------------------------
@@ -255,85 +269,97 @@ class Parquet:
 class PartedFile:
   """A file that is made in parts, in a folder next to it."""
 
-  def __init__(self, path: str, file_format, settings: Mapping[str, object]):
-    """Looks for parts that are there.
+  def __init__(
+    self,
+    path: str,
+    file_format: FeatureFormat,
+    settings: Mapping[str, object],
+  ):
+    """Checks the parts that exist.
 
     Args:
-      path: of the file.
-      file_format: one of the formats.
-      settings: what the file depends on, as JSON.
+      path: Path of the file.
+      file_format: Format of the file.
+      settings: Settings that the file depends on, as JSON.
 
     Raises:
-      UserError: it was begun with other settings.
+      UserError: There are parts that were made with other settings.
     """
     self._path = path
     self._format = file_format
     self._folder = _parts_folder(path, settings)
     self._is_open = False
-    differing = self._folder.differing_settings()
+    # Parts of different settings are never mixed; the user decides.
+    differing = self._folder.find_differing_settings()
     if differing:
       raise UserError(
         f"{self._folder.path} holds parts that were made with other settings: "
         f"{', '.join(differing)}. Delete it to start again, or give the same "
         "settings to continue."
       )
-    self._is_continued = self._folder.known_settings() == self._folder.settings
+    self._resumes = self._folder.read_settings() == self._folder.settings
 
   def has_part(self, number: int, num_lines: int) -> bool:
-    """Whether a part is whole that has so many lines.
+    """Returns whether a part with this number of lines exists.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: It cannot be read.
     """
-    return self._is_continued and (
-      self._folder.facts(_name(number)) == {"lines": num_lines}
-    )
+    if not self._resumes:
+      return False
+    return self._folder.read_facts(_part_name(number)) == {"lines": num_lines}
 
-  def write_part(self, number: int, features: Sequence[Features]) -> None:
-    """Writes a part, whole or not at all.
+  def write_part(self, number: int, features: Sequence[LineFeatures]) -> None:
+    """Writes a part, completely or not at all.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: It cannot be written.
     """
     if not self._is_open:
       self._folder.open()
       self._is_open = True
-    name = _name(number)
+    name = _part_name(number)
     try:
       with file_io.atomic_file(self._folder.path_of(name)) as temporary:
         self._format.write(temporary, features)
-      self._folder.record(name, {"lines": len(features)})
+      self._folder.complete_part(name, {"lines": len(features)})
     except BaseException:
+      # A first part that fails leaves no folder behind.
       self._folder.remove_if_empty()
       raise
 
   def finish(self, num_parts: int) -> None:
-    """Makes the file of its parts, and removes these.
+    """Merges the parts into the file, and removes them.
 
     Raises:
-      UserError: a part is not what was written, or the file cannot be written.
+      UserError: A part was changed after it was written, or the file cannot be
+        written.
     """
-    names = [_name(number) for number in range(num_parts)]
-    for name in names:
-      if self._folder.facts(name) is None:
+    paths = []
+    for number in range(num_parts):
+      name = _part_name(number)
+      path = self._folder.path_of(name)
+      if self._folder.read_facts(name) is None:
         raise UserError(
-          f"{self._folder.path_of(name)} was damaged in the "
-          "meantime. Run the same command again: it is made "
-          "again."
+          f"{path} was damaged in the meantime. Run the same command again to "
+          "repeat this part."
         )
+      paths.append(path)
     with file_io.atomic_file(self._path) as temporary:
-      self._format.merge(list(map(self._folder.path_of, names)), temporary)
+      self._format.merge(paths, temporary)
     self._folder.remove()
 
 
-def files_of_parts(path: str) -> list[str]:
-  """Returns the paths of the parts that a file has, finished or not."""
-  return _parts_folder(path, {}).files()
+def list_part_files(path: str) -> list[str]:
+  """Returns the paths of the parts of a file, complete or not."""
+  return _parts_folder(path, {}).list_files()
 
 
-def _parts_folder(path: str, settings) -> unfinished.PartsFolder:
+def _parts_folder(
+  path: str, settings: Mapping[str, object]
+) -> unfinished.PartsFolder:
   return unfinished.PartsFolder(path + file_io.PARTS_SUFFIX, settings)
 
 
-def _name(number: int) -> str:
+def _part_name(number: int) -> str:
   return f"part-{number:06d}"

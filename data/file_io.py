@@ -1,15 +1,15 @@
-"""Reads files with checks, and writes them whole and durable.
+"""Reads files with checks, and writes them atomically and durably.
 
 A file is written under a temporary name, forced to the disk and renamed, so it
-is whole or not there even after a power failure. A temporary file stays locked
-while it is written: what a killed process left behind is known by being free,
-and is removed by the next program that writes to its folder.
+is complete or absent even after a power failure. The temporary file stays
+locked while it is written. If a process is killed, its temporary files are not
+locked any more, and the next program that writes to the folder removes them.
 
-Paths go through `tf.io.gfile`, so `gs://` works; such file systems write whole
-files by themselves.
+All paths go through `tf.io.gfile`, so `gs://` works; such file systems write
+whole files anyway.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno
 import json
@@ -18,7 +18,9 @@ import os
 import re
 import shutil
 import stat
+from typing import Any
 import uuid
+import zlib
 
 from absl import logging
 import tensorflow as tf
@@ -26,14 +28,14 @@ import tensorflow as tf
 from data import locks
 from errors import UserError
 
-# Files next to records: the report on how they were made, and while they are
-# being made the folder of their parts.
+# Suffixes of files next to records: the report on how they were made, and the
+# folder of parts while they are being made.
 REPORT_SUFFIX = ".report.json"
 PARTS_SUFFIX = ".parts"
 
 FILE_ERRORS = (OSError, tf.errors.OpError)
 _CHUNK_BYTES = 2**20
-_TEMPORARY = re.compile(r".\.[0-9a-f]{8}\.unfinished$")
+_TEMPORARY_NAME = re.compile(r".\.[0-9a-f]{8}\.unfinished$")
 _FULL_OR_BROKEN = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -41,22 +43,27 @@ _FULL_OR_BROKEN = (
   errno.EIO,
   errno.EROFS,
 )
-# How much of a bad value a message shows.
+# Maximum number of characters of a bad value in a message.
 _LONGEST_SHOWN = 60
 _SURROGATE = re.compile(r"\\u[dD][89abABcCdDeEfF]")
 
 
 def is_remote(path: str) -> bool:
-  """Whether a path names a file of another system, such as `gs://`."""
+  """Returns whether a path is on another file system, such as `gs://`."""
   return "://" in path
 
 
-def reason(error: Exception) -> str:
-  """Returns what an error of the file system says, without its path."""
+def describe_error(error: Exception) -> str:
+  """Returns the description of an error of the file system, without a path."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   message = getattr(error, "message", None) or str(error)
   return message.rpartition("; ")[2] or message
+
+
+def file_size(path: str) -> int:
+  """Returns the number of bytes of a file."""
+  return tf.io.gfile.stat(path).length
 
 
 # --- Names and patterns ------------------------------------------------------
@@ -66,75 +73,86 @@ def expand_patterns(patterns: str, flag: str) -> list[str]:
   """Returns the files of a comma-separated list of names and globs.
 
   Args:
-    patterns: the list.
-    flag: where it comes from, for error messages.
+    patterns: Names and globs.
+    flag: Flag that they come from, for error messages.
 
   Raises:
-    UserError: a name or glob matches no file, or a file is empty.
+    UserError: A name or glob matches no file, or a file is empty.
   """
-  files = []
-  for pattern in filter(None, (p.strip() for p in patterns.split(","))):
-    # `records*` does not mean the files next to records.
-    found = [
-      file
-      for file in sorted(tf.io.gfile.glob(pattern))
-      if file == pattern
-      or not (
-        file.endswith((REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX))
-        or _TEMPORARY.search(file)
-      )
-    ]
-    if not found:
+  files: list[str] = []
+  for part in patterns.split(","):
+    pattern = part.strip()
+    if not pattern:
+      continue
+    matches = find_files(pattern)
+    if not matches:
       raise UserError(f"{flag}: {pattern} matches no file.")
-    files.extend(found)
+    files.extend(matches)
   if not files:
     raise UserError(f"{flag} names no file.")
   for file in files:
     if tf.io.gfile.isdir(file):
+      example = os.path.join(file, "*")
       raise UserError(
-        f"{flag}: {file} is a folder. Name files in it, such "
-        f"as {os.path.join(file, '*')}."
+        f"{flag}: {file} is a folder. Name files in it, such as {example}."
       )
-    if not tf.io.gfile.stat(file).length:
+    if file_size(file) == 0:
       raise UserError(f"{flag}: {file} is empty.")
   return files
+
+
+def find_files(pattern: str) -> list[str]:
+  """Returns the paths that match a glob, sorted.
+
+  Files that lie next to an output, such as reports and locks, match only if
+  they are named exactly: `records*` does not mean them.
+  """
+  matches = []
+  for path in sorted(tf.io.gfile.glob(pattern)):
+    is_companion = path.endswith((REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX))
+    is_temporary = bool(_TEMPORARY_NAME.search(path))
+    if path == pattern or not (is_companion or is_temporary):
+      matches.append(path)
+  return matches
 
 
 def check_not_inputs(
   outputs: Mapping[str, Iterable[str]], inputs: Mapping[str, Iterable[str]]
 ) -> None:
-  """Checks that no file would be written over a file that is read.
+  """Checks that no file would be overwritten that is also read.
 
   Args:
-    outputs: flag -> paths that will be written.
-    inputs: flag -> paths that are read.
+    outputs: Paths that will be written, by flag.
+    inputs: Paths that are read, by flag.
 
   Raises:
-    UserError: a path is in both; links are followed.
+    UserError: A path, or the file that it links to, is in both.
   """
-  read_by = {
-    _identity(path): (flag, path)
-    for flag, paths in inputs.items()
-    for path in paths
-  }
+  read_by = {}
+  for flag, paths in inputs.items():
+    for path in paths:
+      read_by[_identify_file(path)] = flag, path
   for flag, paths in outputs.items():
     for path in paths:
-      if _identity(path) in read_by:
-        input_flag, read = read_by[_identity(path)]
+      identity = _identify_file(path)
+      if identity in read_by:
+        input_flag, input_path = read_by[identity]
         raise UserError(
-          f"{flag} would write {path}, which is {read} that {input_flag} "
+          f"{flag} would write {path}, which is {input_path} that {input_flag} "
           f"reads. Choose another {flag}."
         )
 
 
-def _identity(path: str):
-  """Returns what is the same for all names of a file."""
+def _identify_file(path: str) -> object:
+  """Returns a value that is the same for all names of a file."""
   if is_remote(path):
     return path
   try:
+    # The same for hard links and for links to files or folders.
     status = os.stat(path)
     return status.st_dev, status.st_ino
   except OSError:
+    # The file does not exist yet, but its folder may be a link.
     return os.path.realpath(path)
 
 
@@ -145,7 +163,7 @@ def read_bytes(path: str) -> bytes:
   """Returns the content of a file.
 
   Raises:
-    UserError: it is missing, is a folder, or cannot be read.
+    UserError: It does not exist, is a folder, or cannot be read.
   """
   try:
     if tf.io.gfile.isdir(path):
@@ -155,42 +173,44 @@ def read_bytes(path: str) -> bytes:
   except (tf.errors.NotFoundError, FileNotFoundError) as error:
     raise UserError(f"{path} does not exist.") from error
   except FILE_ERRORS as error:
-    raise UserError(f"{path} cannot be read: {reason(error)}.") from error
+    raise UserError(
+      f"{path} cannot be read: {describe_error(error)}."
+    ) from error
 
 
 def read_text(path: str) -> str:
   """Returns the text of a UTF-8 file, without a byte order mark.
 
   Raises:
-    UserError: see `read_bytes`; or it is not UTF-8.
+    UserError: The file cannot be read, or is not UTF-8.
   """
   return _decode(read_bytes(path), path)
 
 
-def _decode(content: bytes, where: str) -> str:
+def _decode(content: bytes, source: str) -> str:
   try:
     return content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
     line = content.count(b"\n", 0, error.start) + 1
     raise UserError(
-      f"{where} is not UTF-8: line {line} has the byte "
+      f"{source} is not UTF-8: line {line} has the byte "
       f"0x{content[error.start]:02x}. Convert it first, for example with "
       "`iconv -f latin1 -t utf-8`."
     ) from error
 
 
 def read_lines(path: str) -> Iterator[str]:
-  """Yields the lines of a UTF-8 text file, without their ends.
+  """Yields the lines of a UTF-8 text file, without line ends.
 
-  A byte order mark is dropped, and only a line feed ends a line: text may hold
+  A byte order mark is dropped. Only a line feed ends a line: text may contain
   other characters that Python would split at.
 
   Raises:
-    UserError: the file cannot be read, or a line is not UTF-8; the message
+    UserError: The file cannot be read, or a line is not UTF-8; the message
       gives file, line and bytes.
   """
   try:
-    for number, line in enumerate(_raw_lines(path), 1):
+    for number, line in enumerate(_read_raw_lines(path), 1):
       text = decode_line(line, path, number)
       if number == 1:
         text = text.removeprefix("\ufeff")
@@ -198,16 +218,18 @@ def read_lines(path: str) -> Iterator[str]:
   except (tf.errors.NotFoundError, FileNotFoundError) as error:
     raise UserError(f"{path} does not exist.") from error
   except tf.errors.OpError as error:
-    raise UserError(f"{path} cannot be read: {reason(error)}.") from error
+    raise UserError(
+      f"{path} cannot be read: {describe_error(error)}."
+    ) from error
 
 
-def _raw_lines(path: str) -> Iterator[bytes]:
+def _read_raw_lines(path: str) -> Iterator[bytes]:
   """Yields the lines of a file, without line feeds.
 
-  `GFile` yields lines as well, but takes an error for the end of the file.
+  `GFile` can also yield lines, but takes an error for the end of the file.
   """
   with tf.io.gfile.GFile(path, "rb") as reader:
-    parts = []  # of the present line
+    parts: list[bytes] = []  # of the current line
     while chunk := reader.read(_CHUNK_BYTES):
       first, *others = chunk.split(b"\n")
       parts.append(first)
@@ -223,7 +245,7 @@ def decode_line(line: bytes, path: str, number: int) -> str:
   """Returns the text of a line of a file.
 
   Raises:
-    UserError: it is not UTF-8; the message gives file, line and bytes.
+    UserError: It is not UTF-8; the message gives file, line and bytes.
   """
   try:
     return line.decode("utf-8")
@@ -235,74 +257,98 @@ def decode_line(line: bytes, path: str, number: int) -> str:
     ) from error
 
 
-def read_json(path: str, kind: type = dict):
+def read_json(path: str, kind: type = dict) -> Any:
   """Returns the content of a JSON file.
 
   Args:
-    path: of the file.
-    kind: what it holds: `dict`, `list`, or `object` for anything.
+    path: Path of the file.
+    kind: Expected type: `dict`, `list`, or `object` for any.
 
   Raises:
-    UserError: see `parse_json`; or the file cannot be read.
+    UserError: The file cannot be read, or `parse_json` refuses its content.
   """
   return parse_json(read_bytes(path), path, kind)
 
 
 def read_json_lines(path: str) -> Iterator[tuple[int, dict]]:
-  """Yields the number and the object of each line that is not blank.
+  """Yields the number and the JSON object of each line that is not blank.
 
   Raises:
-    UserError: a line holds something else; the message names it.
+    UserError: A line has no JSON object; the message gives file and line.
   """
   for number, line in enumerate(read_lines(path), 1):
     if line.strip():
       yield number, parse_json(line, f"{path}, line {number}")
 
 
-def parse_json(content, where: str, kind: type = dict):
-  """Returns what JSON stands for.
+def parse_json(content: bytes | str, source: str, kind: type = dict) -> Any:
+  """Returns the value of a JSON text.
 
   Args:
-    content: bytes or text.
-    where: the place, for error messages.
-    kind: what it has to be: `dict`, `list`, or `object` for anything.
+    content: JSON text, or its bytes in UTF-8, with or without a byte order
+      mark.
+    source: Place that it comes from, for error messages.
+    kind: Expected type: `dict`, `list`, or `object` for any.
 
   Raises:
-    UserError: it is not UTF-8 (a byte order mark is accepted), not JSON, nested
-      too deeply, or of another kind; or it holds NaN, an infinite number, or
-      half of a surrogate pair.
+    UserError: The content is not UTF-8, not JSON, nested too deeply, or of
+      another type; or it contains NaN, an infinite number, or half of a
+      surrogate pair.
   """
-  text = _decode(content, where) if isinstance(content, bytes) else content
+  text = _decode(content, source) if isinstance(content, bytes) else content
   try:
-    result = json.loads(
-      text, parse_constant=_refuse_constant, parse_float=_finite_float
+    value = json.loads(
+      text, parse_constant=_refuse_constant, parse_float=_parse_finite_float
     )
+    # Python reads half of a surrogate pair, but no file can be written with it.
     if _SURROGATE.search(text):
-      json.dumps(result, ensure_ascii=False).encode("utf-8")
+      json.dumps(value, ensure_ascii=False).encode("utf-8")
   except UnicodeEncodeError as error:
     raise UserError(
-      f"{where} holds half of a surrogate pair, which is no character."
+      f"{source} holds half of a surrogate pair, which is no character."
     ) from error
   except RecursionError as error:
-    raise UserError(f"{where} is nested too deeply.") from error
+    raise UserError(f"{source} is nested too deeply.") from error
   except ValueError as error:
-    raise UserError(f"{where}: not JSON: {error}. Is it whole?") from error
-  if not isinstance(result, kind):
-    names = {dict: "an object", list: "a list"}
+    raise UserError(f"{source}: not JSON: {error}. Is it complete?") from error
+  if not isinstance(value, kind):
+    wanted = "an object" if kind is dict else "a list"
     beginning = " ".join(text[:_LONGEST_SHOWN].split())
-    raise UserError(f"{where} holds {beginning}, not {names[kind]} of JSON.")
-  return result
+    raise UserError(f"{source} holds {beginning}, not {wanted} of JSON.")
+  return value
 
 
-def _refuse_constant(name: str):
+def _refuse_constant(name: str) -> None:
   raise ValueError(f"{name} is no number of JSON")
 
 
-def _finite_float(text: str) -> float:
+def _parse_finite_float(text: str) -> float:
   number = float(text)
   if math.isinf(number):
     raise ValueError(f"{text[:_LONGEST_SHOWN]} is too large a number")
   return number
+
+
+def compute_checksum(path: str, start: int = 0) -> int:
+  """Returns the CRC-32 of a file of any size.
+
+  Args:
+    path: Path of the file.
+    start: CRC-32 of the bytes before the file.
+
+  Raises:
+    UserError: The file cannot be read.
+  """
+  checksum = start
+  try:
+    with tf.io.gfile.GFile(path, "rb") as reader:
+      while chunk := reader.read(_CHUNK_BYTES):
+        checksum = zlib.crc32(chunk, checksum)
+  except FILE_ERRORS as error:
+    raise UserError(
+      f"{path} cannot be read: {describe_error(error)}."
+    ) from error
+  return checksum
 
 
 # --- Writing -----------------------------------------------------------------
@@ -310,34 +356,37 @@ def _finite_float(text: str) -> float:
 
 @contextlib.contextmanager
 def atomic_file(path: str, temporary_dir: str | None = None) -> Iterator[str]:
-  """Gives a temporary path, and renames it to `path` if nothing went wrong.
+  """Yields a temporary path, which is renamed to `path` if all goes well.
 
   Args:
-    path: of the file.
-    temporary_dir: a folder of the same file system; that of `path` if None.
+    path: Path of the file.
+    temporary_dir: Folder on the same file system for the temporary file; None
+      for that of `path`.
 
   Raises:
-    UserError: the file cannot be written.
+    UserError: The file cannot be written.
   """
   temporary = temporary_path(path, temporary_dir)
   descriptor = None
   try:
     tf.io.gfile.makedirs(os.path.dirname(path) or ".")
     if not is_remote(path):
+      # The lock tells `remove_leftovers` that the file is in use.
       descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
       locks.try_lock(descriptor)
   except FILE_ERRORS as error:
-    raise _not_written(path, error) from error
+    raise _write_error(path, error) from error
   try:
     yield temporary
-    sync(temporary)
+    sync_file(temporary)
     tf.io.gfile.rename(temporary, path, overwrite=True)
     sync_folder(os.path.dirname(path))
   except FILE_ERRORS as error:
-    if not _is_about(error, path):
-      raise  # not this file, but one that its content comes from
-    raise _not_written(path, error) from error
+    if not _concerns_output(error, path):
+      raise  # an error of a file that is read meanwhile
+    raise _write_error(path, error) from error
   finally:
+    # After the rename, there is no temporary file any more.
     try:
       with contextlib.suppress(*FILE_ERRORS):
         tf.io.gfile.remove(temporary)
@@ -351,7 +400,7 @@ def atomic_folder(path: str) -> Iterator[str]:
   """Like `atomic_file`, for a folder that does not exist yet.
 
   Raises:
-    UserError: the folder cannot be written.
+    UserError: The folder cannot be written.
   """
   with temporary_folder(path) as temporary:
     yield temporary
@@ -362,10 +411,10 @@ def atomic_folder(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def temporary_folder(path: str) -> Iterator[str]:
-  """Gives a folder for the making of `path`, and removes what is left of it.
+  """Yields a folder in which to make `path`, and removes it at the end.
 
   Raises:
-    UserError: the folder, or what is made in it, cannot be written.
+    UserError: The folder, or a file in it, cannot be written.
   """
   temporary = temporary_path(path)
   descriptor = None
@@ -375,13 +424,13 @@ def temporary_folder(path: str) -> Iterator[str]:
       descriptor = os.open(temporary, os.O_RDONLY)
       locks.try_lock(descriptor)
   except FILE_ERRORS as error:
-    raise _not_written(path, error) from error
+    raise _write_error(path, error) from error
   try:
     yield temporary
   except FILE_ERRORS as error:
-    if not _is_about(error, path):
+    if not _concerns_output(error, path):
       raise
-    raise _not_written(path, error) from error
+    raise _write_error(path, error) from error
   finally:
     try:
       with contextlib.suppress(*FILE_ERRORS):
@@ -393,59 +442,60 @@ def temporary_folder(path: str) -> Iterator[str]:
 
 
 def temporary_path(path: str, folder: str | None = None) -> str:
-  """Returns a new name for what will be `path`, known to `remove_leftovers`."""
+  """Returns a new temporary path for `path`, known to `remove_leftovers`."""
   path = path.rstrip("/")
   if folder is not None:
     path = os.path.join(folder, os.path.basename(path))
-  return f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
+  random_name = uuid.uuid4().hex[:8]
+  return f"{path}.{random_name}.unfinished"
 
 
-def _is_about(error: Exception, path: str) -> bool:
-  """Whether an error is about writing a file, not about something else."""
-  return (
-    os.path.basename(path) in str(error)
-    or getattr(error, "errno", None) in _FULL_OR_BROKEN
-  )
+def _concerns_output(error: Exception, path: str) -> bool:
+  """Returns whether an error comes from writing a file."""
+  # Errors of TensorFlow name the file; errors of a full disk may not.
+  names_output = os.path.basename(path) in str(error)
+  return names_output or getattr(error, "errno", None) in _FULL_OR_BROKEN
 
 
-def _not_written(path: str, error: Exception) -> UserError:
-  return UserError(f"{path} cannot be written: {reason(error)}.")
+def _write_error(path: str, error: Exception) -> UserError:
+  return UserError(f"{path} cannot be written: {describe_error(error)}.")
 
 
 def write_text(path: str, text: str) -> None:
-  """Writes a UTF-8 text file, whole or not at all.
+  """Writes a UTF-8 text file, completely or not at all.
 
   Raises:
-    UserError: the file cannot be written.
+    UserError: The file cannot be written.
   """
   write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: str, content: bytes) -> None:
-  """Writes a file, whole or not at all.
+  """Writes a file, completely or not at all.
 
   Raises:
-    UserError: the file cannot be written.
+    UserError: The file cannot be written.
   """
   with atomic_file(path) as temporary:
     with tf.io.gfile.GFile(temporary, "wb") as writer:
       writer.write(content)
 
 
-def write_json(path: str, json_object) -> None:
-  """Writes a JSON file, whole or not at all.
+def write_json(path: str, json_object: object) -> None:
+  """Writes a JSON file, completely or not at all.
 
   Raises:
-    UserError: the file cannot be written.
+    UserError: The file cannot be written.
   """
   write_text(path, json.dumps(json_object, indent=2) + "\n")
 
 
-def sync(path: str) -> None:
-  """Forces what was written to a file onto the disk."""
+def sync_file(path: str) -> None:
+  """Forces the content of a file to the disk."""
   if is_remote(path):
     return
-  # Only Windows needs the right to write, which copies of read-only files lack.
+  # Only Windows needs a writable descriptor, which copies of read-only files
+  # do not allow.
   descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -454,38 +504,38 @@ def sync(path: str) -> None:
 
 
 def sync_folder(folder: str) -> None:
-  """Forces the names in a folder onto the disk, as after a rename."""
+  """Forces the names in a folder to the disk, for example after a rename."""
   if is_remote(folder) or os.name == "nt":
     return
   descriptor = os.open(folder or ".", os.O_RDONLY)
   try:
     os.fsync(descriptor)
   except OSError as error:
-    if error.errno != errno.EINVAL:  # some file systems do not have this
+    if error.errno != errno.EINVAL:  # some file systems do not support it
       raise
   finally:
     os.close(descriptor)
 
 
 def sync_tree(folder: str) -> None:
-  """Forces a folder and all that is in it onto the disk."""
+  """Forces a folder and everything in it to the disk."""
   if is_remote(folder):
     return
   for parent, _, names in os.walk(folder):
     for name in names:
-      sync(os.path.join(parent, name))
+      sync_file(os.path.join(parent, name))
     sync_folder(parent)
 
 
 def check_writable(folder: str, flag: str) -> None:
-  """Creates a folder, and checks that files can be written there.
+  """Creates a folder, and checks that files can be written to it.
 
   Args:
-    folder: its path.
-    flag: what the user gave it with, for error messages.
+    folder: Path of the folder.
+    flag: Flag that it comes from, for error messages.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: It cannot be written to.
   """
   probe = temporary_path(os.path.join(folder, "probe"))
   try:
@@ -495,22 +545,23 @@ def check_writable(folder: str, flag: str) -> None:
     tf.io.gfile.remove(probe)
   except FILE_ERRORS as error:
     raise UserError(
-      f"{flag}={folder} cannot be written: {reason(error)}."
+      f"{flag}={folder} cannot be written: {describe_error(error)}."
     ) from error
 
 
 def remove_leftovers(folder: str) -> None:
-  """Removes temporary files of processes that were killed while they wrote.
+  """Removes temporary files of processes that were killed while writing.
 
-  Only names that `temporary_path` makes are touched, and only if no process
-  holds them.
+  Only files with a name from `temporary_path` are removed, and only if no
+  process holds them.
   """
   if is_remote(folder) or not os.path.isdir(folder):
     return
   for name in os.listdir(folder):
-    if not _TEMPORARY.search(name):
+    if not _TEMPORARY_NAME.search(name):
       continue
     path = os.path.join(folder, name)
+    # Another program may remove the file at the same time.
     with contextlib.suppress(OSError):
       descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
       try:
@@ -524,8 +575,8 @@ def remove_leftovers(folder: str) -> None:
         os.close(descriptor)
 
 
-def remove_if_there(paths: Sequence[str]) -> None:
-  """Removes those of some files that exist."""
+def remove_existing_files(paths: Iterable[str]) -> None:
+  """Removes those of the files that exist."""
   for path in paths:
     if tf.io.gfile.exists(path):
       tf.io.gfile.remove(path)

@@ -1,13 +1,13 @@
-"""Reads the tensors of a `pytorch_model.bin` without running what is in it.
+"""Reads the tensors of a `pytorch_model.bin` without running code from it.
 
-Such a file holds a pickle: a program for a small machine, which can call any
-function of any module. The machine here is our own. It knows the opcodes that
-tensors are stored with and makes nothing but plain values; it imports nothing,
-looks up no attribute and calls nothing, and refuses the rest by name.
+Such a file contains a pickle: a program for a small machine, which can call any
+function of any module. This module has its own machine. It knows the opcodes
+that tensors are stored with, and creates only plain values. It imports nothing,
+looks up no attributes and calls nothing; everything else is refused by name.
 
-Both formats of PyTorch are read: the zip archive, and the one before version
-1.6. Every size in a file is compared with the size of the file before memory
-is taken.
+Both formats of PyTorch can be read: the zip archive, and the format before
+version 1.6. Every size in a file is compared with the size of the file before
+memory is allocated.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import os
 import pickletools
 import re
 import struct
-from typing import BinaryIO
+from typing import Any, BinaryIO
 import zipfile
 
 import numpy as np
@@ -27,16 +27,16 @@ import tensorflow as tf
 from data import file_io
 from errors import UserError
 
-# Limits on a pickle, which no BERT comes near: one with 400 tensors takes 60 kB
-# and 12,000 opcodes. They bound the memory and the time that reading takes.
+# Limits of a pickle, far above those of any BERT: one with 400 tensors takes
+# 60 kB and 12,000 opcodes. They bound the memory and the time of reading.
 _MAX_PICKLE_BYTES = 4 << 20
 _MAX_OPCODES = 1 << 17
 _MAX_INT_BITS = 128
 _MAX_NAME_LENGTH = 1000
 _MAX_PROTOCOL = 5
 
-# NumPy's limits: dimensions of an array, and elements of 8 bytes of one, where
-# an empty array counts as if it were none.
+# NumPy's limits: dimensions of an array, and its elements of 8 bytes. NumPy
+# ignores dimensions of length 0 when it checks the second limit.
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 1 << 59
 
@@ -45,7 +45,7 @@ _ZIP_MAGIC = b"PK\3\4"
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _FORMAT_VERSION = 1001
 
-# PyTorch's names: those of storages to those of dtypes.
+# PyTorch's names of storages and of their dtypes.
 _STORAGES = {
   "FloatStorage": "float32",
   "HalfStorage": "float16",
@@ -83,19 +83,20 @@ _DTYPES = {
 
 _UNREADABLE = "which cannot be read; convert it to float32 with PyTorch"
 
-# The functions that a file may name. Here they are only names.
+# The functions that a file may name. They are never called here.
 _ORDERED_DICT = "collections.OrderedDict"
 _REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 _REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
 _SIZE = "torch.Size"
 _REBUILD_OF_DTYPE = "torch._utils._rebuild_tensor_v3"
-# Tensors that can be named in an error, but not read.
+# Functions of tensors that cannot be read, and the reason for the error.
 _REBUILD_OTHERS = {
   "torch._utils._rebuild_sparse_tensor": "is sparse",
   "torch._utils._rebuild_sparse_csr_tensor": "is sparse",
   "torch._utils._rebuild_qtensor": "is quantized",
   "torch.serialization._get_layout": "is a layout",
 }
+_STORAGE_NAMES = [f"torch.{storage}" for storage in _STORAGES]
 _GLOBALS = frozenset(
   [
     _ORDERED_DICT,
@@ -107,7 +108,7 @@ _GLOBALS = frozenset(
     "torch.storage.UntypedStorage",
     "torch.per_tensor_affine",
     "torch.per_channel_affine",
-    *(f"torch.{storage}" for storage in _STORAGES),
+    *_STORAGE_NAMES,
   ]
 )
 _DTYPE_GLOBAL = re.compile(
@@ -116,12 +117,13 @@ _DTYPE_GLOBAL = re.compile(
 
 
 # --- Values ------------------------------------------------------------------
-# The machine makes these, and None, bool, int, float, str, bytes, list, tuple.
+# The machine creates these values, and None, bool, int, float, str, bytes, list
+# and tuple.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
-  """The name of a function or class, which is never looked up."""
+  """The name of a function or class; it is never looked up."""
 
   name: str
 
@@ -130,7 +132,8 @@ class _Global:
 class _Dict:
   """The entries of a dictionary, which should be pairs.
 
-  Keys are not hashed: to hash tuples that contain each other takes forever.
+  Keys are not hashed, because hashing tuples that contain each other takes
+  forever.
   """
 
   items: list = dataclasses.field(default_factory=list)
@@ -138,7 +141,7 @@ class _Dict:
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-  """A row of numbers that tensors refer to."""
+  """A flat array of numbers that tensors refer to."""
 
   key: str
   dtype: str
@@ -151,16 +154,19 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tensor:
-  """A tensor whose numbers are not read yet; its fields may be anything."""
+  """A tensor whose numbers are not read yet.
 
-  storage: object
-  offset: object
-  shape: object
-  strides: object
+  Its fields may have any values until `_check_tensor` has accepted them.
+  """
+
+  storage: Any
+  offset: Any
+  shape: Any
+  strides: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _OtherTensor:
+class _UnreadableTensor:
   """A tensor that cannot be read, and the reason."""
 
   reason: str
@@ -170,24 +176,24 @@ class _OtherTensor:
 
 
 class _Machine:
-  """Runs pickles on the values above.
+  """Runs pickles, with the values above.
 
   Attributes:
-    storages: all that the pickles refer to, by key.
+    storages: All storages that the pickles refer to, by key.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.storages: dict[str, _Storage] = {}
-    self._stack = []
-    self._marks = []  # heights of the stack
-    self._memo = {}
+    self._stack: list[Any] = []
+    self._marks: list[int] = []  # heights of the stack
+    self._memo: dict[int, Any] = {}
 
   def run(self, stream: BinaryIO) -> object:
-    """Returns the value of a pickle, and leaves the stream behind its end.
+    """Returns the value of a pickle; the stream is left at its end.
 
     Raises:
-      UserError: it holds something other than tensors and plain values.
-      ValueError: it is damaged.
+      UserError: The pickle contains more than tensors and plain values.
+      ValueError: It is damaged.
     """
     self._stack, self._marks, self._memo = [], [], {}
     for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
@@ -206,7 +212,7 @@ class _Machine:
         if argument > _MAX_PROTOCOL:
           raise UserError(f"its pickle has the unknown protocol {argument}")
       case "FRAME":
-        pass  # how much to read at once
+        pass  # a hint about the number of bytes to read at once
       case "NONE":
         push(None)
       case "NEWTRUE" | "NEWFALSE":
@@ -230,7 +236,8 @@ class _Machine:
       case "EMPTY_TUPLE":
         push(())
       case "TUPLE1" | "TUPLE2" | "TUPLE3":
-        values = [pop() for _ in range(int(opcode[-1]))]
+        size = int(opcode[-1])
+        values = [pop() for _ in range(size)]
         push(tuple(reversed(values)))
       case "TUPLE":
         push(tuple(self._pop_to_mark()))
@@ -261,32 +268,34 @@ class _Machine:
           raise UserError(f"its pickle refers to {argument}, which is unknown")
         push(self._memo[argument])
       case "GLOBAL":
-        push(_named(*argument.split(" ", 1)))
+        module, name = argument.split(" ", 1)
+        push(_create_global(module, name))
       case "STACK_GLOBAL":
         name, module = pop(), pop()
         if type(module) is not str or type(name) is not str:
           raise UserError("it refers to a function without a name")
-        push(_named(module, name))
+        push(_create_global(module, name))
       case "BINPERSID":
         push(self._find_storage(pop()))
       case "REDUCE":
         arguments, function = pop(), pop()
-        push(_rebuild(function, arguments))
+        push(_evaluate_call(function, arguments))
       case "BUILD":
-        # PyTorch sets `_metadata` of a state dict, which says nothing of
+        # PyTorch sets `_metadata` of a state dict, which does not concern the
         # tensors.
         pop()
         self._top(_Dict)
       case _:
         raise UserError(f"its pickle uses {opcode}, which tensors do not need")
 
-  def _pop(self):
+  def _pop(self) -> Any:
     self._top(object)
     return self._stack.pop()
 
-  def _top(self, kind: type):
+  def _top(self, kind: type) -> Any:
     """Returns the last value, which must be above the last mark."""
-    if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+    last_mark = self._marks[-1] if self._marks else 0
+    if len(self._stack) <= last_mark:
       raise UserError("its pickle takes a value where there is none")
     value = self._stack[-1]
     if not isinstance(value, kind):
@@ -303,19 +312,23 @@ class _Machine:
     del self._stack[height:]
     return values
 
-  def _find_storage(self, reference) -> _Storage:
-    """Returns the storage that a pickle refers to."""
-    # ("storage", class, key, device, size), and in the older format the storage
-    # that this one is a part of, which is None.
-    if (
-      type(reference) is not tuple
-      or len(reference) not in (5, 6)
-      or (reference[0] != "storage" or reference[5:] not in ((), (None,)))
-    ):
-      raise UserError("it refers to something that is no storage of numbers")
+  def _find_storage(self, reference: Any) -> _Storage:
+    """Returns the storage that a pickle refers to.
+
+    A reference is ("storage", class, key, device, size). In the older format it
+    also has the storage that this one is a part of, which must be None.
+    """
+    is_reference = (
+      type(reference) is tuple
+      and len(reference) in (5, 6)
+      and reference[0] == "storage"
+      and reference[5:] in ((), (None,))
+    )
+    if not is_reference:
+      raise UserError("it refers to something that is not a storage of numbers")
     _, kind, key, _, size = reference[:5]
     name = kind.name.rpartition(".")[2] if isinstance(kind, _Global) else None
-    if name not in _STORAGES or type(key) is not str or (not _is_size(size)):
+    if name not in _STORAGES or type(key) is not str or not _is_size(size):
       raise UserError("it refers to a storage of an unknown kind")
     storage = _Storage(key, _STORAGES[name], size)
     if self.storages.setdefault(key, storage) != storage:
@@ -323,39 +336,39 @@ class _Machine:
     return storage
 
 
-def _named(module: str, name: str) -> _Global:
-  """Returns the marker for a name, if tensors are made with it."""
+def _create_global(module: str, name: str) -> _Global:
+  """Returns a name, if it can be part of a tensor."""
   full = f"{module}.{name}"
   if "." in name or not (full in _GLOBALS or _DTYPE_GLOBAL.fullmatch(full)):
-    raise UserError(f"it refers to {full[:80]!r}, which is no part of a tensor")
+    raise UserError(
+      f"it refers to {full[:80]!r}, which is not part of a tensor"
+    )
   return _Global(full)
 
 
-def _rebuild(function, arguments):
-  """Returns what PyTorch would get by calling a function with arguments."""
+def _evaluate_call(function: object, arguments: object) -> object:
+  """Returns the value that stands for PyTorch's result of a function call."""
   if not isinstance(function, _Global) or type(arguments) is not tuple:
-    raise UserError("it calls something that is no function of PyTorch")
+    raise UserError("it calls something that is not a function of PyTorch")
   name = function.name
   if name == _ORDERED_DICT and not arguments:
     return _Dict()
   if (
-    name == _ORDERED_DICT
-    and len(arguments) == 1
-    and (type(arguments[0]) is list)
+    name == _ORDERED_DICT and len(arguments) == 1 and type(arguments[0]) is list
   ):
-    # As Python 2 wrote it. The list is not copied: a file can refer to a long
-    # one many times.
+    # The form that Python 2 wrote. The list is not copied, because a file can
+    # refer to a long list many times.
     return _Dict(arguments[0])
   if name == _REBUILD_TENSOR and len(arguments) >= 4:
-    # The rest says whether the tensor is trained, lists its hooks, and rarely
-    # ends with how to read its numbers.
+    # The other arguments say whether the tensor is trained and which hooks it
+    # has, and rarely how its numbers have to be transformed.
     if len(arguments) > 6:
-      return _OtherTensor("is a view of negated or conjugated numbers")
+      return _UnreadableTensor("is a view of negated or conjugated numbers")
     return _Tensor(*arguments[:4])
   if (
     name == _REBUILD_PARAMETER
     and arguments
-    and isinstance(arguments[0], (_Tensor, _OtherTensor))
+    and isinstance(arguments[0], (_Tensor, _UnreadableTensor))
   ):
     return arguments[0]
   if name == _SIZE and len(arguments) == 1:
@@ -365,26 +378,26 @@ def _rebuild(function, arguments):
       argument.name for argument in arguments if isinstance(argument, _Global)
     ]
     dtype = names[-1].removeprefix("torch.") if names else "unknown"
-    return _OtherTensor(f"has the dtype {dtype}")
+    return _UnreadableTensor(f"has the dtype {dtype}")
   if name in _REBUILD_OTHERS:
-    return _OtherTensor(_REBUILD_OTHERS[name])
+    return _UnreadableTensor(_REBUILD_OTHERS[name])
   raise UserError(f"it calls {name} with arguments that do not fit")
 
 
 # --- Files -------------------------------------------------------------------
 
 
-def read(path: str) -> dict[str, np.ndarray]:
-  """Returns the tensors of a file by name; bfloat16 ones as float32.
+def read_tensors(path: str) -> dict[str, np.ndarray]:
+  """Returns the tensors of a file by name; bfloat16 becomes float32.
 
-  Tensors that share numbers in the file share them in memory, so they cannot
-  be written to.
+  Tensors that share numbers in the file share them in memory, so they are not
+  writeable.
 
   Args:
-    path: of a state dict, as `torch.save` writes it.
+    path: Path of a state dict written by `torch.save`.
 
   Raises:
-    UserError: the file is damaged, or holds something other than tensors.
+    UserError: The file is damaged, or contains more than tensors.
   """
   try:
     with open(path, "rb") as file:
@@ -393,16 +406,17 @@ def read(path: str) -> dict[str, np.ndarray]:
       file.seek(0)
       return (_read_zip if is_zip else _read_legacy)(file, file_size)
   except OSError as error:
-    raise UserError(f"{path} cannot be read: {file_io.reason(error)}.") from (
-      error
-    )
-  # A damaged file raises whatever zipfile and pickletools do not expect.
-  except Exception as error:  # pylint: disable=broad-except
-    reason = " ".join(str(error).split())[:400] or type(error).__name__
     raise UserError(
-      f"{path} cannot be read as tensors of PyTorch: {reason}. Is it whole, "
-      "and a state dict? Files that hold more than tensors are not opened, "
-      "because they could run anything."
+      f"{path} cannot be read: {file_io.describe_error(error)}."
+    ) from error
+  # With a damaged file, zipfile and pickletools may raise any exception.
+  except Exception as error:  # pylint: disable=broad-except
+    reason = " ".join(str(error).split())
+    reason = reason[:400] or type(error).__name__
+    raise UserError(
+      f"{path} cannot be read as tensors of PyTorch: {reason}. Is it complete, "
+      "and a state dict? Files with more than tensors are not opened, because "
+      "they could run any code."
     ) from error
 
 
@@ -418,57 +432,58 @@ def _read_zip(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
 
     def read_member(name: str) -> bytes:
       member = members.get(folder + name)
+      if member is None:
+        raise UserError(f"the archive has no {name[:80]!r}")
       _check_member(member, name, file_size)
       return archive.read(member)
 
-    if folder + "byteorder" in members and (
-      read_member("byteorder") != b"little"
-    ):
+    has_byteorder = folder + "byteorder" in members
+    if has_byteorder and read_member("byteorder") != b"little":
       raise UserError("its numbers are not little-endian")
     if members[pickles[0]].file_size > _MAX_PICKLE_BYTES:
       raise UserError(f"its pickle is larger than {_MAX_PICKLE_BYTES} bytes")
     machine = _Machine()
-    tensors = _tensors(machine.run(io.BytesIO(read_member("data.pkl"))))
-    storages = _storages_of(tensors)
-    # Members may overlap, and so take more memory than the file has bytes.
-    if sum(storage.num_bytes for storage in storages.values()) > file_size:
+    content = machine.run(io.BytesIO(read_member("data.pkl")))
+    tensors = _collect_tensors(content)
+    storages = _collect_storages(tensors)
+    # Members may overlap, and then need more memory than the file has bytes.
+    num_bytes = sum(storage.num_bytes for storage in storages.values())
+    if num_bytes > file_size:
       raise UserError("its tensors are larger than the file")
-    return _arrays(
-      tensors,
-      {
-        key: _numbers(read_member(f"data/{key}"), storage)
-        for key, storage in storages.items()
-      },
-    )
+    numbers = {}
+    for key, storage in storages.items():
+      numbers[key] = _decode_numbers(read_member(f"data/{key}"), storage)
+    return _create_arrays(tensors, numbers)
 
 
-def _check_member(
-  member: zipfile.ZipInfo | None, name: str, file_size: int
-) -> None:
-  """Checks that a member of an archive is stored as it is."""
-  if member is None:
-    raise UserError(f"the archive has no {name[:80]!r}")
-  if member.compress_type != zipfile.ZIP_STORED or (
-    member.file_size != member.compress_size
-  ):
+def _check_member(member: zipfile.ZipInfo, name: str, file_size: int) -> None:
+  """Checks that a member of an archive is stored without compression.
+
+  Raises:
+    UserError: It is compressed, or reaches beyond the end of the file.
+  """
+  is_stored = member.compress_type == zipfile.ZIP_STORED
+  if not is_stored or member.file_size != member.compress_size:
     raise UserError(
-      f"{name[:80]!r} is compressed, which PyTorch never does; "
-      "save it with PyTorch again"
+      f"{name[:80]!r} is compressed, which PyTorch never does; save it with "
+      "PyTorch again"
     )
   if member.header_offset + member.file_size > file_size:
     raise UserError(f"{name[:80]!r} reaches beyond the end of the file")
 
 
 def _read_legacy(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
+  # The file is five pickles, followed by the numbers of the storages: the magic
+  # number, the version, sizes of C types, the tensors, the keys of storages.
   stream = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
   machine = _Machine()
   if machine.run(stream) != _MAGIC_NUMBER:
     raise UserError("it does not begin like such a file")
   if machine.run(stream) != _FORMAT_VERSION:
     raise UserError("it has an unknown version")
-  machine.run(stream)  # sizes of C's types
-  tensors = _tensors(machine.run(stream))
-  storages = _storages_of(tensors)
+  machine.run(stream)
+  tensors = _collect_tensors(machine.run(stream))
+  storages = _collect_storages(tensors)
   keys = machine.run(stream)
   if type(keys) is not list:
     raise UserError("it has no list of storages")
@@ -493,38 +508,37 @@ def _read_legacy(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
         f"the storage {key[:80]!r} reaches beyond the end of the file"
       )
     if key in storages:
-      numbers[key] = _numbers(file.read(storage.num_bytes), storage)
+      content = file.read(storage.num_bytes)
+      numbers[key] = _decode_numbers(content, storage)
     else:
       file.seek(storage.num_bytes, os.SEEK_CUR)
-  return _arrays(tensors, numbers)
+  return _create_arrays(tensors, numbers)
 
 
 # --- Tensors -----------------------------------------------------------------
 
 
-def _tensors(content) -> dict[str, _Tensor]:
-  """Returns the tensors of a state dict, which are checked.
+def _collect_tensors(content: object) -> dict[str, _Tensor]:
+  """Returns the tensors of a state dict, after checking them.
 
   Raises:
-    UserError: there is none, or one cannot be read.
+    UserError: There are no tensors, or one cannot be read.
   """
   if not isinstance(content, _Dict):
-    raise UserError("it is no state dict")
-  if not all(
-    type(item) in (list, tuple) and len(item) == 2 for item in content.items
-  ):
-    raise UserError("its state dict is not made of pairs")
+    raise UserError("it is not a state dict")
+  for item in content.items:
+    if type(item) not in (list, tuple) or len(item) != 2:
+      raise UserError("its state dict does not consist of pairs")
   tensors = {}
   for name, tensor in content.items:
-    if not isinstance(tensor, (_Tensor, _OtherTensor)):
+    if not isinstance(tensor, (_Tensor, _UnreadableTensor)):
       continue
-    if (
-      type(name) is not str
-      or len(name) > _MAX_NAME_LENGTH
-      or (not name.isprintable())
-    ):
-      raise UserError("it holds a tensor whose name is no text")
-    if isinstance(tensor, _OtherTensor):
+    is_name = (
+      type(name) is str and len(name) <= _MAX_NAME_LENGTH and name.isprintable()
+    )
+    if not is_name:
+      raise UserError("it holds a tensor whose name is not text")
+    if isinstance(tensor, _UnreadableTensor):
       raise UserError(
         f"the tensor {name[:80]!r} {tensor.reason}, {_UNREADABLE}"
       )
@@ -537,7 +551,11 @@ def _tensors(content) -> dict[str, _Tensor]:
 
 
 def _check_tensor(name: str, tensor: _Tensor) -> None:
-  """Checks that a tensor consists of numbers of its storage."""
+  """Checks that a tensor consists of numbers of its storage.
+
+  Raises:
+    UserError: It does not, or its dtype cannot be read.
+  """
   shown = repr(name[:80])
   storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
   if not isinstance(storage, _Storage):
@@ -546,32 +564,30 @@ def _check_tensor(name: str, tensor: _Tensor) -> None:
     raise UserError(
       f"the tensor {shown} has the dtype {storage.dtype}, {_UNREADABLE}"
     )
-  if (
-    type(shape) is not tuple
-    or type(strides) is not tuple
-    or (
-      len(shape) != len(strides)
-      or len(shape) > _MAX_DIMENSIONS
-      or not all(map(_is_size, (tensor.offset, *shape, *strides)))
-    )
-  ):
-    raise UserError(f"the tensor {shown} has a damaged shape")
-  # An empty tensor has no last number, but NumPy limits its other dimensions.
-  size = math.prod(length for length in shape if length)
-  last = tensor.offset + sum(
-    (length - 1) * stride for length, stride in zip(shape, strides)
+  is_shape = (
+    type(shape) is tuple
+    and type(strides) is tuple
+    and len(shape) == len(strides)
+    and len(shape) <= _MAX_DIMENSIONS
+    and all(map(_is_size, (tensor.offset, *shape, *strides)))
   )
-  if size > _MAX_ELEMENTS or (
-    0 not in shape and (size > storage.size or last >= storage.size)
-  ):
+  if not is_shape:
+    raise UserError(f"the tensor {shown} has a damaged shape")
+  size = math.prod(length for length in shape if length)
+  last = tensor.offset  # place of the last number in the storage
+  for length, stride in zip(shape, strides):
+    last += (length - 1) * stride
+  # An empty tensor has no last number, but NumPy limits its other dimensions.
+  is_outside = 0 not in shape and max(size - 1, last) >= storage.size
+  if size > _MAX_ELEMENTS or is_outside:
     raise UserError(f"the tensor {shown} reaches beyond its numbers")
 
 
-def _storages_of(tensors: Mapping[str, _Tensor]) -> dict[str, _Storage]:
+def _collect_storages(tensors: Mapping[str, _Tensor]) -> dict[str, _Storage]:
   return {tensor.storage.key: tensor.storage for tensor in tensors.values()}
 
 
-def _numbers(content: bytes, storage: _Storage) -> np.ndarray:
+def _decode_numbers(content: bytes, storage: _Storage) -> np.ndarray:
   """Returns the numbers of a storage as an array of one dimension."""
   dtype = _DTYPES[storage.dtype]
   if len(content) // dtype.itemsize != storage.size:
@@ -582,20 +598,20 @@ def _numbers(content: bytes, storage: _Storage) -> np.ndarray:
   return values.astype(np.float32) if values.dtype == _BFLOAT16 else values
 
 
-def _arrays(
+def _create_arrays(
   tensors: Mapping[str, _Tensor], numbers: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
   """Returns the tensors as views of the numbers of their storages."""
-  missing = [key for key in _storages_of(tensors) if key not in numbers]
-  if missing:
-    raise UserError(f"the storage {missing[0][:80]!r} is missing")
-  return {
-    name: _view(tensor, numbers[tensor.storage.key])
-    for name, tensor in tensors.items()
-  }
+  arrays = {}
+  for name, tensor in tensors.items():
+    key = tensor.storage.key
+    if key not in numbers:
+      raise UserError(f"the storage {key[:80]!r} is missing")
+    arrays[name] = _create_view(tensor, numbers[key])
+  return arrays
 
 
-def _view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+def _create_view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
   if 0 in tensor.shape:
     return np.zeros(tensor.shape, numbers.dtype)
   # The stride of a dimension of length 1 means nothing, and may be huge.
@@ -608,6 +624,6 @@ def _view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
   )
 
 
-def _is_size(value) -> bool:
-  """Whether a value of a file is a whole number of at least 0."""
+def _is_size(value: object) -> bool:
+  """Returns whether a value of a file is an integer of at least 0."""
   return type(value) is int and value >= 0

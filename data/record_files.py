@@ -99,6 +99,7 @@ def reuse_or_write_file(
       path,
     )
     return StampedFile(stamp["facts"], stamp["crc32"])
+  # The facts are the same as if they had been read from the stamp.
   facts = json.loads(json.dumps(write()))
   num_bytes, checksum = _measure_file(path)
   stamp = {
@@ -137,12 +138,7 @@ def _measure_file(path: str) -> tuple[int, int]:
   """Returns the size and the CRC-32 of a file; zeros if there is none."""
   if not tf.io.gfile.exists(path):
     return 0, 0
-  num_bytes = checksum = 0
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    while chunk := reader.read(_CHUNK_BYTES):
-      num_bytes += len(chunk)
-      checksum = zlib.crc32(chunk, checksum)
-  return num_bytes, checksum
+  return file_io.file_size(path), file_io.compute_checksum(path)
 
 
 def compute_digest(*parts) -> str:
@@ -155,7 +151,8 @@ def compute_digest(*parts) -> str:
   digest = hashlib.sha256()
   for part in (_VERSION, unicodedata.unidata_version, *parts):
     if isinstance(part, np.ndarray):
-      digest.update(f"{part.dtype.str}{part.shape}".encode())
+      header = f"{part.dtype.str}{part.shape}"
+      digest.update(header.encode())
       digest.update(np.ascontiguousarray(part).data)
     else:
       digest.update(json.dumps(part, default=_to_json).encode())
@@ -288,9 +285,10 @@ def _scan_file(
   number = 1  # of the next record in the original file
   rest = file
   while True:
-    size = tf.io.gfile.stat(rest).length
+    size = file_io.file_size(rest)
     offset = 0  # of the next record in `rest`
     for batch in _read_batches(rest):
+      # The checksums of these records are right; their content may not be.
       problems = find_problems(batch)
       yield [record for i, record in enumerate(batch) if i not in problems]
       for i in sorted(problems):

@@ -9,7 +9,7 @@ import tensorflow as tf
 _FLOAT_LIST, _INT64_LIST = 2, 3
 
 
-def serialize(features: Mapping[str, Sequence[float]]) -> bytes:
+def serialize_example(features: Mapping[str, Sequence[float]]) -> bytes:
   """Returns a serialized `tf.train.Example`.
 
   Lists of ints stay ints and lists of floats stay floats. The same features
@@ -55,11 +55,13 @@ def serialize_rows(
   for name, values in features.items():
     if values.dtype == np.float32:
       kind = _FLOAT_LIST
-      numbers = _RowBytes([values.astype("<f4").view(np.uint8)])
+      little_endian = values.astype("<f4")
+      numbers = _RowBytes([little_endian.view(np.uint8)])
     else:
       kind = _INT64_LIST
       numbers = _encode_varints(values)
-    key = np.frombuffer(name.encode(), np.uint8)[np.newaxis]  # [1, length]
+    # The key is the same for all rows, and has shape [1, length].
+    key = np.frombuffer(name.encode(), np.uint8)[np.newaxis]
     value = _encode_field(kind, _encode_field(1, numbers))
     entry = _encode_field(1, _RowBytes([key])) + _encode_field(2, value)
     entries += _encode_field(1, entry)
@@ -88,7 +90,8 @@ class _RowBytes:
   ):
     self.columns = columns
     if lengths is None:
-      lengths = np.array([sum(group.shape[1] for group in columns)])
+      width = sum(group.shape[1] for group in columns)
+      lengths = np.array([width])
     self.lengths = lengths
 
   def __add__(self, other: "_RowBytes") -> "_RowBytes":
@@ -123,6 +126,7 @@ def _encode_varints(values: np.ndarray) -> _RowBytes:
   Args:
     values: Integers from 0 to 2**31 - 1 of shape [rows, size].
   """
+  # Most features are small numbers, which take one byte in every row.
   highest = int(values.max(initial=0))
   if highest < 128:
     return _RowBytes([values.astype(np.uint8)])

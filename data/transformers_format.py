@@ -119,17 +119,19 @@ class _PyTorchFile:
   """A `.bin` file of PyTorch, with the methods of a safetensors file."""
 
   def __init__(self, path: str):
-    self._tensors = pytorch_checkpoint.read(path)
+    self._tensors = pytorch_checkpoint.read_tensors(path)
     self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
   def get_tensor(self, name: str) -> np.ndarray:
     return self._tensors[name]
 
 
-def _open_file(path: str) -> "_PyTorchFile | safetensors_checkpoint.File":
+def _open_file(
+  path: str,
+) -> "_PyTorchFile | safetensors_checkpoint.SafetensorsFile":
   if path.endswith(".bin"):
     return _PyTorchFile(path)
-  return safetensors_checkpoint.File(path)
+  return safetensors_checkpoint.SafetensorsFile(path)
 
 
 def write_weights(

@@ -1,11 +1,11 @@
 """Parts of an output, in a folder next to it while they are made.
 
-    x.parts/settings.json     what the parts depend on
+    x.parts/settings.json     settings that the parts depend on
     x.parts/part-000007       a part
-    x.parts/part-000007.json  its manifest: its size and checksum, and facts
+    x.parts/part-000007.json  its manifest: size, checksum, and facts about it
 
-A part counts only with a manifest that fits it. So a program that was killed
-continues with the parts that are not done, and makes damaged ones again.
+A part counts only if its manifest matches it. So if a program is killed, the
+next run makes the parts that are missing or damaged, and uses the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,47 +21,47 @@ from data import file_io
 from errors import UserError
 
 _SETTINGS = "settings.json"
-# The names that programs give to files in such a folder, whole or temporary.
-_PART = re.compile(r"(part|block)-[\d-]+(\.records|\.json)?")
-_OUR_NAMES = re.compile(
-  rf"(settings|counts)\.json|{_PART.pattern}|.+\.[0-9a-f]{{8}}\.unfinished"
+# Names of files that programs write to such a folder, complete or temporary.
+_PART_NAME = re.compile(r"(part|block)-[\d-]+(\.records|\.json)?")
+_OWN_NAME = re.compile(
+  rf"(settings|counts)\.json|{_PART_NAME.pattern}|.+\.[0-9a-f]{{8}}\.unfinished"
 )
-_CHUNK_BYTES = 2**22
 
 
 class PartsFolder:
   """A folder of parts.
 
   Attributes:
-    path: of the folder.
-    settings: what the parts depend on, as JSON gives it back.
+    path: Path of the folder.
+    settings: Settings that the parts depend on, as they are after a round trip
+      through JSON.
   """
 
   def __init__(self, path: str, settings: Mapping[str, object]):
-    """Reads and writes nothing yet."""
+    """Sets the attributes, without reading or writing anything."""
     self.path = path
     self.settings = json.loads(json.dumps(settings))
 
   def path_of(self, name: str) -> str:
-    """Returns the path of a part, or of another file of the folder."""
+    """Returns the path of a file in the folder."""
     return os.path.join(self.path, name)
 
-  def files(self) -> list[str]:
-    """Returns the paths of all that is there."""
+  def list_files(self) -> list[str]:
+    """Returns the paths of all files in the folder."""
     if not tf.io.gfile.isdir(self.path):
       return []
-    return [self.path_of(name) for name in tf.io.gfile.listdir(self.path)]
+    names = tf.io.gfile.listdir(self.path)
+    return [self.path_of(name) for name in names]
 
   # --- Beginning and ending --------------------------------------------------
 
-  def known_settings(self) -> dict | None:
-    """Returns the settings of the parts that are there.
+  def read_settings(self) -> dict | None:
+    """Returns the settings that the existing parts were made with.
 
-    Returns None if there are none, or if it cannot be known what they depend
-    on.
+    Returns None if there are no parts, or if their settings are damaged.
 
     Raises:
-      UserError: the file of the settings cannot be read.
+      UserError: The file of the settings cannot be read.
     """
     path = self.path_of(_SETTINGS)
     if not tf.io.gfile.exists(path):
@@ -73,45 +73,48 @@ class PartsFolder:
       logging.warning("%s The parts next to it are made again.", error)
       return None
 
-  def differing_settings(self) -> list[str]:
-    """Returns the names of settings that parts there were made without."""
-    known = self.known_settings()
-    if known is None or not self._has_parts():
+  def find_differing_settings(self) -> list[str]:
+    """Returns the names of settings that existing parts were made without."""
+    existing = self.read_settings()
+    if existing is None or not self._has_parts():
       return []
-    return sorted(
-      name
-      for name in {*known, *self.settings}
-      if known.get(name) != self.settings.get(name)
-    )
+    differing = []
+    for name in sorted({*existing, *self.settings}):
+      if existing.get(name) != self.settings.get(name):
+        differing.append(name)
+    return differing
 
   def open(self) -> None:
-    """Makes the folder; parts of other settings are removed from it.
+    """Creates the folder, and removes parts made with other settings.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: The folder cannot be written.
     """
-    if self.known_settings() != self.settings:
+    if self.read_settings() != self.settings:
       self.remove()
+      # Written before the first part, so that a part never lacks settings.
       file_io.write_json(self.path_of(_SETTINGS), self.settings)
     file_io.remove_leftovers(self.path)
 
   def remove(self) -> None:
-    """Removes the folder with all that this program put there.
+    """Removes the folder with all files that our programs wrote to it.
 
-    Files of others stay, and the folder with them.
+    Other files stay, and then the folder stays with them.
     """
     if not tf.io.gfile.isdir(self.path):
       return
     names = tf.io.gfile.listdir(self.path)
-    # Settings first: parts without them count for nothing.
-    for name in sorted(names, key=lambda name: name != _SETTINGS):
+    # The settings go first, since parts without them do not count.
+    names.sort(key=lambda name: name != _SETTINGS)
+    for name in names:
       path = self.path_of(name)
-      if _OUR_NAMES.fullmatch(name) and not tf.io.gfile.isdir(path):
+      is_folder = tf.io.gfile.isdir(path)
+      if _OWN_NAME.fullmatch(name) and not is_folder:
         tf.io.gfile.remove(path)
     others = tf.io.gfile.listdir(self.path)
     if others:
       logging.warning(
-        "%s stays, for files that are not of this program: %s.",
+        "Keeping %s because of files that this program did not write: %s.",
         self.path,
         ", ".join(sorted(others)[:4]),
       )
@@ -119,39 +122,38 @@ class PartsFolder:
       tf.io.gfile.rmtree(self.path)
 
   def remove_if_empty(self) -> None:
-    """Removes the folder if there is no part in it, whole or damaged."""
+    """Removes the folder if it has no parts, not even damaged ones."""
     if not self._has_parts():
       self.remove()
 
   def _has_parts(self) -> bool:
-    return tf.io.gfile.isdir(self.path) and any(
-      _PART.fullmatch(name) for name in tf.io.gfile.listdir(self.path)
-    )
+    if not tf.io.gfile.isdir(self.path):
+      return False
+    names = tf.io.gfile.listdir(self.path)
+    return any(_PART_NAME.fullmatch(name) for name in names)
 
   # --- Parts -----------------------------------------------------------------
 
-  def record(self, name: str, facts: Mapping[str, object]) -> None:
-    """Writes the manifest of a part: from now on it counts.
+  def complete_part(self, name: str, facts: Mapping[str, object]) -> None:
+    """Writes the manifest of a part, which counts from then on.
 
     Args:
-      name: of the part, a file that is whole.
-      facts: what to remember of it, as JSON.
+      name: Name of the part, a file that is complete.
+      facts: Facts about the part, as JSON.
 
     Raises:
-      UserError: the manifest cannot be written.
+      UserError: The manifest cannot be written.
     """
-    file_io.write_json(
-      self._manifest(name),
-      {**_measure(self.path_of(name), facts), "facts": facts},
-    )
+    manifest = _create_manifest(self.path_of(name), facts)
+    file_io.write_json(self._manifest_path(name), manifest)
 
-  def facts(self, name: str) -> dict | None:
-    """Returns the facts of a part, or None if it has to be made.
+  def read_facts(self, name: str) -> dict | None:
+    """Returns the facts about a part, or None if it has to be made.
 
     Raises:
-      UserError: a file is there that cannot be read.
+      UserError: A file exists but cannot be read.
     """
-    path, manifest_path = self.path_of(name), self._manifest(name)
+    path, manifest_path = self.path_of(name), self._manifest_path(name)
     if not tf.io.gfile.exists(manifest_path):
       return None
     content = file_io.read_bytes(manifest_path)
@@ -161,36 +163,34 @@ class PartsFolder:
       logging.warning("%s The part is made again.", error)
       return None
     facts = manifest.get("facts")
-    is_whole = tf.io.gfile.exists(path) and manifest == {
-      **_measure(path, facts),
-      "facts": facts,
-    }
-    if not is_whole:
-      logging.warning(
-        "%s is damaged: it does not fit its size and checksum in "
-        "%s. It is made again.",
-        path,
-        manifest_path,
-      )
-      return None
-    return facts
+    # The checksum includes the facts, so damage of either file is noticed.
+    if tf.io.gfile.exists(path) and manifest == _create_manifest(path, facts):
+      return facts
+    logging.warning(
+      "%s is damaged: it does not match its size and checksum in %s. It is "
+      "made again.",
+      path,
+      manifest_path,
+    )
+    return None
 
-  def _manifest(self, name: str) -> str:
-    return self.path_of(os.path.splitext(name)[0] + ".json")
+  def _manifest_path(self, name: str) -> str:
+    stem, _ = os.path.splitext(name)
+    return self.path_of(stem + ".json")
 
 
 def move_files(source: str, target: str, names: Sequence[str]) -> None:
-  """Moves files to another folder of the same file system, and replaces some.
+  """Moves files to another folder of the same file system, replacing old ones.
 
-  The last one says that all are there: an older one is removed first, so that
-  it never stands next to files that it does not belong to.
+  The last file says that all of them exist. An old version of it is removed
+  first, so that it is never next to files that it does not belong to.
 
   Args:
-    source: a folder with files that are on the disk.
-    target: a folder that is there.
-    names: of the files, in the order in which they are moved.
+    source: Folder with the files, which are on the disk.
+    target: Folder that exists.
+    names: Names of the files, in the order in which they are moved.
   """
-  file_io.remove_if_there([os.path.join(target, names[-1])])
+  file_io.remove_existing_files([os.path.join(target, names[-1])])
   file_io.sync_folder(target)
   for name in names:
     tf.io.gfile.rename(
@@ -199,32 +199,12 @@ def move_files(source: str, target: str, names: Sequence[str]) -> None:
   file_io.sync_folder(target)
 
 
-def _measure(path: str, facts) -> dict[str, int]:
-  """Returns the size of a file, and a checksum of it and of facts about it."""
-  facts_checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+def _create_manifest(path: str, facts: object) -> dict[str, object]:
+  """Returns the size of a file, its checksum including facts, and the facts."""
+  facts_json = json.dumps(facts, sort_keys=True)
+  facts_checksum = zlib.crc32(facts_json.encode())
   return {
-    "size": tf.io.gfile.stat(path).length,
-    "checksum": checksum(path, facts_checksum),
+    "size": file_io.file_size(path),
+    "checksum": file_io.compute_checksum(path, facts_checksum),
+    "facts": facts,
   }
-
-
-def checksum(path: str, start: int = 0) -> int:
-  """Returns a checksum of a file of any size.
-
-  Args:
-    path: of the file.
-    start: the checksum of what comes before it.
-
-  Raises:
-    UserError: the file cannot be read.
-  """
-  result = start
-  try:
-    with tf.io.gfile.GFile(path, "rb") as reader:
-      while chunk := reader.read(_CHUNK_BYTES):
-        result = zlib.crc32(chunk, result)
-  except file_io.FILE_ERRORS as error:
-    raise UserError(
-      f"{path} cannot be read: {file_io.reason(error)}."
-    ) from error
-  return result

@@ -1,11 +1,11 @@
 """From plain text to batches of pre-training records.
 
 corpus          text files of any size, in blocks of documents; sentences
-instances       documents to pairs, packed rows and serialized records
-masking         which tokens are masked, and by what they are replaced
-shards          records to shuffled files; which parts of a build are done
+instances       documents to pairs, rows and serialized records
+masking         which tokens are masked, and what replaces them
+shards          records to shuffled files; resumes interrupted builds
 workers         a function mapped over items in several processes
-beam_pipeline   the same records made by Apache Beam
-record_formats  the features of the records, and checks of their values
-input_pipeline  batches of the records, in an order that can be resumed
+beam_pipeline   the same records made with Apache Beam
+record_formats  the features of records, and checks of their values
+input_pipeline  batches of records, in an order that can be resumed
 """

@@ -1,14 +1,15 @@
-"""Text files to documents, a block at a time: the input of any size.
+"""Text files of any size to documents, a block at a time.
 
-    files --units, read_blocks--> blocks of some megabytes --Parser--> documents
+    files --group_files--> units --read_blocks--> blocks --parse--> documents
 
-A block is a stretch of the input, cut between documents where that is possible.
-It is the unit of work: read in one place, in order, and parsed anywhere, so
-that neither memory nor the number of processors limits the size of the input.
+A block is a part of the input of some megabytes, cut between documents where
+possible. It is the unit of work: the input is read in one place, in order, and
+blocks are parsed anywhere, so neither memory nor the number of processors
+limits the size of the input.
 
-Two formats are known, plain or compressed by gzip or Zstandard: text with one
-sentence a line and a blank line between documents; and, in files whose name
-ends in `.jsonl` or `.json`, a JSON object with a text on each line.
+Files are plain or compressed with gzip or Zstandard. They contain text with one
+sentence per line and a blank line between documents; files named `.jsonl` or
+`.json` contain a JSON object with a text on each line.
 """
 
 import collections
@@ -16,7 +17,6 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import gzip
-import itertools
 import json
 import os
 import re
@@ -30,45 +30,48 @@ from data import file_io
 from errors import UserError
 
 _CHUNK_BYTES = 2**20
-# A stretch without a blank line is cut at a sentence after so many bytes, and
-# may have lines as long as this.
-_LONGEST_STRETCH_BYTES = 2**22
+# If a part of a file has no blank line, it is cut after a sentence at this
+# size. A line may be as long as the second limit.
+_LONGEST_SECTION_BYTES = 2**22
 _LONGEST_LINE_BYTES = 2**26
-# A random next sentence should have some documents to come from, unless they
-# are so long that a block would become too large for memory.
+# A block has at least this many documents, because random next sentences come
+# from other documents of the block; unless that makes the block too large.
 _FEWEST_DOCUMENTS = 8
 _LARGEST_BLOCK_BYTES = 2**24
-# How many blocks a small input is cut into, so that all processors have work.
+# A small input is cut into this many blocks, so that all processors have work.
 _FEWEST_BLOCKS = 16
 _SMALLEST_BLOCK_BYTES = 2**20
 
-# What lines are counted as that are not what they should be.
+# Names under which skipped lines are counted.
 REASONS_TO_SKIP = ("not_utf8", "not_json", "without_text")
 
-# How much of what was given an error message repeats, in characters.
+# Maximum number of characters of the input that an error message repeats.
 _MESSAGE_LENGTH = 200
 
-# How many bytes of text a byte of a compressed file holds, or a little more.
-_COMPRESSION = 4
+# Bytes of text per byte of a compressed file, rounded up.
+_COMPRESSION_RATIO = 4
 
 _BLANK_LINES = re.compile(rb"\n(?:[ \t\r]*\n)+")
 _LINE_ENDS = re.compile(rb"\n")
 _JSON_LINES_SUFFIX = re.compile(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$")
-_MAGIC_OF_GZIP = b"\x1f\x8b"
-_MAGIC_OF_ZSTANDARD = b"\x28\xb5\x2f\xfd"
-_MAGIC_OF_ENDING = {".gz": _MAGIC_OF_GZIP, ".zst": _MAGIC_OF_ZSTANDARD}
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTANDARD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAGIC_BY_SUFFIX = {".gz": _GZIP_MAGIC, ".zst": _ZSTANDARD_MAGIC}
 
 
-class Stretch(NamedTuple):
+# --- Blocks ------------------------------------------------------------------
+
+
+class FileSection(NamedTuple):
   """Consecutive lines of a file.
 
   Attributes:
-    file: its path.
-    first_line: the number of the first line, from 1.
-    content: the bytes, decompressed.
-    num_documents: about how many documents end in it.
-    ends_document: whether the next line belongs to another document.
-    input_bytes: how many bytes of the file, as it lies there, they took.
+    file: Path of the file.
+    first_line: Number of the first line, from 1.
+    content: Bytes of the lines, decompressed.
+    num_documents: Approximate number of documents that end in the section.
+    ends_document: Whether the next line belongs to another document.
+    input_bytes: Number of bytes of the file that were read for the section.
   """
 
   file: str
@@ -80,134 +83,145 @@ class Stretch(NamedTuple):
 
 
 class Block(NamedTuple):
-  """A stretch of the input.
+  """A part of the input.
 
   Attributes:
-    number: (number of the unit, number of the block within it).
-    stretches: its parts; documents do not reach from one file to the next.
+    number: Number of its unit, and number of the block within the unit.
+    sections: Parts of the block. A document never continues in another file.
   """
 
   number: tuple[int, int]
-  stretches: list[Stretch]
+  sections: list[FileSection]
 
   @property
   def input_bytes(self) -> int:
-    return sum(stretch.input_bytes for stretch in self.stretches)
+    return sum(section.input_bytes for section in self.sections)
 
 
-def text_bytes(files: Sequence[str]) -> int:
-  """Returns about how much text files hold, decompressed."""
-  return sum(
-    tf.io.gfile.stat(file).length
-    * (_COMPRESSION if file.endswith((".gz", ".zst")) else 1)
-    for file in files
-  )
-
-
-def block_bytes(files: Sequence[str]) -> int:
-  """Returns how large the blocks of an input should be.
-
-  It depends on the input alone, and so does, with it, all that is made of a
-  block.
-  """
-  return min(
-    max(text_bytes(files) // _FEWEST_BLOCKS, _SMALLEST_BLOCK_BYTES),
-    _LARGEST_BLOCK_BYTES,
-  )
-
-
-def units(files: Sequence[str], size: int) -> list[list[str]]:
-  """Groups files into units that can be read independently of each other.
-
-  Small files share a unit until they make a block of about `size` bytes.
-  """
-  result, length = [], size
+def estimate_text_bytes(files: Sequence[str]) -> int:
+  """Returns the approximate size of text files after decompression."""
+  total = 0
   for file in files:
-    if length >= size:
-      result.append([])
-      length = 0
-    result[-1].append(file)
-    length += text_bytes([file])
-  return result
+    is_compressed = file.endswith((".gz", ".zst"))
+    ratio = _COMPRESSION_RATIO if is_compressed else 1
+    total += file_io.file_size(file) * ratio
+  return total
 
 
-def read_all_blocks(files: Sequence[str], size: int) -> Iterator[Block]:
+def choose_block_bytes(files: Sequence[str]) -> int:
+  """Returns the size of the blocks of an input.
+
+  It must not depend on anything but the input, since the records of a block
+  depend on where the block begins and ends.
+  """
+  size = estimate_text_bytes(files) // _FEWEST_BLOCKS
+  return min(max(size, _SMALLEST_BLOCK_BYTES), _LARGEST_BLOCK_BYTES)
+
+
+def group_files(files: Sequence[str], block_bytes: int) -> list[list[str]]:
+  """Groups files into units, which can be read independently of each other.
+
+  Small files share a unit until they are large enough for a block.
+  """
+  units: list[list[str]] = []
+  unit_bytes = block_bytes
+  for file in files:
+    if unit_bytes >= block_bytes:
+      units.append([])
+      unit_bytes = 0
+    units[-1].append(file)
+    unit_bytes += estimate_text_bytes([file])
+  return units
+
+
+def read_all_blocks(files: Sequence[str], block_bytes: int) -> Iterator[Block]:
   """Yields the blocks of files, one unit after the other."""
-  for number, unit in enumerate(units(files, size)):
-    yield from read_blocks(unit, number, size)
+  for number, unit in enumerate(group_files(files, block_bytes)):
+    yield from read_blocks(unit, number, block_bytes)
 
 
-def read_blocks(unit: Sequence[str], number: int, size: int) -> Iterator[Block]:
-  """Yields the blocks of a unit, each of about `size` bytes.
+def read_blocks(
+  unit: Sequence[str], unit_number: int, block_bytes: int
+) -> Iterator[Block]:
+  """Yields the blocks of a unit.
 
   Args:
-    unit: paths.
-    number: of the unit.
-    size: bytes.
+    unit: Paths of its files.
+    unit_number: Number of the unit.
+    block_bytes: Approximate size of a block.
 
   Raises:
-    UserError: a file cannot be read, a compressed file is damaged, or a line
+    UserError: A file cannot be read, a compressed file is damaged, or a line
       is far too long.
   """
-  index = 0
-  block, waiting = [], None
-  length = num_documents = 0
+  number = 0
+  block: list[FileSection] = []
+  size = num_documents = 0
+  # A complete block waits here until the next one is complete, because a last
+  # block that is too small is added to it.
+  waiting: list[FileSection] = []
   for file in unit:
-    for stretch in _read_stretches(file):
-      block.append(stretch)
-      length += len(stretch.content)
-      num_documents += stretch.num_documents
-      is_large = length >= _LARGEST_BLOCK_BYTES
-      if is_large or (
-        length >= size
-        and stretch.ends_document
-        and num_documents >= _FEWEST_DOCUMENTS
-      ):
-        # A block waits for the next, and takes a short rest in.
+    for section in _read_sections(file):
+      block.append(section)
+      size += len(section.content)
+      num_documents += section.num_documents
+      has_enough = size >= block_bytes and num_documents >= _FEWEST_DOCUMENTS
+      is_complete = has_enough and section.ends_document
+      if is_complete or size >= _LARGEST_BLOCK_BYTES:
         if waiting:
-          yield Block((number, index), waiting)
-          index += 1
-        block, waiting = [], block
-        length = num_documents = 0
-  if waiting and length >= size // 2:
-    yield Block((number, index), waiting)
-    index += 1
-    waiting = None
+          yield Block((unit_number, number), waiting)
+          number += 1
+        waiting, block = block, []
+        size = num_documents = 0
+  if waiting and size >= block_bytes // 2:
+    yield Block((unit_number, number), waiting)
+    number += 1
+    waiting = []
   if waiting or block:
-    yield Block((number, index), (waiting or []) + block)
+    yield Block((unit_number, number), waiting + block)
 
 
-def _read_stretches(file: str) -> Iterator[Stretch]:
-  """Yields the whole of a file, cut between documents where possible."""
-  line, position = 1, 0
-  rest = b""
+def _read_sections(file: str) -> Iterator[FileSection]:
+  """Yields all lines of a file, cut between documents where possible."""
   with tf.io.gfile.GFile(file, "rb") as raw:
-    for chunk in itertools.chain(_read_chunks(file, raw), [None]):
-      rest += chunk or b""
-      ends = [match.end() for match in _document_ends(file).finditer(rest)]
-      end = ends[-1] if ends else 0
+    first_line, position = 1, 0
+    rest = b""
+    chunks = _read_chunks(file, raw)
+    is_last = False
+    while not is_last:
+      chunk = next(chunks, None)
       is_last = chunk is None
+      rest += chunk or b""
+      document_ends = [
+        match.end() for match in _document_end_pattern(file).finditer(rest)
+      ]
+      ends_document = bool(document_ends) or is_last
       if is_last:
         end = len(rest)
-      elif not end and len(rest) >= _LONGEST_STRETCH_BYTES:
+      elif document_ends:
+        end = document_ends[-1]
+      elif len(rest) >= _LONGEST_SECTION_BYTES:
         end = rest.rfind(b"\n") + 1
-        if not end and len(rest) >= _LONGEST_LINE_BYTES:
-          raise UserError(
-            f"{file}, line {line} is longer than "
-            f"{_LONGEST_LINE_BYTES >> 20} MiB. Is it text, with a sentence "
-            "on each line?"
-          )
+      else:
+        end = 0
+      if not end and len(rest) >= _LONGEST_LINE_BYTES:
+        raise UserError(
+          f"{file}, line {first_line} is longer than "
+          f"{_LONGEST_LINE_BYTES >> 20} MiB. Is it text, with one sentence "
+          "per line?"
+        )
       if end:
         content, rest = rest[:end], rest[end:]
-        read = raw.tell() - position
-        yield Stretch(
-          file, line, content, len(ends) + is_last, bool(ends) or is_last, read
+        input_bytes = raw.tell() - position
+        num_documents = len(document_ends) + is_last
+        yield FileSection(
+          file, first_line, content, num_documents, ends_document, input_bytes
         )
-        position += read
-        line += content.count(b"\n")
+        position += input_bytes
+        first_line += content.count(b"\n")
 
 
-def _document_ends(file: str) -> re.Pattern[bytes]:
+def _document_end_pattern(file: str) -> re.Pattern[bytes]:
   return _LINE_ENDS if _is_json_lines(file) else _BLANK_LINES
 
 
@@ -216,45 +230,44 @@ def _is_json_lines(file: str) -> bool:
 
 
 def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
-  """Yields what a file holds, decompressed if need be.
+  """Yields the content of a file, decompressed if necessary.
 
   Raises:
-    UserError: the file cannot be read, or is compressed and damaged or cut off.
+    UserError: The file cannot be read, or is compressed and damaged or cut
+      off.
   """
   try:
     magic = raw.read(4)
     raw.seek(0)
-    ending = os.path.splitext(file)[1]
-    if not magic.startswith(_MAGIC_OF_ENDING.get(ending, b"")):
+    suffix = os.path.splitext(file)[1]
+    if not magic.startswith(_MAGIC_BY_SUFFIX.get(suffix, b"")):
       raise UserError(
-        f"{file} is not compressed as its name says. If it is "
-        f"plain text, let its name not end in {ending}; else it "
-        "is damaged."
+        f"{file} is not compressed, although its name ends in {suffix}. "
+        "Rename it if it is plain text; otherwise, it is damaged."
       )
-    if magic.startswith(_MAGIC_OF_GZIP):
-      yield from iter(
-        functools.partial(gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES), b""
-      )
-    elif magic == _MAGIC_OF_ZSTANDARD:
+    if magic.startswith(_GZIP_MAGIC):
+      read = functools.partial(gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES)
+      yield from iter(read, b"")
+    elif magic == _ZSTANDARD_MAGIC:
       yield from _read_zstandard(raw)
     else:
-      yield from iter(functools.partial(raw.read, _CHUNK_BYTES), b"")
+      read = functools.partial(raw.read, _CHUNK_BYTES)
+      yield from iter(read, b"")
   except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
     raise UserError(
-      f"{file} is compressed, and damaged or cut off: {error}. "
-      "Was it copied whole?"
+      f"{file} is compressed, and damaged or cut off: {error}. Was it copied "
+      "completely?"
     ) from error
   except file_io.FILE_ERRORS as error:
     raise UserError(
-      f"{file} cannot be read: {file_io.reason(error)}."
+      f"{file} cannot be read: {file_io.describe_error(error)}."
     ) from error
 
 
 def _read_zstandard(raw: tf.io.gfile.GFile) -> Iterator[bytes]:
-  """Yields what a file of Zstandard frames holds.
+  """Yields the content of a file of Zstandard frames.
 
-  The library's own reader of streams takes a file that is cut off for a whole
-  one.
+  The library's own stream reader accepts a file that is cut off.
   """
   frame = None
   while data := raw.read(_CHUNK_BYTES // 16):
@@ -272,48 +285,51 @@ def _read_zstandard(raw: tf.io.gfile.GFile) -> Iterator[bytes]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parser:
-  """How blocks become documents.
+class TextParser:
+  """Settings that decide how blocks become documents.
 
   Attributes:
-    errors: "strict" to raise an error at a line that is not what it should
-      be, "replace" to go on with what can be read of it, and count it.
-    split_sentences: whether a line is prose that has to be split.
-    text_field: the field of a JSON object that holds the text.
+    errors: "strict" to raise an error at a line with errors; "replace" to use
+      what can be read of it, and to count it.
+    split_sentences: Whether to split lines into sentences.
+    text_field: Field of a JSON object that holds the text.
   """
 
   errors: str = "strict"
   split_sentences: bool = False
   text_field: str = "text"
 
-  def documents(
+  def parse_block(
     self, block: Block, counts: collections.Counter
   ) -> Iterator[list[str]]:
-    """Yields the documents of a block, each a list of sentences.
+    """Yields the documents of a block, each as a list of sentences.
 
     Args:
-      block: the block.
-      counts: gets the number of lines that were not what they should be, by
-        `REASONS_TO_SKIP`.
+      block: Block of the input.
+      counts: Counter to which the numbers of lines with errors are added, under
+        the names in `REASONS_TO_SKIP`.
 
     Raises:
-      UserError: such a line, if `errors` is strict; file and line are named.
+      UserError: A line has an error, and `errors` is strict.
     """
-    for document in self._documents(block, counts):
+    for document in self._split_documents(block, counts):
       if self.split_sentences:
-        document = [
-          sentence for text in document for sentence in split_sentences(text)
-        ]
+        sentences: list[str] = []
+        for text in document:
+          sentences += split_sentences(text)
+        document = sentences
       if document:
         yield document
 
-  def _documents(self, block, counts) -> Iterator[list[str]]:
-    """Yields the lines with text of each document."""
-    document = []
-    for stretch in block.stretches:
-      lines = self._lines(stretch, counts)
-      if _is_json_lines(stretch.file):
-        yield from self._json_documents(stretch, lines, counts)
+  def _split_documents(
+    self, block: Block, counts: collections.Counter
+  ) -> Iterator[list[str]]:
+    """Yields the lines of each document, without blank lines."""
+    document: list[str] = []
+    for section in block.sections:
+      lines = self._decode_lines(section, counts)
+      if _is_json_lines(section.file):
+        yield from self._parse_json_lines(section, lines, counts)
         continue
       for line in lines:
         if line.strip():
@@ -321,201 +337,180 @@ class Parser:
         elif document:
           yield document
           document = []
-      if stretch.ends_document and document:
+      if section.ends_document and document:
         yield document
         document = []
     if document:
       yield document
 
-  def _lines(self, stretch: Stretch, counts) -> list[str]:
-    content = stretch.content
+  def _decode_lines(
+    self, section: FileSection, counts: collections.Counter
+  ) -> list[str]:
+    content = section.content
     if b"\0" in content and self.errors == "strict":
-      number = stretch.first_line + content.count(
-        b"\n", 0, content.index(b"\0")
-      )
+      line_ends = content.count(b"\n", 0, content.index(b"\0"))
       raise UserError(
-        f"{stretch.file}, line {number}: there is a byte of value 0, so this "
-        "is no UTF-8 text, but a binary file or UTF-16. Convert it first, "
-        "leave it out, or pass --errors=replace."
+        f"{section.file}, line {section.first_line + line_ends}: there is a "
+        "byte of value 0, so this is not UTF-8 text but a binary file or "
+        "UTF-16. Convert it first, leave it out, or pass --errors=replace."
       )
     try:
       text = content.decode("utf-8")
     except UnicodeDecodeError as error:
       lines = content.split(b"\n")
       if self.errors == "strict":
-        number = content.count(b"\n", 0, error.start)
-        file_io.decode_line(
-          lines[number], stretch.file, stretch.first_line + number
-        )
+        index = content.count(b"\n", 0, error.start)
+        number = section.first_line + index
+        file_io.decode_line(lines[index], section.file, number)  # raises
       text = content.decode("utf-8", "replace")
-      counts["not_utf8"] += sum(
-        line != line.decode("utf-8", "ignore").encode() for line in lines
-      )
-    if stretch.first_line == 1:
+      for line in lines:
+        valid = line.decode("utf-8", "ignore").encode()
+        counts["not_utf8"] += line != valid
+    if section.first_line == 1:
       text = text.removeprefix("\ufeff")
     # Only line feeds end a line: text may hold other line separators.
     return text.removesuffix("\n").split("\n")
 
-  def _json_documents(self, stretch, lines, counts) -> Iterator[list[str]]:
-    for number, line in enumerate(lines, stretch.first_line):
+  def _parse_json_lines(
+    self,
+    section: FileSection,
+    lines: Sequence[str],
+    counts: collections.Counter,
+  ) -> Iterator[list[str]]:
+    """Yields the lines of the text of each JSON object."""
+    for number, line in enumerate(lines, section.first_line):
       if not line.strip():
         continue
-      place = f"{stretch.file}, line {number}"
+      place = f"{section.file}, line {number}"
       try:
-        json_object = file_io.parse_json(line, place, object)
-      except UserError as error:
-        problem, reason = str(error), "not_json"
+        text = self._parse_json_line(line, place)
+      except _LineError as error:
+        if self.errors == "strict":
+          raise UserError(
+            f"{error} Correct the line, or skip such lines with "
+            "--errors=replace."
+          ) from error
+        counts[error.reason] += 1
       else:
-        text = (
-          json_object.get(self.text_field)
-          if isinstance(json_object, dict)
-          else None
-        )
-        if isinstance(text, str):
-          yield [part for part in text.split("\n") if part.strip()]
-          continue
-        problem, reason = self._missing_text(json_object, place), "without_text"
-      if self.errors == "strict":
-        raise UserError(
-          f"{problem} Correct the line, or skip such lines with "
-          "--errors=replace."
-        )
-      counts[reason] += 1
+        yield [part for part in text.split("\n") if part.strip()]
 
-  def _missing_text(self, json_object, place: str) -> str:
-    """Returns what is wrong with JSON that has no text."""
+  def _parse_json_line(self, line: str, place: str) -> str:
+    """Returns the text of a JSON object.
+
+    Raises:
+      _LineError: The line has no JSON object with a text.
+    """
+    try:
+      json_object = file_io.parse_json(line, place, object)
+    except UserError as error:
+      raise _LineError(str(error), "not_json") from error
     if not isinstance(json_object, dict):
-      return f"{place}: no JSON object with a text in it."
-    if self.text_field in json_object:
-      value = json.dumps(json_object[self.text_field])
-      return (
-        f"{place}: the field {self.text_field!r} holds "
-        f"{_shortened(value)}, not a text."
+      raise _LineError(
+        f"{place}: no JSON object with a text in it.", "without_text"
       )
-    names = ", ".join(map(repr, json_object)) or "none"
-    return (
-      f"{place}: no field {self.text_field!r}; there are: "
-      f"{_shortened(names)}; --text_field names the field of the text."
-    )
+    if self.text_field not in json_object:
+      names = ", ".join(map(repr, json_object)) or "none"
+      raise _LineError(
+        f"{place}: no field {self.text_field!r}; there are: {_shorten(names)}; "
+        "--text_field names the field of the text.",
+        "without_text",
+      )
+    text = json_object[self.text_field]
+    if not isinstance(text, str):
+      value = _shorten(json.dumps(text))
+      raise _LineError(
+        f"{place}: the field {self.text_field!r} holds {value}, not a text.",
+        "without_text",
+      )
+    return text
 
 
-def _shortened(text: str) -> str:
-  return (
-    text if len(text) <= _MESSAGE_LENGTH else (text[:_MESSAGE_LENGTH] + "...")
-  )
+class _LineError(Exception):
+  """A line that cannot be used.
+
+  Attributes:
+    reason: Name under which such lines are counted.
+  """
+
+  def __init__(self, message: str, reason: str):
+    super().__init__(message)
+    self.reason = reason
 
 
-# Where a sentence may end: after a mark, and quotes and brackets that close,
-# before white space and what a sentence begins with; or after a mark of
-# Chinese or Japanese, which needs no space. Looking behind spares a run of
-# marks that ends no sentence from being tried at each of its characters.
+def _shorten(text: str) -> str:
+  if len(text) <= _MESSAGE_LENGTH:
+    return text
+  return text[:_MESSAGE_LENGTH] + "..."
+
+
+# --- Sentences ---------------------------------------------------------------
+
+# A place where a sentence may end. Either a mark, closing quotes and brackets,
+# white space, and a character that can begin a sentence follow each other; or
+# it is a Chinese or Japanese mark, after which no space is needed. The negative
+# look-behind keeps the pattern from being tried at every character of a long
+# run of marks.
 _SENTENCE_END = re.compile(
   r"""(?<![.!?\u2026])[.!?\u2026]+["'\u201d\u2019\u00bb)\]]*\s+
             (?=["'\u201c\u2018\u00ab(\[\u00bf\u00a1-]*[^\W_a-z])
         | [\u3002\uff01\uff1f]+["\u201d\u2019\u300d\u300f\uff09]*\s*""",
   re.VERBOSE,
 )
-_BEFORE_WORDS = frozenset("([\"'\u201c\u2018")
+_OPENING_MARKS = frozenset("([\"'\u201c\u2018")
 _ACRONYM = re.compile(r"(\w\.)*\w")
-# Words that a point after them does not end a sentence, whatever follows, and
-# those of which the same is true before a number.
-_TITLES = frozenset(
-  [
-    "mr",
-    "mrs",
-    "ms",
-    "dr",
-    "prof",
-    "rev",
-    "hon",
-    "st",
-    "sen",
-    "rep",
-    "gov",
-    "gen",
-    "col",
-    "capt",
-    "lt",
-    "sgt",
-    "mt",
-    "ft",
-    "vs",
-    "messrs",
-    "mme",
-    "mlle",
-    "jr",
-    "sr",
-    "cf",
-    "al",
-    "viz",
-  ]
+# Words after which a period never ends a sentence.
+_TITLE = re.compile(
+  r"mr|mrs|ms|dr|prof|rev|hon|st|sen|rep|gov|gen|col|capt|lt|sgt|mt|ft|vs|"
+  r"messrs|mme|mlle|jr|sr|cf|al|viz"
 )
-_BEFORE_NUMBERS = frozenset(
-  [
-    "no",
-    "nos",
-    "vol",
-    "vols",
-    "p",
-    "pp",
-    "fig",
-    "figs",
-    "ch",
-    "sec",
-    "art",
-    "eq",
-    "jan",
-    "feb",
-    "mar",
-    "apr",
-    "jun",
-    "jul",
-    "aug",
-    "sep",
-    "sept",
-    "oct",
-    "nov",
-    "dec",
-  ]
+# Words after which it does not if a number follows.
+_WORD_BEFORE_NUMBER = re.compile(
+  r"no|nos|vol|vols|p|pp|fig|figs|ch|sec|art|eq|jan|feb|mar|apr|jun|jul|aug|"
+  r"sep|sept|oct|nov|dec"
 )
 
 
 def split_sentences(text: str) -> list[str]:
-  """Splits prose into sentences.
+  """Returns the sentences of a text.
 
-  A rule of thumb for text without line breaks between sentences: a sentence
-  ends with `.`, `!`, `?` or an ellipsis, and the next begins with a capital or
-  a digit; but not after a title (`Dr.`), an initial or acronym (`J.`, `U.S.`),
-  or an abbreviation before a number (`No. 5`). After the full stops of Chinese
-  and Japanese it always ends.
+  This is a rule of thumb for text without line breaks between sentences. A
+  sentence ends with `.`, `!`, `?` or an ellipsis if the next one begins with a
+  capital or a digit. It does not end after a title (`Dr.`), an initial or
+  acronym (`J.`, `U.S.`), or an abbreviation before a number (`No. 5`). Chinese
+  and Japanese full stops always end a sentence.
   """
   sentences = []
   start = 0
   for match in _SENTENCE_END.finditer(text):
+    end = match.end()
     if text[match.start()] == ".":
-      word = _last_word(text, start, match.start())
-      if (
-        word.lower() in _TITLES
-        or _ACRONYM.fullmatch(word)
-        and not word.isdigit()
-        or word.lower() in _BEFORE_NUMBERS
-        and text[match.end()].isdigit()
-      ):
+      word = _find_last_word(text, start, match.start())
+      if _is_abbreviation(word, text[end]):
         continue
-    elif text[match.end() : match.end() + 1].islower():
+    elif text[end : end + 1].islower():
       continue
-    sentences.append(text[start : match.end()].strip())
-    start = match.end()
+    sentences.append(text[start:end].strip())
+    start = end
   sentences.append(text[start:].strip())
   return [sentence for sentence in sentences if sentence]
 
 
-def _last_word(text: str, start: int, end: int) -> str:
+def _is_abbreviation(word: str, next_character: str) -> bool:
+  """Returns whether a period after a word belongs to the word."""
+  is_acronym = _ACRONYM.fullmatch(word) and not word.isdigit()
+  if is_acronym or _TITLE.fullmatch(word.lower()):
+    return True
+  is_before_number = _WORD_BEFORE_NUMBER.fullmatch(word.lower())
+  return bool(is_before_number) and next_character.isdigit()
+
+
+def _find_last_word(text: str, start: int, end: int) -> str:
   """Returns the word that ends at `end` and does not begin before `start`."""
-  # From the end: many abbreviations may follow each other.
+  # Searched from the end, since many abbreviations may follow each other.
   place = end
-  while place > start and not (
-    text[place - 1].isspace() or text[place - 1] in _BEFORE_WORDS
-  ):
+  while place > start:
+    character = text[place - 1]
+    if character.isspace() or character in _OPENING_MARKS:
+      break
     place -= 1
   return text[place:end]

@@ -47,7 +47,7 @@ def pretraining_dataset(
     position: `input_position` of the batch after which to continue; None to
       begin with the first epoch.
     redraw_masks: Function that replaces the masks of a batch in training; see
-      `masking.Masking.mask_anew`. None keeps the masks of the records.
+      `masking.Masker.redraw_masks`. None keeps the masks of the records.
 
   Returns:
     A Dataset of dictionaries with the features of `record_format` as int32 or
@@ -59,11 +59,11 @@ def pretraining_dataset(
     record_format, vocab_size, type_vocab_size
   )
 
-  def parse(serialized):
+  def parse_batch(serialized):
     return _parse_batch(serialized, spec, limits)
 
   def parse_training_batch(serialized, positions):
-    features = parse(serialized)
+    features = parse_batch(serialized)
     # The position after the last record of a batch, which no other batch has.
     position = positions[-1]
     if redraw_masks:
@@ -73,12 +73,12 @@ def pretraining_dataset(
 
   if is_training:
     records = _read_shuffled_records(files, seed, position)
-    parse_function = parse_training_batch
+    batches = records.batch(batch_size, drop_remainder=drop_remainder)
+    batches = batches.map(parse_training_batch, num_parallel_calls=_AUTOTUNE)
   else:
     records = tf.data.TFRecordDataset(list(files))
-    parse_function = parse
-  batches = records.batch(batch_size, drop_remainder=drop_remainder)
-  batches = batches.map(parse_function, num_parallel_calls=_AUTOTUNE)
+    batches = records.batch(batch_size, drop_remainder=drop_remainder)
+    batches = batches.map(parse_batch, num_parallel_calls=_AUTOTUNE)
   return batches.prefetch(_AUTOTUNE)
 
 
@@ -208,7 +208,8 @@ def _shuffle_group(
     maxval=None,
     dtype=tf.int64,
   )
-  records = tf.data.Dataset.from_tensor_slices(files).interleave(
+  names = tf.data.Dataset.from_tensor_slices(files)
+  records = names.interleave(
     tf.data.TFRecordDataset,
     cycle_length=group_size,
     num_parallel_calls=_AUTOTUNE,

@@ -1,14 +1,14 @@
 """Documents to pre-training records (paper, sections 3.1 and A.2).
 
-    documents --tokenize--> TokenizedBlock --draw--> Pieces --rows--> records
+    documents --tokenize--> TokenizedBlock --draw--> InstanceSpans --> records
 
-All tokens of a block lie in one array, and a piece of text is a pair of places
-in it. What has to be drawn one after the other, where pairs begin and end, is
-a short loop over places; everything that touches tokens works on thousands of
-rows at once.
+All tokens of a block are stored in one array, and a span of text is a pair of
+places in it. Where pairs begin and end has to be drawn one after the other; a
+short loop over places does that. Everything that touches tokens works on
+thousands of rows at once.
 
-    [CLS] a a a [SEP] b b [SEP] 0 0 0 0 0 0 0 0 0 0        a row of one pair
-    [CLS] a a a [SEP] b b [SEP] [CLS] a [SEP] b b b [SEP] 0 0     packed: of two
+    [CLS] a a a [SEP] b b [SEP] 0 0 0 0 0 0 0 0 0 0        a row of one instance
+    [CLS] a a a [SEP] b b [SEP] [CLS] a [SEP] b b [SEP] 0  two, packed
 """
 
 import bisect
@@ -29,31 +29,35 @@ from errors import UserError
 from pretraining import masking
 import tokenization
 
-# How many rows are worked on at once.
-_ROWS = 2048
-# A document gets another target length after so many times the longest one.
-# Long books would otherwise be all long or all short.
-_TARGETS_PER_STRETCH = 16
-# How much text is split into words at once; it takes some hundred bytes a
-# character.
+# Number of rows that are masked and serialized at once.
+_ROWS_PER_STEP = 2048
+# A new target length is drawn after this many times the maximum length.
+# Otherwise, all instances of a long book would be long, or all short.
+_TARGET_LENGTH_PERIOD = 16
+# Number of characters that are segmented into words at once, which takes some
+# hundred bytes of memory per character.
 _SEGMENTED_CHARACTERS = 100_000
-# jieba needs time that grows with the square of a run of text without
-# punctuation, so longer ones are cut.
+# The time that jieba needs grows with the square of a run of text without
+# punctuation, so longer runs are cut.
 _LONG_RUN = re.compile(r"[\w+#&.%-]{2000}")
-# For how many pairs of characters to remember whether they are one word; 2**18
-# take about 40 MB.
-_PAIRS_REMEMBERED = 2**18
+# Number of pairs of characters for which we cache whether they are one word;
+# 2**18 take about 40 MB.
+_CACHED_PAIRS = 2**18
 
 
 class TokenizedBlock(NamedTuple):
-  """The documents of a block, as ids.
+  """The documents of a block as ids.
+
+      ids               7 8 | 9 9 9 | 5 6 6 || 4 4 | 8      || new document
+      sentence_starts   0     2       5        8     10 11
+      document_starts   0                      3        5
 
   Attributes:
-    ids: int32 [tokens], of all sentences, one after the other.
-    continues_word: bool [tokens], whether a token belongs to the word before
-      it; None to know it by the `##`.
-    sentence_starts: places in `ids`; one more than there are sentences.
-    document_starts: places in `sentence_starts`; one more than there are
+    ids: int32 [num_tokens], ids of all sentences, one after the other.
+    continues_word: bool [num_tokens], whether a token belongs to the word
+      before it; None if tokens that begin with `##` do.
+    sentence_starts: Places in `ids`, one more than there are sentences.
+    document_starts: Places in `sentence_starts`, one more than there are
       documents.
   """
 
@@ -63,16 +67,15 @@ class TokenizedBlock(NamedTuple):
   document_starts: list[int]
 
 
-class Pieces(NamedTuple):
-  """What rows are made of: stretches of tokens, int64 [pieces] each.
+class InstanceSpans(NamedTuple):
+  """The spans of tokens that instances consist of, int64 [num_instances] each.
 
   Attributes:
-    a_starts: place of the first token of a.
-    a_lengths: number of its tokens.
-    b_starts: place of the first token of b; without meaning if there is none.
-    b_lengths: number of its tokens; 0 throughout if there are no pairs.
-    is_random_next: whether b does not follow a.
-    num_tokens_cut: int, how many tokens did not fit.
+    a_starts: Places of the first tokens of a.
+    a_lengths: Numbers of tokens of a.
+    b_starts: Places of the first tokens of b; unused if there are no pairs.
+    b_lengths: Numbers of tokens of b; 0 if there are no pairs.
+    is_random_next: bool, whether b is random and does not follow a.
   """
 
   a_starts: np.ndarray
@@ -80,18 +83,17 @@ class Pieces(NamedTuple):
   b_starts: np.ndarray
   b_lengths: np.ndarray
   is_random_next: np.ndarray
-  num_tokens_cut: int
 
-  def take(self, which) -> "Pieces":
-    return Pieces(*(field[which] for field in self[:-1]), 0)
+  def select(self, index: np.ndarray) -> "InstanceSpans":
+    return InstanceSpans(*(field[index] for field in self))
 
 
-class Records(NamedTuple):
+class SerializedRecords(NamedTuple):
   """Serialized records.
 
   Attributes:
-    content: uint8, the bytes of all, one after the other.
-    lengths: int64 [records].
+    content: uint8, bytes of all records, one after the other.
+    lengths: int64 [num_records], number of bytes of each record.
   """
 
   content: np.ndarray
@@ -99,104 +101,122 @@ class Records(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """What decides, with the text, which records are made.
+class InstanceSettings:
+  """The settings that decide, with the text, which records are made.
 
   Attributes:
-    vocab_file: a vocabulary, one token a line.
-    do_lower_case: whether to lower-case the text.
-    max_seq_length: tokens of a row.
-    max_predictions_per_seq: the most tokens of a row to predict.
-    masked_lm_prob: share of the tokens to predict.
-    do_whole_word_mask: whether words are masked whole.
-    word_segmenter: "jieba" to find the words of Chinese with it; or "".
-    word_separator: what stands between words in the text; or "".
-    dupe_factor: how often to go over the text.
-    short_seq_prob: chance that a stretch of a document is made into shorter
-      pieces, so that the model sees short inputs too.
-    next_sentence_prediction: whether to make pairs, half of them with a random
-      second; if not, rows are filled with text that runs on.
-    max_pieces_per_row: how many pairs (or stretches of text) share a row; 1 is
-      the known format.
-    seed: of everything that is drawn.
+    vocab_file: Path of the vocabulary, one token per line.
+    do_lower_case: Whether to lower-case the text.
+    max_seq_length: Number of tokens of a row.
+    masking_settings: How to mask the rows.
+    word_segmenter: "jieba" to find Chinese words with jieba; "" for no
+      segmenter.
+    word_separator: String between words in the text; "" if words are not
+      marked.
+    dupe_factor: Number of times to go over the text.
+    short_seq_prob: Probability that the instances of a part of a document are
+      shorter than the maximum, so that the model also sees short inputs.
+    next_sentence_prediction: Whether to make pairs, half of them with a random
+      second part. If not, instances are filled with consecutive text.
+    max_instances_per_row: Maximum number of instances that share a row; 1
+      gives the format of the original code.
+    seed: Seed of everything that is drawn.
   """
 
   vocab_file: str
   do_lower_case: bool = True
   max_seq_length: int = 128
-  max_predictions_per_seq: int = 20
-  masked_lm_prob: float = 0.15
-  do_whole_word_mask: bool = False
+  masking_settings: masking.MaskingSettings = masking.MaskingSettings()
   word_segmenter: str = ""
   word_separator: str = ""
   dupe_factor: int = 10
   short_seq_prob: float = 0.1
   next_sentence_prediction: bool = True
-  max_pieces_per_row: int = 1
+  max_instances_per_row: int = 1
   seed: int = 12345
+
+  def to_dict(self) -> dict[str, object]:
+    """Returns the settings as they are stored with the records."""
+    result: dict[str, object] = {}
+    for name, value in dataclasses.asdict(self).items():
+      if name == "masking_settings":
+        result.update(value)
+      elif name == "max_instances_per_row":
+        # The first name of this setting, by which builds are recognized.
+        result["max_pieces_per_row"] = value
+      else:
+        result[name] = value
+    return result
 
 
 class InstanceMaker:
   """Makes the records of blocks, each a function of settings and block.
 
   Raises:
-    UserError: the vocabulary cannot be used, or a library is missing.
+    UserError: The vocabulary cannot be used, or jieba is not installed.
   """
 
-  def __init__(self, settings: Settings):
+  def __init__(self, settings: InstanceSettings):
     self.settings = settings
     self.tokenizer = tokenization.FullTokenizer(
       settings.vocab_file, settings.do_lower_case
     )
-    self.masking = masking.Masking(
+    self.masker = masking.Masker(
       masking.Vocabulary.from_tokens(self.tokenizer.vocab),
-      settings.masked_lm_prob,
-      settings.max_predictions_per_seq,
-      settings.do_whole_word_mask,
+      settings.masking_settings,
     )
-    self._are_one_word = {}  # for pairs of characters that were looked at
-    self._segment_words = None
+    self._is_one_word_cache: dict[str, bool] = {}
+    self._segment_words: Callable[[str], list[str]] | None = None
     if settings.word_segmenter == "jieba":
-      self._segment_words = _jieba_segmenter()
+      self._segment_words = _create_jieba_segmenter()
     elif settings.word_separator:
       self._segment_words = functools.partial(
         _split_words, settings.word_separator
       )
 
-  def make(
+  def make_records(
     self,
     block_number: Sequence[int],
     documents: Iterable[Sequence[str]],
     counts: collections.Counter,
-  ) -> Iterator[tuple[Records, np.random.Generator]]:
-    """Yields records, some thousands at a time, of the documents of a block.
+  ) -> Iterator[tuple[SerializedRecords, np.random.Generator]]:
+    """Yields the records of the documents of a block, some thousand at a time.
 
-    With them comes the generator that draws what else is to be drawn for them.
+    With them, it yields the random generator of the block, from which the
+    caller draws the order of the records.
 
     Args:
-      block_number: which block this is; all is drawn from it and the seed.
-      documents: lists of sentences.
-      counts: gets the numbers of what was read, made and left out.
+      block_number: Number of the block, which decides with the seed what is
+        drawn.
+      documents: Lists of sentences.
+      counts: Counter that numbers of what was read, made and dropped are added
+        to.
     """
-    block = self._tokenize(documents, counts)
+    block = self._tokenize_documents(documents, counts)
     for duplicate in range(self.settings.dupe_factor):
-      rng = np.random.Generator(
-        np.random.PCG64([self.settings.seed % 2**64, duplicate, *block_number])
-      )
-      pieces = self._draw_pieces(block, counts, rng)
-      for rows in self._rows(pieces, rng):
-        yield self._records(block, *rows, counts, rng), rng
+      seed = [self.settings.seed % 2**64, duplicate, *block_number]
+      rng = np.random.Generator(np.random.PCG64(seed))
+      spans = self._draw_instances(block, counts, rng)
+      for row_spans, rows in self._assign_rows(spans, rng):
+        yield self._create_records(block, row_spans, rows, counts, rng), rng
 
-  def _tokenize(self, documents, counts) -> TokenizedBlock:
-    ids, continues_word = [], []
+  # --- Tokens ----------------------------------------------------------------
+
+  def _tokenize_documents(
+    self, documents: Iterable[Sequence[str]], counts: collections.Counter
+  ) -> TokenizedBlock:
+    ids: list[int] = []
+    continues_word: list[bool] = []
     sentence_starts, document_starts = [0], [0]
     longest = self.settings.max_seq_length
-    # Small enough that a pair can be made of one line.
+    # Parts this short can form a pair with another part of the same sentence.
     stride = longest // 4
     for document in documents:
       for sentence in document:
         if self._segment_words:
-          sentence_ids, continues = self._encode_words(sentence)
+          sentence_ids, continues = self._encode_words(
+            sentence, self._segment_words
+          )
           continues_word += continues
         else:
           sentence_ids = self.tokenizer.encode(sentence)
@@ -207,12 +227,13 @@ class InstanceMaker:
         start = len(ids)
         ids += sentence_ids
         if len(sentence_ids) > longest:
-          # Lest all but a row's worth be lost; a line may be a paragraph.
+          # The line may be a whole paragraph, which does not fit into a row.
           counts["sentences_cut_up"] += 1
           sentence_starts.extend(range(start + stride, len(ids), stride))
         sentence_starts.append(len(ids))
-      if len(sentence_starts) - 1 > document_starts[-1]:
-        document_starts.append(len(sentence_starts) - 1)
+      num_sentences = len(sentence_starts) - 1
+      if num_sentences > document_starts[-1]:
+        document_starts.append(num_sentences)
         counts["documents"] += 1
     block = TokenizedBlock(
       np.array(ids, np.int32),
@@ -220,162 +241,206 @@ class InstanceMaker:
       sentence_starts,
       document_starts,
     )
+    is_unknown = block.ids == self.tokenizer.vocab["[UNK]"]
     counts["tokens"] += len(ids)
-    counts["unknown_tokens"] += int(
-      np.count_nonzero(block.ids == self.tokenizer.vocab["[UNK]"])
-    )
+    counts["unknown_tokens"] += int(np.count_nonzero(is_unknown))
     return block
 
-  def _encode_words(self, sentence: str) -> tuple[list[int], list[bool]]:
+  def _encode_words(
+    self, sentence: str, segment_words: Callable[[str], list[str]]
+  ) -> tuple[list[int], list[bool]]:
     """Returns ids, and which of them belong to the word before them."""
-    ids, continues_word = [], []
+    ids: list[int] = []
+    continues_word: list[bool] = []
     for start in range(0, len(sentence), _SEGMENTED_CHARACTERS):
-      words = self._join_words(
-        self._segment_words(sentence[start : start + _SEGMENTED_CHARACTERS])
-      )
-      text_ids = self.tokenizer.encode("".join(words))
-      ids_of_words = list(map(self.tokenizer.encode, words))
+      part = sentence[start : start + _SEGMENTED_CHARACTERS]
+      words = self._join_words(segment_words(part))
+      text = "".join(words)
+      text_ids = self.tokenizer.encode(text)
+      ids_of_words = [self.tokenizer.encode(word) for word in words]
       if list(itertools.chain(*ids_of_words)) == text_ids:
-        continues_word += [
-          i > 0 for word_ids in ids_of_words for i in range(len(word_ids))
-        ]
+        for word_ids in ids_of_words:
+          continues_word += [i > 0 for i in range(len(word_ids))]
       else:
-        # Characters that are read otherwise beside others. Seldom, and slow.
-        text_ids, offsets = self.tokenizer.encode_with_offsets("".join(words))
-        numbers = np.searchsorted(
-          np.cumsum(list(map(len, words))),
-          [first for first, _ in offsets],
-          "right",
-        )
-        continues_word += (np.diff(numbers, prepend=-1) == 0).tolist()
+        # Some characters are tokenized differently next to others, which is
+        # rare. The word of each token follows from its place in the text:
+        #
+        #   words     ab c de      word_ends      2 3 5
+        #   tokens    a ##b c de   first places   0 1 2 3
+        #                          word numbers   0 0 1 2
+        text_ids, offsets = self.tokenizer.encode_with_offsets(text)
+        word_ends = np.cumsum([len(word) for word in words])
+        first_places = [first for first, _ in offsets]
+        numbers = np.searchsorted(word_ends, first_places, "right")
+        is_same_word = np.diff(numbers, prepend=-1) == 0
+        continues_word += is_same_word.tolist()
       ids += text_ids
     return ids, continues_word
 
   def _join_words(self, words: Sequence[str]) -> list[str]:
-    """Joins words that the tokenizer does not take apart, such as `3` `D`."""
-    parts = []
+    """Joins words that the tokenizer does not separate, such as `3` and `D`."""
+    groups: list[list[str]] = []
     for word in filter(None, words):
-      if parts and self._is_one_word(parts[-1][-1][-1], word[0]):
-        parts[-1].append(word)
+      last_character = groups[-1][-1][-1] if groups else ""
+      if groups and self._is_one_word(last_character, word[0]):
+        groups[-1].append(word)
       else:
-        parts.append([word])
-    return list(map("".join, parts))
+        groups.append([word])
+    return ["".join(group) for group in groups]
 
   def _is_one_word(self, character: str, next_character: str) -> bool:
+    """Returns whether the tokenizer keeps two characters together."""
     pair = character + next_character
-    if pair not in self._are_one_word:
-      if len(self._are_one_word) >= _PAIRS_REMEMBERED:
-        self._are_one_word.clear()
-      self._are_one_word[pair] = len(
-        self.tokenizer.basic_tokenizer.tokenize(pair)
-      ) == 1 and not (character.isspace() or next_character.isspace())
-    return self._are_one_word[pair]
+    if pair not in self._is_one_word_cache:
+      if len(self._is_one_word_cache) >= _CACHED_PAIRS:
+        self._is_one_word_cache.clear()
+      num_words = len(self.tokenizer.basic_tokenizer.tokenize(pair))
+      has_space = character.isspace() or next_character.isspace()
+      self._is_one_word_cache[pair] = num_words == 1 and not has_space
+    return self._is_one_word_cache[pair]
 
-  def _draw_pieces(self, block, counts, rng) -> Pieces:
+  # --- Instances and rows ----------------------------------------------------
+
+  def _draw_instances(
+    self,
+    block: TokenizedBlock,
+    counts: collections.Counter,
+    rng: np.random.Generator,
+  ) -> InstanceSpans:
     settings = self.settings
+    # Python's generator is faster for single numbers.
     scalar_rng = random.Random(int(rng.integers(2**63)))
     if settings.next_sentence_prediction:
       max_length = settings.max_seq_length - 3
-      pieces = _truncate(
-        draw_pairs(block, max_length, settings.short_seq_prob, scalar_rng),
-        max_length,
-        rng,
-      )
+      pairs = draw_pairs(block, max_length, settings.short_seq_prob, scalar_rng)
+      spans, num_tokens_cut = truncate_pairs(pairs, max_length, rng)
     else:
-      pieces = draw_stretches(
-        block, settings.max_seq_length - 2, settings.short_seq_prob, scalar_rng
+      max_length = settings.max_seq_length - 2
+      spans = draw_consecutive_spans(
+        block, max_length, settings.short_seq_prob, scalar_rng
       )
-    counts["instances"] += len(pieces.a_starts)
-    counts["random_next"] += int(np.count_nonzero(pieces.is_random_next))
-    counts["tokens_cut"] += pieces.num_tokens_cut
-    # A random second has a turn of its own.
-    counts["tokens_used"] += int(
-      pieces.a_lengths.sum() + pieces.b_lengths[~pieces.is_random_next].sum()
-    )
-    return pieces
+      num_tokens_cut = 0
+    # The tokens of a random b are used a second time, in their own document.
+    b_lengths = spans.b_lengths[~spans.is_random_next]
+    counts["instances"] += len(spans.a_starts)
+    counts["random_next"] += int(np.count_nonzero(spans.is_random_next))
+    counts["tokens_cut"] += num_tokens_cut
+    counts["tokens_used"] += int(spans.a_lengths.sum() + b_lengths.sum())
+    return spans
 
-  def _rows(self, pieces, rng) -> Iterator[tuple[Pieces, np.ndarray]]:
-    """Yields pieces for some thousand rows, and in which row each goes."""
-    lengths = self._lengths(pieces)
-    if self.settings.max_pieces_per_row == 1:
+  def _assign_rows(
+    self, spans: InstanceSpans, rng: np.random.Generator
+  ) -> Iterator[tuple[InstanceSpans, np.ndarray]]:
+    """Yields the instances of some thousand rows, and the row of each."""
+    lengths = self._count_tokens(spans)
+    if self.settings.max_instances_per_row == 1:
       rows = np.arange(len(lengths))
     else:
-      rows = pack(
+      rows = pack_rows(
         lengths,
         self.settings.max_seq_length,
-        self.settings.max_pieces_per_row,
+        self.settings.max_instances_per_row,
         rng,
       )
+    # Packed rows have instances from all over the block.
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
-    for first in range(0, rows[-1] + 1 if len(rows) else 0, _ROWS):
-      chosen = slice(*np.searchsorted(rows, [first, first + _ROWS]))
-      yield pieces.take(order[chosen]), rows[chosen] - first
+    num_rows = rows[-1] + 1 if len(rows) else 0
+    for first in range(0, num_rows, _ROWS_PER_STEP):
+      start, end = np.searchsorted(rows, [first, first + _ROWS_PER_STEP])
+      yield spans.select(order[start:end]), rows[start:end] - first
 
-  def _lengths(self, pieces) -> np.ndarray:
-    """Returns how many tokens of a row each piece takes."""
-    return (
-      pieces.a_lengths
-      + pieces.b_lengths
-      + (3 if self.settings.next_sentence_prediction else 2)
-    )
+  def _count_tokens(self, spans: InstanceSpans) -> np.ndarray:
+    """Returns the length of each instance, including `[CLS]` and `[SEP]`."""
+    num_special = 3 if self.settings.next_sentence_prediction else 2
+    return spans.a_lengths + spans.b_lengths + num_special
 
-  def _records(self, block, pieces, rows, counts, rng) -> Records:
-    """Returns the records of pieces, given in which row each goes."""
-    settings, lengths = self.settings, self._lengths(pieces)
-    columns, numbers = _places_in_rows(rows, lengths)
-    text = self._fill_rows(
-      block, pieces, rows * settings.max_seq_length + columns, int(rows[-1]) + 1
-    )
-    masked = self.masking.mask(
-      text["input_ids"], text["input_mask"], text.get("continues_word"), rng
-    )
-    _count_predictions(masked, self.masking.vocabulary, counts)
-    counts["records"] += len(masked.input_ids)
-    counts["real_tokens"] += int(lengths.sum())
-    features = {
-      **text,
-      "input_ids": masked.input_ids,
-      "masked_lm_positions": masked.positions,
-      "masked_lm_ids": masked.label_ids,
-      "masked_lm_weights": masked.weights,
-    }
+  # --- Records ---------------------------------------------------------------
 
-    def of_pieces(values, dtype):
-      result = np.zeros(
-        [len(masked.input_ids), settings.max_pieces_per_row], dtype
-      )
-      result[rows, numbers] = values
-      return result
-
-    is_packed = settings.max_pieces_per_row > 1
-    if is_packed:
-      features["sequence_starts"] = of_pieces(columns, np.int32)
-    if settings.next_sentence_prediction:
-      features["next_sentence_labels"] = of_pieces(
-        pieces.is_random_next, np.int32
-      )
-    if settings.next_sentence_prediction and is_packed:
-      features["next_sentence_weights"] = of_pieces(1.0, np.float32)
-    return Records(*serialization.serialize_rows(features))
-
-  def _fill_rows(
-    self, block, pieces, places, num_rows
-  ) -> dict[str, np.ndarray]:
-    """Returns the features of rows that do not depend on masks.
+  def _create_records(
+    self,
+    block: TokenizedBlock,
+    spans: InstanceSpans,
+    rows: np.ndarray,
+    counts: collections.Counter,
+    rng: np.random.Generator,
+  ) -> SerializedRecords:
+    """Returns the masked and serialized rows.
 
     Args:
-      block: what the pieces are of.
-      pieces: what there is to put into rows.
-      places: where each piece goes, counted over all rows.
-      num_rows: how many rows there are.
+      block: Tokens of the spans.
+      spans: Instances of the rows.
+      rows: int64 [num_instances], row of each instance, in ascending order.
+      counts: Counter to add to.
+      rng: Source of all random numbers.
     """
-    vocabulary = self.masking.vocabulary
+    settings = self.settings
+    lengths = self._count_tokens(spans)
+    columns, slots = _place_in_rows(rows, lengths)
+    num_rows = int(rows[-1]) + 1
+    places = rows * settings.max_seq_length + columns
+    features = self._fill_rows(block, spans, places, num_rows)
+    masked = self.masker.mask_rows(
+      features["input_ids"],
+      features["input_mask"],
+      features.get("continues_word"),
+      rng,
+    )
+    features["input_ids"] = masked.input_ids
+    features["masked_lm_positions"] = masked.positions
+    features["masked_lm_ids"] = masked.label_ids
+    features["masked_lm_weights"] = masked.weights
+
+    def fill_slots(values, dtype):
+      """Returns values of instances, [num_rows, max_instances_per_row]."""
+      result = np.zeros([num_rows, settings.max_instances_per_row], dtype)
+      result[rows, slots] = values
+      return result
+
+    # Unpacked rows have the features of the original code, and no others.
+    is_packed = settings.max_instances_per_row > 1
+    if is_packed:
+      features["sequence_starts"] = fill_slots(columns, np.int32)
+    if settings.next_sentence_prediction:
+      labels = fill_slots(spans.is_random_next, np.int32)
+      features["next_sentence_labels"] = labels
+    if settings.next_sentence_prediction and is_packed:
+      features["next_sentence_weights"] = fill_slots(1.0, np.float32)
+
+    _count_predictions(masked, self.masker.vocabulary, counts)
+    counts["records"] += num_rows
+    counts["real_tokens"] += int(lengths.sum())
+    return SerializedRecords(*serialization.serialize_rows(features))
+
+  def _fill_rows(
+    self,
+    block: TokenizedBlock,
+    spans: InstanceSpans,
+    places: np.ndarray,
+    num_rows: int,
+  ) -> dict[str, np.ndarray]:
+    """Returns the features of rows before masking, [num_rows, seq_length].
+
+    places          p                                 p = place of the instance
+    input_ids     [CLS] a a a [SEP] b b [SEP]
+    segment_ids     0   0 0 0   0   1 1   1
+    a_places            ^
+    b_places                        ^
+
+    Args:
+      block: Tokens of the spans.
+      spans: Instances of the rows.
+      places: int64 [num_instances], place of each instance, counted over all
+        rows.
+      num_rows: Number of rows.
+    """
+    vocabulary = self.masker.vocabulary
+    # All rows, one after the other.
     size = num_rows * self.settings.max_seq_length
     input_ids = np.zeros(size, np.int32)
     input_mask = np.zeros(size, np.uint8)
     segment_ids = np.zeros(size, np.uint8)
-    features = {
+    features: dict[str, np.ndarray] = {
       "input_ids": input_ids,
       "input_mask": input_mask,
       "segment_ids": segment_ids,
@@ -383,72 +448,117 @@ class InstanceMaker:
     if block.continues_word is not None:
       features["continues_word"] = np.zeros(size, np.uint8)
 
-    def put(starts, lengths, places):
-      source, target = _ranges(starts, lengths), _ranges(places, lengths)
+    def copy_spans(starts, lengths, places):
+      source = _join_ranges(starts, lengths)
+      target = _join_ranges(places, lengths)
       input_ids[target] = block.ids[source]
       if block.continues_word is not None:
         features["continues_word"][target] = block.continues_word[source]
 
-    input_mask[_ranges(places, self._lengths(pieces))] = 1
+    a_places = places + 1
+    a_ends = a_places + spans.a_lengths
+    input_mask[_join_ranges(places, self._count_tokens(spans))] = 1
     input_ids[places] = vocabulary.cls_id
-    put(pieces.a_starts, pieces.a_lengths, places + 1)
-    input_ids[places + 1 + pieces.a_lengths] = vocabulary.sep_id
+    copy_spans(spans.a_starts, spans.a_lengths, a_places)
+    input_ids[a_ends] = vocabulary.sep_id
     if self.settings.next_sentence_prediction:
-      b_places = places + pieces.a_lengths + 2
-      put(pieces.b_starts, pieces.b_lengths, b_places)
-      segment_ids[_ranges(b_places, pieces.b_lengths + 1)] = 1
-      input_ids[b_places + pieces.b_lengths] = vocabulary.sep_id
-    return {
-      name: values.reshape(num_rows, self.settings.max_seq_length)
-      for name, values in features.items()
-    }
+      b_places = a_ends + 1
+      b_ends = b_places + spans.b_lengths
+      copy_spans(spans.b_starts, spans.b_lengths, b_places)
+      input_ids[b_ends] = vocabulary.sep_id
+      segment_ids[_join_ranges(b_places, spans.b_lengths + 1)] = 1
+    shape = num_rows, self.settings.max_seq_length
+    return {name: values.reshape(shape) for name, values in features.items()}
 
 
-def _places_in_rows(rows, lengths) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the first column of each piece in its row, and its number there.
+def _place_in_rows(
+  rows: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the first column of each instance, and its number in the row.
+
+  rows      0 0 0 1 1      lengths 5 3 4 6 2
+  starts    0 5 8 12 18    if all rows were one
+  columns   0 5 8 0 6
+  slots     0 1 2 0 1
 
   Args:
-    rows: int64 [pieces], the row of each, ascending.
-    lengths: int64 [pieces].
+    rows: int64 [num_instances], row of each instance, in ascending order.
+    lengths: int64 [num_instances], number of tokens of each.
   """
   is_first = np.diff(rows, prepend=-1) > 0
   starts = np.cumsum(lengths) - lengths
-  order = np.arange(len(rows))
-  return (
-    starts - np.maximum.accumulate(np.where(is_first, starts, 0)),
-    order - np.maximum.accumulate(np.where(is_first, order, 0)),
-  )
+  row_starts = np.maximum.accumulate(np.where(is_first, starts, 0))
+  numbers = np.arange(len(rows))
+  first_numbers = np.maximum.accumulate(np.where(is_first, numbers, 0))
+  return starts - row_starts, numbers - first_numbers
+
+
+def _join_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+  """Returns the numbers of several ranges, one range after the other.
+
+  starts  10 20 30
+  lengths  3  1  2
+  result  10 11 12 20 30 31
+  """
+  ends = np.cumsum(lengths)
+  total = int(ends[-1]) if len(ends) else 0
+  first_index = ends - lengths  # of each range in the result
+  return np.arange(total) + np.repeat(starts - first_index, lengths)
 
 
 def _count_predictions(
-  masked: masking.Masked, vocabulary: masking.Vocabulary, counts
+  masked: masking.MaskedRows,
+  vocabulary: masking.Vocabulary,
+  counts: collections.Counter,
 ) -> None:
   is_prediction = masked.weights > 0
   labels = masked.label_ids[is_prediction]
-  became = masked.input_ids[
-    np.nonzero(is_prediction)[0], masked.positions[is_prediction]
-  ]
-  is_mask = became == vocabulary.mask_id
-  counts["predictions"] += len(became)
+  rows = np.nonzero(is_prediction)[0]
+  ids = masked.input_ids[rows, masked.positions[is_prediction]]
+  is_mask = ids == vocabulary.mask_id
+  is_kept = (ids == labels) & ~is_mask
+  counts["predictions"] += len(ids)
   counts["predictions_masked"] += int(np.count_nonzero(is_mask))
-  counts["predictions_kept"] += int(
-    np.count_nonzero((became == labels) & ~is_mask)
-  )
+  counts["predictions_kept"] += int(np.count_nonzero(is_kept))
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-  """Returns start, start + 1, ..., for each start as many as its length."""
-  ends = np.cumsum(lengths)
-  total = int(ends[-1]) if len(ends) else 0
-  return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+def check_counts(
+  counts: collections.Counter, settings: InstanceSettings, num_shards: int
+) -> None:
+  """Checks the counts of all blocks before anything is written.
+
+  Raises:
+    UserError: There are too few records to write.
+  """
+  if not counts["tokens"]:
+    raise UserError("The input contains no text.")
+  if not counts["instances"]:
+    raise UserError(
+      "The input holds one sentence, which cannot form a pair. If it is a "
+      "longer text, pass --split_sentences."
+    )
+  if counts["records"] < num_shards:
+    raise UserError(
+      f"The input gives {counts['records']} records, too few for {num_shards} "
+      "files. Ask for fewer files."
+    )
+  if counts["documents"] == 1 and settings.next_sentence_prediction:
+    logging.warning(
+      "There is only one document, so no next sentence is random. If the text "
+      "has several documents, put blank lines between them."
+    )
 
 
-def _jieba_segmenter() -> Callable[[str], list[str]]:
+# --- Words -------------------------------------------------------------------
+
+
+def _create_jieba_segmenter() -> Callable[[str], list[str]]:
+  """Returns the function that splits Chinese text into words."""
   try:
     import jieba  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise UserError(
-      "--word_segmenter=jieba takes the library jieba: pip install jieba."
+      "--word_segmenter=jieba requires jieba: pip install jieba."
     ) from error
   jieba.setLogLevel("WARNING")
 
@@ -458,39 +568,40 @@ def _jieba_segmenter() -> Callable[[str], list[str]]:
     for run in _LONG_RUN.finditer(text):
       words += jieba.lcut(text[start : run.end()])
       start = run.end()
-    return words + jieba.lcut(text[start:])
+    words += jieba.lcut(text[start:])
+    return words
 
   return segment
 
 
 def _split_words(separator: str, text: str) -> list[str]:
-  """Returns the words of text, with a separator that is white space."""
-  space = separator if separator.isspace() else ""  # it separates tokens too
+  """Returns the words of a text, followed by the separator if it is a space.
+
+  Other separators are not part of the text.
+  """
+  space = separator if separator.isspace() else ""
   return [word + space for word in text.split(separator)]
 
 
-def check_counts(counts, settings: Settings, num_shards: int) -> None:
-  """Raises a UserError if the counts of all blocks leave nothing to write."""
-  if not counts["tokens"]:
-    raise UserError("The input holds no text.")
-  if not counts["instances"]:
-    raise UserError(
-      "The input holds one sentence, of which no pair can be "
-      "made. Should it be split (--split_sentences)?"
-    )
-  if counts["records"] < num_shards:
-    raise UserError(
-      f"The input gives {counts['records']} records, too few "
-      f"for {num_shards} files. Ask for fewer."
-    )
-  if counts["documents"] == 1 and settings.next_sentence_prediction:
-    logging.warning(
-      "There is one document only, so no next sentence is random. Put blank "
-      "lines between documents if there are several."
-    )
-
-
 # --- Pairs -------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+  """Two spans of text, before truncation, as places in `TokenizedBlock.ids`.
+
+  Attributes:
+    a_start: Place of the first token of a.
+    a_end: Place behind the last token of a.
+    b_start: Place of the first token of b.
+    b_end: Place behind the last token of b.
+    is_random_next: 1 if b comes from another document, 0 if it follows a.
+  """
+
+  a_start: int
+  a_end: int
+  b_start: int
+  b_end: int
+  is_random_next: int
 
 
 def draw_pairs(
@@ -498,193 +609,210 @@ def draw_pairs(
   max_length: int,
   short_seq_prob: float,
   rng: random.Random,
-) -> np.ndarray:
-  """Cuts documents into pairs of stretches, half of them with a random second.
+) -> list[Pair]:
+  """Cuts documents into pairs of spans, half of them with a random b.
 
   Sentences are gathered until they reach the target length, and cut in two
-  after a random sentence. For a random pair the second stretch comes from
-  another document, and the sentences that it displaced are used again. Where
-  there is one document only, none is random.
+  after a random sentence. In a random pair, b comes from another document, and
+  the sentences that it replaces are used in the next pair:
+
+      sentences   s0 s1 s2 s3 s4 s5 s6 s7 ...        target reached after s3
+      next        [a=s0 s1] [b=s2 s3]                continue at s4
+      random      [a=s0 s1] [b=t4 t5 of another]     continue at s2
+
+  If there is only one document, no b is random.
 
   Args:
-    block: the documents.
-    max_length: the most tokens of a pair, without `[CLS]` and `[SEP]`.
-    short_seq_prob: chance that the target length is a shorter one, drawn for
-      each stretch of a document.
-    rng: draws everything.
+    block: Tokens of the documents.
+    max_length: Maximum number of tokens of a pair, without `[CLS]` and `[SEP]`.
+    short_seq_prob: Probability of a shorter target length, which is drawn
+      for each part of a document.
+    rng: Source of all random numbers.
 
   Returns:
-    int64 [pairs, 5]: places of the start and end of a, of the start and end of
-    b, and whether b is random. Pairs may be too long.
+    The pairs, which may be too long.
   """
   sentences, documents = block.sentence_starts, block.document_starts
   num_documents = len(documents) - 1
   has_others = num_documents > 1
   draw = rng.random
-  find = bisect.bisect_left
-  result = []
+  pairs = []
   for document in range(num_documents):
+    # `start`, `middle`, `end` and `last` are numbers of sentences.
     start, last = documents[document], documents[document + 1]
-    stretch_end = -1
+    next_target_place = -1
     while start < last:
-      start_place = sentences[start]
-      if start_place >= stretch_end:
-        stretch_end = start_place + _TARGETS_PER_STRETCH * max_length
-        target = _draw_target(max_length, short_seq_prob, rng)
-      end = find(sentences, start_place + target, start + 1, last)
+      a_start = sentences[start]
+      if a_start >= next_target_place:
+        next_target_place = a_start + _TARGET_LENGTH_PERIOD * max_length
+        target = _draw_target_length(max_length, short_seq_prob, rng)
+
+      # Gather sentences, at least one, until the target length is reached.
+      end = bisect.bisect_left(sentences, a_start + target, start + 1, last)
       if not has_others:
-        # Its own second must follow, and no last sentence may be left alone.
+        # A pair needs two sentences, and the last one cannot be a pair alone.
         end = min(max(end, start + 2), last)
         if end == last - 1:
           end = last
-      # At least one sentence goes to each side, if there are two.
+
+      # Cut in two, with at least one sentence on each side if there are two.
       middle = start + 1
       if end - start > 2:
         middle += int(draw() * (end - start - 1))
-      middle_place = sentences[middle]
+      a_end = sentences[middle]
+
+      # A single sentence can only be followed by a random b.
       if has_others and (end - start == 1 or draw() < 0.5):
         other = int(draw() * (num_documents - 1))
-        other += other >= document
+        other += other >= document  # skips the same document
         first, other_last = documents[other], documents[other + 1]
         first += int(draw() * (other_last - first))
-        first_place = sentences[first]
-        result.append(
-          (
-            start_place,
-            middle_place,
-            first_place,
-            sentences[
-              find(
-                sentences,
-                first_place + target - (middle_place - start_place),
-                first + 1,
-                other_last,
-              )
-            ],
-            1,
-          )
+        b_start = sentences[first]
+        wanted_end = b_start + target - (a_end - a_start)
+        b_last = bisect.bisect_left(
+          sentences, wanted_end, first + 1, other_last
         )
+        pairs.append(Pair(a_start, a_end, b_start, sentences[b_last], 1))
         start = middle
       else:
-        if middle < end:  # not so for the only sentence of the only document
-          result.append(
-            (start_place, middle_place, middle_place, sentences[end], 0)
-          )
+        # The only sentence of the only document gives no pair.
+        if middle < end:
+          pairs.append(Pair(a_start, a_end, a_end, sentences[end], 0))
         start = end
-  return np.array(result, np.int64).reshape(-1, 5)
+  return pairs
 
 
-def _draw_target(
+def _draw_target_length(
   max_length: int, short_seq_prob: float, rng: random.Random
 ) -> int:
-  """Returns how long the pieces of a stretch of text should be."""
+  """Returns the length that the instances of a part of a document aim at."""
   if rng.random() < short_seq_prob:
     return 2 + int(rng.random() * (max_length - 1))
   return max_length
 
 
-def _truncate(
-  pairs: np.ndarray, max_length: int, rng: np.random.Generator
-) -> Pieces:
-  """Cuts pairs to `max_length`, at the front or the back at random.
+def truncate_pairs(
+  pairs: Sequence[Pair], max_length: int, rng: np.random.Generator
+) -> tuple[InstanceSpans, int]:
+  """Cuts pairs to `max_length`, each token at the front or the back at random.
 
-  One token at a time comes off the longer stretch (off b when they are equal),
-  as in `encoding.truncate_pair`. Both ends are cut, lest the model
-  always see the start of a sentence first.
+  One token at a time is removed from the longer span (from b if both are
+  equally long), as in `encoding.truncate_pair`. Both ends are cut, so that the
+  model does not always see the start of a sentence first.
+
+  Returns:
+    The spans, and the number of tokens that were cut off.
   """
-  a_starts, a_ends, b_starts, b_ends, is_random_next = pairs.T
+  columns = np.array(pairs, np.int64).reshape(-1, len(Pair._fields)).T
+  a_starts, a_ends, b_starts, b_ends, is_random_next = columns
   a_lengths, b_lengths = a_ends - a_starts, b_ends - b_starts
   excess = np.maximum(a_lengths + b_lengths - max_length, 0)
-  # First the longer one is cut until they are equal, then both in turn.
+  # The longer span is cut to the length of the other one. From there both lose
+  # tokens in turn, b first.
   cut_a = np.minimum(excess, np.maximum(a_lengths - b_lengths, 0))
   cut_b = np.minimum(excess, np.maximum(b_lengths - a_lengths, 0))
-  rest = excess - cut_a - cut_b
-  cut_a += rest // 2
-  cut_b += rest - rest // 2
+  shared = excess - cut_a - cut_b
+  cut_a += shared // 2
+  cut_b += shared - shared // 2
+  # The number of tokens that are cut at the front.
+  front_a = rng.binomial(cut_a, 0.5)
+  front_b = rng.binomial(cut_b, 0.5)
   is_random_next = is_random_next.astype(bool)
-  return Pieces(
-    a_starts + rng.binomial(cut_a, 0.5),
+  spans = InstanceSpans(
+    a_starts + front_a,
     a_lengths - cut_a,
-    b_starts + rng.binomial(cut_b, 0.5),
+    b_starts + front_b,
     b_lengths - cut_b,
     is_random_next,
-    # Nothing is lost of a random second: it has a turn of its own.
-    int(cut_a.sum() + cut_b[~is_random_next].sum()),
   )
+  # Nothing of a random b is lost: it is also used in its own document.
+  num_tokens_cut = cut_a.sum() + cut_b[~is_random_next].sum()
+  return spans, int(num_tokens_cut)
 
 
-def draw_stretches(
+# --- Single spans ------------------------------------------------------------
+
+
+def draw_consecutive_spans(
   block: TokenizedBlock,
   max_length: int,
   short_seq_prob: float,
   rng: random.Random,
-) -> Pieces:
-  """Cuts documents into stretches of `max_length` tokens.
+) -> InstanceSpans:
+  """Cuts documents into consecutive spans of up to `max_length` tokens.
 
-  The first stretch of a document that has several is of random length, so that
-  duplicates are cut in different places. Arguments as for `draw_pairs`.
+  If a document has several spans, the first one has a random length, so that
+  duplicates are cut at different places. Arguments as for `draw_pairs`.
   """
   starts, lengths = [], []
   for first, last in zip(block.document_starts, block.document_starts[1:]):
     place, end = block.sentence_starts[first], block.sentence_starts[last]
-    stretch_end = -1
+    next_target_place = -1
     if end - place > max_length:
+      length = 1 + int(rng.random() * max_length)
       starts.append(place)
-      lengths.append(1 + int(rng.random() * max_length))
-      place += lengths[-1]
+      lengths.append(length)
+      place += length
     while place < end:
-      if place >= stretch_end:
-        stretch_end = place + _TARGETS_PER_STRETCH * max_length
-        target = _draw_target(max_length, short_seq_prob, rng)
+      if place >= next_target_place:
+        next_target_place = place + _TARGET_LENGTH_PERIOD * max_length
+        target = _draw_target_length(max_length, short_seq_prob, rng)
+      length = min(target, end - place)
       starts.append(place)
-      lengths.append(min(target, end - place))
-      place += lengths[-1]
-  none = np.zeros(len(starts), np.int64)
-  return Pieces(
+      lengths.append(length)
+      place += length
+  zeros = np.zeros(len(starts), np.int64)
+  return InstanceSpans(
     np.array(starts, np.int64),
     np.array(lengths, np.int64),
-    none,
-    none,
-    none.astype(bool),
-    0,
+    zeros,
+    zeros,
+    zeros.astype(bool),
   )
 
 
-def pack(
+# --- Packing -----------------------------------------------------------------
+
+
+def pack_rows(
   lengths: np.ndarray, capacity: int, max_per_row: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Puts pieces into as few rows as it can: best fit, the longest first.
+  """Packs instances into few rows: the longest first, each where it fits best.
 
   Args:
-    lengths: int64 [pieces], none above `capacity`.
-    capacity: how much a row holds.
-    max_per_row: how many pieces a row holds.
-    rng: draws which of several pieces of one length comes first, so that
-      neighbours in the text are not neighbours in a row.
+    lengths: int64 [num_instances], none above `capacity`.
+    capacity: Number of tokens of a row.
+    max_per_row: Maximum number of instances in a row.
+    rng: Source of the order of instances of the same length, so that neighbors
+      in the text are not neighbors in a row.
 
   Returns:
-    int64 [pieces], the row of each piece; rows are numbered from 0.
+    int64 [num_instances], the row of each instance; rows count from 0.
   """
   order = rng.permutation(len(lengths))
   order = order[np.argsort(-lengths[order], kind="stable")]
   rows = np.empty(len(lengths), np.int64)
-  # For each amount of room, the rows that have it; and, as the bits of a
-  # number, which amounts there are, so that the least that will do is found at
-  # once.
-  rows_with_room = [[] for _ in range(capacity + 1)]
+  num_in_row: list[int] = []
+  # For each amount of room, the rows that have it. Bit r of `rooms` says
+  # whether there is a row with room r, so that the smallest room that is large
+  # enough is found at once:
+  #
+  #   rooms                      0b10010100      rows with room 2, 4 and 7
+  #   rooms >> 3                    0b10010      room 3 + 1 is the first
+  rows_with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
   rooms = 0
-  num_in_row = []
-  for piece, length in zip(order.tolist(), lengths[order].tolist()):
+  for instance, length in zip(order.tolist(), lengths[order].tolist()):
     fitting = rooms >> length
     if fitting:
-      room = length + (fitting & -fitting).bit_length() - 1
+      lowest_bit = fitting & -fitting
+      room = length + lowest_bit.bit_length() - 1
       row = rows_with_room[room].pop()
       if not rows_with_room[room]:
         rooms ^= 1 << room
     else:
       room, row = capacity, len(num_in_row)
       num_in_row.append(0)
-    rows[piece] = row
+    rows[instance] = row
     num_in_row[row] += 1
     room -= length
     if room and num_in_row[row] < max_per_row:

@@ -1,8 +1,11 @@
 """Masks for masked LM (paper, sections 3.1 and A.1), many rows at once.
 
-One rule for both times at which masks are drawn: when records are made, and
-when training draws them anew in each epoch. It works on arrays of rows,
-because a loop over tokens would be most of the time that making records takes.
+The same code draws masks when records are made and when training draws new
+masks in each epoch. It works on arrays of rows, because a loop over tokens
+would take most of the time of making records.
+
+A masking rule is decided in two places: `Masker.mask_rows` says which tokens
+are predicted, and `Masker._replace_tokens` what the model sees instead.
 """
 
 from collections.abc import Mapping
@@ -16,15 +19,15 @@ from errors import UserError
 
 
 class Vocabulary(NamedTuple):
-  """What masking needs to know of a vocabulary.
+  """The facts about a vocabulary that masking depends on.
 
   Attributes:
-    cls_id: id of `[CLS]`.
-    sep_id: id of `[SEP]`.
-    mask_id: id of `[MASK]`.
-    continues_word: bool [vocab_size], whether the token is a `##` piece.
-    replacements: int32 [n], the ids that a masked token may turn into: those
-      of words and pieces, not of `[...]`.
+    cls_id: Id of `[CLS]`.
+    sep_id: Id of `[SEP]`.
+    mask_id: Id of `[MASK]`.
+    continues_word: bool [vocab_size], whether a token begins with `##`.
+    replacements: int32 [n], ids that may replace a predicted token: all tokens
+      but those in brackets.
   """
 
   cls_id: int
@@ -35,24 +38,23 @@ class Vocabulary(NamedTuple):
 
   @classmethod
   def from_tokens(cls, vocab: Mapping[str, int]) -> "Vocabulary":
-    """Returns the vocabulary of a dictionary token -> id.
+    """Returns the facts about a vocabulary, given as token -> id.
 
     Raises:
-      UserError: it holds nothing but tokens such as `[PAD]`.
+      UserError: It has only tokens in brackets, such as `[PAD]`.
     """
     continues_word = np.zeros(max(vocab.values()) + 1, bool)
-    continues_word[
-      [id_ for token, id_ in vocab.items() if token.startswith("##")]
-    ] = True
-    # `[PAD]`, `[unused5]` and the like are not words that text could hold.
-    replacements = [
-      id_
-      for token, id_ in vocab.items()
-      if token and not (len(token) > 2 and token[0] == "[" and token[-1] == "]")
-    ]
+    replacements = []
+    for token, token_id in vocab.items():
+      if token.startswith("##"):
+        continues_word[token_id] = True
+      # Text contains no `[PAD]`, `[unused5]` and the like.
+      is_special = len(token) > 2 and token[0] == "[" and token[-1] == "]"
+      if token and not is_special:
+        replacements.append(token_id)
     if not replacements:
       raise UserError(
-        "The vocabulary holds no words, only tokens in brackets such as [MASK]."
+        "The vocabulary has no words, only tokens in brackets such as [MASK]."
       )
     return cls(
       vocab["[CLS]"],
@@ -63,14 +65,33 @@ class Vocabulary(NamedTuple):
     )
 
 
-class Masked(NamedTuple):
-  """Rows with masks, and what stood there.
+@dataclasses.dataclass(frozen=True)
+class MaskingSettings:
+  """How rows are masked.
+
+  Each field is a flag of the same name, and is stored with the records.
+
+  Attributes:
+    max_predictions_per_seq: Maximum number of tokens to predict per row.
+    masked_lm_prob: Fraction of tokens to predict, at least one per row.
+    do_whole_word_mask: Whether to mask all tokens of a word or none. A word
+      that would exceed the number of tokens to predict is skipped.
+  """
+
+  max_predictions_per_seq: int = 20
+  masked_lm_prob: float = 0.15
+  do_whole_word_mask: bool = False
+
+
+class MaskedRows(NamedTuple):
+  """Rows with masks, and the tokens to predict.
 
   Attributes:
     input_ids: int32 [rows, seq_length].
-    positions: int32 [rows, max_predictions_per_seq], ascending, then 0.
-    label_ids: the same, the ids that stood at the positions, then 0.
-    weights: float32, the same, 1 for a prediction, then 0.
+    positions: int32 [rows, max_predictions_per_seq], columns of the tokens to
+      predict, in ascending order, padded with 0.
+    label_ids: int32 of the same shape, the ids before masking, padded with 0.
+    weights: float32 of the same shape, 1 for a prediction and 0 for padding.
   """
 
   input_ids: np.ndarray
@@ -80,212 +101,302 @@ class Masked(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Masking:
-  """How rows are masked.
-
-  Attributes:
-    vocabulary: the vocabulary of the ids.
-    masked_lm_prob: share of the tokens to predict; at least one of a row.
-    max_predictions_per_seq: the most tokens to predict.
-    do_whole_word_mask: whether words are masked whole; a word that would be
-      one token too many is passed over.
-  """
+class Masker:
+  """Draws masks for rows of token ids."""
 
   vocabulary: Vocabulary
-  masked_lm_prob: float
-  max_predictions_per_seq: int
-  do_whole_word_mask: bool = False
+  settings: MaskingSettings
 
-  def mask(
+  def mask_rows(
     self,
     input_ids: np.ndarray,
     input_mask: np.ndarray,
     continues_word: np.ndarray | None,
     rng: np.random.Generator,
-  ) -> Masked:
-    """Masks rows: of the tokens to predict, 80 % become `[MASK]`, 10 % a
-    random word, and 10 % stay.
+  ) -> MaskedRows:
+    """Returns the rows with a random choice of tokens masked.
 
     Args:
       input_ids: int32 [rows, seq_length].
-      input_mask: bool or int, the same; 0 where there is padding.
-      continues_word: bool or int, the same, whether a token belongs to the
-        word before it; None to know it by the `##`.
-      rng: draws everything.
+      input_mask: bool or int of the same shape, 0 for padding.
+      continues_word: bool or int of the same shape, whether a token belongs to
+        the word before it. None if tokens that begin with `##` do.
+      rng: Source of all random numbers.
     """
-    vocabulary = self.vocabulary
-    candidates = (
-      (input_mask != 0)
-      & (input_ids != vocabulary.cls_id)
-      & (input_ids != vocabulary.sep_id)
-    )
-    starts = candidates
-    if self.do_whole_word_mask:
-      if continues_word is None:
-        continues_word = vocabulary.continues_word[input_ids]
-      # The first token after `[CLS]` or `[SEP]` begins a word, whatever it is.
-      starts = candidates.copy()
-      starts[:, 1:] &= ~((continues_word[:, 1:] != 0) & candidates[:, :-1])
+    is_candidate = self._find_candidates(input_ids, input_mask)
+    num_to_predict = self._count_tokens_to_predict(input_mask)
+    if self.settings.do_whole_word_mask:
+      is_start = self._find_word_starts(input_ids, is_candidate, continues_word)
+      words = _measure_words(is_start, is_candidate)
+      is_chosen = _choose_words(is_start, words.lengths, num_to_predict, rng)
+      # A token is chosen if the first token of its word is.
+      is_chosen = is_chosen.ravel()[words.starts] & is_candidate
+    else:
+      word_lengths = is_candidate.astype(np.int32)
+      is_chosen = _choose_words(is_candidate, word_lengths, num_to_predict, rng)
+    masked_ids = self._replace_tokens(input_ids, is_chosen, rng)
+    return self._collect_predictions(masked_ids, input_ids, is_chosen)
+
+  def _find_candidates(
+    self, input_ids: np.ndarray, input_mask: np.ndarray
+  ) -> np.ndarray:
+    """Returns which tokens may be predicted, bool [rows, seq_length]."""
+    is_cls = input_ids == self.vocabulary.cls_id
+    is_sep = input_ids == self.vocabulary.sep_id
+    return (input_mask != 0) & ~is_cls & ~is_sep
+
+  def _count_tokens_to_predict(self, input_mask: np.ndarray) -> np.ndarray:
+    """Returns the maximum number of predictions of each row, int32 [rows]."""
     num_tokens = np.count_nonzero(input_mask, axis=1)
-    num_to_predict = np.clip(
-      np.rint(num_tokens * self.masked_lm_prob), 1, self.max_predictions_per_seq
-    ).astype(np.int32)
-    chosen = _choose_words(starts, candidates, num_to_predict, rng)
+    wanted = np.rint(num_tokens * self.settings.masked_lm_prob)
+    most = self.settings.max_predictions_per_seq
+    return np.clip(wanted, 1, most).astype(np.int32)
 
-    rows, columns = np.nonzero(chosen)
-    num_chosen = np.count_nonzero(chosen, axis=1)
-    slots = np.arange(len(rows)) - np.repeat(
-      np.cumsum(num_chosen) - num_chosen, num_chosen
-    )
-    shape = len(input_ids), self.max_predictions_per_seq
-    positions, label_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    weights = np.zeros(shape, np.float32)
-    labels = input_ids[rows, columns]
-    positions[rows, slots] = columns
-    label_ids[rows, slots] = labels
-    weights[rows, slots] = 1.0
+  def _find_word_starts(
+    self,
+    input_ids: np.ndarray,
+    is_candidate: np.ndarray,
+    continues_word: np.ndarray | None,
+  ) -> np.ndarray:
+    """Returns which tokens begin a word, bool [rows, seq_length].
 
-    draws = rng.random(len(rows), dtype=np.float32)
-    random_words = vocabulary.replacements[
-      rng.integers(len(vocabulary.replacements), size=len(rows))
-    ]
+    input_ids         [CLS] ##s un ##able cat [SEP] the [SEP]
+    is_candidate        0    1   1   1     1    0    1    0
+    continues_word      0    1   0   1     0    0    0    0
+    result              0    1   1   0     1    0    1    0
+    """
+    if continues_word is None:
+      continues_word = self.vocabulary.continues_word[input_ids]
+    # The first token after `[CLS]` or `[SEP]` begins a word in any case.
+    follows_candidate = is_candidate[:, :-1]
+    continues = (continues_word[:, 1:] != 0) & follows_candidate
+    is_start = is_candidate.copy()
+    is_start[:, 1:] &= ~continues
+    return is_start
+
+  def _replace_tokens(
+    self,
+    input_ids: np.ndarray,
+    is_chosen: np.ndarray,
+    rng: np.random.Generator,
+  ) -> np.ndarray:
+    """Returns the ids with 80 % of the chosen tokens replaced by `[MASK]`.
+
+    Of the others, half are replaced by a random token, and half are kept.
+    """
+    labels = input_ids[is_chosen]
+    # A random token may be the old one, as in the original code.
+    draws = rng.random(len(labels), dtype=np.float32)
+    replacements = self.vocabulary.replacements
+    random_ids = replacements[rng.integers(len(replacements), size=len(labels))]
+    other_ids = np.where(draws < 0.9, random_ids, labels)
     masked_ids = input_ids.copy()
-    masked_ids[rows, columns] = np.where(
-      draws < 0.8,
-      vocabulary.mask_id,
-      np.where(draws < 0.9, random_words, labels),
+    masked_ids[is_chosen] = np.where(
+      draws < 0.8, self.vocabulary.mask_id, other_ids
     )
-    return Masked(masked_ids, positions, label_ids, weights)
+    return masked_ids
 
-  def mask_anew(
+  def _collect_predictions(
+    self,
+    masked_ids: np.ndarray,
+    input_ids: np.ndarray,
+    is_chosen: np.ndarray,
+  ) -> MaskedRows:
+    """Returns the masked rows, with the places and ids of the chosen tokens.
+
+    is_chosen [[0, 1, 0, 1],    rows      0 0 1
+               [0, 0, 1, 0]]    columns   1 3 2
+                                slots     0 1 0
+    positions [[1, 3], [2, 0]]
+    """
+    # Rows are sorted, so predictions of a row are numbered from its first.
+    rows, columns = np.nonzero(is_chosen)
+    num_chosen = np.count_nonzero(is_chosen, axis=1)
+    first_of_row = np.cumsum(num_chosen) - num_chosen
+    slots = np.arange(len(rows)) - np.repeat(first_of_row, num_chosen)
+
+    shape = len(input_ids), self.settings.max_predictions_per_seq
+    positions = np.zeros(shape, np.int32)
+    label_ids = np.zeros(shape, np.int32)
+    weights = np.zeros(shape, np.float32)
+    positions[rows, slots] = columns
+    label_ids[rows, slots] = input_ids[rows, columns]
+    weights[rows, slots] = 1.0
+    return MaskedRows(masked_ids, positions, label_ids, weights)
+
+  def redraw_masks(
     self, features: Mapping[str, tf.Tensor], seed: tf.Tensor
   ) -> dict[str, tf.Tensor]:
-    """Draws other masks for a batch of pre-training records.
+    """Returns a batch of pre-training records with new masks.
 
-    The tokens are put back from `masked_lm_ids` first, so the records may hold
-    any masks, or none.
+    The masks of the records, if there are any, are undone first.
 
     Args:
-      features: of a batch, as `input_pipeline.pretraining_dataset` has them.
-        With whole words, `continues_word` is used where it is given.
-      seed: int64 [n], any numbers; the masks are a function of them.
+      features: Batch of `input_pipeline.pretraining_dataset`. If it has
+        `continues_word`, whole words are found by it.
+      seed: int64 [n], numbers that decide the masks.
     """
-    names = (
+    names = [
       "input_ids",
       "input_mask",
       "masked_lm_positions",
       "masked_lm_ids",
       "masked_lm_weights",
-    )
-    given = [features[name] for name in names]
+    ]
     if "continues_word" in features:
-      given.append(features["continues_word"])
+      names.append("continues_word")
 
-    def in_numpy(
-      seed,
-      input_ids,
-      input_mask,
-      positions,
-      label_ids,
-      weights,
-      continues_word=None,
-    ):
-      rng = np.random.Generator(
-        np.random.PCG64([int(number) % 2**64 for number in seed])
-      )
+    def redraw(seed, ids, input_mask, positions, label_ids, weights, *words):
+      continues_word = words[0] if words else None
+      # NumPy takes no negative seeds.
+      unsigned_seed = [int(number) % 2**64 for number in seed]
+      rng = np.random.Generator(np.random.PCG64(unsigned_seed))
+      # Undo the masks of the records.
       rows, slots = np.nonzero(weights)
-      tokens = input_ids.copy()
-      tokens[rows, positions[rows, slots]] = label_ids[rows, slots]
-      return self.mask(tokens, input_mask, continues_word, rng)
+      columns = positions[rows, slots]
+      unmasked_ids = ids.copy()
+      unmasked_ids[rows, columns] = label_ids[rows, slots]
+      return self.mask_rows(unmasked_ids, input_mask, continues_word, rng)
 
-    masked = Masked(
-      *tf.numpy_function(
-        in_numpy, [seed, *given], [tf.int32] * 3 + [tf.float32], stateful=False
-      )
+    inputs = [features[name] for name in names]
+    output_types = [tf.int32, tf.int32, tf.int32, tf.float32]
+    outputs = tf.numpy_function(
+      redraw, [seed, *inputs], output_types, stateful=False
     )
+    masked = MaskedRows(*outputs)
+    new_features = {
+      "input_ids": masked.input_ids,
+      "masked_lm_positions": masked.positions,
+      "masked_lm_ids": masked.label_ids,
+      "masked_lm_weights": masked.weights,
+    }
     result = dict(features)
-    for name, value in (
-      ("input_ids", masked.input_ids),
-      ("masked_lm_positions", masked.positions),
-      ("masked_lm_ids", masked.label_ids),
-      ("masked_lm_weights", masked.weights),
-    ):
+    for name, value in new_features.items():
       result[name] = tf.ensure_shape(value, features[name].shape)
     return result
 
 
-def _choose_words(starts, candidates, num_to_predict, rng) -> np.ndarray:
-  """Chooses whole words at random, up to a number of tokens in each row.
+# --- The choice of words -----------------------------------------------------
 
-  The words of a row are gone through in random order, and one that still fits
-  is taken.
+
+class _Words(NamedTuple):
+  """Words of several tokens.
+
+  Attributes:
+    starts: int64 [rows, seq_length], for each token the place of the first
+      token of its word, counted over all rows. It means nothing for tokens that
+      belong to no word.
+    lengths: int32 of the same shape, number of tokens of each word, at the
+      place of its first token; 0 elsewhere.
+  """
+
+  starts: np.ndarray
+  lengths: np.ndarray
+
+
+def _measure_words(is_start: np.ndarray, is_candidate: np.ndarray) -> _Words:
+  """Returns the word of each token, and the lengths of words.
+
+  places         0   1   2    3    4   5   6     7
+  is_start       0   1   1    0    1   0   1     0
+  is_candidate   0   1   1    1    1   0   1     0
+  starts         0   1   2    2    4   4   6     6
+  lengths        0   1   2    0    1   0   1     0
 
   Args:
-    starts: bool [rows, seq_length], where words begin.
-    candidates: bool, the same, the tokens that belong to words.
-    num_to_predict: int32 [rows], the most tokens to choose.
-    rng: draws everything.
+    is_start: bool [rows, seq_length], whether a token begins a word.
+    is_candidate: bool of the same shape, whether it belongs to a word.
+  """
+  places = np.arange(is_start.size)
+  starts = np.maximum.accumulate(np.where(is_start.ravel(), places, 0))
+  starts_of_candidates = starts[is_candidate.ravel()]
+  lengths = np.bincount(starts_of_candidates, minlength=is_start.size)
+  return _Words(
+    starts.reshape(is_start.shape),
+    lengths.astype(np.int32).reshape(is_start.shape),
+  )
+
+
+def _choose_words(
+  is_start: np.ndarray,
+  word_lengths: np.ndarray,
+  num_to_predict: np.ndarray,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """Chooses words at random, up to a number of tokens in each row.
+
+  The words of a row are tried in random order, and each one that still fits is
+  chosen. With room for 4 tokens:
+
+      word_lengths   2  3  1  2  1      in random order
+      chosen         x     x     x      3 and 2 do not fit any more
+
+  Args:
+    is_start: bool [rows, seq_length], whether a token begins a word.
+    word_lengths: int32 of the same shape, number of tokens of each word, at the
+      place of its first token.
+    num_to_predict: int32 [rows], maximum number of tokens to choose.
+    rng: Source of all random numbers.
 
   Returns:
-    bool [rows, seq_length].
+    bool [rows, seq_length], whether a token begins a chosen word.
   """
-  words_are_tokens = starts is candidates
-  if words_are_tokens:
-    lengths = starts.astype(np.int32)
-  else:
-    # The place where the word of each token starts, counted over all rows.
-    places = np.arange(starts.size)
-    word_starts = np.maximum.accumulate(np.where(starts.ravel(), places, 0))
-    lengths = (
-      np.bincount(word_starts[candidates.ravel()], minlength=starts.size)
-      .astype(np.int32)
-      .reshape(starts.shape)
-    )
-  columns, is_word = _shuffled(starts, rng)
-  chosen = np.zeros(starts.shape, bool)
+  columns, is_word = _shuffle_columns(is_start, rng)
+  is_chosen = np.zeros(is_start.shape, bool)
   room = num_to_predict.copy()
-  all_rows = np.arange(len(starts))[:, np.newaxis]
-  # Seldom more words than the first of these are needed.
-  stride = 8 + int(num_to_predict.max(initial=0))
-  for first in range(0, starts.shape[1], stride):
-    some = columns[:, first : first + stride]
-    word_lengths = np.where(
-      is_word[:, first : first + stride], lengths[all_rows, some], 0
-    )
-    open_words = word_lengths > 0
+  all_rows = np.arange(len(is_start))[:, np.newaxis]
+  # The words are tried in groups; rarely more than the first group is needed.
+  group_size = 8 + int(num_to_predict.max(initial=0))
+  for first in range(0, is_start.shape[1], group_size):
+    group = slice(first, first + group_size)
+    group_columns = columns[:, group]
+    lengths = word_lengths[all_rows, group_columns]
+    lengths = np.where(is_word[:, group], lengths, 0)
+    is_open = lengths > 0
     while True:
-      # The words that fit go in as long as their sum does. The first that does
-      # not is out for good, since room only shrinks; the rest are looked at
-      # again.
-      fits = open_words & (word_lengths <= room[:, np.newaxis])
-      total = np.cumsum(np.where(fits, word_lengths, 0), axis=1)
-      taken = fits & (total <= room[:, np.newaxis])
-      if not taken.any():
+      # Words are chosen up to the first that does not fit with those before
+      # it. Words longer than all of the remaining room are closed, since the
+      # room only shrinks; the others are tried again.
+      fits = is_open & (lengths <= room[:, np.newaxis])
+      sums = np.cumsum(np.where(fits, lengths, 0), axis=1)
+      is_taken = fits & (sums <= room[:, np.newaxis])
+      if not is_taken.any():
         break
-      chosen[np.nonzero(taken)[0], some[taken]] = True
-      room -= np.where(taken, word_lengths, 0).sum(axis=1, dtype=np.int32)
-      open_words = fits & ~taken
+      rows = np.nonzero(is_taken)[0]
+      is_chosen[rows, group_columns[is_taken]] = True
+      taken_lengths = np.where(is_taken, lengths, 0)
+      room -= taken_lengths.sum(axis=1, dtype=np.int32)
+      is_open = fits & ~is_taken
     if not room.any():
       break
-  if words_are_tokens:
-    return chosen
-  return chosen.ravel()[word_starts].reshape(starts.shape) & candidates
+  return is_chosen
 
 
-def _shuffled(starts, rng) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the columns of the True of each row in random order.
+def _shuffle_columns(
+  is_start: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the columns of the words of each row, in random order.
 
-  Those come first: where they are is True in the second array returned, bool,
-  of the shape of `starts`, as the first, int32.
+  Each column becomes a key, a random number that has the column in its last
+  bits. Sorting the keys brings the columns into random order:
+
+      is_start   0    1    1    0    1
+      keys       ~~   5|1  2|2  ~~   3|4     ~~ = largest number
+      sorted     2|2  3|4  5|1  ~~   ~~
+      columns    2    4    1
+
+  Returns:
+    int32 and bool of the shape of `is_start`: the columns, and whether there is
+    one.
   """
-  # A random number with the column in its last bits: sorting brings the
-  # columns into random order.
-  seq_length = starts.shape[1]
+  seq_length = is_start.shape[1]
   bits = max(1, (seq_length - 1).bit_length())
-  nothing = np.uint32(2**32 - 1)
-  keys = rng.integers(2 ** (32 - bits), size=starts.shape, dtype=np.uint32)
+  no_word = np.uint32(2**32 - 1)
+  keys = rng.integers(2 ** (32 - bits), size=is_start.shape, dtype=np.uint32)
   keys = (keys << np.uint32(bits)) | np.arange(seq_length, dtype=np.uint32)
-  keys = np.where(starts, keys, nothing)
+  keys = np.where(is_start, keys, no_word)
   keys.sort(axis=1)
-  columns = (keys & np.uint32(2**bits - 1)).astype(np.int32)
-  return np.minimum(columns, seq_length - 1), keys != nothing
+  column_bits = keys & np.uint32(2**bits - 1)
+  # Keys without a word may have a column out of range.
+  columns = np.minimum(column_bits.astype(np.int32), seq_length - 1)
+  return columns, keys != no_word

@@ -130,8 +130,9 @@ def _read_first_records(
   if skip_damaged_records:
     yield from record_files.read_readable_records(file)
     return
+  dataset = tf.data.TFRecordDataset(file).take(1)
   try:
-    yield from tf.data.TFRecordDataset(file).take(1).as_numpy_iterator()
+    yield from dataset.as_numpy_iterator()
   except tf.errors.DataLossError as error:
     raise UserError(
       f"{file} is not a TFRecord file, or it is damaged at its start."
@@ -147,12 +148,13 @@ def _detect_format(
     UserError: It is not a pre-training record, or has other lengths.
   """
   try:
-    features = tf.train.Example.FromString(record).features.feature
+    example = tf.train.Example.FromString(record)
   except message.DecodeError as error:
     raise UserError(
       f"{file} does not hold pre-training records: its first record is not a "
       "tf.train.Example. Make it with create_pretraining_data.py."
     ) from error
+  features = example.features.feature
   lengths = {}
   for name, feature in features.items():
     num_ints = len(feature.int64_list.value)
@@ -164,12 +166,13 @@ def _detect_format(
     has_next_sentence="next_sentence_labels" in lengths,
     has_continues_word="continues_word" in lengths,
   )
+  # Features that the format does not have are ignored.
   for name, feature in record_format.feature_spec().items():
     if name not in features:
+      existing = ", ".join(sorted(features)) or "no features"
       raise UserError(
-        f"{file} does not hold pre-training records: {name} is missing. It "
-        f"has {', '.join(sorted(features)) or 'no features'}. Make it with "
-        "create_pretraining_data.py."
+        f"{file} does not hold pre-training records: {name} is missing. It has "
+        f"{existing}. Make it with create_pretraining_data.py."
       )
     length, wanted = lengths[name], feature.shape[0]
     if length != wanted:
@@ -262,6 +265,7 @@ def examine_records(
   """
   spec = record_format.feature_spec()
   limits = value_limits(record_format, vocab_size, type_vocab_size)
+  # Usually all records can be parsed, and their values are checked at once.
   try:
     features = tf.io.parse_example(tf.constant(records, tf.string), spec)
   except tf.errors.InvalidArgumentError:
@@ -296,9 +300,10 @@ def _find_format_problem(
 ) -> str:
   """Returns why `tf.io.parse_example` rejects a record."""
   try:
-    features = tf.train.Example.FromString(record).features.feature
+    example = tf.train.Example.FromString(record)
   except message.DecodeError:
     return "it is not a tf.train.Example"
+  features = example.features.feature
   for name, feature in spec.items():
     if name not in features:
       return f"{name} is missing"

@@ -2,13 +2,13 @@
 
     this program --starts--> starter --forks--> workers
 
-The starter imports the modules that the function needs, once; the workers share
-that memory. It and the workers are a process group of their own, so Ctrl-C
-reaches this program alone. All of them end when their standard input does:
-when this program ends, even if it is killed.
+The starter imports the modules that the function needs, once, and the workers
+share that memory. The starter and its workers are a process group of their own,
+so Ctrl-C reaches only this program. All of them end when their standard input
+is closed, that is when this program ends, even if it is killed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 import contextlib
 import functools
 import multiprocessing
@@ -21,15 +21,18 @@ import subprocess
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 from errors import UserError
 
-# What a worker should have to do, in bytes of text, to be worth its start.
+# Returns the function to map; called once in each worker.
+Factory = Callable[[], Callable[[Any], Any]]
+
+# An input with fewer bytes of text is not worth the start of workers.
 _BYTES_WORTH_A_START = 2**25
-# How long the processes have to end by themselves, before they are killed.
+# Time that the processes have to end by themselves before they are killed.
 _SECONDS_TO_END = 1.0
-# The program of the starter; its arguments are the folder of our modules and
+# The program of the starter. Its arguments are the folder of our modules and
 # the descriptors of the connections.
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _STARTER = """
@@ -41,62 +44,62 @@ os._exit(0)
 """
 
 
-def num_processors() -> int:
-  """Returns how many processors this process may use."""
+def count_processors() -> int:
+  """Returns the number of processors that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
-def useful_number(wanted: int, num_items: int, num_bytes: int) -> int:
-  """Returns how many workers to have.
+def choose_num_workers(requested: int, num_items: int, num_bytes: int) -> int:
+  """Returns the number of workers to start.
 
   Args:
-    wanted: what the user asked for; 0 for as many as are of use.
-    num_items: how many items there are.
-    num_bytes: how much text there is to go over in all.
+    requested: Number that the user asked for; 0 for as many as are useful.
+    num_items: Number of items.
+    num_bytes: Total amount of text to process.
   """
-  if not wanted:
-    wanted = num_processors() if num_bytes > _BYTES_WORTH_A_START else 1
-  return max(1, min(wanted, num_items))
+  if not requested:
+    is_large = num_bytes > _BYTES_WORTH_A_START
+    requested = count_processors() if is_large else 1
+  return max(1, min(requested, num_items))
 
 
 def map_unordered(
-  factory: Callable[[], Callable[[Any], Any]],
-  items: Iterable[Any],
-  num_workers: int,
-) -> Iterator[Any]:
-  """Yields function(item) for each item, in the order in which they are done.
+  factory: Factory, items: Iterable[Any], num_workers: int
+) -> Generator[Any, None, None]:
+  """Yields function(item) for each item, in the order in which they finish.
 
-  No more items are taken from `items` than there are workers. The workers end
-  with the iteration, also when it is given up.
+  Items are taken from `items` only when a worker is free. The workers end with
+  the iteration, also if it is stopped early.
 
   Args:
-    factory: makes the function, once in each worker; it can be pickled.
-    items: objects that can be pickled.
-    num_workers: how many processes; 1 for none but this one.
+    factory: Function that creates the function to map, once in each worker. It
+      must be possible to pickle it.
+    items: Objects that can be pickled.
+    num_workers: Number of processes; 1 to use only this process.
 
   Raises:
-    UserError: a worker was killed.
-    Exception: what the function raised.
+    UserError: A worker was killed.
+    Exception: The function raised it.
   """
   if num_workers == 1:
     function = factory()
     for item in items:
       yield function(item)
     return
-  with _Workers(factory, num_workers) as workers:
-    yield from workers.map(items)
+  with _WorkerPool(factory, num_workers) as pool:
+    yield from pool.map(items)
 
 
 def map_ordered(
-  factory: Callable[[], Callable[[Any], Any]],
-  items: Iterable[Any],
-  num_workers: int,
+  factory: Factory, items: Iterable[Any], num_workers: int
 ) -> Iterator[Any]:
   """Like `map_unordered`, but yields the results in the order of the items."""
   results = map_unordered(
-    functools.partial(_numbered, factory), enumerate(items), num_workers
+    functools.partial(_create_numbered_function, factory),
+    enumerate(items),
+    num_workers,
   )
   waiting = {}
   next_number = 0
@@ -108,50 +111,61 @@ def map_ordered(
         next_number += 1
 
 
-def _numbered(factory):
-  """Returns the function of numbered items, which keeps their numbers."""
+def _create_numbered_function(
+  factory: Factory,
+) -> Callable[[tuple[int, Any]], tuple[int, Any]]:
+  """Returns the function of (number, item) that returns (number, result)."""
   function = factory()
   return lambda item: (item[0], function(item[1]))
 
 
-class _Workers:
+class _WorkerPool:
   """Processes that apply a function to items; a context manager."""
 
-  def __init__(self, factory, num_workers: int):
+  def __init__(self, factory: Factory, num_workers: int):
     self._factory = factory
     self._num_workers = num_workers
+    self._connections: list[multiprocessing.connection.Connection] = []
 
-  def __enter__(self) -> "_Workers":
-    """Starts the processes; they import modules while this one goes on."""
+  def __enter__(self) -> "_WorkerPool":
+    """Starts the processes, which import modules while this one continues."""
     pipes = [multiprocessing.Pipe() for _ in range(self._num_workers)]
-    self._connections = [ours for ours, _ in pipes]
-    descriptors = [theirs.fileno() for _, theirs in pipes]
+    self._connections = [our_end for our_end, _ in pipes]
+    descriptors = [their_end.fileno() for _, their_end in pipes]
     self._starter = subprocess.Popen(
       [sys.executable, "-c", _STARTER, _ROOT, *map(str, descriptors)],
       stdin=subprocess.PIPE,
       pass_fds=descriptors,
       start_new_session=True,
     )
-    for _, theirs in pipes:
-      theirs.close()
+    for _, their_end in pipes:
+      their_end.close()
     try:
-      # How multiprocessing makes a process import the main module of another.
-      preparation = multiprocessing.spawn.get_preparation_data("worker")
-      del preparation["authkey"]
-      with contextlib.suppress(BrokenPipeError):  # noticed when items are sent
-        pickle.dump(
-          (preparation, pickle.dumps(self._factory)), self._starter.stdin
-        )
-        self._starter.stdin.flush()
+      self._send_factory()
     except BaseException:
       self.__exit__()
       raise
     return self
 
-  def __exit__(self, *unused_exception) -> None:
-    """Ends the processes at once: nobody waits for what they still do."""
+  def _send_factory(self) -> None:
+    # With this data, multiprocessing lets a process import the main module of
+    # another one.
+    preparation = multiprocessing.spawn.get_preparation_data("worker")
+    del preparation["authkey"]
+    message = pickle.dumps((preparation, pickle.dumps(self._factory)))
+    stream = self._starter.stdin
+    assert stream
+    # A starter that is dead is noticed when items are sent.
     with contextlib.suppress(BrokenPipeError):
-      self._starter.stdin.close()
+      stream.write(message)
+      stream.flush()
+
+  def __exit__(self, *unused_exception) -> None:
+    """Ends the processes at once, whatever they are doing."""
+    stream = self._starter.stdin
+    assert stream
+    with contextlib.suppress(BrokenPipeError):
+      stream.close()
     try:
       self._starter.wait(_SECONDS_TO_END)
     except subprocess.TimeoutExpired:
@@ -161,40 +175,56 @@ class _Workers:
       connection.close()
 
   def map(self, items: Iterable[Any]) -> Iterator[Any]:
-    """Yields function(item) for each item, in the order of their ends."""
-    items = iter(items)
-    busy = []
+    """Yields function(item) for each item, in the order in which they finish.
 
-    def send_next(connection) -> None:
+    Raises:
+      UserError: A worker was killed.
+      Exception: The function raised it.
+    """
+    items = iter(items)
+    busy: list[Any] = []
+
+    def send_next_item(connection: Any) -> None:
       for item in items:
         busy.append(connection)
-        _checked(connection.send, item)
+        _communicate(connection.send, item)
         return
 
     for connection in self._connections:
-      send_next(connection)
+      send_next_item(connection)
     while busy:
-      for connection in multiprocessing.connection.wait(busy):
-        result, error, text = _checked(connection.recv)
-        if error:
-          raise error from RuntimeError(f"In a worker process:\n{text}")
+      ready: list[Any] = multiprocessing.connection.wait(busy)
+      for connection in ready:
+        answer = _communicate(connection.recv)
+        if answer.error:
+          cause = RuntimeError(f"In a worker process:\n{answer.traceback}")
+          raise answer.error from cause
         busy.remove(connection)
-        send_next(connection)
-        yield result
+        send_next_item(connection)
+        yield answer.result
 
 
-def _checked(function, *args):
-  """Returns function(*args), which talks to a worker.
+class _Answer(NamedTuple):
+  """The answer of a worker to an item: a result, or an error."""
+
+  result: Any
+  error: Exception | None = None
+  traceback: str = ""
+
+
+def _communicate(function: Callable[..., Any], *args: Any) -> Any:
+  """Returns function(*args), which communicates with a worker.
 
   Raises:
-    UserError: the worker is dead.
+    UserError: The worker is dead.
   """
   try:
     return function(*args)
   except (EOFError, ConnectionError) as error:
     raise UserError(
-      "A worker process was killed, most likely because memory ran out. Run "
-      "the same command with fewer --num_workers; what is done is kept."
+      "A worker process was killed, most likely because the machine ran out "
+      "of memory. Run the same command with fewer --num_workers; finished work "
+      "is kept."
     ) from error
 
 
@@ -205,7 +235,7 @@ def start_workers(descriptors: Sequence[int]) -> None:
   """Forks workers, and returns when all of them have ended.
 
   Args:
-    descriptors: of the connection of each worker to the program.
+    descriptors: Descriptors of the workers' connections to the program.
   """
   try:
     preparation, pickled_factory = pickle.load(sys.stdin.buffer)
@@ -216,7 +246,7 @@ def start_workers(descriptors: Sequence[int]) -> None:
   def end_with_input():
     while os.read(0, 4096):
       pass
-    # Later the workers end first, and `os.wait` sees that.
+    # After the start the workers end first, and `os.wait` notices it.
     if is_starting:
       os._exit(1)
 
@@ -225,6 +255,7 @@ def start_workers(descriptors: Sequence[int]) -> None:
   factory = pickle.loads(pickled_factory)
   for descriptor in descriptors:
     if not os.fork():
+      # In the new worker.
       for other in descriptors:
         if other != descriptor:
           os.close(other)
@@ -238,8 +269,10 @@ def start_workers(descriptors: Sequence[int]) -> None:
       os.wait()
 
 
-def _work(factory, connection) -> None:
-  """Applies the function to the items that come, and ends the process."""
+def _work(
+  factory: Factory, connection: multiprocessing.connection.Connection
+) -> None:
+  """Answers items until the program closes the connection."""
   function = None
   while True:
     try:
@@ -248,16 +281,16 @@ def _work(factory, connection) -> None:
       os._exit(1)
     try:
       function = function or factory()
-      answer = function(item), None, None
-      content = pickle.dumps(answer)
+      content = pickle.dumps(_Answer(function(item)))
     except Exception as error:  # pylint: disable=broad-except
-      content = pickle.dumps((None, _portable(error), traceback.format_exc()))
+      answer = _Answer(None, _to_portable(error), traceback.format_exc())
+      content = pickle.dumps(answer)
     with contextlib.suppress(ConnectionError):
       connection.send_bytes(content)
 
 
-def _portable(error: Exception) -> Exception:
-  """Returns an error, or if it cannot be pickled another with its text."""
+def _to_portable(error: Exception) -> Exception:
+  """Returns an error, or a similar one if it cannot be pickled."""
   try:
     return pickle.loads(pickle.dumps(error))
   except Exception:  # pylint: disable=broad-except

@@ -24,5 +24,5 @@ from pretraining import beam_pipeline
   ],
 )
 def test_messages_of_beam_are_shortened(error, message):
-  told = beam_pipeline._user_error(error)
+  told = beam_pipeline._find_user_error(error)
   assert (told and str(told)) == message

@@ -78,18 +78,17 @@ def run_program(program: types.ModuleType, **values) -> None:
   program.main([])
 
 
-def create_records(text_file, vocab_file, output_file, **values) -> str:
+def create_records(text_file, **values) -> str:
   """Runs create_pretraining_data.py on tiny data, and returns the output."""
   settings = dict(
     input_file=text_file,
-    vocab_file=vocab_file,
     max_seq_length=24,
     max_predictions_per_seq=4,
     dupe_factor=3,
-    output_file=output_file,
   )
-  run_program(create_pretraining_data, **{**settings, **values})
-  return str(output_file)
+  settings.update(values)
+  run_program(create_pretraining_data, **settings)
+  return str(settings["output_file"])
 
 
 # --- Files that programs write ------------------------------------------------

@@ -138,7 +138,9 @@ def shared_records(shared_dir):
   text_file = shared_dir / "text.txt"
   text_file.write_text(builders.TEXT + "\n")
   return builders.create_records(
-    text_file, shared_dir / "vocab.txt", shared_dir / "x.tfrecord"
+    text_file,
+    vocab_file=shared_dir / "vocab.txt",
+    output_file=shared_dir / "x.tfrecord",
   )
 
 
@@ -154,9 +156,8 @@ def create(text_file, vocab_file, tmp_path):
   """Function that makes pre-training records with the given flags."""
 
   def run(output="x.tfrecord", **flags):
-    return builders.create_records(
-      text_file, vocab_file, tmp_path / output, **flags
-    )
+    files = dict(vocab_file=vocab_file, output_file=tmp_path / output)
+    return builders.create_records(text_file, **{**files, **flags})
 
   return run
 

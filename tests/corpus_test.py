@@ -1,4 +1,4 @@
-"""Tests of corpus.py."""
+"""Tests of pretraining/corpus.py."""
 
 import collections
 import gzip
@@ -16,10 +16,10 @@ from pretraining import corpus
 
 @pytest.fixture
 def small_limits(monkeypatch):
-  """Cuts input into pieces of some bytes instead of megabytes."""
+  """Cuts the input into blocks of some bytes instead of megabytes."""
   for name, value in dict(
     _CHUNK_BYTES=16,
-    _LONGEST_STRETCH_BYTES=300,
+    _LONGEST_SECTION_BYTES=300,
     _LARGEST_BLOCK_BYTES=700,
     _FEWEST_DOCUMENTS=2,
     _LONGEST_LINE_BYTES=1000,
@@ -31,9 +31,11 @@ def documents_of(files, size=100, counts=None, **options):
   """Returns the documents of files, and the blocks."""
   blocks = list(corpus.read_all_blocks(files, size))
   counts = collections.Counter() if counts is None else counts
-  parser = corpus.Parser(**options)
+  parser = corpus.TextParser(**options)
   return [
-    document for block in blocks for document in parser.documents(block, counts)
+    document
+    for block in blocks
+    for document in parser.parse_block(block, counts)
   ], blocks
 
 
@@ -81,7 +83,7 @@ def test_no_text_is_lost_between_blocks(tmp_path_factory, text, size):
     patch.setattr(corpus, "_FEWEST_DOCUMENTS", 1)
     documents, blocks = documents_of([str(path)], size)
   assert (
-    b"".join(stretch.content for block in blocks for stretch in block.stretches)
+    b"".join(section.content for block in blocks for section in block.sections)
     == text.encode()
   )
   expected, document = [], []
@@ -101,7 +103,7 @@ def test_small_files_share_a_block_but_no_document(tmp_path, small_limits):
     (tmp_path / name).write_text(f"One of {name}.\nTwo of {name}.")
   documents, blocks = documents_of(files, size=45)
   assert documents == [[f"One of {n}.", f"Two of {n}."] for n in "abcdef"]
-  assert [len(block.stretches) for block in blocks] == [3, 3]
+  assert [len(block.sections) for block in blocks] == [3, 3]
 
 
 def test_a_document_without_end_is_cut_at_sentences(tmp_path, small_limits):
@@ -209,11 +211,11 @@ def test_compressed_files_that_are_cut_off(tmp_path, small_limits, ending):
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
-def test_files_that_are_not_compressed_as_their_name_says(tmp_path, ending):
+def test_plain_files_with_the_name_of_compressed_ones(tmp_path, ending):
   path = tmp_path / f"text.txt{ending}"
   for content in (TEXT.encode(), b"(", b""):
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"name not end in {ending}"):
+    with pytest.raises(UserError, match=f"although its name ends in {ending}"):
       documents_of([str(path)], errors="replace")
 
 

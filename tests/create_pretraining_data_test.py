@@ -49,6 +49,91 @@ def test_records_have_the_published_format(create):
   assert labels == {0, 1}
 
 
+def read_report(path):
+  return json.loads(pathlib.Path(f"{path}.report.json").read_text())
+
+
+@pytest.mark.parametrize(
+  "flags, settings",
+  [
+    (
+      {},
+      dict(
+        do_lower_case=True,
+        max_seq_length=24,
+        max_predictions_per_seq=4,
+        masked_lm_prob=0.15,
+        do_whole_word_mask=False,
+        word_segmenter="",
+        word_separator="",
+        dupe_factor=3,
+        short_seq_prob=0.1,
+        next_sentence_prediction=True,
+        max_pieces_per_row=1,
+        seed=12345,
+        split_sentences=False,
+        text_field="text",
+        num_shards=1,
+      ),
+    ),
+    (dict(do_lower_case=False), dict(do_lower_case=False)),
+    (dict(max_seq_length=30), dict(max_seq_length=30)),
+    (dict(max_predictions_per_seq=3), dict(max_predictions_per_seq=3)),
+    (dict(masked_lm_prob=0.5), dict(masked_lm_prob=0.5)),
+    (
+      dict(do_whole_word_mask=True, word_separator="|"),
+      dict(do_whole_word_mask=True, word_separator="|"),
+    ),
+    (dict(dupe_factor=2), dict(dupe_factor=2)),
+    (dict(short_seq_prob=0.5), dict(short_seq_prob=0.5)),
+    (
+      dict(next_sentence_prediction=False),
+      dict(next_sentence_prediction=False, short_seq_prob=0.0),
+    ),
+    (
+      dict(next_sentence_prediction=False, short_seq_prob=0.5),
+      dict(next_sentence_prediction=False, short_seq_prob=0.5),
+    ),
+    (dict(pack_sequences=True), dict(max_pieces_per_row=8)),
+    (
+      dict(pack_sequences=True, max_pairs_per_record=3),
+      dict(max_pieces_per_row=3),
+    ),
+    (dict(random_seed=5), dict(seed=5)),
+    (dict(split_sentences=True), dict(split_sentences=True)),
+    (dict(text_field="body"), dict(text_field="body")),
+  ],
+)
+def test_each_flag_reaches_the_settings(create, flags, settings):
+  # No other setting may change.
+  default = read_report(create("default"))["settings"]
+  changed = read_report(create("changed", **flags))["settings"]
+  assert changed == {**default, **settings}
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_whole_words_are_masked_on_request(create, text_file, whole_words):
+  pathlib.Path(text_file).write_text("unaffable unaffable\n\n" * 50)
+  path = create(do_whole_word_mask=whole_words, masked_lm_prob=0.25)
+  records = builders.read_records(path)
+  num_masked = set()
+  for record in records:
+    features = record.features.feature
+    ids = features["input_ids"].int64_list.value
+    num_tokens = sum(features["input_mask"].int64_list.value)
+    weights = features["masked_lm_weights"].float_list.value
+    positions = features["masked_lm_positions"].int64_list.value
+    assert ids[0] == builders.TOKENS.index("[CLS]") and num_tokens == 15
+    num_predictions = int(sum(weights))
+    num_masked.add(num_predictions)
+    if whole_words:
+      # `un ##aff ##able` are three tokens in a row.
+      first = positions[0]
+      assert list(positions[:3]) == [first, first + 1, first + 2]
+  # A quarter of the tokens are four, and a second word does not fit.
+  assert num_masked == ({3} if whole_words else {4})
+
+
 def test_records_depend_on_the_seed_alone(create):
   contents = [
     pathlib.Path(create(name, random_seed=seed)).read_bytes()
@@ -101,7 +186,8 @@ def test_interrupted_creation_resumes(
   create, many_blocks, tmp_path, monkeypatch, caplog
 ):
   whole = pathlib.Path(create("whole.tfrecord", num_workers=1)).read_bytes()
-  report = create_pretraining_data.Progress.report
+  progress = create_pretraining_data.BlockProgress
+  report = progress.report
   reports = []
 
   def interrupted(*args):
@@ -110,7 +196,7 @@ def test_interrupted_creation_resumes(
       raise KeyboardInterrupt
     report(*args)
 
-  monkeypatch.setattr(create_pretraining_data.Progress, "report", interrupted)
+  monkeypatch.setattr(progress, "report", interrupted)
   with pytest.raises(KeyboardInterrupt):
     create(num_workers=1)
   assert not (tmp_path / "x.tfrecord").exists()
@@ -289,7 +375,7 @@ def test_creation_twice_is_creation_once(create, tmp_path):
   "content, flags, message",
   [
     (b"", {}, "text.txt is empty"),
-    (b"\n \n\n", {}, "holds no text"),
+    (b"\n \n\n", {}, "contains no text"),
     (b"one sentence only\n", {}, "holds one sentence"),
     (b"good\nb\xe9d\n", {}, "text.txt, line 2: not UTF-8"),
     (b"a\n", dict(vocab_file="/nowhere/vocab.txt"), "vocab.txt does not exist"),

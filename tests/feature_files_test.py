@@ -20,7 +20,7 @@ FORMATS = {
 
 def features_of_part(number):
   return [
-    feature_files.Features(
+    feature_files.LineFeatures(
       3 * number + i,
       ["a", "bird"][: 1 + i % 2],
       np.full([1 + i % 2, 2, 4], number + i / 3, np.float32),
@@ -104,7 +104,7 @@ def test_parts_damaged_before_the_end_are_reported(tmp_path):
   assert not (tmp_path / "out").exists()
 
 
-def test_a_part_that_is_a_folder_is_reported_in_one_line(tmp_path):
+def test_a_folder_in_place_of_a_file_is_a_user_error(tmp_path):
   (tmp_path / "out.parts" / "settings.json").mkdir(parents=True)
   with pytest.raises(UserError, match="settings.json is a folder"):
     write_features(tmp_path, "json")

@@ -13,7 +13,7 @@ from errors import UserError
 # --- Writing -----------------------------------------------------------------
 
 
-def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
   calls = []
   fsync, rename = os.fsync, tf.io.gfile.rename
 
@@ -41,7 +41,7 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
   assert calls[position + 1 :] == [str(tmp_path)]
 
 
-def test_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
   path = tmp_path / "x.txt"
   path.write_text("old")
   with pytest.raises(UserError, match="x.txt cannot be written: No space left"):
@@ -145,8 +145,8 @@ def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
 @pytest.mark.parametrize(
   "content, message",
   [
-    (b"", "x.json: not JSON.*whole"),
-    (b'{"a": 1', "x.json: not JSON.*whole"),
+    (b"", "x.json: not JSON.*complete"),
+    (b'{"a": 1', "x.json: not JSON.*complete"),
     (b'{"a": NaN}', "NaN"),
     (b'{"a": -Infinity}', "-Infinity"),
     (b'{"a": 1e999}', "x.json"),
@@ -159,7 +159,7 @@ def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
     (b"null", "holds null, not an object"),
   ],
 )
-def test_bad_json_is_told_in_one_line(tmp_path, content, message):
+def test_an_error_about_bad_json_is_one_line(tmp_path, content, message):
   path = tmp_path / "x.json"
   path.write_bytes(content)
   with pytest.raises(UserError, match=message) as error:
@@ -167,7 +167,7 @@ def test_bad_json_is_told_in_one_line(tmp_path, content, message):
   assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_right_json_is_read(tmp_path):
+def test_good_json_is_read(tmp_path):
   path = tmp_path / "x.json"
   content = {"a": ["ü", "\U0001f600", 1.5, None]}
   for text in (
@@ -188,7 +188,7 @@ def test_right_json_is_read(tmp_path):
     lambda path: list(file_io.read_lines(path)),
   ],
 )
-def test_files_that_cannot_be_read_are_named(tmp_path, read):
+def test_errors_name_files_that_cannot_be_read(tmp_path, read):
   with pytest.raises(UserError, match="gone.*does not exist"):
     read(str(tmp_path / "gone"))
   with pytest.raises(UserError, match="folder"):

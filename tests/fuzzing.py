@@ -844,7 +844,9 @@ def _compressed(text: str) -> bytes:
 
 def _corpus_kind(name, file, make, **options) -> Kind:
   # Where lines may be replaced, compressed bytes still may not be text.
-  parser = corpus.Parser("replace" if "has_checksum" in options else "strict")
+  parser = corpus.TextParser(
+    "replace" if "has_checksum" in options else "strict"
+  )
   return Kind(
     name,
     file,
@@ -859,8 +861,8 @@ def _read_corpus(path, parser):
   counts = collections.Counter()
   documents = [
     document
-    for block in corpus.read_all_blocks(files, corpus.block_bytes(files))
-    for document in parser.documents(block, counts)
+    for block in corpus.read_all_blocks(files, corpus.choose_block_bytes(files))
+    for document in parser.parse_block(block, counts)
   ]
   return documents, counts
 
@@ -870,7 +872,7 @@ def _read_corpus(path, parser):
 
 def _pretraining_record(rng) -> bytes:
   ids = [rng.randrange(1, 30) for _ in range(12)]
-  return serialization.serialize(
+  return serialization.serialize_example(
     {
       "input_ids": ids,
       "input_mask": [1] * 12,
@@ -960,10 +962,10 @@ def _feature_file(folder, name):
   )
 
 
-def _features(rng) -> list[feature_files.Features]:
+def _features(rng) -> list[feature_files.LineFeatures]:
   values = np.random.default_rng(rng.randrange(99))
   return [
-    feature_files.Features(
+    feature_files.LineFeatures(
       number,
       ["[CLS]", "un", "##e\u00e9"],
       values.normal(size=(3, 2, 4)).astype(np.float32),

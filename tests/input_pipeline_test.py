@@ -26,7 +26,7 @@ def numbered_files(tmp_path):
         "masked_lm_weights": [1.0],
         "next_sentence_labels": [0],
       }
-      records.append(serialization.serialize(record))
+      records.append(serialization.serialize_example(record))
     files.append(str(tmp_path / f"{size}.tfrecord"))
     record_files.write_records(files[-1], records)
   return files

@@ -11,7 +11,7 @@ from data import locks
 from errors import UserError
 
 
-def test_second_writer_is_told_who_the_first_one_is(tmp_path):
+def test_a_second_writer_learns_who_the_first_one_is(tmp_path):
   with locks.Lock.of_folder(str(tmp_path), "--output_dir=x"):
     with (
       pytest.raises(
@@ -38,7 +38,7 @@ def test_folders_that_stay_empty_are_removed(tmp_path):
   assert os.listdir(tmp_path / "a" / "b") == ["file"]
 
 
-def test_kill_releases_a_lock(tmp_path):
+def test_a_kill_releases_the_lock(tmp_path):
   code = (
     "import sys; from data import locks\n"
     "with locks.Lock.of_folder(sys.argv[1], 'x'):\n"
@@ -62,18 +62,18 @@ def test_kill_releases_a_lock(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def test_file_without_a_name_is_no_lock(tmp_path, monkeypatch):
+def test_a_file_without_a_name_is_no_lock(tmp_path, monkeypatch):
   # The holder removes the file after another process opened it and before that
   # process locks it.
   try_lock = locks.try_lock
   path = tmp_path / ".lock"
 
-  def removed_meanwhile(descriptor):
+  def remove_and_lock(descriptor):
     monkeypatch.undo()
     path.unlink()
     return try_lock(descriptor)
 
-  monkeypatch.setattr(locks, "try_lock", removed_meanwhile)
+  monkeypatch.setattr(locks, "try_lock", remove_and_lock)
   with locks.Lock.of_folder(str(tmp_path), "x"):
     assert path.exists()
     with pytest.raises(UserError, match="in use"):
@@ -84,7 +84,7 @@ def test_file_without_a_name_is_no_lock(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "content", [b"", b"{", b"[]", b"{}", b"\xff", b"[" * 9999]
 )
-def test_damaged_lock_file_is_no_obstacle(tmp_path, content):
+def test_a_damaged_lock_file_is_no_obstacle(tmp_path, content):
   (tmp_path / ".lock").write_bytes(content)
   with locks.Lock.of_folder(str(tmp_path), "x"):
     (tmp_path / ".lock").write_bytes(content)
@@ -93,7 +93,7 @@ def test_damaged_lock_file_is_no_obstacle(tmp_path, content):
         pass
 
 
-def test_place_that_cannot_be_written_is_named(tmp_path):
+def test_an_error_names_a_place_that_cannot_be_written(tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="--output_dir=x cannot be written"):
     with locks.Lock.of_folder(str(tmp_path / "file"), "--output_dir=x"):

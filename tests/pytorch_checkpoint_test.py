@@ -1,4 +1,4 @@
-"""Tests of pytorch_checkpoint.py, on files built by hand in both formats."""
+"""Tests of data/pytorch_checkpoint.py, on handmade files of both formats."""
 
 import collections
 import os
@@ -20,7 +20,7 @@ def assert_refused(path, message, most_bytes=100e6):
   tracemalloc.start()
   try:
     with pytest.raises(UserError, match=message) as info:
-      pytorch_checkpoint.read(str(path))
+      pytorch_checkpoint.read_tensors(str(path))
     assert tracemalloc.get_traced_memory()[1] < most_bytes
   finally:
     tracemalloc.stop()
@@ -51,7 +51,7 @@ def test_tensors_are_read(tmp_path, is_zip, protocol):
     count=7,
   )
   content._metadata = collections.OrderedDict({"": {"version": 1}})
-  tensors = pytorch_checkpoint.read(
+  tensors = pytorch_checkpoint.read_tensors(
     files.write_pickle(
       tmp_path / "x.bin",
       is_zip,
@@ -76,7 +76,7 @@ def test_state_dicts_of_python_2_are_read(tmp_path):
   )
   pickled = files.dumps(content).replace(b"X\1\0\0\0k", b"U\1k")
   assert b"U\1k" in pickled
-  tensors = pytorch_checkpoint.read(
+  tensors = pytorch_checkpoint.read_tensors(
     files.write_pickle(tmp_path / "x.bin", False, pickled, [storage])
   )
   assert tensors["k"].tolist() == [0, 1, 2]
@@ -95,7 +95,7 @@ def test_nothing_in_a_file_is_run(tmp_path, is_zip):
   assert_refused(
     tmp_path / "x.bin",
     "cannot be read as tensors of PyTorch: it "
-    "refers to '.*mkdir', which is no part of a tensor",
+    "refers to '.*mkdir', which is not part of a tensor",
   )
   assert not (tmp_path / "made").exists()
 
@@ -132,9 +132,9 @@ def reference(kind=FLOAT_STORAGE, key=b"X\x01\0\0\x000", size=b"K\1", more=b""):
     (ORDERED_DICT + b")}\x92", "uses NEWOBJ_EX"),
     (FLOAT_STORAGE + b")R", "calls torch.FloatStorage with"),
     (ORDERED_DICT + b"K\1K\2\x86R", "calls collections.OrderedDict with"),
-    (ORDERED_DICT + b"K\1R", "calls something that is no function"),
-    (text(b"x") + b")R", "calls something that is no function"),
-    (ORDERED_DICT + b")R)R", "calls something that is no function"),
+    (ORDERED_DICT + b"K\1R", "calls something that is not a function"),
+    (text(b"x") + b")R", "calls something that is not a function"),
+    (ORDERED_DICT + b")R)R", "calls something that is not a function"),
     (b"ctorch._utils\n_rebuild_parameter\nN\x85R", "_rebuild_parameter with"),
     (ORDERED_DICT + b"}b", r"of the wrong type \(_Global\)"),
     (b"]}b", r"of the wrong type \(list\)"),
@@ -143,9 +143,9 @@ def reference(kind=FLOAT_STORAGE, key=b"X\x01\0\0\x000", size=b"K\1", more=b""):
     (b"\x83\1\0", "uses EXT2"),
     (b"\x84\1\0\0\0", "uses EXT4"),
     (b"Pstorage\n", "uses PERSID"),
-    (b"NQ", "no storage"),
-    (b"(" + text(b"module") + b"NNNNtQ", "no storage"),
-    (reference(more=text(b"1") + b"K\0K\1\x87"), "no storage"),
+    (b"NQ", "not a storage"),
+    (b"(" + text(b"module") + b"NNNNtQ", "not a storage"),
+    (reference(more=text(b"1") + b"K\0K\1\x87"), "not a storage"),
     (reference(kind=text(b"FloatStorage")), "unknown kind"),
     (reference(kind=ORDERED_DICT), "unknown kind"),
     (reference(key=b"K\0"), "unknown kind"),
@@ -191,13 +191,13 @@ DOUBLED = b"N" + b"q\0h\0\x86" * 1000
   [
     (b"N" * 9999 + b".", "more than 9000 opcodes"),
     (b"(" * 9999, "more than 9000 opcodes"),
-    (b"]" * 4000 + b"a" * 3999 + b".", "no state dict"),
-    (b"N" + b"\x85" * 8000 + b".", "no state dict"),
-    (b"]q\0h\0a.", "no state dict"),
+    (b"]" * 4000 + b"a" * 3999 + b".", "not a state dict"),
+    (b"N" + b"\x85" * 8000 + b".", "not a state dict"),
+    (b"]q\0h\0a.", "not a state dict"),
     (b"}q\0h\0h\0s.", "no tensors by name"),
     (b"}" + DOUBLED + b"Ns.", "no tensors by name"),
-    (DOUBLED + b"Q.", "no storage"),
-    (DOUBLED + b")R.", "no function"),
+    (DOUBLED + b"Q.", "not a storage"),
+    (DOUBLED + b")R.", "not a function"),
     (
       ORDERED_DICT
       + b"q\1]("
@@ -205,7 +205,7 @@ DOUBLED = b"N" + b"q\0h\0\x86" * 1000
       + b"eq\2"
       + b"h\1h\2\x85R" * 1200
       + b".",
-      "not made of pairs",
+      "does not consist of pairs",
     ),
     (text(b"x" * (5 << 20)) + b".", "larger than|only .* remain"),
   ],
@@ -323,7 +323,7 @@ def test_names_of_tensors_are_text(tmp_path, name):
     files.dumps({name: files.Tensor(storage, 0, (1,), (1,))}, protocol=3),
     [storage],
   )
-  assert_refused(tmp_path / "x.bin", "a tensor whose name is no text")
+  assert_refused(tmp_path / "x.bin", "a tensor whose name is not text")
 
 
 def test_storages_fit_into_a_file_of_the_older_format(tmp_path):
@@ -363,7 +363,7 @@ def test_members_of_an_archive_fit(tmp_path):
 
   numbers = ("data/0", storage.array.tobytes())
   write_members(("data.pkl", pickled), numbers, ("byteorder", "little"))
-  assert pytorch_checkpoint.read(str(path))["a"].tolist() == [0, 1]
+  assert pytorch_checkpoint.read_tensors(str(path))["a"].tolist() == [0, 1]
   for members, message in [
     ([("data.pkl", pickled), ("data/1", bytes(4000))], "no 'data/0'"),
     ([numbers], "0 members data.pkl"),
@@ -458,9 +458,9 @@ def test_archives_whose_members_overlap_are_refused(tmp_path):
 
 def test_files_that_cannot_be_opened(tmp_path):
   with pytest.raises(UserError, match="x.bin cannot be read: No such file"):
-    pytorch_checkpoint.read(str(tmp_path / "x.bin"))
+    pytorch_checkpoint.read_tensors(str(tmp_path / "x.bin"))
   with pytest.raises(UserError, match="cannot be read: Is a directory"):
-    pytorch_checkpoint.read(str(tmp_path))
+    pytorch_checkpoint.read_tensors(str(tmp_path))
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
@@ -475,7 +475,7 @@ def test_files_that_are_cut_off(tmp_path, is_zip):
   content = (tmp_path / "x.bin").read_bytes()
   for size in (0, 3, 4, 20, len(content) // 2, len(content) - 1):
     (tmp_path / "x.bin").write_bytes(content[:size])
-    assert_refused(path, "Is it whole")
+    assert_refused(path, "Is it complete")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
@@ -493,7 +493,7 @@ def test_damaged_files_are_refused_or_read_right(tmp_path, is_zip):
   )
   content._metadata = {"": {"version": 1}}
   files.write(path, is_zip, content, storages)
-  expected = pytorch_checkpoint.read(str(path))
+  expected = pytorch_checkpoint.read_tensors(str(path))
   tracemalloc.start()
   try:
     num_refused = 0
@@ -502,7 +502,7 @@ def test_damaged_files_are_refused_or_read_right(tmp_path, is_zip):
     ):
       path.write_bytes(changed)
       try:
-        tensors = pytorch_checkpoint.read(str(path))
+        tensors = pytorch_checkpoint.read_tensors(str(path))
       except UserError as error:
         assert str(error).isprintable(), number
         num_refused += 1

@@ -32,11 +32,11 @@ CONTENTS = [bytes([i]) * (i + 1) for i in range(40)]
 
 
 def place_of(number):
-  """Returns the byte that record `number`, from 0, begins at."""
+  """Returns the byte at which a record begins; records count from 0."""
   return sum(16 + len(content) for content in CONTENTS[:number])
 
 
-def nothing_wrong(unused_records):
+def find_no_problems(unused_records):
   return {}
 
 
@@ -51,10 +51,10 @@ def read(path):
   return list(tf.data.TFRecordDataset(path).as_numpy_iterator())
 
 
-# Batches of 16: damage at the begin, in the middle and at the end of one.
+# Batches of 16: damage at the beginning, in the middle and at the end of one.
 @pytest.mark.parametrize("number", [0, 15, 16, 20, 39])
 @pytest.mark.parametrize("place_in_record", [12, -1])
-def test_record_with_a_wrong_checksum_is_found_and_left_out(
+def test_a_record_with_a_wrong_checksum_is_found_and_skipped(
   tmp_path, monkeypatch, number, place_in_record
 ):
   monkeypatch.setattr(record_files, "_RECORDS_PER_BATCH", 16)
@@ -65,10 +65,10 @@ def test_record_with_a_wrong_checksum_is_found_and_left_out(
     if place_in_record > 0
     else place_of(number + 1) + place_in_record,
   )
-  found = record_files.find_damage([path], nothing_wrong)
+  found = record_files.find_damage([path], find_no_problems)
   assert found == (path, number + 1, found.problem)
   copy, damages = record_files.copy_undamaged_records(
-    path, str(tmp_path / "y"), nothing_wrong
+    path, str(tmp_path / "y"), find_no_problems
   )
   assert damages == [found]
   assert read(copy) == CONTENTS[:number] + CONTENTS[number + 1 :]
@@ -93,25 +93,25 @@ def test_several_kinds_of_damage_in_one_file(tmp_path, monkeypatch):
   ]
 
 
-def test_what_follows_a_damaged_length_is_lost(tmp_path):
+def test_records_after_a_damaged_length_are_lost(tmp_path):
   path = write(tmp_path / "x", CONTENTS)
   damage(path, place_of(5))
   copy, damages = record_files.copy_undamaged_records(
-    path, str(tmp_path / "y"), nothing_wrong
+    path, str(tmp_path / "y"), find_no_problems
   )
   assert [found.record for found in damages] == [6]
   assert read(copy) == CONTENTS[:5]
 
 
-def test_undamaged_file_is_not_copied(tmp_path):
+def test_an_undamaged_file_is_not_copied(tmp_path):
   path = write(tmp_path / "x", CONTENTS)
   assert record_files.copy_undamaged_records(
-    path, str(tmp_path / "y"), nothing_wrong
+    path, str(tmp_path / "y"), find_no_problems
   ) == (path, [])
   assert not (tmp_path / "y").exists()
 
 
-def test_file_of_damage_alone_is_refused(tmp_path, monkeypatch):
+def test_a_file_with_too_much_damage_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(record_files, "_MAX_DAMAGED", 10)
   path = write(tmp_path / "x", CONTENTS)
   with pytest.raises(UserError, match="more than 10 damaged records"):
@@ -146,7 +146,7 @@ def reuse(tmp_path):
   return run
 
 
-def test_records_are_used_again_only_for_the_same_settings(reuse):
+def test_records_are_reused_only_for_the_same_settings(reuse):
   assert [reuse("a"), reuse("a"), reuse("b"), reuse("b"), reuse("a")] == [
     True,
     False,

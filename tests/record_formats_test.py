@@ -34,7 +34,7 @@ def write(path, *records):
   serialized = []
   for record in records:
     serialized.append(
-      b"\xff" if record is None else serialization.serialize(record)
+      b"\xff" if record is None else serialization.serialize_example(record)
     )
   record_files.write_records(str(path), serialized)
   return str(path)
@@ -149,7 +149,7 @@ def test_bad_records_stop_the_reading_and_are_found(tmp_path, changes, problem):
     path, str(tmp_path / "new"), examine
   )
   assert damages == [damage]
-  good = serialization.serialize(RECORD)
+  good = serialization.serialize_example(RECORD)
   assert list(tf.data.TFRecordDataset(copy).as_numpy_iterator()) == [good] * 3
 
 

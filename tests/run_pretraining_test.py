@@ -71,11 +71,9 @@ def test_masked_lm_alone_does_not_change_the_other_head(
 
 def test_masks_depend_on_the_position_in_the_data(create, vocab_file):
   record_format = record_formats.PretrainingFormat(24, 4)
-  masker = masking.Masking(
+  masker = masking.Masker(
     masking.Vocabulary.from_tokens(tokenization.load_vocab(vocab_file)),
-    0.15,
-    4,
-    True,
+    masking.MaskingSettings(4, 0.15, do_whole_word_mask=True),
   )
   files = [create(dupe_factor=1)]
   num_records = len(builders.read_records(files[0]))
@@ -92,7 +90,7 @@ def test_masks_depend_on_the_position_in_the_data(create, vocab_file):
         1,
         True,
         position,
-        masker.mask_anew,
+        masker.redraw_masks,
       )
       .take(count)
       .as_numpy_iterator()
@@ -274,7 +272,7 @@ def test_pretraining_refuses_files_of_another_kind(pretrain, tmp_path):
   with pytest.raises(ValueError, match="not a TFRecord file"):
     pretrain(path)
   record_files.write_records(
-    str(path), [serialization.serialize({"input_ids": [1]})]
+    str(path), [serialization.serialize_example({"input_ids": [1]})]
   )
   with pytest.raises(ValueError, match="input_mask is missing|has 1 values"):
     pretrain(path)

@@ -24,7 +24,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 
 
 def read(path):
-  file = safetensors_checkpoint.File(str(path))
+  file = safetensors_checkpoint.SafetensorsFile(str(path))
   return {name: file.get_tensor(name) for name in file.shapes}
 
 
@@ -40,7 +40,10 @@ def test_files_of_the_library_are_read(tmp_path):
     path,
     metadata={"format": "pt"},
   )
-  assert safetensors_checkpoint.File(str(path)).shapes["f2"] == (3, 2)
+  assert safetensors_checkpoint.SafetensorsFile(str(path)).shapes["f2"] == (
+    3,
+    2,
+  )
   tensors = read(path)
   assert set(tensors) == set(expected)
   for name, tensor in tensors.items():
@@ -122,7 +125,7 @@ def test_files_that_are_cut_off_or_missing(tmp_path):
   with pytest.raises(UserError, match="cannot be read: Is a directory"):
     read(tmp_path)
   write(path, {"a": entry(shape=[30000], offsets=[0, 120000])}, bytes(120000))
-  file = safetensors_checkpoint.File(str(path))
+  file = safetensors_checkpoint.SafetensorsFile(str(path))
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(UserError, match="has become shorter"):
     file.get_tensor("a")

@@ -11,6 +11,10 @@ import tensorflow as tf
 from data import serialization
 
 
+def parse(serialized):
+  return tf.train.Example.FromString(serialized)
+
+
 def test_rows_are_serialized_like_single_examples():
   rng = np.random.default_rng(0)
   num_rows = 9
@@ -27,14 +31,18 @@ def test_rows_are_serialized_like_single_examples():
   assert len(ends) == num_rows and ends[-1] == len(content)
   for row, (length, end) in enumerate(zip(lengths, ends)):
     values = {name: array[row].tolist() for name, array in features.items()}
-    expected = tf.train.Example.FromString(serialization.serialize(values))
+    expected = tf.train.Example.FromString(
+      serialization.serialize_example(values)
+    )
     serialized = content[end - length : end].tobytes()
     assert tf.train.Example.FromString(serialized) == expected
 
 
 def test_lists_of_floats_and_of_ints_keep_their_type():
   example = tf.train.Example.FromString(
-    serialization.serialize({"ints": [1, 2], "floats": [0.0, 1.0], "none": []})
+    serialization.serialize_example(
+      {"ints": [1, 2], "floats": [0.0, 1.0], "none": []}
+    )
   )
   features = example.features.feature
   assert features["ints"].int64_list.value == [1, 2]
@@ -46,7 +54,7 @@ def test_lists_of_floats_and_of_ints_keep_their_type():
 # they are asked not to.
 def test_an_example_has_the_same_bytes_in_every_process():
   code = (
-    "from data import serialization; print(serialization.serialize("
+    "from data import serialization; print(serialization.serialize_example("
     "dict(label_ids=[1], a=[1.0], b=[2], c=[3.0], d=[4])).hex())"
   )
   root = pathlib.Path(serialization.__file__).parent.parent
@@ -61,4 +69,4 @@ def test_an_example_has_the_same_bytes_in_every_process():
     )
     outputs.add(process.stdout.decode().strip())
   features = {"label_ids": [1], "a": [1.0], "b": [2], "c": [3.0], "d": [4]}
-  assert outputs == {serialization.serialize(features).hex()}
+  assert outputs == {serialization.serialize_example(features).hex()}

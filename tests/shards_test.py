@@ -1,4 +1,4 @@
-"""Tests of shards.py."""
+"""Tests of pretraining/shards.py."""
 
 import collections
 import json
@@ -22,12 +22,12 @@ def output_of(folder, num_files=2, num_buckets=4, **settings):
 
 
 def records_of_block(number):
-  """Yields the records of a block, 50 at a time; each says where it is from."""
+  """Yields the records of a block, 50 at a time; each one names its place."""
   rng = np.random.default_rng(number)
   for part in range(4):
     records = [f"{number}/{part}/{i}".encode() * (i % 3 + 1) for i in range(50)]
     yield (
-      instances.Records(
+      instances.SerializedRecords(
         np.frombuffer(b"".join(records), np.uint8),
         np.array([len(record) for record in records]),
       ),
@@ -36,7 +36,7 @@ def records_of_block(number):
 
 
 def build(output, blocks=(0, 1, 2)):
-  """Does what is not done yet; returns the blocks that were made."""
+  """Completes a build; returns the numbers of the blocks that it made."""
   output.begin(overwrite=False)
   indices, made = {}, []
   for number in blocks:
@@ -81,7 +81,7 @@ def test_shards_hold_every_record_once_and_mixed(tmp_path, monkeypatch):
   ]
   assert collections.Counter(sum(read, [])) == collections.Counter(expected)
   assert abs(len(read[0]) - 300) < 20
-  for records in read:  # blocks come up all along
+  for records in read:  # all blocks occur at the beginning and at the end
     for part in (records[:100], records[-100:]):
       assert {record[0] for record in part} == {"0", "1", "2"}
   assert output.is_complete()
@@ -100,7 +100,7 @@ def test_death_at_any_file_operation_loses_nothing(tmp_path, monkeypatch):
     def operation(*args, **kwargs):
       operations.append(name)
       if len(operations) == die_at:
-        # What a full disk looks like; a SIGKILL leaves the same files.
+        # The error of a full disk. A SIGKILL leaves the same files.
         raise tf.errors.ResourceExhaustedError(None, None, str(args[0]))
       return real[name](*args, **kwargs)
 
@@ -119,7 +119,7 @@ def test_death_at_any_file_operation_loses_nothing(tmp_path, monkeypatch):
     except (ValueError, tf.errors.ResourceExhaustedError):
       for name in real:
         monkeypatch.setattr(tf.io.gfile, name, real[name])
-      for file in output_of(folder).files:  # none is there in part
+      for file in output_of(folder).files:  # complete, or absent
         if os.path.exists(file):
           assert (
             open(file, "rb").read()
@@ -216,12 +216,12 @@ def test_files_of_others_are_kept(tmp_path):
 def test_lock_files(tmp_path):
   def names(output_file, num_shards):
     return shards.ShardedOutput(
-      shards.output_files(output_file, num_shards), 4, 1, {}
+      shards.list_output_files(output_file, num_shards), 4, 1, {}
     ).lock_files
 
   assert names("x.tfrecord", 3) == names("x", 0) == ["x.lock"]
   assert names("a.tfrecord,b", 0) == ["a.lock", "b.lock"]
-  # Shards that are made one by one do not exclude each other.
+  # Shards that are made one by one have separate locks.
   assert names("x-00001-of-00003", 0) == ["x-00001-of-00003.lock"]
 
 
@@ -233,15 +233,15 @@ def test_lock_files(tmp_path):
     ("a,b", 4, "names 2 files"),
   ],
 )
-def test_names_of_output(output_file, num_shards, problem):
+def test_names_of_output_files(output_file, num_shards, problem):
   with pytest.raises(ValueError, match=problem):
-    shards.output_files(output_file, num_shards)
-  assert shards.output_files("a, b", 0) == ["a", "b"]
-  assert shards.output_files("out", 64)[-1] == "out-00063-of-00064"
+    shards.list_output_files(output_file, num_shards)
+  assert shards.list_output_files("a, b", 0) == ["a", "b"]
+  assert shards.list_output_files("out", 64)[-1] == "out-00063-of-00064"
 
 
-def test_what_is_beside_the_shards_has_their_name(tmp_path):
-  files = shards.output_files(str(tmp_path / "out.tfrecord"), 3)
+def test_files_next_to_shards_have_their_name(tmp_path):
+  files = shards.list_output_files(str(tmp_path / "out.tfrecord"), 3)
   output = shards.ShardedOutput(files, 3, 1, {})
   assert output.report_file == str(tmp_path / "out.report.json")
   build(output)

@@ -1,4 +1,4 @@
-"""Tests of workers.py."""
+"""Tests of pretraining/workers.py."""
 
 import os
 import subprocess
@@ -10,34 +10,34 @@ import pytest
 from pretraining import workers
 
 
-def ending_worker():
+def create_ending_worker():
   return lambda item: os._exit(9)
 
 
-def worker_that_cannot_be_made():
-  raise ValueError("it takes the library x: pip install x.")
+def create_failing_worker():
+  raise ValueError("it requires x: pip install x.")
 
 
 @pytest.mark.parametrize(
   "factory, message",
   [
-    (worker_that_cannot_be_made, "takes the library x"),
-    (ending_worker, "A worker process was killed"),
+    (create_failing_worker, "it requires x"),
+    (create_ending_worker, "A worker process was killed"),
   ],
 )
-def test_what_went_wrong_in_a_worker_is_told(factory, message):
+def test_an_error_of_a_worker_reaches_the_program(factory, message):
   with pytest.raises(ValueError, match=message):
     list(workers.map_unordered(factory, range(5), num_workers=2))
 
 
 class Unportable(Exception):
-  """Cannot be pickled by its arguments."""
+  """An exception that cannot be unpickled."""
 
   def __init__(self, text, unused_number):
     super().__init__(text)
 
 
-def worker_with_a_mistake():
+def create_dividing_worker():
   def divide(item):
     if not item:
       raise Unportable("none of the usual errors", 1)
@@ -53,23 +53,23 @@ def worker_with_a_mistake():
     (0, RuntimeError, "Unportable.*none of the usual"),
   ],
 )
-def test_a_mistake_in_a_worker_is_told_with_its_place(
+def test_a_bug_in_a_worker_is_shown_with_its_traceback(
   item, error_type, message
 ):
   with pytest.raises(error_type, match=message) as caught:
-    list(workers.map_unordered(worker_with_a_mistake, [item, 2], 2))
+    list(workers.map_unordered(create_dividing_worker, [item, 2], 2))
   assert "in divide" in str(caught.value.__cause__)
 
 
 def wait_for(path):
-  # Ends also if nobody makes the file, which the assertions then notice.
+  # Also ends if the file never appears, which the assertions then notice.
   for _ in range(200):
     if os.path.exists(path):
       break
     threading.Event().wait(0.1)
 
 
-def waiting_worker():
+def create_waiting_worker():
   def wait_and_make(item):
     number, awaited, made = item
     if awaited:
@@ -84,20 +84,21 @@ def waiting_worker():
   "function, order",
   [(workers.map_unordered, [1, 0]), (workers.map_ordered, [0, 1])],
 )
-def test_results_come_as_they_are_done_or_in_order(tmp_path, function, order):
+def test_results_come_as_they_finish_or_in_order(tmp_path, function, order):
   first, second = tmp_path / "first", tmp_path / "second"
   items = [(0, second, first), (1, None, second)]
-  assert [number for number, _ in function(waiting_worker, items, 2)] == order
+  results = function(create_waiting_worker, items, 2)
+  assert [number for number, _ in results] == order
 
 
-def test_workers_end_when_the_iteration_is_given_up(tmp_path):
+def test_workers_end_when_the_iteration_stops_early(tmp_path):
   never, made = tmp_path / "never", tmp_path / "made"
   results = workers.map_unordered(
-    waiting_worker, [(0, never, made), (1, None, tmp_path / "x")], 2
+    create_waiting_worker, [(0, never, made), (1, None, tmp_path / "x")], 2
   )
   _, pid = next(results)
   results.close()
-  assert not made.exists()  # the other one was not waited for
+  assert not made.exists()  # the other worker was stopped
   with pytest.raises(ProcessLookupError):
     os.kill(pid, 0)
 
@@ -109,18 +110,19 @@ def say_and_wait(text):
 
 
 class SlowImport:
-  """A factory that takes long to arrive, as one of a module with imports."""
+  """A factory that is slow to unpickle, like one of a module with imports."""
 
   def __reduce__(self):
     return say_and_wait, ("importing",)
 
 
-def busy_worker():
+def create_busy_worker():
   return say_and_wait
 
 
 @pytest.mark.parametrize(
-  "factory, text", [("SlowImport()", "importing"), ("busy_worker", "working")]
+  "factory, text",
+  [("SlowImport()", "importing"), ("create_busy_worker", "working")],
 )
 def test_no_process_outlives_a_program_that_is_killed(factory, text):
   here = os.path.dirname(__file__)
@@ -142,6 +144,6 @@ def test_no_process_outlives_a_program_that_is_killed(factory, text):
   )
   assert process.stdout.readline().strip() == text
   process.kill()
-  # The pipe ends when the last process that could write to it has ended.
+  # The pipe is closed when the last process that can write to it has ended.
   assert set(process.stdout.read().split()) <= {text}
   process.wait(timeout=60)

@@ -80,7 +80,7 @@ def export_model(
   names = FILE_NAMES
   prefix = os.path.join(folder, names.init_checkpoint)
   file_io.remove_leftovers(folder)
-  file_io.remove_if_there([prefix + ".index"])
+  file_io.remove_existing_files([prefix + ".index"])
   file_io.write_text(os.path.join(folder, names.bert_config_file), config)
   if vocab_file:
     vocabulary = file_io.read_bytes(vocab_file)
