@@ -1,18 +1,21 @@
-"""Turns a model of PyTorch transformers into a released-style folder, and back.
+"""Converts a model of PyTorch transformers to a released-style folder, or back.
 
     python convert_checkpoint.py --input_dir=all-MiniLM-L6-v2 \\
         --output_dir=models/minilm
 
-From config.json, vocab.txt and model.safetensors (or pytorch_model.bin) the
-output folder gets bert_config.json, vocab.txt and bert_model.ckpt; from these,
-the former. Heads come along. The files of --input_dir decide the direction. The
-config is written last: with it, all is there.
+A folder of PyTorch transformers has config.json, vocab.txt and
+model.safetensors or pytorch_model.bin; a released-style folder has
+bert_config.json, vocab.txt and bert_model.ckpt. The files in --input_dir decide
+the direction. Heads are converted, too. The config is written last, so a folder
+that has one is complete.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
+from collections.abc import Iterable
 import json
 import os
+from typing import Any
 
 from absl import flags
 from absl import logging
@@ -29,35 +32,22 @@ import heads
 import modeling
 from tasks import classifier_config
 import tokenization
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
-_VOCAB, _CONFIG, _CHECKPOINT = (
-  "vocab.txt",
-  "bert_config.json",
-  "bert_model.ckpt",
-)
-_THEIR_CONFIG = "config.json"
-# The first is the one that is written.
-_THEIR_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-# What is written, in this order: the config says that all is there.
-_OUR_FILES = (
+_CONFIG, _VOCAB, _CHECKPOINT = model_folder.FILE_NAMES
+_TRANSFORMERS_CONFIG = "config.json"
+# Both are read; the first is the one that is written.
+_TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# The files of both kinds of folders, in the order in which they are written.
+_RELEASED_FILES = (
   _VOCAB,
   f"{_CHECKPOINT}.data-00000-of-00001",
   f"{_CHECKPOINT}.index",
   _CONFIG,
 )
-_THEIR_FILES = (_VOCAB, _THEIR_WEIGHTS[0], _THEIR_CONFIG)
-# Their classes of models that we have, by what our `classifier.json` says.
-_ARCHITECTURES = {
-  heads.TAGGING: "BertForTokenClassification",
-  heads.MULTIPLE_CHOICE: "BertForMultipleChoice",
-}
-_PROBLEM_TYPES = {
-  "single_label": "single_label_classification",
-  "multi_label": "multi_label_classification",
-  "regression": "regression",
-}
+_TRANSFORMERS_FILES = (_VOCAB, _TRANSFORMERS_WEIGHTS[0], _TRANSFORMERS_CONFIG)
 
 
 def define_flags() -> None:
@@ -73,14 +63,50 @@ def define_flags() -> None:
   )
 
 
-def _path(name: str) -> str:
-  """Returns the path of a file of the input, which has to be there."""
+def main(_):
+  check_place()
+  with locks.Lock.of_folder(
+    FLAGS.output_dir, f"--output_dir={FLAGS.output_dir}"
+  ):
+    file_io.remove_leftovers(FLAGS.output_dir)
+    weights_name = _find_transformers_weights()
+    if weights_name:
+      config = from_transformers(weights_name)
+    else:
+      config = to_transformers()
+  logging.info(
+    "%s holds the model, with hidden_act=%s.",
+    FLAGS.output_dir,
+    config.hidden_act,
+  )
+
+
+def check_place() -> None:
+  """Raises a UserError if the output would replace a file that is read."""
+  names = (*_RELEASED_FILES, *_TRANSFORMERS_FILES)
+  outputs = [FLAGS.output_dir, *map(_output_path, names)]
+  pattern = os.path.join(FLAGS.input_dir, "*")
+  inputs = [FLAGS.input_dir, *tf.io.gfile.glob(pattern)]
+  file_io.check_not_inputs({"--output_dir": outputs}, {"--input_dir": inputs})
+
+
+def _find_transformers_weights() -> str | None:
+  """Returns the name of their file of weights in the input, or None."""
+  for name in _TRANSFORMERS_WEIGHTS:
+    if tf.io.gfile.exists(os.path.join(FLAGS.input_dir, name)):
+      return name
+  return None
+
+
+def _input_path(name: str) -> str:
+  """Returns the path of a file of the input, which has to exist."""
   path = os.path.join(FLAGS.input_dir, name)
   if not tf.io.gfile.exists(path):
     raise UserError(
-      f"{path} does not exist. --input_dir holds either config.json, "
-      f"vocab.txt and {' or '.join(_THEIR_WEIGHTS)}, or bert_config.json, "
-      f"vocab.txt and {FLAGS.checkpoint}.index."
+      f"{path} does not exist. --input_dir holds either "
+      f"{_TRANSFORMERS_CONFIG}, {_VOCAB} and "
+      f"{' or '.join(_TRANSFORMERS_WEIGHTS)}, or {_CONFIG}, {_VOCAB} and "
+      f"{FLAGS.checkpoint}.index."
     )
   return path
 
@@ -90,66 +116,52 @@ def _output_path(name: str) -> str:
 
 
 def _read_vocabulary() -> bytes:
-  path = _path(_VOCAB)
-  tokenization.load_vocab(path)  # checks it
+  """Returns the contents of the vocabulary, after a check."""
+  path = _input_path(_VOCAB)
+  tokenization.load_vocab(path)
   return file_io.read_bytes(path)
 
 
 def from_transformers(weights_name: str) -> modeling.BertConfig:
-  """Writes a released-style folder; returns the config."""
+  """Writes a released-style folder, and returns its config."""
   config = modeling.BertConfig.from_dict(
-    transformers_format.read_their_config(_path(_THEIR_CONFIG))
+    transformers_format.read_their_config(_input_path(_TRANSFORMERS_CONFIG))
   )
-  source = _path(weights_name)
-  # Restoring into the encoder checks names and shapes against the config.
-  checkpoint.restore(
-    checkpoint.variables_by_name(modeling.BertModel(config)),
-    source,
-    "--input_dir",
-  )
-  reader = checkpoint.open_checkpoint(source, "--input_dir")
+  weights = _open_weights(config, _input_path(weights_name))
+  tensors = {name: weights.get_tensor(name) for name in weights.shapes}
   vocabulary = _read_vocabulary()
   with file_io.temporary_folder(_output_path("model")) as folder:
     file_io.write_bytes(os.path.join(folder, _VOCAB), vocabulary)
-    checkpoint.write(
-      os.path.join(folder, _CHECKPOINT),
-      {name: reader.get_tensor(name) for name in reader.shapes},
-    )
+    checkpoint.write(os.path.join(folder, _CHECKPOINT), tensors)
     file_io.write_text(os.path.join(folder, _CONFIG), config.to_json_string())
-    unfinished.move_files(folder, FLAGS.output_dir, _OUR_FILES)
+    unfinished.move_files(folder, FLAGS.output_dir, _RELEASED_FILES)
   return config
 
 
 def to_transformers() -> modeling.BertConfig:
-  """Writes a folder that PyTorch transformers loads; returns the config."""
-  config = modeling.BertConfig.from_json_file(_path(_CONFIG))
-  _path(FLAGS.checkpoint + ".index")
-  prefix = os.path.join(FLAGS.input_dir, FLAGS.checkpoint)
-  checkpoint.restore(
-    checkpoint.variables_by_name(modeling.BertModel(config)),
-    prefix,
-    "--input_dir",
+  """Writes a folder for PyTorch transformers, and returns the config."""
+  config = modeling.BertConfig.from_json_file(_input_path(_CONFIG))
+  _input_path(FLAGS.checkpoint + ".index")
+  weights = _open_weights(
+    config, os.path.join(FLAGS.input_dir, FLAGS.checkpoint)
   )
-  reader = checkpoint.open_checkpoint(prefix, "--input_dir")
-  names = checkpoint.remove_training_names(reader.shapes)
-  tensors = {name: reader.get_tensor(name) for name in names}
-  their_config = {
+  names = checkpoint.remove_training_names(weights.shapes)
+  tensors = {name: weights.get_tensor(name) for name in names}
+  transformers_config = {
     **transformers_format.to_their_config(config.to_dict()),
-    **_head(names),
+    **_describe_head(names),
   }
+  config_text = json.dumps(transformers_config, indent=2, sort_keys=True)
   vocabulary = _read_vocabulary()
   try:
     with file_io.temporary_folder(_output_path("model")) as folder:
       file_io.write_bytes(os.path.join(folder, _VOCAB), vocabulary)
-      with file_io.atomic_file(
-        os.path.join(folder, _THEIR_WEIGHTS[0])
-      ) as temporary:
+      weights_path = os.path.join(folder, _TRANSFORMERS_WEIGHTS[0])
+      with file_io.atomic_file(weights_path) as temporary:
         checkpoint.write_transformers(temporary, tensors)
-      file_io.write_text(
-        os.path.join(folder, _THEIR_CONFIG),
-        json.dumps(their_config, indent=2, sort_keys=True) + "\n",
-      )
-      unfinished.move_files(folder, FLAGS.output_dir, _THEIR_FILES)
+      config_path = os.path.join(folder, _TRANSFORMERS_CONFIG)
+      file_io.write_text(config_path, config_text + "\n")
+      unfinished.move_files(folder, FLAGS.output_dir, _TRANSFORMERS_FILES)
   except safetensors.SafetensorError as error:  # such as a full disk
     raise UserError(
       f"--output_dir={FLAGS.output_dir} cannot be written: {error}."
@@ -157,75 +169,37 @@ def to_transformers() -> modeling.BertConfig:
   return config
 
 
-def _head(names) -> dict[str, object]:
-  """Returns what a config of theirs says of the head."""
+def _open_weights(config: modeling.BertConfig, path: str) -> Any:
+  """Returns a reader of weights whose encoder fits the config.
+
+  Raises:
+    UserError: Names or shapes differ from those of the config.
+  """
+  encoder = checkpoint.variables_by_name(modeling.BertModel(config))
+  checkpoint.restore(encoder, path, "--input_dir")
+  return checkpoint.open_checkpoint(path, "--input_dir")
+
+
+def _describe_head(names: Iterable[str]) -> dict[str, object]:
+  """Returns the fields about the head in a config of PyTorch transformers.
+
+  Args:
+    names: Names of the variables of the model.
+  """
   classifier = classifier_config.ClassifierConfig.read(FLAGS.input_dir)
-  if "cls/squad/output_weights" in names:
-    return {"architectures": ["BertForQuestionAnswering"]}
-  if "cls/predictions/output_bias" in names:
-    return {
-      "architectures": [
-        "BertForPreTraining"
-        if "cls/seq_relationship/output_bias" in names
-        else "BertForMaskedLM"
-      ]
-    }
-  if "output_weights" not in names:
-    return {"architectures": ["BertModel"]}
-  if not classifier:
-    return {"architectures": ["BertForSequenceClassification"]}
-  head = {
-    "architectures": [
-      _ARCHITECTURES.get(
-        classifier.problem_type, "BertForSequenceClassification"
-      )
-    ]
-  }
-  if classifier.problem_type in _PROBLEM_TYPES:
-    head["problem_type"] = _PROBLEM_TYPES[classifier.problem_type]
+  head = heads.find_heads(names)[0]
+  if not (head.is_classifier and classifier):
+    return {"architectures": [head.transformers_class]}
+  head = classifier.head
   labels = classifier.labels or ("LABEL_0",)
-  return {
-    **head,
+  fields: dict[str, object] = {
+    "architectures": [head.transformers_class],
     "id2label": dict(enumerate(labels)),
     "label2id": {label: i for i, label in enumerate(labels)},
   }
-
-
-def check_place() -> None:
-  """Raises a UserError if the output would replace a file that is read."""
-  file_io.check_not_inputs(
-    {
-      "--output_dir": [
-        FLAGS.output_dir,
-        *map(_output_path, (*_OUR_FILES, *_THEIR_FILES)),
-      ]
-    },
-    {
-      "--input_dir": [
-        FLAGS.input_dir,
-        *tf.io.gfile.glob(os.path.join(FLAGS.input_dir, "*")),
-      ]
-    },
-  )
-
-
-def main(_):
-  check_place()
-  found = [
-    name
-    for name in _THEIR_WEIGHTS
-    if tf.io.gfile.exists(os.path.join(FLAGS.input_dir, name))
-  ]
-  with locks.Lock.of_folder(
-    FLAGS.output_dir, f"--output_dir={FLAGS.output_dir}"
-  ):
-    file_io.remove_leftovers(FLAGS.output_dir)
-    config = from_transformers(found[0]) if found else to_transformers()
-  logging.info(
-    "%s holds the model, with hidden_act=%s.",
-    FLAGS.output_dir,
-    config.hidden_act,
-  )
+  if head.transformers_problem_type:
+    fields["problem_type"] = head.transformers_problem_type
+  return fields
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes what the encoder makes of a text: of each token, or of each line.
+"""Extracts features: vectors of the encoder for each token, or for each line.
 
     echo 'Who was Jim Henson ? ||| Jim Henson was a puppeteer' > /tmp/input.txt
     python extract_features.py --input_file=/tmp/input.txt \\
@@ -7,15 +7,16 @@
         --bert_config_file=$BERT/bert_config.json
 
 A line of input is a sentence, or two with ` ||| ` between them. Input of any
-size is read in stretches. A run that was killed continues when the same command
-is run again.
+size is processed in parts. A run that was killed continues when the same
+command is run again.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import itertools
 import os
+from typing import Any
 
 from absl import flags
 from absl import logging
@@ -30,17 +31,19 @@ from data import encoding
 from data import feature_files
 from data import file_io
 from data import locks
+from data import unfinished
 from errors import UserError
 import estimator as estimator_lib
 import modeling
+import tokenization
 from training import model_folder
 
 FLAGS = flags.FLAGS
 
 _SEPARATE = "separate"
-# How many numbers a stretch of the input may give, about: a gigabyte.
-_STRETCH_SIZE = 2**28
-_MOST_LINES = 8192
+# Limits of a part of the output: about a gigabyte of numbers, and its lines.
+_NUMBERS_PER_PART = 2**28
+_LINES_PER_PART = 8192
 
 
 def define_flags() -> None:
@@ -58,7 +61,8 @@ def define_flags() -> None:
     "format",
     "json",
     ["json", "npz", "tfrecord", "parquet"],
-    "Of the file; json is the published one, an object a line.",
+    "Format of the file. json is that of the original code: one object per "
+    "line.",
   )
   flags.DEFINE_list(
     "layers", "-1,-2,-3,-4", "Layers to write: 0 is the first, -1 the last."
@@ -67,25 +71,26 @@ def define_flags() -> None:
     "combine_layers",
     _SEPARATE,
     [_SEPARATE, "sum", "concat"],
-    "What becomes of several layers.",
+    "How to write several layers: separately, or combined into one vector.",
   )
   flags.DEFINE_enum(
     "pooling",
     "none",
     ["none", "cls", "mean", "max", "pooled"],
-    "One vector for a line: that of [CLS], the mean or the "
-    "maximum over its tokens, or the pooled output of the "
-    "model, whatever --layers says; or none, and one for each "
-    "token.",
+    "How to make one vector per line: from the vector of [CLS], the mean or "
+    "maximum over the tokens, or the pooled output of the model, for which "
+    "--layers does not matter. none writes one vector per token.",
   )
   flags.DEFINE_integer(
-    "max_seq_length", 128, "Most tokens of a line; longer ones are cut."
+    "max_seq_length",
+    128,
+    "Largest number of tokens of a line; longer lines are truncated.",
   )
   flags.DEFINE_integer(
     "batch_size",
     32,
-    "Lines per batch, if they have "
-    "--max_seq_length tokens; more of shorter ones.",
+    "Lines per batch if they have --max_seq_length tokens; batches of shorter "
+    "lines have more.",
     lower_bound=1,
   )
   flags.DEFINE_bool(
@@ -97,136 +102,9 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "use_one_hot_embeddings",
     False,
-    "Look words up by a "
-    "product with a one-hot matrix, which some TPUs do faster.",
+    "Look words up by a product with a one-hot matrix, which is faster on some "
+    "TPUs.",
   )
-
-
-def read_packed(
-  input_files, tokenizer, max_seq_length
-) -> Iterator[encoding.InputFeatures]:
-  """Yields the ids of each line; `a ||| b` is a pair."""
-  cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-  for file in input_files:
-    for line in file_io.read_lines(file):
-      # At the last separator, should there be several.
-      text_a, _, text_b = line.strip().rpartition(" ||| ")
-      if not text_a:
-        text_a, text_b = text_b, ""
-      yield encoding.encode_pair(
-        tokenizer.encode(text_a),
-        tokenizer.encode(text_b),
-        max_seq_length,
-        cls_id,
-        sep_id,
-      )
-
-
-def features_fn_builder(
-  model: modeling.BertModel,
-  layers: Sequence[int],
-  combine_layers: str,
-  pooling: str,
-):
-  """Returns a function of batches that gives what is to be written.
-
-  Its result is float32, [batch_size, seq_length, num_layers, hidden_size];
-  without seq_length where tokens are pooled, without num_layers where layers
-  are combined.
-  """
-
-  def features_fn(features):
-    output = model(
-      features["input_ids"], features["input_mask"], features["segment_ids"]
-    )
-    if pooling == "pooled":
-      return tf.cast(output.pooled_output, tf.float32)
-    chosen = [
-      tf.cast(output.all_encoder_layers[layer], tf.float32) for layer in layers
-    ]
-    values = {
-      _SEPARATE: lambda: tf.stack(chosen, axis=2),
-      "sum": lambda: tf.add_n(chosen),
-      "concat": lambda: tf.concat(chosen, axis=-1),
-    }[combine_layers]()
-    if pooling == "none":
-      return values
-    if pooling == "cls":
-      return values[:, 0]
-    is_real = tf.cast(features["input_mask"], tf.float32)  # [B, S]
-    is_real = tf.reshape(
-      is_real,
-      tf.concat(
-        [tf.shape(is_real), tf.ones([values.shape.rank - 2], tf.int32)], 0
-      ),
-    )
-    if pooling == "max":
-      return tf.reduce_max(
-        tf.where(is_real > 0.0, values, values.dtype.min), axis=1
-      )
-    return tf.reduce_sum(values * is_real, 1) / tf.reduce_sum(is_real, 1)
-
-  return features_fn
-
-
-def model_fn_builder(config, layers, init_checkpoint):
-  """Returns the `model_fn`."""
-
-  def model_fn(params):
-    model = modeling.BertModel(
-      config,
-      common_flags.compute_dtype(),
-      params["seed"],
-      use_one_hot_embeddings=FLAGS.use_one_hot_embeddings,
-    )
-    features_fn = features_fn_builder(
-      model, layers, FLAGS.combine_layers, FLAGS.pooling
-    )
-    return estimator_lib.EstimatorSpec(
-      model=model,
-      init_checkpoint=init_checkpoint,
-      predict_fn=lambda features: {"values": features_fn(features)},
-    )
-
-  return model_fn
-
-
-def stretch_lines(config, layers) -> int:
-  """Returns how many lines make a part of the output."""
-  numbers = config.hidden_size * (
-    1 if FLAGS.combine_layers == "sum" else len(layers) or 1
-  )
-  if FLAGS.pooling == "none":
-    numbers *= FLAGS.max_seq_length
-  return max(FLAGS.batch_size, min(_MOST_LINES, _STRETCH_SIZE // numbers))
-
-
-def compute(
-  estimator, sequences: Sequence[encoding.InputFeatures]
-) -> list[np.ndarray]:
-  """Returns the values of each of some sequences.
-
-  Near lengths share a batch, so that little is padded.
-  """
-  order = sorted(
-    range(len(sequences)), key=lambda i: len(sequences[i].input_ids)
-  )
-
-  def input_fn(params):
-    return batching.features_dataset(
-      lambda: (sequences[i] for i in order),
-      FLAGS.max_seq_length,
-      params["batch_size"],
-      static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length,
-    )
-
-  values = [None] * len(sequences)
-  for number, row in zip(order, estimator.predict(input_fn)):
-    value = row["values"]
-    if FLAGS.pooling == "none":
-      value = value[: len(sequences[number].input_ids)]
-    values[number] = value.copy()  # not a view that keeps a whole batch
-  return values
 
 
 def main(_):
@@ -236,12 +114,7 @@ def main(_):
   config = common_flags.read_config(files)
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   layers = [] if FLAGS.pooling == "pooled" else layers_of_flag(config)
-  for name in ("layers", "combine_layers"):
-    if FLAGS[name].present and FLAGS.pooling == "pooled":
-      raise UserError(
-        f"--{name}={FLAGS[name].value} does nothing with "
-        "--pooling=pooled, which is of the last layer."
-      )
+  _check_flags()
   tokenizer = common_flags.create_tokenizer(files, config)
   input_files = file_io.expand_patterns(FLAGS.input_file, "--input_file")
   checkpoint.open_checkpoint(files.init_checkpoint)  # checks it
@@ -253,121 +126,109 @@ def main(_):
     file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
     output = open_output(layers, input_files, files)
     estimator = create_estimator(config, layers, files.init_checkpoint)
+    sequences = encode_lines(input_files, tokenizer)
     extract(
-      estimator, tokenizer, input_files, output, stretch_lines(config, layers)
+      estimator, tokenizer, sequences, output, _lines_per_part(config, layers)
     )
 
 
+# --- Flags and files ---------------------------------------------------------
+
+
+def layers_of_flag(config: modeling.BertConfig) -> list[int]:
+  """Returns the layers of the flag.
+
+  Raises:
+    UserError: One is not a number, or the model has no such layer.
+  """
+  num_layers = config.num_hidden_layers
+  for layer in FLAGS.layers:
+    is_number = layer.strip().lstrip("-").isdigit()
+    if not is_number or not -num_layers <= int(layer) < num_layers:
+      raise UserError(
+        f"--layers has {layer!r}, but the model has {num_layers} layers. Pass "
+        f"numbers from {-num_layers} to {num_layers - 1}, separated by commas."
+      )
+  return [int(layer) for layer in FLAGS.layers]
+
+
+def _check_flags() -> None:
+  """Raises a UserError for flags that have no effect."""
+  if FLAGS.pooling != "pooled":
+    return
+  for name in ("layers", "combine_layers"):
+    if FLAGS[name].present:
+      raise UserError(
+        f"--{name}={FLAGS[name].value} does nothing with --pooling=pooled, "
+        "which is made from the last layer. Pass one of the two."
+      )
+
+
 def _newest_weights(path: str) -> str:
-  """Returns the path of weights; of those in a folder, the newest."""
+  """Returns the path of weights; for a folder, its newest checkpoint."""
   if tf.io.gfile.isdir(path):
-    return checkpoint_folder.find_latest(path, "--init_checkpoint")
+    newest = checkpoint_folder.find_latest(path, "--init_checkpoint")
+    assert newest  # `open_checkpoint` has found it
+    return newest
   return path.removesuffix(".index")
 
 
 def _weights_file(path: str) -> str:
-  """Returns the file that differs if weights do."""
+  """Returns a file that differs whenever the weights do."""
+  if path.endswith((".safetensors", ".bin")):
+    return path
   # The index of a checkpoint has a checksum of each tensor.
-  return path if path.endswith((".safetensors", ".bin")) else path + ".index"
+  return path + ".index"
 
 
 def check_not_inputs(
-  input_files, lock_file: str, files: model_folder.ModelFiles
+  input_files: Sequence[str], lock_file: str, files: model_folder.ModelFiles
 ) -> None:
   """Raises a UserError if the output would replace a file that is read."""
-  weights_file = _weights_file(files.init_checkpoint)
+  parts = feature_files.list_part_files(FLAGS.output_file)
+  weights_files = [
+    _weights_file(files.init_checkpoint),
+    *tf.io.gfile.glob(files.init_checkpoint + ".data-*"),
+  ]
   file_io.check_not_inputs(
-    {
-      "--output_file": [
-        FLAGS.output_file,
-        lock_file,
-        *feature_files.list_part_files(FLAGS.output_file),
-      ]
-    },
+    {"--output_file": [FLAGS.output_file, lock_file, *parts]},
     {
       "--input_file": input_files,
       "--vocab_file": [files.vocab_file],
       "--bert_config_file": [files.bert_config_file],
-      "--init_checkpoint": [
-        weights_file,
-        *tf.io.gfile.glob(files.init_checkpoint + ".data-*"),
-      ],
+      "--init_checkpoint": weights_files,
     },
   )
 
 
-def create_estimator(
-  config, layers, init_checkpoint
-) -> estimator_lib.TPUEstimator:
-  """Returns an estimator that predicts the features of layers."""
-  return estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(config, layers, init_checkpoint),
-    config=estimator_lib.RunConfig(
-      strategy=common_flags.connect_tpu() if FLAGS.use_tpu else None
-    ),
-    predict_batch_size=FLAGS.batch_size,
-  )
-
-
-def extract(
-  estimator,
-  tokenizer,
-  input_files,
-  output: feature_files.PartedFile,
-  lines_per_part: int,
-) -> None:
-  """Writes the features of all lines that `output` does not have yet."""
-  num_lines = num_kept = num_parts = 0
-  sequences = read_packed(input_files, tokenizer, FLAGS.max_seq_length)
-  while stretch := list(itertools.islice(sequences, lines_per_part)):
-    if output.has_part(num_parts, len(stretch)):
-      num_kept += len(stretch)
-    else:
-      output.write_part(
-        num_parts,
-        [
-          feature_files.LineFeatures(
-            num_lines + i,
-            tokenizer.convert_ids_to_tokens(stretch[i].input_ids)
-            if FLAGS.pooling == "none"
-            else None,
-            values,
-          )
-          for i, values in enumerate(compute(estimator, stretch))
-        ],
-      )
-    num_parts += 1
-    num_lines += len(stretch)
-    logging.info("  %d lines", num_lines)
-  if num_kept:
-    logging.info(
-      "The features of %d lines were made by an earlier run.", num_kept
-    )
-  output.finish(num_parts)
-  logging.info("Features of %d lines are in %s.", num_lines, FLAGS.output_file)
-
-
 def open_output(
-  layers, input_files, files: model_folder.ModelFiles
+  layers: Sequence[int],
+  input_files: Sequence[str],
+  files: model_folder.ModelFiles,
 ) -> feature_files.PartedFile:
-  """Returns the output file, of which there may be parts already."""
+  """Returns the output file, some parts of which may exist already."""
   return feature_files.PartedFile(
     FLAGS.output_file, _file_format(layers), _settings(input_files, files)
   )
 
 
-def _file_format(layers):
+def _file_format(layers: Sequence[int]) -> Any:
+  """Returns the format of the flag, of `feature_files`."""
   is_combined = FLAGS.combine_layers != _SEPARATE or FLAGS.pooling == "pooled"
-  return {
-    "json": lambda: feature_files.JsonLines([] if is_combined else layers),
+  if FLAGS.format == "json":
+    return feature_files.JsonLines([] if is_combined else layers)
+  formats = {
     "npz": feature_files.Npz,
     "tfrecord": feature_files.TfRecords,
     "parquet": feature_files.Parquet,
-  }[FLAGS.format]()
+  }
+  return formats[FLAGS.format]()
 
 
-def _settings(input_files, files: model_folder.ModelFiles) -> dict[str, object]:
-  """Returns what the features depend on."""
+def _settings(
+  input_files: Sequence[str], files: model_folder.ModelFiles
+) -> dict[str, object]:
+  """Returns all that the features depend on."""
   names = (
     "format",
     "layers",
@@ -382,11 +243,9 @@ def _settings(input_files, files: model_folder.ModelFiles) -> dict[str, object]:
   return {
     **{name: FLAGS[name].value for name in names},
     **files._asdict(),
-    "config_hash": file_io.compute_checksum(files.bert_config_file),
-    "vocab_hash": file_io.compute_checksum(files.vocab_file),
-    "weights_hash": file_io.compute_checksum(
-      _weights_file(files.init_checkpoint)
-    ),
+    "config_hash": unfinished.checksum(files.bert_config_file),
+    "vocab_hash": unfinished.checksum(files.vocab_file),
+    "weights_hash": unfinished.checksum(_weights_file(files.init_checkpoint)),
     "input_files": [
       [file, stat.length, stat.mtime_nsec]
       for file, stat in zip(input_files, stats)
@@ -394,23 +253,183 @@ def _settings(input_files, files: model_folder.ModelFiles) -> dict[str, object]:
   }
 
 
-def layers_of_flag(config) -> list[int]:
-  """Returns the layers of the flag.
+def _lines_per_part(config: modeling.BertConfig, layers: Sequence[int]) -> int:
+  """Returns the number of lines in a part of the output."""
+  num_vectors = 1 if FLAGS.combine_layers == "sum" else len(layers) or 1
+  numbers_per_line = config.hidden_size * num_vectors
+  if FLAGS.pooling == "none":
+    numbers_per_line *= FLAGS.max_seq_length
+  num_lines = min(_LINES_PER_PART, _NUMBERS_PER_PART // numbers_per_line)
+  return max(FLAGS.batch_size, num_lines)
 
-  Raises:
-    UserError: one is not a number, or the model has no such layer.
+
+# --- The model ---------------------------------------------------------------
+
+
+def create_estimator(
+  config: modeling.BertConfig, layers: Sequence[int], init_checkpoint: str
+) -> estimator_lib.TPUEstimator:
+  """Returns an estimator that predicts the features of layers."""
+
+  def model_fn(params):
+    model = modeling.BertModel(
+      config,
+      common_flags.compute_dtype(),
+      params["seed"],
+      use_one_hot_embeddings=FLAGS.use_one_hot_embeddings,
+    )
+    compute = features_fn_builder(
+      model, layers, FLAGS.combine_layers, FLAGS.pooling
+    )
+    return estimator_lib.EstimatorSpec(
+      model=model,
+      init_checkpoint=init_checkpoint,
+      predict_fn=lambda features: {"values": compute(features)},
+    )
+
+  strategy = common_flags.connect_tpu() if FLAGS.use_tpu else None
+  return estimator_lib.TPUEstimator(
+    model_fn=model_fn,
+    config=estimator_lib.RunConfig(strategy=strategy),
+    predict_batch_size=FLAGS.batch_size,
+  )
+
+
+def features_fn_builder(
+  model: modeling.BertModel,
+  layers: Sequence[int],
+  combine_layers: str,
+  pooling: str,
+) -> Callable[[Mapping[str, tf.Tensor]], tf.Tensor]:
+  """Returns a function (batch) -> values to write.
+
+  The values are float32 [batch_size, seq_length, num_layers, hidden_size];
+  without seq_length if tokens are pooled, without num_layers if layers are
+  combined.
   """
-  num_layers = config.num_hidden_layers
-  for layer in FLAGS.layers:
-    if not layer.strip().lstrip("-").isdigit() or not (
-      -num_layers <= int(layer) < num_layers
-    ):
-      raise UserError(
-        f"--layers has {layer!r}, but the model has {num_layers} layers: "
-        f"give numbers from {-num_layers} to {num_layers - 1}, separated by "
-        "commas."
+
+  def compute(features):
+    output = model(
+      features["input_ids"], features["input_mask"], features["segment_ids"]
+    )
+    if pooling == "pooled":
+      return tf.cast(output.pooled_output, tf.float32)
+    chosen = [
+      tf.cast(output.all_encoder_layers[layer], tf.float32) for layer in layers
+    ]
+    values = _combine(chosen, combine_layers)
+    return _pool(values, features["input_mask"], pooling)
+
+  return compute
+
+
+def _combine(layers: Sequence[tf.Tensor], combine_layers: str) -> tf.Tensor:
+  """Returns layers [B, S, H] in one Tensor.
+
+  Its shape is [B, S, num_layers, H] if they stay separate, else [B, S, H] or,
+  for `concat`, [B, S, num_layers * H].
+  """
+  if combine_layers == "sum":
+    return tf.add_n(layers)
+  if combine_layers == "concat":
+    return tf.concat(layers, axis=-1)
+  return tf.stack(layers, axis=2)
+
+
+def _pool(values: tf.Tensor, input_mask: tf.Tensor, pooling: str) -> tf.Tensor:
+  """Returns values [B, S, ...] pooled to [B, ...], or as they are."""
+  if pooling == "none":
+    return values
+  if pooling == "cls":
+    return values[:, 0]
+  is_real = tf.cast(input_mask, tf.float32)  # [B, S]
+  for _ in range(values.shape.rank - 2):
+    is_real = is_real[..., tf.newaxis]  # [B, S, 1, ...]
+  if pooling == "max":
+    masked = tf.where(is_real > 0.0, values, values.dtype.min)
+    return tf.reduce_max(masked, axis=1)
+  return tf.reduce_sum(values * is_real, 1) / tf.reduce_sum(is_real, 1)
+
+
+# --- Extraction --------------------------------------------------------------
+
+
+def encode_lines(
+  input_files: Sequence[str], tokenizer: tokenization.FullTokenizer
+) -> Iterator[encoding.InputFeatures]:
+  """Yields the features of each line; `a ||| b` is a pair."""
+  cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+  for file in input_files:
+    for line in file_io.read_lines(file):
+      # A line with several separators is split at the last one.
+      text_a, _, text_b = line.strip().rpartition(" ||| ")
+      if not text_a:
+        text_a, text_b = text_b, ""
+      yield encoding.encode_pair(
+        tokenizer.encode(text_a),
+        tokenizer.encode(text_b),
+        FLAGS.max_seq_length,
+        cls_id,
+        sep_id,
       )
-  return [int(layer) for layer in FLAGS.layers]
+
+
+def extract(
+  estimator: estimator_lib.TPUEstimator,
+  tokenizer: tokenization.FullTokenizer,
+  sequences: Iterator[encoding.InputFeatures],
+  output: feature_files.PartedFile,
+  lines_per_part: int,
+) -> None:
+  """Writes the features of all lines that `output` does not have yet."""
+  num_lines = num_kept = num_parts = 0
+  while part := list(itertools.islice(sequences, lines_per_part)):
+    if output.has_part(num_parts, len(part)):
+      num_kept += len(part)
+    else:
+      lines = []
+      for i, values in enumerate(compute_values(estimator, part)):
+        tokens = None
+        if FLAGS.pooling == "none":
+          tokens = tokenizer.convert_ids_to_tokens(part[i].input_ids)
+        lines.append(feature_files.LineFeatures(num_lines + i, tokens, values))
+      output.write_part(num_parts, lines)
+    num_parts += 1
+    num_lines += len(part)
+    logging.info("  %d lines", num_lines)
+  if num_kept:
+    logging.info("The features of %d lines come from an earlier run.", num_kept)
+  output.finish(num_parts)
+  logging.info("Features of %d lines are in %s.", num_lines, FLAGS.output_file)
+
+
+def compute_values(
+  estimator: estimator_lib.TPUEstimator,
+  sequences: Sequence[encoding.InputFeatures],
+) -> list[np.ndarray]:
+  """Returns the values of each sequence, in the order of the sequences.
+
+  Similar lengths share a batch, so that there is little padding.
+  """
+  order = sorted(
+    range(len(sequences)), key=lambda i: len(sequences[i].input_ids)
+  )
+
+  def input_fn(params):
+    return batching.features_dataset(
+      lambda: (sequences[i] for i in order),
+      FLAGS.max_seq_length,
+      params["batch_size"],
+      static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length,
+    )
+
+  values: dict[int, np.ndarray] = {}
+  for number, row in zip(order, estimator.predict(input_fn)):
+    value = row["values"]
+    if FLAGS.pooling == "none":
+      value = value[: len(sequences[number].input_ids)]
+    values[number] = value.copy()  # a view would keep the whole batch
+  return [values[number] for number in range(len(sequences))]
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ _ALL = (
     transformers_class="BertForQuestionAnswering",
     named_losses=_span_loss,
     named_predictions=_predict_spans,
-    serving_class="SpanFinder",
+    serving_class="ServedSpanFinder",
   ),
   Head(
     PRETRAINING,
@@ -287,7 +287,7 @@ _ALL = (
     transformers_problem_type="single_label_classification",
     named_losses=_single_label_loss,
     named_predictions=_predict_logits,
-    serving_class="Classifier",
+    serving_class="ServedClassifier",
   ),
   Head(
     MULTI_LABEL,
@@ -298,7 +298,7 @@ _ALL = (
     transformers_problem_type="multi_label_classification",
     named_losses=_multi_label_loss,
     named_predictions=_predict_logits,
-    serving_class="Classifier",
+    serving_class="ServedClassifier",
   ),
   Head(
     REGRESSION,
@@ -309,7 +309,7 @@ _ALL = (
     transformers_problem_type="regression",
     named_losses=_regression_loss,
     named_predictions=_predict_logits,
-    serving_class="Classifier",
+    serving_class="ServedClassifier",
   ),
   Head(
     TAGGING,
@@ -319,7 +319,7 @@ _ALL = (
     transformers_class="BertForTokenClassification",
     named_losses=_tagging_loss,
     named_predictions=_predict_tags,
-    serving_class="Tagger",
+    serving_class="ServedTagger",
   ),
   Head(
     MULTIPLE_CHOICE,
@@ -329,7 +329,7 @@ _ALL = (
     transformers_class="BertForMultipleChoice",
     named_losses=_multiple_choice_loss,
     named_predictions=_predict_logits,
-    serving_class="Chooser",
+    serving_class="ServedChooser",
   ),
   # Every checkpoint has an encoder, so it comes last.
   Head(
@@ -339,7 +339,7 @@ _ALL = (
     recognized_by=(),
     transformers_names={},
     transformers_class="BertModel",
-    serving_class="Encoder",
+    serving_class="ServedEncoder",
   ),
 )
 

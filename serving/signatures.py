@@ -1,50 +1,58 @@
 """Models that answer requests: signatures that take ids, or raw text.
 
-A SavedModel holds its own code. These modules put into it what the programs do
-around a model in Python: tokenizing, packing, cutting into windows, and saying
-by name what was predicted. Batch size and length are free; every input and
-output has one row for each text, so a server may put requests together.
+A SavedModel holds its own code. These modules put into its graph the steps that
+programs run around a model in Python: tokenizing, building sequences, cutting
+windows, and naming predictions. The number of texts and their length are free.
+Every input and output has one row per text, so a server may batch requests.
 
-The encoder has the interface of TF Hub's text encoders besides, so that other
-programs can go on training it.
+`ServedEncoder` also has the interface of TF Hub's text encoders, so that other
+programs can continue to train it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from data import encoding
+import heads
 import modeling
 from serving import graph_tokenization
-from tasks import classification
-from tasks import classifier_config
 from tasks import ner
 import tokenization
 
-# The signatures: of ids, of texts, of pairs of texts.
+# The signatures: for ids, for texts, and for pairs of texts.
 IDS = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 TEXT = "text"
 TEXT_PAIR = "text_pair"
 
-# The score of an answer that cannot be one. Infinity is no number in JSON.
+# Score of a span that cannot be an answer. JSON has no infinity.
 _IMPOSSIBLE = -1e9
 
 _IDS = tf.TensorSpec([None, None], tf.int32)
+_IDS_OF_CHOICES = tf.TensorSpec([None, None, None], tf.int32)
 _TEXTS = tf.TensorSpec([None], tf.string)
+_CHOICES = tf.TensorSpec([None, None], tf.string)
 
 
 # --- From texts to ids -------------------------------------------------------
 
 
-class Reader(tf.Module):
-  """Makes of texts what a model reads.
+class PairLengths(NamedTuple):
+  """The lengths that n pairs of texts are truncated to, int64 [n] each."""
+
+  a: tf.Tensor
+  b: tf.Tensor
+
+
+class Preprocessor(tf.Module):
+  """Turns texts into the ids, mask and segments that a model reads.
 
   Attributes:
-    vocab_file: the vocabulary, a file of the SavedModel.
-    do_lower_case: whether text is lower-cased, a bool variable.
-    max_seq_length: most tokens of a sequence.
-    tokenizer: the tokenizer, in a graph.
+    vocab_file: The vocabulary, a file of the SavedModel.
+    do_lower_case: Whether text is lower-cased, a bool variable.
+    max_seq_length: Largest number of tokens of a sequence.
+    tokenizer: The tokenizer, in a graph.
   """
 
   def __init__(
@@ -66,105 +74,146 @@ class Reader(tf.Module):
       ["[CLS]", "[SEP]"]
     )
 
-  def read(self, texts_a, texts_b=None) -> dict[str, tf.Tensor]:
+  def preprocess(
+    self, texts_a: tf.Tensor, texts_b: tf.Tensor | None = None
+  ) -> dict[str, tf.Tensor]:
     """Returns `input_ids`, `input_mask` and `segment_ids`, int32 [n, s].
 
-    Texts that are too long are cut as `encoding.encode_pair` cuts them. Where
-    the second text is empty, the first is alone.
+    Texts that are too long are truncated as `encoding.encode_pair` does it. A
+    second text that is empty counts as none.
     """
-    ids_a, ids_b = self.ids(texts_a, texts_b)
-    length_a, length_b = self.lengths(ids_a, ids_b)
-    return self.pack(_keep(ids_a, length_a), _keep(ids_b, length_b))
+    ids_a, ids_b = self.tokenize_pairs(texts_a, texts_b)
+    lengths = self.truncated_lengths(ids_a, ids_b)
+    return self.build_sequences(
+      _truncate(ids_a, lengths.a), _truncate(ids_b, lengths.b)
+    )
 
-  def ids(self, texts_a, texts_b=None):
-    """Returns ids of texts, ragged int32 [n, (t)]; no texts are empty ones."""
+  def tokenize_pairs(
+    self, texts_a: tf.Tensor, texts_b: tf.Tensor | None
+  ) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Returns the ids of both texts of pairs, ragged int32 [n, (t)] each."""
     ids_a = self.tokenizer(texts_a).ids
     if texts_b is None:
       return ids_a, ids_a[:, :0]
     return ids_a, self.tokenizer(texts_b).ids
 
-  def lengths(self, ids_a, ids_b):
-    """Returns the lengths that pairs are cut to, int64 [n] each.
+  def truncated_lengths(
+    self, ids_a: tf.RaggedTensor, ids_b: tf.RaggedTensor
+  ) -> PairLengths:
+    """Returns the lengths that pairs are cut to, as `encoding.truncate_pair`.
 
-    As `encoding.truncate_pair` has them.
+    Like there, tokens are taken from the longer text until both are of the
+    same length, and then from both in turn.
     """
     length_a, length_b = ids_a.row_lengths(), ids_b.row_lengths()
-    room = self.max_seq_length - tf.where(
-      length_b > 0, tf.constant(3, tf.int64), 2
-    )
+    num_special = tf.where(length_b > 0, tf.constant(3, tf.int64), 2)
+    room = self.max_seq_length - num_special
     excess = tf.maximum(length_a + length_b - room, 0)
-    cut_a = tf.minimum(excess, tf.maximum(length_a - length_b, 0))
-    cut_b = tf.minimum(excess, tf.maximum(length_b - length_a, 0))
-    rest = excess - cut_a - cut_b
-    return length_a - cut_a - rest // 2, length_b - cut_b - (rest + 1) // 2
+    from_a = tf.minimum(excess, tf.maximum(length_a - length_b, 0))
+    from_b = tf.minimum(excess, tf.maximum(length_b - length_a, 0))
+    from_both = excess - from_a - from_b
+    return PairLengths(
+      length_a - from_a - from_both // 2,
+      length_b - from_b - (from_both + 1) // 2,
+    )
 
-  def pack(self, ids_a, ids_b) -> dict[str, tf.Tensor]:
-    """Returns `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` where b has ids."""
+  def build_sequences(
+    self, ids_a: tf.RaggedTensor, ids_b: tf.RaggedTensor
+  ) -> dict[str, tf.Tensor]:
+    """Returns `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` where b has ids.
+
+    Args:
+      ids_a: Ids of the first texts, ragged int32 [n, (t)].
+      ids_b: Ids of the second texts, ragged int32 [n, (t)].
+
+    Returns:
+      `input_ids`, `input_mask` and `segment_ids`, int32 [n, s].
+    """
+    # input_ids     [CLS] a a [SEP] b [SEP]      [CLS] a [SEP]
+    # segment_ids     0   0 0   0   1   1          0   0   0
     num_rows = ids_a.nrows()
-    column = tf.fill(tf.stack([num_rows, 1]), self._sep_id)
-    ends_b = tf.RaggedTensor.from_row_lengths(
-      tf.fill([tf.math.count_nonzero(ids_b.row_lengths())], self._sep_id),
-      tf.cast(ids_b.row_lengths() > 0, tf.int64),
+    column_shape = tf.stack([num_rows, 1])
+    cls_column = tf.fill(column_shape, self._cls_id)
+    sep_column = tf.fill(column_shape, self._sep_id)
+    has_b = ids_b.row_lengths() > 0
+    last_sep = tf.RaggedTensor.from_row_lengths(
+      tf.fill([tf.math.count_nonzero(has_b)], self._sep_id),
+      tf.cast(has_b, tf.int64),
       validate=False,
-    )
-    ids = tf.concat(
-      [tf.zeros_like(column) + self._cls_id, ids_a, column, ids_b, ends_b],
-      axis=1,
-    )
-    places = tf.ragged.range(ids.row_lengths())
-    first_b = tf.gather(ids_a.row_lengths() + 2, ids.value_rowids())
-    segments = ids.with_flat_values(
-      tf.cast(places.flat_values >= first_b, tf.int32)
-    )
+    )  # [n, (0 or 1)]
+    ids = tf.concat([cls_column, ids_a, sep_column, ids_b, last_sep], axis=1)
+    places = tf.ragged.range(ids.row_lengths()).flat_values
+    first_places_of_b = ids_a.row_lengths() + 2
+    is_in_b = places >= tf.gather(first_places_of_b, ids.value_rowids())
+    segment_ids = ids.with_flat_values(tf.cast(is_in_b, tf.int32))
     return {
       "input_ids": ids.to_tensor(),
       "input_mask": tf.ones_like(ids).to_tensor(),
-      "segment_ids": segments.to_tensor(),
+      "segment_ids": segment_ids.to_tensor(),
     }
 
 
-def _keep(ids: tf.RaggedTensor, lengths, has_tail=False) -> tf.RaggedTensor:
-  """Cuts rows to `lengths`; see `encoding.HEAD_TAIL` for the tail."""
-  places = tf.ragged.range(ids.row_lengths()).flat_values
-  rows = ids.value_rowids()
-  heads = lengths
-  if has_tail:
-    heads = tf.where(ids.row_lengths() > lengths, lengths // 4, lengths)
-  tails = ids.row_lengths() - (lengths - heads)
-  return tf.RaggedTensor.from_row_lengths(
-    tf.boolean_mask(
-      ids.flat_values,
-      (places < tf.gather(heads, rows)) | (places >= tf.gather(tails, rows)),
-    ),
-    lengths,
-    validate=False,
-  )
-
-
-def _stretches(
-  tokens: tf.RaggedTensor, texts, starts, lengths
+def _truncate(
+  ids: tf.RaggedTensor, lengths: tf.Tensor, keep_tail: bool = False
 ) -> tf.RaggedTensor:
-  """Returns tokens of texts [n, (t)], from `starts` on: [w, (lengths)]."""
-  first = tf.gather(tokens.row_starts(), texts) + starts
-  places = tf.ragged.range(first, first + lengths)
+  """Returns ids [n, (t)] cut to lengths [n].
+
+  Args:
+    ids: Ragged int32 [n, (t)].
+    lengths: Numbers of ids to keep, int64 [n].
+    keep_tail: Whether rows that are cut keep their end as well; see
+      `encoding.HEAD_TAIL`.
+  """
+  row_lengths = ids.row_lengths()
+  head_lengths = lengths
+  if keep_tail:
+    head_lengths = tf.where(row_lengths > lengths, lengths // 4, lengths)
+  tail_starts = row_lengths - (lengths - head_lengths)
+  places = tf.ragged.range(row_lengths).flat_values
+  rows = ids.value_rowids()
+  is_in_head = places < tf.gather(head_lengths, rows)
+  is_in_tail = places >= tf.gather(tail_starts, rows)
+  kept = tf.boolean_mask(ids.flat_values, is_in_head | is_in_tail)
+  return tf.RaggedTensor.from_row_lengths(kept, lengths, validate=False)
+
+
+# --- Windows over long texts -------------------------------------------------
+
+
+def _slice_rows(
+  values: tf.RaggedTensor, rows: tf.Tensor, starts: tf.Tensor, lengths
+) -> tf.RaggedTensor:
+  """Returns slices of rows: of each `lengths` values from `starts` on.
+
+  Args:
+    values: Ragged Tensor of shape [n, (t)].
+    rows: Row of each slice, int64 [w].
+    starts: Where each slice begins in its row, int64 [w].
+    lengths: Length of each slice, int64 [w].
+
+  Returns:
+    Ragged Tensor of shape [w, (lengths)].
+  """
+  first = tf.gather(values.row_starts(), rows) + starts
+  places = tf.ragged.range(first, first + lengths)  # [w, (lengths)]
   return places.with_flat_values(
-    tf.gather(tokens.flat_values, places.flat_values)
+    tf.gather(values.flat_values, places.flat_values)
   )
 
 
-class _Windows(NamedTuple):
-  """Stretches of texts, w in all; those of a text come one after another.
+class _TokenWindows(NamedTuple):
+  """Windows over n texts, w in all; those of a text follow each other.
 
-  All int64 [w].
+  All Tensors are int64 [w].
 
   Attributes:
-    texts: the number of the text of each.
-    numbers: its number among those of the text.
-    starts: the token that it begins with.
-    lengths: how many tokens it has.
-    num_tokens: how many its text has.
-    rooms: the most tokens of a window.
-    strides: how far windows are from each other.
+    texts: Number of the text of each window.
+    numbers: Number of the window among those of its text.
+    starts: The token of the text that the window begins with.
+    lengths: Number of tokens in the window.
+    num_tokens: Number of tokens in the text.
+    rooms: Largest number of tokens of a window of the text.
+    strides: Distance between the starts of windows of the text.
   """
 
   texts: tf.Tensor
@@ -176,101 +225,146 @@ class _Windows(NamedTuple):
   strides: tf.Tensor
 
   @classmethod
-  def cut(cls, num_tokens, rooms, strides, reaches_end=False) -> "_Windows":
-    """Cuts windows of `rooms` tokens, each `strides` after the last.
+  def cut(
+    cls,
+    num_tokens: tf.Tensor,
+    rooms: tf.Tensor,
+    strides: tf.Tensor,
+    last_is_full: bool = False,
+  ) -> "_TokenWindows":
+    """Returns windows of `rooms` tokens, each `strides` after the one before.
 
     Args:
-      num_tokens: of each text, int64 [n]; one without tokens has one window.
-      rooms: int64 [n].
-      strides: int64 [n].
-      reaches_end: whether the last window is as long as the others, and starts
-        where it then has to.
+      num_tokens: Number of tokens of each text, int64 [n]; a text without
+        tokens has one window.
+      rooms: Largest number of tokens of a window, int64 [n].
+      strides: Distance between the starts of windows, int64 [n].
+      last_is_full: Whether the last window of a long text starts earlier, so
+        that it is as long as the others.
     """
-    numbers = tf.ragged.range(
-      1 + tf.maximum(-((rooms - num_tokens) // strides), 0)
-    )
+    # 10 tokens, room for 6, a stride of 3:
+    #   window 0   0 1 2 3 4 5
+    #   window 1         3 4 5 6 7 8
+    #   window 2               6 7 8 9      from 4 on if `last_is_full`
+    num_missing = tf.maximum(num_tokens - rooms, 0)  # by the first window
+    num_windows = 1 - (-num_missing // strides)  # rounded up
+    numbers = tf.ragged.range(num_windows)  # [n, (windows)]
     texts = numbers.value_rowids()
-    num_tokens, rooms, strides = (
-      tf.gather(x, texts) for x in (num_tokens, rooms, strides)
-    )
+    num_tokens = tf.gather(num_tokens, texts)
+    rooms = tf.gather(rooms, texts)
+    strides = tf.gather(strides, texts)
     starts = numbers.flat_values * strides
-    if reaches_end:
+    if last_is_full:
       starts = tf.minimum(starts, tf.maximum(num_tokens - rooms, 0))
     return cls(
-      texts,
-      numbers.flat_values,
-      starts,
-      tf.minimum(rooms, num_tokens - starts),
-      num_tokens,
-      rooms,
-      strides,
+      texts=texts,
+      numbers=numbers.flat_values,
+      starts=starts,
+      lengths=tf.minimum(rooms, num_tokens - starts),
+      num_tokens=num_tokens,
+      rooms=rooms,
+      strides=strides,
     )
 
-  def of(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Returns what the windows have of tokens [n, (t)]: [w, (t)]."""
-    return _stretches(tokens, self.texts, self.starts, self.lengths)
+  def slice_tokens(self, values: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Returns the values [n, (t)] of tokens in each window, [w, (t)]."""
+    return _slice_rows(values, self.texts, self.starts, self.lengths)
 
-  def is_max_context(self, tokens):
-    """Whether tokens have more context there than in any other window.
+  def is_max_context(self, tokens: tf.Tensor) -> tf.Tensor:
+    """Returns whether tokens have more context here than in other windows.
 
-    By the rule of `sliding_windows.cut_windows`, for windows of `cut` that do
-    not reach the end.
+    Follows `sliding_windows.TextWindows`, for windows that were cut without
+    `last_is_full`.
 
     Args:
-      tokens: their numbers in their texts, int64 [w, s].
+      tokens: Numbers of tokens in the texts of the windows, int64 [w, s].
 
     Returns:
-      bool [w, s]; False for a token that is not in the window.
+      bool [w, s]; False for tokens that are not in the window.
     """
-    # No other windows have the token than those so far before and behind.
+    # Tokens 3, 4 and 5 in the windows above, with `context` as the smaller of
+    # the distances to both ends, times 100, plus the length of the window:
+    #   window 0   distances 2 1 0   context 206 106   6
+    #   window 1   distances 0 1 2   context   6 106 206
+    # So 3 belongs to window 0, 5 to window 1, and of equals the first wins.
+    #
+    # Only windows up to this far before and behind can hold the same token.
     reach = tf.reduce_max((self.rooms - 1) // self.strides)
     others = tf.range(-reach, reach + 1)[:, tf.newaxis]  # [d, 1]
     starts = (self.numbers + others) * self.strides  # [d, w]
     lengths = tf.minimum(self.rooms, self.num_tokens - starts)
-    exists = (starts >= 0) & (
-      (starts == 0) | (starts - self.strides + self.rooms < self.num_tokens)
-    )
+    # A window exists if the one before does not reach the end of the text.
+    ends_before = starts - self.strides + self.rooms
+    is_needed = (starts == 0) | (ends_before < self.num_tokens)
+    exists = (starts >= 0) & is_needed
+    lengths = lengths[..., tf.newaxis]  # [d, w, 1]
     left = tokens - starts[..., tf.newaxis]  # [d, w, s]
-    right = lengths[..., tf.newaxis] - 1 - left
-    context = tf.where(
-      exists[..., tf.newaxis] & (left >= 0) & (right >= 0),
-      100 * tf.minimum(left, right) + lengths[..., tf.newaxis],
-      -1,
-    )
-    here = context[reach]
-    return (
-      (here >= 0)
-      & (here >= tf.reduce_max(context, axis=0))
-      & (here > tf.reduce_max(context[:reach], axis=0))
-    )
+    right = lengths - 1 - left
+    is_inside = exists[..., tf.newaxis] & (left >= 0) & (right >= 0)
+    context = 100 * tf.minimum(left, right) + lengths
+    context = tf.where(is_inside, context, -1)  # [d, w, s]
+    here = context[reach]  # [w, s]
+    is_largest = here >= tf.reduce_max(context, axis=0)
+    is_first = here > tf.reduce_max(context[:reach], axis=0)
+    return (here >= 0) & is_largest & is_first
 
 
 # --- Models ------------------------------------------------------------------
 
 
-class _Served(tf.Module):
-  """A model with its signatures, which are methods of the same arguments.
+class ServingSettings(NamedTuple):
+  """What a served model has to know besides its weights.
 
   Attributes:
-    model: what computes.
-    reader: what makes ids of texts.
+    problem_type: The `problem_type` of a classifier.
+    labels: Labels of a classifier, or tags, in the order of their ids.
+    long_text: How a classifier handles long texts; see `encoding`.
+    doc_stride: Distance between windows of a context, in tokens; this and the
+      following are for questions, see `tasks.squad`.
+    max_query_length: Largest number of tokens of a question.
+    n_best_size: Number of starts, and of ends, to look at.
+    max_answer_length: Largest number of tokens of an answer.
   """
 
-  def __init__(self, model: tf.Module, reader: Reader):
+  problem_type: str = heads.SINGLE_LABEL
+  labels: tuple[str, ...] = ()
+  long_text: str = encoding.TRUNCATE
+  doc_stride: int = 128
+  max_query_length: int = 64
+  n_best_size: int = 20
+  max_answer_length: int = 30
+
+
+class ServedModel(tf.Module):
+  """A model with its signatures, which are methods with the same arguments.
+
+  Attributes:
+    model: The model, of a class in `modeling`.
+    preprocessor: Turns texts into ids.
+    settings: See `ServingSettings`.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    preprocessor: Preprocessor,
+    settings: ServingSettings | None = None,
+  ):
     super().__init__()
     self.model = model
-    self.reader = reader
+    self.preprocessor = preprocessor
+    self._settings = settings or ServingSettings()
 
   def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-    """Returns the signatures by name."""
+    """Returns name -> signature."""
     return {
-      IDS: _signature(self.of_ids, _IDS, _IDS, _IDS),
-      TEXT: _signature(self.of_text, _TEXTS),
-      TEXT_PAIR: _signature(self.of_pair, _TEXTS, _TEXTS),
+      IDS: _signature(self.answer_ids, _IDS, _IDS, _IDS),
+      TEXT: _signature(self.answer_texts, _TEXTS),
+      TEXT_PAIR: _signature(self.answer_pairs, _TEXTS, _TEXTS),
     }
 
-  def requests(self) -> dict[str, dict[str, object]]:
-    """Returns a request for each signature, to warm up with."""
+  def warmup_requests(self) -> dict[str, dict[str, Any]]:
+    """Returns name of a signature -> a request that a server warms up with."""
     ids = tf.ones([1, 16], tf.int32)
     return {
       IDS: _features(ids, ids, tf.zeros_like(ids)),
@@ -278,45 +372,53 @@ class _Served(tf.Module):
       TEXT_PAIR: {"text_a": ["a text"], "text_b": ["another text"]},
     }
 
-  def of_ids(self, input_ids, input_mask, segment_ids):
-    """Answers ids, int32 [n, s] each."""
-    return self._answers(
-      self._compute(_features(input_ids, input_mask, segment_ids))
-    )
+  def answer_ids(
+    self,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+  ) -> dict[str, tf.Tensor]:
+    """Returns answers for ids, int32 [n, s] each."""
+    features = _features(input_ids, input_mask, segment_ids)
+    return self._name_outputs(self._run_model(features))
 
-  def of_text(self, text):
-    """Answers texts, string [n]."""
-    return self.of_pair(text, None)
+  def answer_texts(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns answers for texts, string [n]."""
+    return self.answer_pairs(text, None)
 
-  def of_pair(self, text_a, text_b):
-    """Answers pairs of texts, string [n] each; `text_b` is None for none."""
-    return self._answers(self._compute(self.reader.read(text_a, text_b)))
+  def answer_pairs(
+    self, text_a: tf.Tensor, text_b: tf.Tensor | None
+  ) -> dict[str, tf.Tensor]:
+    """Returns answers for pairs of texts, string [n] each, or None for b."""
+    features = self.preprocessor.preprocess(text_a, text_b)
+    return self._name_outputs(self._run_model(features))
 
-  def _compute(self, features):
-    """Returns what the model makes of ids, after checking their length."""
+  def _run_model(self, features: Mapping[str, tf.Tensor]) -> Any:
+    """Returns the output of the model for ids whose length is checked."""
     encoder = getattr(self.model, "bert", self.model)
-    most = encoder.config.max_position_embeddings
+    longest = encoder.config.max_position_embeddings
     ids = features["input_ids"]
-    with tf.control_dependencies(
-      [
-        tf.debugging.assert_less_equal(
-          tf.shape(ids)[-1], most, f"The model reads {most} tokens at most."
-        )
-      ]
-    ):
+    check = tf.debugging.assert_less_equal(
+      tf.shape(ids)[-1], longest, f"The model reads at most {longest} tokens."
+    )
+    with tf.control_dependencies([check]):
       ids = tf.identity(ids)
     return self.model(ids, features["input_mask"], features["segment_ids"])
 
-  def _answers(self, output) -> dict[str, tf.Tensor]:
-    """Returns what a signature gives for what the model gives."""
+  def _name_outputs(self, output: Any) -> dict[str, tf.Tensor]:
+    """Returns the answers of a signature for an output of the model."""
     raise NotImplementedError
 
 
 def _signature(method, *specs: tf.TensorSpec):
-  return tf.function(method, input_signature=specs).get_concrete_function()
+  return tf.function(
+    method, input_signature=specs, autograph=False
+  ).get_concrete_function()
 
 
-def _features(input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
+def _features(
+  input_ids: tf.Tensor, input_mask: tf.Tensor, segment_ids: tf.Tensor
+) -> dict[str, tf.Tensor]:
   return {
     "input_ids": input_ids,
     "input_mask": input_mask,
@@ -324,23 +426,28 @@ def _features(input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
   }
 
 
-class Encoder(_Served):
+class ServedEncoder(ServedModel):
   """Features of texts, and a layer that other programs can train.
 
-  Follows TF Hub's interface of text encoders. `vocab_file` and `do_lower_case`
-  are where the encoders have them that were published for BERT.
+  Follows TF Hub's interface of text encoders: `vocab_file` and `do_lower_case`
+  are attributes of the published encoders of BERT.
   """
 
-  # A module computes these when asked, and what is computed is not saved.
+  # A module computes these on demand, and computed values are not saved.
   variables = trainable_variables = None
 
-  def __init__(self, model: modeling.BertModel, reader: Reader):
-    super().__init__(model, reader)
+  def __init__(
+    self,
+    model: modeling.BertModel,
+    preprocessor: Preprocessor,
+    settings: ServingSettings | None = None,
+  ):
+    super().__init__(model, preprocessor, settings)
     self.variables = list(model.variables)
     self.trainable_variables = list(model.trainable_variables)
-    self.regularization_losses = []
-    self.vocab_file = reader.vocab_file
-    self.do_lower_case = reader.do_lower_case
+    self.regularization_losses: list[Any] = []
+    self.vocab_file = preprocessor.vocab_file
+    self.do_lower_case = preprocessor.do_lower_case
     inputs = {
       name: tf.TensorSpec([None, None], tf.int32, name)
       for name in ("input_word_ids", "input_mask", "input_type_ids")
@@ -348,13 +455,15 @@ class Encoder(_Served):
     for training in (False, True):
       self.__call__.get_concrete_function(inputs, training=training)
 
-  @tf.function
-  def __call__(self, inputs: Mapping[str, tf.Tensor], training: bool = False):
+  @tf.function(autograph=False)
+  def __call__(
+    self, inputs: Mapping[str, tf.Tensor], training: bool = False
+  ) -> dict[str, Any]:
     """Encodes sequences.
 
     Args:
       inputs: `input_word_ids`, `input_mask` and `input_type_ids`, int32 [n, s].
-      training: whether to apply dropout.
+      training: Whether to apply dropout.
 
     Returns:
       `pooled_output` and `default`, float32 [n, hidden_size];
@@ -370,151 +479,130 @@ class Encoder(_Served):
       inputs["input_type_ids"],
       seed,
     )
-    answers = self._answers(output)
+    answers = self._name_outputs(output)
+    layers = [tf.cast(x, tf.float32) for x in output.all_encoder_layers]
     return {
       **answers,
       "default": answers["pooled_output"],
-      "encoder_outputs": [
-        tf.cast(x, tf.float32) for x in output.all_encoder_layers
-      ],
+      "encoder_outputs": layers,
     }
 
-  def of_pair(self, text_a, text_b):
-    """As `of_ids`, with the features: a caller does not know the tokens."""
-    features = self.reader.read(text_a, text_b)
-    return {**self._answers(self._compute(features)), **features}
+  def answer_pairs(self, text_a, text_b):
+    """Returns features of pairs, with their ids: a caller has no tokenizer."""
+    features = self.preprocessor.preprocess(text_a, text_b)
+    return {**self._name_outputs(self._run_model(features)), **features}
 
-  def _answers(self, output):
+  def _name_outputs(self, output):
     return {
       "pooled_output": tf.cast(output.pooled_output, tf.float32),
       "sequence_output": tf.cast(output.sequence_output, tf.float32),
     }
 
 
-class Classifier(_Served):
-  """Labels of texts, or numbers.
+class ServedClassifier(ServedModel):
+  """Labels or numbers for texts, by a `BertForSequenceClassification`."""
 
-  Args:
-    model: a `modeling.BertForSequenceClassification`.
-    reader: of its texts.
-    classifier: what it predicts.
-  """
-
-  def __init__(
-    self, model, reader: Reader, classifier: classifier_config.ClassifierConfig
-  ):
-    super().__init__(model, reader)
-    self._problem_type = classifier.problem_type
-    self._labels = list(classifier.labels)
-    self._long_text = classifier.long_text
-
-  def of_pair(self, text_a, text_b):
-    """Answers pairs of texts, string [n] each, whatever their length."""
-    ids_a, ids_b = self.reader.ids(text_a, text_b)
-    lengths = self.reader.lengths(ids_a, ids_b)
-    if self._long_text != encoding.SLIDING_WINDOW:
-      has_tail = self._long_text == encoding.HEAD_TAIL
-      return self._answers(
-        self._compute(
-          self.reader.pack(
-            *(
-              _keep(ids, length, has_tail)
-              for ids, length in zip((ids_a, ids_b), lengths)
-            )
-          )
-        )
-      )
-    # The longer one is read in windows that overlap by half.
-    length_a, length_b = lengths
-    is_a = ids_a.row_lengths() >= ids_b.row_lengths()
-    room = tf.where(is_a, length_a, length_b)
-    windows = _Windows.cut(
-      tf.where(is_a, ids_a.row_lengths(), ids_b.row_lengths()),
-      room,
-      tf.maximum(room // 2, 1),
-      reaches_end=True,
+  def answer_pairs(self, text_a, text_b):
+    """Returns answers for pairs of texts of any length, string [n] each."""
+    ids_a, ids_b = self.preprocessor.tokenize_pairs(text_a, text_b)
+    lengths = self.preprocessor.truncated_lengths(ids_a, ids_b)
+    if self._settings.long_text == encoding.SLIDING_WINDOW:
+      logits = self._mean_logits_of_windows(ids_a, ids_b, lengths)
+      return self._name_outputs(logits)
+    keep_tail = self._settings.long_text == encoding.HEAD_TAIL
+    features = self.preprocessor.build_sequences(
+      _truncate(ids_a, lengths.a, keep_tail),
+      _truncate(ids_b, lengths.b, keep_tail),
     )
+    return self._name_outputs(self._run_model(features))
+
+  def _mean_logits_of_windows(
+    self,
+    ids_a: tf.RaggedTensor,
+    ids_b: tf.RaggedTensor,
+    lengths: PairLengths,
+  ) -> tf.Tensor:
+    """Returns logits [n, num_labels], means over windows of the longer text.
+
+    Args:
+      ids_a: Ids of the first texts, ragged int32 [n, (t)].
+      ids_b: Ids of the second texts, ragged int32 [n, (t)].
+      lengths: Numbers of ids of both that fit into a sequence.
+    """
+    num_ids_a, num_ids_b = ids_a.row_lengths(), ids_b.row_lengths()
+    cuts_a = num_ids_a >= num_ids_b  # [n]
+    rooms = tf.where(cuts_a, lengths.a, lengths.b)
+    windows = _TokenWindows.cut(
+      num_tokens=tf.where(cuts_a, num_ids_a, num_ids_b),
+      rooms=rooms,
+      strides=tf.maximum(rooms // 2, 1),  # windows overlap by half
+      last_is_full=True,
+    )
+    # From one value for each text to one for each window. The text that is
+    # not cut into windows is the same in all of them.
     texts = windows.texts
-    is_a = tf.gather(is_a, texts)
-    logits = self._compute(
-      self.reader.pack(
-        _stretches(
-          ids_a,
-          texts,
-          tf.where(is_a, windows.starts, 0),
-          tf.where(is_a, windows.lengths, tf.gather(length_a, texts)),
-        ),
-        _stretches(
-          ids_b,
-          texts,
-          tf.where(~is_a, windows.starts, 0),
-          tf.where(is_a, tf.gather(length_b, texts), windows.lengths),
-        ),
-      )
+    cuts_a = tf.gather(cuts_a, texts)  # [w]
+    whole_a, whole_b = tf.gather(lengths.a, texts), tf.gather(lengths.b, texts)
+    starts_a = tf.where(cuts_a, windows.starts, 0)
+    starts_b = tf.where(~cuts_a, windows.starts, 0)
+    lengths_a = tf.where(cuts_a, windows.lengths, whole_a)
+    lengths_b = tf.where(cuts_a, whole_b, windows.lengths)
+    features = self.preprocessor.build_sequences(
+      _slice_rows(ids_a, texts, starts_a, lengths_a),
+      _slice_rows(ids_b, texts, starts_b, lengths_b),
     )
-    return self._answers(
-      tf.math.unsorted_segment_mean(logits, texts, ids_a.nrows())
-    )
+    logits = self._run_model(features)  # [w, num_labels]
+    return tf.math.unsorted_segment_mean(logits, texts, ids_a.nrows())
 
-  def _answers(self, output):
+  def _name_outputs(self, output):
     """Returns answers for logits [n, num_labels]."""
-    if self._problem_type == classification.REGRESSION:
+    if self._settings.problem_type == heads.REGRESSION:
       return {"value": output[:, 0]}
-    shape = tf.shape(output)
+    labels = tf.constant(list(self._settings.labels))
     answers = {
       "logits": output,
-      "labels": tf.broadcast_to(tf.constant(self._labels), shape),
+      "labels": tf.broadcast_to(labels, tf.shape(output)),
     }
-    if self._problem_type == classification.MULTI_LABEL:
+    if self._settings.problem_type == heads.MULTI_LABEL:
       return {**answers, "probabilities": tf.sigmoid(output)}
     return {
       **answers,
       "probabilities": tf.nn.softmax(output),
-      "label": tf.gather(self._labels, tf.argmax(output, axis=-1)),
+      "label": tf.gather(labels, tf.argmax(output, axis=-1)),
     }
 
 
-class Chooser(_Served):
-  """Which of several choices fits a context.
-
-  Args:
-    model: a `modeling.BertForMultipleChoice`.
-    reader: of its texts.
-  """
+class ServedChooser(ServedModel):
+  """The choice that fits a context best, by a `BertForMultipleChoice`."""
 
   def signatures(self):
+    ids = [_IDS_OF_CHOICES] * 3
     return {
-      IDS: _signature(
-        self.of_ids, *[tf.TensorSpec([None, None, None], tf.int32)] * 3
-      ),
-      TEXT: _signature(
-        self.of_choices, _TEXTS, tf.TensorSpec([None, None], tf.string)
-      ),
+      IDS: _signature(self.answer_ids, *ids),
+      TEXT: _signature(self.answer_choices, _TEXTS, _CHOICES),
     }
 
-  def requests(self):
+  def warmup_requests(self):
     ids = tf.ones([1, 2, 16], tf.int32)
     return {
       IDS: _features(ids, ids, tf.zeros_like(ids)),
       TEXT: {"context": ["a text"], "choices": [["one", "another"]]},
     }
 
-  def of_choices(self, context, choices):
-    """Answers contexts, string [n], with choices, string [n, c]."""
-    shape = tf.shape(choices)
-    features = self.reader.read(
-      tf.repeat(context, shape[1]), tf.reshape(choices, [-1])
+  def answer_choices(
+    self, context: tf.Tensor, choices: tf.Tensor
+  ) -> dict[str, tf.Tensor]:
+    """Returns answers for contexts, string [n], with choices, string [n, c]."""
+    num_texts, num_choices = tf.unstack(tf.shape(choices))
+    features = self.preprocessor.preprocess(
+      tf.repeat(context, num_choices), tf.reshape(choices, [-1])
     )
-    return self._answers(
-      self._compute(
-        {
-          name: tf.reshape(ids, [shape[0], shape[1], -1])
-          for name, ids in features.items()
-        }
-      )
-    )
+    shape = [num_texts, num_choices, -1]
+    by_choice = {name: tf.reshape(x, shape) for name, x in features.items()}
+    return self._name_outputs(self._run_model(by_choice))
 
-  def _answers(self, output):
+  def _name_outputs(self, output):
+    """Returns answers for logits [n, c]."""
     return {
       "logits": output,
       "probabilities": tf.nn.softmax(output),
@@ -522,103 +610,18 @@ class Chooser(_Served):
     }
 
 
-class Tagger(_Served):
-  """Tags of words.
-
-  Args:
-    model: a `modeling.BertForTokenClassification`.
-    reader: of its texts.
-    tags: in the order of their ids.
-  """
-
-  def __init__(self, model, reader: Reader, tags: Sequence[str]):
-    super().__init__(model, reader)
-    self._tags = list(tags)
-
-  def signatures(self):
-    return {
-      IDS: _signature(self.of_ids, _IDS, _IDS, _IDS),
-      TEXT: _signature(self.of_text, _TEXTS),
-    }
-
-  def requests(self):
-    requests = super().requests()
-    del requests[TEXT_PAIR]
-    return requests
-
-  def of_text(self, text):
-    """Answers texts, string [n], whose words have white space between them.
-
-    Texts may be of any length. Rows of fewer words are filled with empty
-    strings and zeros.
-    """
-    tokens = self.reader.tokenizer(text)
-    words = _Words.of(tokens)
-    # A word of many pieces is cut, for its tag is that of the first.
-    kept = tokens.ids.with_flat_values(words.ranks < ner.MAX_PIECES)
-    ids = tf.ragged.boolean_mask(tokens.ids, kept)
-    word_or_none = tf.ragged.boolean_mask(
-      tokens.ids.with_flat_values(
-        tf.where(words.ranks == 0, words.numbers, -1)
-      ),
-      kept,
-    )
-    room = tf.cast(
-      tf.fill(tf.shape(text), self.reader.max_seq_length - 2), tf.int64
-    )
-    windows = _Windows.cut(ids.row_lengths(), room, tf.maximum(room // 2, 1))
-    ids = windows.of(ids)
-    probabilities = tf.nn.softmax(
-      self._compute(self.reader.pack(ids, ids[:, :0]))
-    )[:, 1:-1]  # [w, s, tags]
-
-    word_or_none = windows.of(word_or_none).to_tensor(-1)  # [w, s]
-    places = windows.starts[:, tf.newaxis] + tf.range(
-      tf.shape(word_or_none, tf.int64)[1]
-    )
-    counts = tf.where(
-      (word_or_none >= 0) & windows.is_max_context(places)
-    )  # [words, 2]
-    num_words = tf.size(words.rows)
-    probabilities = tf.scatter_nd(
-      tf.gather_nd(word_or_none, counts)[:, tf.newaxis],
-      tf.gather_nd(probabilities, counts),
-      tf.stack([num_words, len(self._tags)]),
-    )  # [words, tags]
-
-    def by_text(values):
-      return tf.RaggedTensor.from_value_rowids(
-        values, words.rows, tf.shape(text, tf.int64)[0], validate=False
-      ).to_tensor()
-
-    return {
-      "words": by_text(
-        tf.strings.substr(
-          tf.gather(text, words.rows),
-          words.starts,
-          words.ends - words.starts,
-          unit="UTF8_CHAR",
-        )
-      ),
-      "starts": by_text(words.starts),
-      "ends": by_text(words.ends),
-      "tags": by_text(tf.gather(self._tags, tf.argmax(probabilities, axis=-1))),
-      "probabilities": by_text(tf.reduce_max(probabilities, axis=-1)),
-    }
-
-  def _answers(self, output):
-    return {"logits": output}
+# --- Tags --------------------------------------------------------------------
 
 
 class _Words(NamedTuple):
-  """Words of n texts, w in all, with t tokens in all.
+  """The words of n texts, w in all, with t tokens in all.
 
   Attributes:
-    numbers: of the word of each token, through all texts, int32 [t].
-    ranks: the number of each token in its word, int32 [t].
-    rows: the text of each word, int64 [w].
-    starts: where each word begins in its text, in characters, int32 [w].
-    ends: where it ends, int32 [w].
+    numbers: Number of the word of each token, through all texts, int32 [t].
+    ranks: Number of each token in its word, int32 [t].
+    rows: Text of each word, int64 [w].
+    starts: Where each word begins in its text, in characters, int32 [w].
+    ends: Where it ends, int32 [w].
   """
 
   numbers: tf.Tensor
@@ -628,155 +631,277 @@ class _Words(NamedTuple):
   ends: tf.Tensor
 
   @classmethod
-  def of(cls, tokens: graph_tokenization.Tokens) -> "_Words":
-    """Puts tokens together into words."""
+  def from_tokens(cls, tokens: graph_tokenization.Tokens) -> "_Words":
+    """Returns the words that tokens are part of."""
+    # tokens        un ##able to | to      of two texts
+    # tokens.words   0   0     1 | 0
+    # is_first       1   0     1   1
+    # numbers        0   0     1   2
+    # ranks          0   1     0   0
     words, rows = tokens.words.flat_values, tokens.words.value_rowids()
-    is_first = tf.concat(
-      [[True], (words[1:] != words[:-1]) | (rows[1:] != rows[:-1])], axis=0
-    )[: tf.size(words)]
+    num_tokens = tf.size(words)
+    differs = (words[1:] != words[:-1]) | (rows[1:] != rows[:-1])
+    is_first = tf.concat([[True], differs], axis=0)[:num_tokens]
     numbers = tf.cumsum(tf.cast(is_first, tf.int32)) - 1
-    first = tf.cast(tf.where(is_first)[:, 0], tf.int32)
+    first_tokens = tf.cast(tf.where(is_first)[:, 0], tf.int32)  # [w]
     return cls(
-      numbers,
-      tf.range(tf.size(words)) - tf.gather(first, numbers),
-      tf.gather(rows, first),
-      tf.gather(tokens.starts.flat_values, first),
-      tf.math.unsorted_segment_max(
-        tokens.ends.flat_values, numbers, tf.size(first)
+      numbers=numbers,
+      ranks=tf.range(num_tokens) - tf.gather(first_tokens, numbers),
+      rows=tf.gather(rows, first_tokens),
+      starts=tf.gather(tokens.starts.flat_values, first_tokens),
+      ends=tf.math.unsorted_segment_max(
+        tokens.ends.flat_values, numbers, tf.size(first_tokens)
       ),
     )
 
 
-class SpanSettings(NamedTuple):
-  """How answers are looked for; see `squad_answers.AnswerSettings`."""
-
-  doc_stride: int = 128
-  max_query_length: int = 64
-  n_best_size: int = 20
-  max_answer_length: int = 30
-
-
-class SpanFinder(_Served):
-  """Answers to questions, as stretches of a text.
-
-  Args:
-    model: a `modeling.BertForQuestionAnswering`.
-    reader: of its texts.
-    settings: how to look for them.
-  """
-
-  def __init__(self, model, reader: Reader, settings: SpanSettings):
-    super().__init__(model, reader)
-    self._settings = settings
+class ServedTagger(ServedModel):
+  """Tags of words, by a `BertForTokenClassification`."""
 
   def signatures(self):
     return {
-      IDS: _signature(self.of_ids, _IDS, _IDS, _IDS),
-      TEXT: _signature(self.of_question, _TEXTS, _TEXTS),
+      IDS: _signature(self.answer_ids, _IDS, _IDS, _IDS),
+      TEXT: _signature(self.answer_texts, _TEXTS),
     }
 
-  def requests(self):
+  def warmup_requests(self):
+    requests = super().warmup_requests()
+    del requests[TEXT_PAIR]
+    return requests
+
+  def answer_texts(self, text):
+    """Returns the tags of texts, string [n], with white space between words.
+
+    Texts may be of any length. Rows of fewer words are filled with empty
+    strings and zeros.
+    """
+    tokens = self.preprocessor.tokenizer(text)
+    words = _Words.from_tokens(tokens)
+    probabilities = self._word_probabilities(tokens.ids, words)  # [words, tags]
+    tags = tf.gather(
+      list(self._settings.labels), tf.argmax(probabilities, axis=-1)
+    )
+    written = tf.strings.substr(
+      tf.gather(text, words.rows),
+      words.starts,
+      words.ends - words.starts,
+      unit="UTF8_CHAR",
+    )
+
+    def by_text(values):
+      rows = tf.RaggedTensor.from_value_rowids(
+        values, words.rows, tf.shape(text, tf.int64)[0], validate=False
+      )
+      return rows.to_tensor()
+
     return {
-      IDS: super().requests()[IDS],
+      "words": by_text(written),
+      "starts": by_text(words.starts),
+      "ends": by_text(words.ends),
+      "tags": by_text(tags),
+      "probabilities": by_text(tf.reduce_max(probabilities, axis=-1)),
+    }
+
+  def _word_probabilities(
+    self, ids: tf.RaggedTensor, words: _Words
+  ) -> tf.Tensor:
+    """Returns the probability of each tag, float32 [words, tags].
+
+    Args:
+      ids: Ids of texts, ragged int32 [n, (t)].
+      words: Their words.
+    """
+    # The tag of a word is that of its first token. Words of many tokens are
+    # cut, as in training.
+    is_kept = ids.with_flat_values(words.ranks < ner.MAX_PIECES)
+    word_or_none = tf.where(words.ranks == 0, words.numbers, -1)
+    word_or_none = tf.ragged.boolean_mask(
+      ids.with_flat_values(word_or_none), is_kept
+    )
+    ids = tf.ragged.boolean_mask(ids, is_kept)
+
+    room = self.preprocessor.max_seq_length - 2  # for [CLS] and [SEP]
+    rooms = tf.fill([ids.nrows()], tf.cast(room, tf.int64))
+    windows = _TokenWindows.cut(
+      ids.row_lengths(), rooms, strides=tf.maximum(rooms // 2, 1)
+    )
+    window_ids = windows.slice_tokens(ids)
+    features = self.preprocessor.build_sequences(window_ids, window_ids[:, :0])
+    logits = self._run_model(features)[:, 1:-1]  # [w, s, tags]
+    probabilities = tf.nn.softmax(logits)
+
+    # Each word is read in the window where its first token has most context.
+    word_or_none = windows.slice_tokens(word_or_none).to_tensor(-1)  # [w, s]
+    columns = tf.range(tf.shape(word_or_none, tf.int64)[1])
+    places = windows.starts[:, tf.newaxis] + columns
+    is_read = (word_or_none >= 0) & windows.is_max_context(places)
+    places_read = tf.where(is_read)  # [words, 2]
+    word_numbers = tf.gather_nd(word_or_none, places_read)
+    return tf.scatter_nd(
+      word_numbers[:, tf.newaxis],
+      tf.gather_nd(probabilities, places_read),
+      tf.stack([tf.size(words.rows), len(self._settings.labels)]),
+    )
+
+  def _name_outputs(self, output):
+    return {"logits": output}
+
+
+# --- Answers to questions ----------------------------------------------------
+
+
+class _BestSpans(NamedTuple):
+  """The best span of each window.
+
+  Attributes:
+    scores: float32 [w]; `_IMPOSSIBLE` if the window has no possible span.
+    first: First token of the span in its text, int64 [w].
+    last: Its last token, int64 [w].
+  """
+
+  scores: tf.Tensor
+  first: tf.Tensor
+  last: tf.Tensor
+
+
+class ServedSpanFinder(ServedModel):
+  """Answers that are spans of a text, by a `BertForQuestionAnswering`."""
+
+  def signatures(self):
+    return {
+      IDS: _signature(self.answer_ids, _IDS, _IDS, _IDS),
+      TEXT: _signature(self.answer_questions, _TEXTS, _TEXTS),
+    }
+
+  def warmup_requests(self):
+    return {
+      IDS: super().warmup_requests()[IDS],
       TEXT: {"question": ["a question"], "context": ["a text"]},
     }
 
-  def of_question(self, question, context):
-    """Answers questions about contexts of any length, string [n] each."""
+  def answer_questions(
+    self, question: tf.Tensor, context: tf.Tensor
+  ) -> dict[str, tf.Tensor]:
+    """Returns answers about contexts of any length, string [n] each."""
     settings = self._settings
-    query = self.reader.tokenizer(question).ids[:, : settings.max_query_length]
-    tokens = self.reader.tokenizer(context)
-    room = self.reader.max_seq_length - 3 - query.row_lengths()
-    windows = _Windows.cut(
-      tokens.ids.row_lengths(),
-      room,
-      tf.minimum(room, tf.cast(settings.doc_stride, tf.int64)),
+    query_ids = self.preprocessor.tokenizer(question).ids
+    query_ids = query_ids[:, : settings.max_query_length]
+    tokens = self.preprocessor.tokenizer(context)
+    # [CLS] query [SEP] window [SEP]
+    rooms = self.preprocessor.max_seq_length - 3 - query_ids.row_lengths()
+    doc_stride = tf.cast(settings.doc_stride, tf.int64)
+    windows = _TokenWindows.cut(
+      tokens.ids.row_lengths(), rooms, tf.minimum(rooms, doc_stride)
     )
-    query = tf.gather(query, windows.texts)
-    start_logits, end_logits = self._compute(
-      self.reader.pack(query, windows.of(tokens.ids))
-    )  # [w, s] each
-    scores, first, last = self._best(
-      start_logits, end_logits, windows, query.row_lengths() + 2
+    query_ids = tf.gather(query_ids, windows.texts)  # [w, (t)]
+    features = self.preprocessor.build_sequences(
+      query_ids, windows.slice_tokens(tokens.ids)
     )
-    # Of the windows of a question, the one with the best answer.
+    start_logits, end_logits = self._run_model(features)  # [w, s] each
+    spans = self._best_spans(
+      start_logits, end_logits, windows, query_ids.row_lengths() + 2
+    )
     num_texts = tf.size(question, tf.int64)
-    scores = tf.RaggedTensor.from_value_rowids(
-      scores, windows.texts, num_texts, validate=False
-    )
-    best = scores.row_starts() + tf.argmax(
-      scores.to_tensor(2 * _IMPOSSIBLE), axis=1
-    )
-    score = tf.gather(scores.flat_values, best)
-
-    def character(token, of_tokens):
-      """Where a token begins, or ends; 0 where there is no answer."""
-      values = tf.concat([of_tokens.flat_values, [0]], axis=0)
-      return tf.gather(
-        values,
-        tf.where(
-          score > _IMPOSSIBLE,
-          of_tokens.row_starts() + tf.gather(token, best),
-          tf.size(values, tf.int64) - 1,
-        ),
-      )
-
-    start, end = character(first, tokens.starts), character(last, tokens.ends)
+    best = _best_windows(spans.scores, windows.texts, num_texts)  # [n]
+    score = tf.gather(spans.scores, best)
+    exists = score > _IMPOSSIBLE
+    start = _at_tokens(tokens.starts, tf.gather(spans.first, best), exists)
+    end = _at_tokens(tokens.ends, tf.gather(spans.last, best), exists)
     answer = tf.strings.substr(context, start, end - start, unit="UTF8_CHAR")
+    # The score of no answer is that of `[CLS]` in the window where it is worst.
+    null_scores = start_logits[:, 0] + end_logits[:, 0]
     return {
       "answer": tf.strings.regex_replace(answer, r"\s+", " "),
       "start": start,
       "end": end,
       "score": score,
-      # How well no answer scores: by the window that says so least.
       "null_score": tf.math.unsorted_segment_min(
-        start_logits[:, 0] + end_logits[:, 0], windows.texts, num_texts
+        null_scores, windows.texts, num_texts
       ),
     }
 
-  def _best(self, start_logits, end_logits, windows: _Windows, offsets):
-    """Returns the best answer of each window, as `squad_answers` does.
+  def _best_spans(
+    self,
+    start_logits: tf.Tensor,
+    end_logits: tf.Tensor,
+    windows: _TokenWindows,
+    offsets: tf.Tensor,
+  ) -> _BestSpans:
+    """Returns the best span of each window, as `tasks.squad` chooses it.
 
     Args:
       start_logits: float32 [w, s].
       end_logits: float32 [w, s].
-      windows: w windows.
-      offsets: of their tokens in the sequences, int64 [w].
-
-    Returns:
-      Scores, float32 [w], and the first and last tokens, int64 [w].
+      windows: The windows.
+      offsets: Place in its sequence of the first token of each window, int64
+        [w].
     """
-    most = tf.minimum(self._settings.n_best_size, tf.shape(start_logits)[1])
-    start_logits, starts = tf.math.top_k(start_logits, most)
-    end_logits, ends = tf.math.top_k(end_logits, most)
-    # From places in the sequence to tokens of the text.
-    starts, ends = (
-      tf.cast(x, tf.int64) + (windows.starts - offsets)[:, tf.newaxis]
-      for x in (starts, ends)
-    )
-    may_start = windows.is_max_context(starts)
-    may_end = (ends >= windows.starts[:, tf.newaxis]) & (
-      ends < (windows.starts + windows.lengths)[:, tf.newaxis]
-    )
-    sizes = ends[:, tf.newaxis] - starts[..., tf.newaxis] + 1  # [w, k, k]
-    may_be = (
-      may_start[..., tf.newaxis]
-      & may_end[:, tf.newaxis]
-      & (sizes > 0)
-      & (sizes <= self._settings.max_answer_length)
-    )
-    scores = tf.where(
-      may_be,
-      start_logits[..., tf.newaxis] + end_logits[:, tf.newaxis],
-      _IMPOSSIBLE,
-    )
-    scores = tf.reshape(scores, [-1, most * most])
-    best = tf.argmax(scores, axis=1, output_type=tf.int32)
-    return (
-      tf.reduce_max(scores, axis=1),
-      tf.gather(starts, best // most, batch_dims=1),
-      tf.gather(ends, best % most, batch_dims=1),
+    # places      0    1   2    3    4   5   6   7    8
+    # sequence  [CLS]  q   q  [SEP]  t3  t4  t5  t6  [SEP]
+    # tokens     -1    0   1    2    3   4   5   6    7
+    # for a window that begins with token 3, whose offset is 4: the token at a
+    # place is place + 3 - 4. Tokens before 3 and after 6 are not in the window.
+    settings = self._settings
+    num_best = tf.minimum(settings.n_best_size, tf.shape(start_logits)[1])
+    start_logits, start_places = tf.math.top_k(start_logits, num_best)
+    end_logits, end_places = tf.math.top_k(end_logits, num_best)  # [w, k]
+    shift = (windows.starts - offsets)[:, tf.newaxis]  # [w, 1]
+    first = tf.cast(start_places, tf.int64) + shift
+    last = tf.cast(end_places, tf.int64) + shift
+    window_starts = windows.starts[:, tf.newaxis]
+    window_ends = window_starts + windows.lengths[:, tf.newaxis]
+    may_end = (last >= window_starts) & (last < window_ends)
+    may_start = windows.is_max_context(first)
+
+    # All pairs of a start (rows) and an end (columns): [w, k, k].
+    may_start, may_end = may_start[..., tf.newaxis], may_end[:, tf.newaxis]
+    lengths = last[:, tf.newaxis] - first[..., tf.newaxis] + 1
+    fits = (lengths > 0) & (lengths <= settings.max_answer_length)
+    scores = start_logits[..., tf.newaxis] + end_logits[:, tf.newaxis]
+    scores = tf.where(may_start & may_end & fits, scores, _IMPOSSIBLE)
+
+    # The best pair, by its number in reading order.
+    scores = tf.reshape(scores, [-1, num_best * num_best])
+    best = tf.argmax(scores, axis=1, output_type=tf.int32)  # [w]
+    return _BestSpans(
+      scores=tf.reduce_max(scores, axis=1),
+      first=tf.gather(first, best // num_best, batch_dims=1),
+      last=tf.gather(last, best % num_best, batch_dims=1),
     )
 
-  def _answers(self, output):
-    return dict(zip(("start_logits", "end_logits"), output))
+  def _name_outputs(self, output):
+    start_logits, end_logits = output
+    return {"start_logits": start_logits, "end_logits": end_logits}
+
+
+def _best_windows(
+  scores: tf.Tensor, texts: tf.Tensor, num_texts: tf.Tensor
+) -> tf.Tensor:
+  """Returns the window with the highest score of each text, int64 [n].
+
+  Args:
+    scores: Score of each window, float32 [w].
+    texts: Text of each window, int64 [w].
+    num_texts: Number of texts, int64.
+  """
+  by_text = tf.RaggedTensor.from_value_rowids(
+    scores, texts, num_texts, validate=False
+  )
+  padded = by_text.to_tensor(2 * _IMPOSSIBLE)  # [n, most windows of a text]
+  return by_text.row_starts() + tf.argmax(padded, axis=1)
+
+
+def _at_tokens(
+  values: tf.RaggedTensor, tokens: tf.Tensor, exists: tf.Tensor
+) -> tf.Tensor:
+  """Returns values at one token of each text, int32 [n]; 0 without a token.
+
+  Args:
+    values: A value for each token, ragged int32 [n, (t)].
+    tokens: Number of a token in each text, int64 [n].
+    exists: Whether there is such a token, bool [n].
+  """
+  with_zero = tf.concat([values.flat_values, [0]], axis=0)
+  place_of_zero = tf.size(with_zero, tf.int64) - 1
+  places = tf.where(exists, values.row_starts() + tokens, place_of_zero)
+  return tf.gather(with_zero, places)

@@ -436,7 +436,7 @@ def test_versions_are_numbered_and_have_requests_to_warm_up_with(
     with pytest.raises(ValueError, match="--version=2 is in .*served already"):
       run_export(init_checkpoint, version=2)
   with pytest.raises(
-    tf.errors.InvalidArgumentError, match="The model reads 40 tokens at most"
+    tf.errors.InvalidArgumentError, match="The model reads at most 40 tokens"
   ):
     ids = tf.ones([1, 41], tf.int32)
     ask(
@@ -492,8 +492,8 @@ def test_weights_of_an_unknown_classifier_are_refused(classify, serve_eagerly):
   weights = run / "export" / "bert_model.ckpt"
   with pytest.raises(
     ValueError,
-    match="has a classifier, but no classifier.js"
-    "on is beside it. Say what it is with --head",
+    match="has a classifier, but there is no classifier.json next to it. Pass "
+    "--head",
   ):
     serve_eagerly(weights)
   with pytest.raises(ValueError, match="a classifier of 2 labels.*are 1: yes"):
@@ -509,7 +509,7 @@ class Served:
   def signatures(self):
     return {}
 
-  def requests(self):
+  def warmup_requests(self):
     return {"text": {"text_a": ["a"], "text_b": ["b"]}}
 
 

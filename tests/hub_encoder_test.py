@@ -29,8 +29,8 @@ def test_encoders_can_be_trained(folder, vocab_file, num_devices):
   devices = tf.config.list_logical_devices("CPU")[:num_devices]
   strategy = tf.distribute.MirroredStrategy([d.name for d in devices])
   with strategy.scope():
-    encoder = hub_encoder.load(folder, "--handle")
-    hidden_size = encoder.check(16)
+    encoder = hub_encoder.load_encoder(folder, "--handle")
+    hidden_size = encoder.find_hidden_size(16)
   with open(encoder.vocab_file) as saved, open(vocab_file) as original:
     assert saved.read() == original.read()
   assert encoder.do_lower_case
@@ -77,7 +77,7 @@ def test_a_module_of_tensorflow_1_computes_what_it_did(vocab_file, tmp_path):
     folder = builders.write_tensorflow_1_module(
       str(tmp_path / str(use_resource)), vocab_file, use_resource
     )
-    encoder = hub_encoder.load(folder, "--handle")
+    encoder = hub_encoder.load_encoder(folder, "--handle")
     with v1.Graph().as_default(), v1.Session() as session:
       graph = v1.saved_model.load(session, [], folder)
       signature = graph.signature_def["tokens"]
@@ -113,13 +113,13 @@ def test_a_classifier_applies_dropout_in_training():
 
 def test_what_is_no_encoder_is_refused(tmp_path):
   with pytest.raises(ValueError, match="there is no such folder, and an addre"):
-    hub_encoder.load(str(tmp_path / "nowhere"), "--handle")
+    hub_encoder.load_encoder(str(tmp_path / "nowhere"), "--handle")
   with pytest.raises(ValueError, match="there is no .*saved_model.pb"):
-    hub_encoder.load(str(tmp_path), "--handle")
+    hub_encoder.load_encoder(str(tmp_path), "--handle")
   module = tf.Module()
   tf.saved_model.save(module, str(tmp_path / "module"))
   with pytest.raises(ValueError, match="no encoder that can be trained"):
-    hub_encoder.load(str(tmp_path / "module"), "--handle")
+    hub_encoder.load_encoder(str(tmp_path / "module"), "--handle")
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_a_broken_module_is_refused(folder, file):
   with open(path, "r+b") as writer:
     writer.truncate(os.path.getsize(path) // 2)
   with pytest.raises(ValueError, match="--handle=.* cannot be read.*whole"):
-    hub_encoder.load(folder, "--handle")
+    hub_encoder.load_encoder(folder, "--handle")

@@ -50,7 +50,7 @@ def test_encoders_from_the_hub_are_trained(classify_with_hub, hub_folder):
   before = (run / "test_results.tsv").read_bytes()
   trained = checkpoint.open_checkpoint(str(run))
   assert {"output_weights", "output_bias"} <= set(trained.shapes)
-  for variable in hub_encoder.load(hub_folder, "").encoder_variables:
+  for variable in hub_encoder.load_encoder(hub_folder, "").encoder_variables:
     name = variable.name.removesuffix(":0")
     assert np.any(trained.get_tensor(name) != variable.numpy()), name
   # A later run with the same encoder restores the trained weights.
