@@ -281,19 +281,14 @@ def write(prefix: str, tensors: Mapping[str, Any]) -> None:
       delete_old_dirs=False,
     )
     file_io.sync_tree(folder)
-    # A remote file system also lists the parts in the folder.
-    files = [
-      file
-      for file in tf.io.gfile.listdir(folder)
-      if checkpoint_folder.is_file_of(file, checkpoint_name)
-    ]
+    files = sorted(tf.io.gfile.listdir(folder))
     file_io.remove_existing_files([prefix + ".index"])
-    for file in sorted(files):  # `.data-...` sorts before `.index`
-      tf.io.gfile.rename(
-        os.path.join(folder, file),
-        os.path.join(target_dir, file),
-        overwrite=True,
-      )
+    for file in files:  # `.data-...` comes before `.index`
+      # A remote file system also lists the parts in the folder.
+      if checkpoint_folder.is_file_of(file, checkpoint_name):
+        source = os.path.join(folder, file)
+        target = os.path.join(target_dir, file)
+        tf.io.gfile.rename(source, target, overwrite=True)
     file_io.sync_folder(target_dir)
 
 
@@ -338,7 +333,8 @@ def save(
   """
 
   def write_files(prefix: str, is_listed: bool) -> None:
-    if not (is_listed and tf.io.gfile.exists(prefix + ".index")):
+    exists = is_listed and tf.io.gfile.exists(prefix + ".index")
+    if not exists:
       write(prefix, tensors)
     file_io.write_json(prefix + ".json", state)
 

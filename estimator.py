@@ -173,6 +173,7 @@ class TPUEstimator:
     self._model_dir = config.model_dir or ""
     strategy = config.strategy or tf.distribute.get_strategy()
     self._devices = devices_lib.Devices(strategy)
+    # The order of the data and the initial weights follow from the seed, too.
     self._params = {**(params or {}), "seed": config.seed}
     self._train_batch_size = train_batch_size
     self._eval_batch_size = eval_batch_size
@@ -182,6 +183,7 @@ class TPUEstimator:
       0, dtype=tf.int64, trainable=False, name="global_step"
     )
     self._loss_scale = training_step.LossScale(config.compute_dtype)
+    # In the scope of the strategy, each device gets a copy of each variable.
     with strategy.scope():
       self._spec = model_fn(self._params)
       if self._spec.optimizer:
@@ -261,6 +263,8 @@ class TPUEstimator:
     if not self._config.eval_every_steps:
       evaluate_fn = None
     if not evaluate_fn:
+      # An earlier run with evaluations may have had a best one. Its weights do
+      # not count as the result of this run.
       self._state.best = None
     if self._has_nothing_to_train(max_steps, evaluate_fn is not None):
       self._restore_best()
@@ -269,6 +273,7 @@ class TPUEstimator:
     step_loop = self._make_step_loop()
     self._log_memory_estimate(step_loop.training_step)
     if self._writes_files:
+      # A folder that cannot be written is found before hours of training.
       file_io.check_writable(self._model_dir, "--output_dir")
       self._prepare_model_dir()
     iterator = self._make_training_iterator(input_fn)
@@ -359,6 +364,7 @@ class TPUEstimator:
   ) -> None:
     """Evaluates, saves and makes steps, each when it is due, until done."""
     save_every = self._config.save_checkpoints_steps
+    # The graph runs up to the next multiple of one of these.
     stops = [save_every]
     if evaluate_fn:
       stops.append(self._config.eval_every_steps)
@@ -366,6 +372,7 @@ class TPUEstimator:
     position = tf.constant(self._state.input_position, tf.int64)
     is_saved, signal_number = True, 0
     while True:
+      # Evaluation comes first: its result is part of the checkpoint.
       if evaluate_fn and not signal_number and self._is_evaluation_due(step):
         results, signal_number = tools.call.unless_signalled(evaluate_fn)
         if results:
@@ -377,7 +384,7 @@ class TPUEstimator:
         self._save(tools.writer)
         is_saved = True
       if signal_number:
-        tools.writer.wait()
+        tools.writer.wait()  # the message promises that the step is saved
         name = signal.Signals(signal_number).name
         raise Interrupted(
           signal_number,
@@ -454,6 +461,8 @@ class TPUEstimator:
         f"are: {', '.join(sorted(results))}."
       )
     step = self.global_step
+    # All workers must agree on which evaluation is best, also if their scores
+    # differ in the last digit.
     value = self._devices.broadcast_from_chief(results[metric])
     is_best = self._state.record_score(step, metric, value)
     if is_best and self._writes_files:
@@ -580,6 +589,7 @@ class TPUEstimator:
       checkpoint.restore_all(self._all_variables(), newest, "--output_dir")
       self._restore_state(newest)
       if not spec.optimizer:
+        # Without training, the result of the run is needed.
         self._restore_best()
       return True
     if spec.init_checkpoint:
@@ -632,6 +642,8 @@ class TPUEstimator:
       best.metric,
       best.value,
     )
+    # The optimizer keeps the averages of the last step. If training continues,
+    # `train` loads the weights of the last step again.
     checkpoint.restore_all(
       self._variables_without_optimizer(), prefix, "--output_dir"
     )
@@ -680,6 +692,7 @@ class TPUEstimator:
 
   def _check_step_of_chief(self) -> None:
     step = self.global_step
+    # Workers with different folders would train from different weights.
     chief_step = int(self._devices.broadcast_from_chief(step))
     if chief_step != step:
       raise UserError(

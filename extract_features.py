@@ -31,7 +31,6 @@ from data import encoding
 from data import feature_files
 from data import file_io
 from data import locks
-from data import unfinished
 from errors import UserError
 import estimator as estimator_lib
 import modeling
@@ -243,9 +242,9 @@ def _settings(
   return {
     **{name: FLAGS[name].value for name in names},
     **files._asdict(),
-    "config_hash": unfinished.checksum(files.bert_config_file),
-    "vocab_hash": unfinished.checksum(files.vocab_file),
-    "weights_hash": unfinished.checksum(_weights_file(files.init_checkpoint)),
+    "config_hash": file_io.compute_checksum(files.bert_config_file),
+    "vocab_hash": file_io.compute_checksum(files.vocab_file),
+    "weights_hash": file_io.compute_checksum(_weights_file(files.init_checkpoint)),
     "input_files": [
       [file, stat.length, stat.mtime_nsec]
       for file, stat in zip(input_files, stats)

@@ -297,14 +297,13 @@ class AdamWeightDecayOptimizer(tf.Module):
     """Updates the variables on all devices; called once for all replicas."""
     for variable, gradient in zip(variables, gradients):
       name = _name_of(variable)
+      rate_multiplier = self._rate_multiplier(name)
+      is_decayed = self._exclude.search(name) is None
       strategy.extended.update(
         variable,
         self._update,
         args=(self._slots[name], gradient, factors),
-        kwargs={
-          "rate_multiplier": self._rate_multiplier(name),
-          "is_decayed": not self._exclude.search(name),
-        },
+        kwargs=dict(rate_multiplier=rate_multiplier, is_decayed=is_decayed),
       )
 
   def _update(

@@ -1,14 +1,15 @@
-"""One epoch of fine-tuning beside PyTorch transformers.
+"""Compares one epoch of fine-tuning with PyTorch transformers.
 
     python benchmarks/fine_tuning.py --data_dir=glue/MRPC \\
         --bert_config_file=$BERT/bert_config.json --vocab_file=$BERT/vocab.txt
 
-Ours, in batches of near lengths, ours padded to --max_seq_length, and
-transformers with its dynamic padding (random batches, each padded to its
-longest sequence), in float32 and in bfloat16. Each is a process of its own that
-does a part of the epoch when it is its turn; the sums count. The first steps,
-which compile, do not count, but what new lengths take to compile does. Weights
-are random, tokens are made before the start. Needs the packages of
+It measures our program with batches of similar lengths, our program with
+batches padded to --max_seq_length, and transformers with dynamic padding
+(random batches, each padded to its longest sequence), in float32 and in
+bfloat16. Each is a process of its own that does a part of the epoch when it is
+its turn; the result is the sum of its turns. The first steps, which compile, do
+not count, but the compilation of new lengths does. Weights are random, and
+tokens are made before the start. It needs the packages of
 requirements-benchmark.txt; --peer_python names another interpreter that has
 PyTorch and transformers.
 """
@@ -28,11 +29,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("data_dir", None, "Folder of MRPC.")
-flags.DEFINE_string("bert_config_file", None, "The model.")
-flags.DEFINE_string("vocab_file", None, "Its vocabulary.")
-flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a sequence.")
-flags.DEFINE_integer("batch_size", 32, "Examples of a step.")
-flags.DEFINE_integer("turns", 5, "Parts of the epoch.")
+flags.DEFINE_string("bert_config_file", None, "Config of the model.")
+flags.DEFINE_string("vocab_file", None, "Vocabulary of the model.")
+flags.DEFINE_integer(
+  "max_seq_length", 128, "Largest number of tokens of a sequence."
+)
+flags.DEFINE_integer("batch_size", 32, "Number of examples of a step.")
+flags.DEFINE_integer("turns", 5, "Number of parts of the epoch.")
 flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
 flags.DEFINE_string("role", None, "Set by this program for its children.")
 

@@ -1,18 +1,33 @@
-"""What benchmarks beside PyTorch transformers share."""
+"""Shared code of the benchmarks that compare with PyTorch transformers."""
 
 from collections.abc import Mapping
 import json
 import sys
+from typing import NamedTuple
 
 import turns
 
-# Name -> role, precision, and whether ours pads to the longest length.
-_CONTESTANTS = {
-  "transformers float32": ("peer", "float32", False),
-  "transformers bfloat16": ("peer", "bfloat16", False),
-  "ours float32": ("ours", "float32", False),
-  "ours bfloat16": ("ours", "bfloat16", False),
-  "ours bfloat16, padded": ("ours", "bfloat16", True),
+
+class _Variant(NamedTuple):
+  """A program and its settings.
+
+  Attributes:
+    role: `ours` or `peer`.
+    precision: Type of the activations.
+    pads: Whether our program pads all batches to the longest length.
+  """
+
+  role: str
+  precision: str
+  pads: bool = False
+
+
+_VARIANTS = {
+  "transformers float32": _Variant("peer", "float32"),
+  "transformers bfloat16": _Variant("peer", "bfloat16"),
+  "ours float32": _Variant("ours", "float32"),
+  "ours bfloat16": _Variant("ours", "bfloat16"),
+  "ours bfloat16, padded": _Variant("ours", "bfloat16", pads=True),
 }
 _COMPARED = [
   ("ours float32", "transformers float32"),
@@ -21,7 +36,7 @@ _COMPARED = [
   ("ours bfloat16", "ours bfloat16, padded"),
 ]
 
-# Our names of activations to theirs, whose `gelu` is the exact form.
+# Our names of activations to theirs. Their `gelu` is the exact form.
 _ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu"}
 
 
@@ -48,28 +63,27 @@ def take_turns(
   num_warmups: int,
   num_turns: int,
 ) -> dict[str, list[float]]:
-  """Lets ours and transformers work in turn, in both precisions.
+  """Lets our program and transformers take turns, in both precisions.
 
   Args:
-    program: see `turns.Contestant`, likewise `num_warmups`.
-    peer_python: the interpreter of transformers.
-    settings: for all; each gets its `precision`, and `pads`, besides.
-    num_warmups: turns that do not count.
-    num_turns: turns of each.
+    program: See `turns.Contestant`.
+    peer_python: Interpreter that has PyTorch and transformers.
+    settings: Settings for all; each also gets its `precision` and `pads`.
+    num_warmups: Number of turns that do not count.
+    num_turns: Number of turns of each.
 
   Returns:
-    The seconds of each one's turns, by name.
+    Name of a contestant -> seconds of its turns.
   """
-  contestants = {
-    name: turns.Contestant(
+  contestants = {}
+  for name, variant in _VARIANTS.items():
+    contestants[name] = turns.Contestant(
       program,
-      role,
-      peer_python if role == "peer" else sys.executable,
-      {**settings, "precision": precision, "pads": pads},
+      variant.role,
+      peer_python if variant.role == "peer" else sys.executable,
+      {**settings, "precision": variant.precision, "pads": variant.pads},
       num_warmups,
     )
-    for name, (role, precision, pads) in _CONTESTANTS.items()
-  }
   for _ in range(num_turns):
     for contestant in contestants.values():
       contestant.take_turn()
@@ -81,15 +95,16 @@ def take_turns(
 def print_ratios(
   totals: Mapping[str, float], seconds: Mapping[str, list[float]]
 ) -> None:
-  """Prints how many times as fast ours is.
+  """Prints how many times as fast our program is.
 
   Args:
-    totals: what counts of the turns of each, by name.
-    seconds: see `take_turns`.
+    totals: Name of a contestant -> the seconds that are compared.
+    seconds: See `take_turns`.
   """
   for ours, theirs in _COMPARED:
-    ratios = sorted(b / a for a, b in zip(seconds[ours], seconds[theirs]))
+    turn_pairs = zip(seconds[ours], seconds[theirs])
+    ratios = sorted(their / our for our, their in turn_pairs)
     print(
-      f"  {ours} beside {theirs}: {totals[theirs] / totals[ours]:.2f} "
+      f"  {ours} compared with {theirs}: {totals[theirs] / totals[ours]:.2f} "
       f"times as fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f})"
     )

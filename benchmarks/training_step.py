@@ -1,13 +1,14 @@
-"""Speed of a training step beside PyTorch transformers.
+"""Compares the speed of a training step with PyTorch transformers.
 
     python benchmarks/training_step.py --size=small --task=classifier \\
         --batch_size=32 --seq_length=128 --precisions=float32,bfloat16
 
-Both train from random weights on the same shapes, dropout and AdamW with
-clipping included, each in a process of its own that does a few steps when it is
-its turn. The median over the turns counts. Ours runs through the estimator, as
-every program does. Needs the packages of requirements-benchmark.txt;
---peer_python names another interpreter that has PyTorch and transformers.
+Both train from random weights on the same shapes, with dropout and with AdamW
+and clipping. Each is a process of its own that does a few steps when it is its
+turn; the result is the median of its turns. Our steps run through the
+estimator, as in every program. It needs the packages of
+requirements-benchmark.txt; --peer_python names another interpreter that has
+PyTorch and transformers.
 """
 
 import json
@@ -27,14 +28,18 @@ flags.DEFINE_string(
   "size", "small", "A released size, such as small, L-4_H-512_A-8 or base."
 )
 flags.DEFINE_enum(
-  "task", "classifier", ["classifier", "pretraining"], "What to train."
+  "task", "classifier", ["classifier", "pretraining"], "Kind of model to train."
 )
-flags.DEFINE_integer("batch_size", 32, "Sequences of a step.")
-flags.DEFINE_integer("seq_length", 128, "Tokens of a sequence, all real.")
-flags.DEFINE_integer("max_predictions_per_seq", 20, "Masks of a sequence.")
+flags.DEFINE_integer("batch_size", 32, "Number of sequences of a step.")
+flags.DEFINE_integer(
+  "seq_length", 128, "Number of tokens of a sequence, without padding."
+)
+flags.DEFINE_integer(
+  "max_predictions_per_seq", 20, "Number of masks of a sequence."
+)
 flags.DEFINE_list("precisions", "float32,bfloat16", "Types to compare.")
-flags.DEFINE_integer("steps", 4, "Steps of a turn.")
-flags.DEFINE_integer("turns", 7, "Turns of each.")
+flags.DEFINE_integer("steps", 4, "Number of steps of a turn.")
+flags.DEFINE_integer("turns", 7, "Number of turns of each.")
 flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
 flags.DEFINE_string("role", None, "Set by this program for its children.")
 
@@ -114,7 +119,8 @@ def run_ours(settings) -> None:
     ),
     train_batch_size=settings["batch_size"],
   )
-  peak = devices.Devices(tf.distribute.get_strategy()).measure_peak_flops(dtype)
+  this_machine = devices.Devices(tf.distribute.get_strategy())
+  peak = this_machine.measure_peak_flops(dtype)
   flops = cost.training_flops(
     config,
     settings["batch_size"],
@@ -216,15 +222,18 @@ def main(_):
     for _ in range(FLAGS.turns):
       ours.take_turn()
       peer.take_turn()
-    medians = [statistics.median(x.seconds) / FLAGS.steps for x in (ours, peer)]
-    ratios = sorted(b / a for a, b in zip(ours.seconds, peer.seconds))
-    flops = ours.facts["flops"] / medians[0]
+    our_seconds = statistics.median(ours.seconds) / FLAGS.steps
+    peer_seconds = statistics.median(peer.seconds) / FLAGS.steps
+    turn_pairs = zip(ours.seconds, peer.seconds)
+    ratios = sorted(theirs / our for our, theirs in turn_pairs)
+    flops = ours.facts["flops"] / our_seconds
+    peak_flops = ours.facts["peak_flops"]
     print(
-      f"  {precision:>8}: ours {medians[0]:.3f} s, transformers "
-      f"{medians[1]:.3f} s a step: {medians[1] / medians[0]:.2f} times as "
+      f"  {precision:>8}: ours {our_seconds:.3f} s, transformers "
+      f"{peer_seconds:.3f} s a step: {peer_seconds / our_seconds:.2f} times as "
       f"fast (turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f}); "
-      f"{flops / 1e9:.0f} GFLOP/s, {flops / ours.facts['peak_flops']:.0%} "
-      f"of the {ours.facts['peak_flops'] / 1e9:.0f} of a large product",
+      f"{flops / 1e9:.0f} GFLOP/s, {flops / peak_flops:.0%} of the "
+      f"{peak_flops / 1e9:.0f} of a large product",
       flush=True,
     )
     ours.leave()

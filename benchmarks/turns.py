@@ -6,24 +6,27 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 
-def answer_turns(facts: Mapping[str, object]) -> Iterator[None]:
+def answer_turns(facts: Mapping[str, Any]) -> Iterator[None]:
   """Answers each line on standard input with the seconds of a turn.
 
-  Called in the process of a contestant. `next` of what it returns ends a turn
-  and waits for the next one; the answers carry `facts`.
+  A contestant calls this in its process. `next` of the result ends a turn and
+  waits for the next one.
+
+  Args:
+    facts: Facts about the contestant, which are part of every answer.
   """
   channel = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # what libraries print goes to standard error
+  os.dup2(2, 1)  # libraries that print do so to standard error
   while True:
     if not sys.stdin.readline():
       os._exit(0)
     start = time.perf_counter()
     yield
-    channel.write(
-      json.dumps({"seconds": time.perf_counter() - start, **facts}) + "\n"
-    )
+    answer = {"seconds": time.perf_counter() - start, **facts}
+    channel.write(json.dumps(answer) + "\n")
     channel.flush()
 
 
@@ -31,8 +34,8 @@ class Contestant:
   """A process that takes turns.
 
   Attributes:
-    seconds: of its turns.
-    facts: what it says of itself.
+    seconds: Seconds of its turns.
+    facts: Facts that it gave about itself.
   """
 
   def __init__(
@@ -40,20 +43,21 @@ class Contestant:
     program: str,
     role: str,
     python: str,
-    settings: Mapping[str, object],
+    settings: Mapping[str, Any],
     num_warmups: int,
   ):
-    """Starts the process and lets it take turns that do not count.
+    """Starts the process, and lets it take turns that do not count.
 
     Args:
-      program: path of the program, which gets the flag --role, a JSON list of
+      program: Path of the program. It gets the flag --role, a JSON list of
         `role` and `settings`.
-      role: what the process is.
-      python: its interpreter.
-      settings: what it should do.
-      num_warmups: turns in which it compiles and grows its memory.
+      role: Role of the process.
+      python: Interpreter of the process.
+      settings: Settings of the process.
+      num_warmups: Number of turns in which it compiles and allocates memory.
     """
-    self.seconds = []
+    self.seconds: list[float] = []
+    self.facts: dict[str, Any] = {}
     self._process = subprocess.Popen(
       [python, program, f"--role={json.dumps([role, settings])}"],
       stdin=subprocess.PIPE,
@@ -62,9 +66,9 @@ class Contestant:
       text=True,
     )
     for _ in range(num_warmups):
-      self.facts = self._turn()
+      self.facts = self._run_turn()
 
-  def _turn(self):
+  def _run_turn(self) -> dict[str, Any]:
     self._process.stdin.write("go\n")
     self._process.stdin.flush()
     line = self._process.stdout.readline()
@@ -73,8 +77,10 @@ class Contestant:
     return json.loads(line)
 
   def take_turn(self) -> None:
-    self.seconds.append(self._turn()["seconds"])
+    """Lets the process work, and records the seconds."""
+    self.seconds.append(self._run_turn()["seconds"])
 
   def leave(self) -> None:
+    """Ends the process."""
     self._process.kill()
     self._process.wait()

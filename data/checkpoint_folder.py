@@ -113,17 +113,18 @@ def _whole_checkpoints(folder: str) -> set[str]:
   if not tf.io.gfile.isdir(folder):
     return set()
   files = set(tf.io.gfile.listdir(folder))
+  # (name, number of data files it should have) -> number of those there are
   num_found: dict[tuple[str, int], int] = {}
   for file in files:
     match = _DATA_FILE.fullmatch(file)
     if match:
       key = match["name"], int(match["num_shards"])
       num_found[key] = num_found.get(key, 0) + 1
-  return {
-    name
-    for (name, num_shards), count in num_found.items()
-    if count == num_shards and f"{name}.index" in files
-  }
+  whole = set()
+  for (name, num_shards), count in num_found.items():
+    if count == num_shards and f"{name}.index" in files:
+      whole.add(name)
+  return whole
 
 
 def _unfinished_checkpoints(folder: str) -> set[str]:
@@ -161,8 +162,10 @@ def add_checkpoint(
   if keep_checkpoint_max:
     num_expired = max(0, len(names) - keep_checkpoint_max)
   finish_save(folder)
+  # From here on a kill leaves checkpoints that the next process deletes.
   _write_journal(folder, [*names[:num_expired], name])
   write_files(os.path.join(folder, name), name in listed)
+  # From here on the new checkpoint exists and the expired ones do not.
   _write_list(folder, names[num_expired:])
   finish_save(folder)
 
@@ -216,11 +219,10 @@ def _replace_list(
 
 def _delete_files(folder: str, name: str) -> None:
   """Deletes the files of a checkpoint, those that make it whole first."""
-  files = [
-    file for file in tf.io.gfile.listdir(folder) if is_file_of(file, name)
-  ]
-  for file in sorted(files, reverse=True):
-    tf.io.gfile.remove(os.path.join(folder, file))
+  # In reverse order, `.index` comes before `.data-...`.
+  for file in sorted(tf.io.gfile.listdir(folder), reverse=True):
+    if is_file_of(file, name):
+      tf.io.gfile.remove(os.path.join(folder, file))
 
 
 # --- The list and the journal ------------------------------------------------

@@ -50,6 +50,24 @@ def tiny_config(**changes) -> modeling.BertConfig:
   return modeling.BertConfig(**{**tiny.CONFIG, **changes})
 
 
+def random_variables(seed: int = 1, **changes) -> dict[str, tf.Variable]:
+  """Returns the variables of a tiny model, by name.
+
+  Args:
+    seed: Seed of the weights.
+    **changes: Fields of its config.
+  """
+  model = modeling.BertForPreTraining(tiny_config(**changes), seed=seed)
+  return checkpoint.variables_by_name(model)
+
+
+def assert_same_values(variables, others) -> None:
+  """Asserts that variables or arrays have the same names and values."""
+  assert set(variables) == set(others)
+  for name in variables:
+    np.testing.assert_array_equal(variables[name], others[name], err_msg=name)
+
+
 def write_vocab(folder: pathlib.Path) -> str:
   """Writes the tiny vocabulary, and returns its file."""
   path = folder / "vocab.txt"

@@ -17,12 +17,11 @@ from data import checkpoint_folder
 import errors
 from errors import UserError
 import estimator as estimator_lib
-import losses
+import heads
 import modeling
 import optimization
 import run_pretraining
 from training import interruption
-from training import run_state
 from training import training_step
 
 
@@ -385,10 +384,61 @@ def test_training_stops_when_scores_no_longer_rise(tmp_path):
   assert list(seen) == [20]
 
 
+def test_signal_leaves_an_evaluation_which_is_repeated(tmp_path):
+  scores = {4: 0.1, 8: 0.3}
+  finished = []
+
+  def evaluate():
+    signal.raise_signal(signal.SIGTERM)
+    for _ in range(100):  # Python runs handlers between instructions
+      pass
+    finished.append(True)
+    return {"f1": 1.0}
+
+  config = dict(eval_every_steps=4, best_metric="f1")
+  with pytest.raises(errors.Interrupted, match="step 4 of 8, which is saved"):
+    line_estimator(tmp_path, **config).train(line_input(True), 8, evaluate)
+  assert not finished
+  seen = []
+
+  def evaluate_again():
+    seen.append(resumed.global_step)
+    return {"f1": scores[seen[-1]]}
+
+  resumed = line_estimator(tmp_path, **config)
+  resumed.train(line_input(True), 8, evaluate_again)
+  assert seen == [4, 8]
+  np.testing.assert_array_equal(
+    resumed._spec.model.slope, weights_after(line_estimator(), 8)
+  )
+
+
 def test_score_that_is_not_there_is_named(tmp_path):
   estimator = line_estimator(tmp_path, eval_every_steps=2, best_metric="f2")
   with pytest.raises(ValueError, match="no score 'f2'.*There are: f1"):
     estimator.train(line_input(True), 4, lambda: {"f1": 1.0})
+
+
+@pytest.mark.parametrize("optimizer", optimization.OPTIMIZERS)
+def test_memory_estimate_counts_what_there_is(monkeypatch, optimizer):
+  estimator = line_estimator(gradient_accumulation_steps=2)
+  spec = estimator._spec
+  spec.optimizer = optimization.create_optimizer(
+    0.1, 20, 0, optimizer=optimizer
+  )
+  spec.optimizer.build(spec.model.trainable_variables)
+  spec.activation_bytes = lambda num_examples: 1000 * num_examples
+  logged = []
+  monkeypatch.setattr(
+    estimator_lib.logging, "info", lambda text, *args: logged.append(args)
+  )
+  estimator.train(line_input(True), 1)
+  num_slots = len(optimization.OPTIMIZERS[optimizer].optimizer_class.slot_names)
+  weights, slots, gradients, activations = 8, 8 * num_slots, 16, 2000
+  parts = [weights, slots, gradients, activations]
+  expected = [sum(parts), *parts]
+  estimates = [args for args in logged if len(args) == 7]
+  assert [count * 2**30 for count in estimates[0][:5]] == expected
 
 
 def test_export_has_the_weights_alone(tmp_path):
@@ -426,7 +476,9 @@ def bert_input(params):
   )
 
 
-def bert_estimator(model_dir, dropout=0.0, recompute=False, **config):
+def bert_estimator(
+  model_dir, dropout=0.0, recompute=False, num_hidden_layers=1, **config
+):
   run_config = estimator_lib.RunConfig(
     model_dir=str(model_dir), iterations_per_loop=1, **config
   )
@@ -434,7 +486,9 @@ def bert_estimator(model_dir, dropout=0.0, recompute=False, **config):
   def model_fn(params):
     model = modeling.BertForPreTraining(
       builders.tiny_config(
-        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+        num_hidden_layers=num_hidden_layers,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
       ),
       run_config.compute_dtype,
       params["seed"],
@@ -449,10 +503,15 @@ def bert_estimator(model_dir, dropout=0.0, recompute=False, **config):
   return estimator_lib.TPUEstimator(model_fn, run_config, train_batch_size=16)
 
 
-def bert_losses(model_dir, num_steps=20, **kwargs):
-  bert_estimator(model_dir, **kwargs).train(bert_input, num_steps)
+def logged_losses(model_dir):
   with open(os.path.join(model_dir, "training_log.jsonl")) as reader:
     return [json.loads(line)["loss"] for line in reader]
+
+
+def bert_losses(model_dir, num_steps=12, **kwargs):
+  """Returns the losses of the steps of a run."""
+  bert_estimator(model_dir, **kwargs).train(bert_input, num_steps)
+  return logged_losses(model_dir)
 
 
 @pytest.fixture(scope="module")
@@ -485,62 +544,55 @@ def test_how_a_batch_is_carried_changes_nothing(
   )
 
 
-def task_parts(task, config, features):
-  """Returns the model, `loss_fn` and labels of a task."""
-  encoder_inputs = ("input_ids", "input_mask", "segment_ids")
-  rows, length = features["input_ids"].shape
-  if task == "pretraining":
-    model = modeling.BertForPreTraining(config)
-    return model, run_pretraining.loss_fn_builder(model), features
-  ones = tf.ones([rows])
-  if task == "classifier":
-    model = modeling.BertForSequenceClassification(config, 3)
-    labels = {"labels": tf.range(rows) % 3}
-
-    def loss(logits, labels):
-      return losses.classification_loss(logits, labels, ones)
-  elif task == "span":
-    model = modeling.BertForQuestionAnswering(config)
-    labels = {"start": tf.range(rows) % length, "end": tf.range(rows) % 5}
-
-    def loss(logits, start, end):
-      return losses.span_loss(*logits, start, end, ones)
-  elif task == "token":
-    model = modeling.BertForTokenClassification(config, 3)
-    labels = {"labels": features["input_ids"] % 3}
-
-    def loss(logits, labels):
-      return losses.token_loss(logits, labels, tf.ones([rows, length]))
-  else:
-    model = modeling.BertForMultipleChoice(config)
-    features = {
-      name: tf.stack([features[name]] * 2, axis=1) for name in encoder_inputs
-    }
-    features["input_ids"] = tf.cumsum(features["input_ids"], 1) % 39
-    labels = {"labels": tf.range(rows) % 2}
-
-    def loss(logits, labels):
-      return losses.classification_loss(logits, labels, ones)
-
-  def loss_fn(features, seed):
-    logits = model(*(features[name] for name in encoder_inputs), seed)
-    return estimator_lib.Losses(
-      {"loss": loss(logits, **{name: features[name] for name in labels})}
-    )
-
-  inputs = {name: features[name] for name in encoder_inputs}
-  return model, loss_fn, {**inputs, **labels}
+def head_features(head, rows=8, length=16):
+  """Returns a batch for a model with a head, which has three outputs."""
+  batch = next(iter(bert_input({"seed": 1, "batch_size": rows})))
+  names = ("input_ids", "input_mask", "segment_ids")
+  features = {name: batch[name] for name in names}
+  if head == heads.MULTIPLE_CHOICE:
+    for name in names:  # [rows, 2 choices, length]
+      features[name] = tf.stack([batch[name], batch[name]], axis=1)
+    num_tokens = len(builders.TOKENS)
+    features["input_ids"] = tf.cumsum(features["input_ids"], 1) % num_tokens
+  numbers = tf.range(rows)
+  label_ids = {
+    heads.MULTIPLE_CHOICE: numbers % 2,
+    heads.TAGGING: batch["input_ids"] % 3,
+  }
+  return {
+    **features,
+    "label_ids": label_ids.get(head, numbers % 3),
+    "label_weights": tf.ones([rows, length]),
+    "start_positions": numbers % length,
+    "end_positions": numbers % 5,
+    "is_real_example": tf.ones([rows]),
+    "label_weight": tf.ones([rows]),
+  }
 
 
 @pytest.mark.parametrize(
-  "task", ["pretraining", "classifier", "span", "token", "choice"]
+  "head, num_hidden_layers",
+  [
+    (heads.SINGLE_LABEL, 2),
+    (heads.SPAN, 1),
+    (heads.TAGGING, 1),
+    (heads.MULTIPLE_CHOICE, 1),
+  ],
 )
-def test_every_training_step_compiles_whole(tmp_path, task):
-  # One program of XLA with static shapes, from features to updated weights, as
-  # a TPU takes it.
-  batch = next(iter(bert_input({"seed": 1, "batch_size": 8})))
-  config = builders.tiny_config(num_hidden_layers=1)
-  model, loss_fn, features = task_parts(task, config, batch)
+def test_every_training_step_compiles_whole(tmp_path, head, num_hidden_layers):
+  # A TPU takes one program of XLA with static shapes, from features to updated
+  # weights. Pre-training is compiled above, and compared with other ways.
+  features = head_features(head)
+  config = builders.tiny_config(num_hidden_layers=num_hidden_layers)
+  model = heads.HEADS[head].create_model(config, 3)
+
+  def loss_fn(features, seed):
+    names = ("input_ids", "input_mask", "segment_ids")
+    logits = model(*(features[name] for name in names), seed)
+    return estimator_lib.Losses(
+      heads.HEADS[head].named_losses(logits, features)
+    )
+
   estimator = estimator_lib.TPUEstimator(
     lambda params: estimator_lib.EstimatorSpec(
       model, loss_fn, optimizer=optimization.create_optimizer(0.01, 99, 0)
@@ -554,25 +606,31 @@ def test_every_training_step_compiles_whole(tmp_path, task):
   )
   log = json.loads((tmp_path / "training_log.jsonl").read_text())
   assert np.isfinite(log["loss"]) and np.isfinite(log["gradient_norm"])
-  still = {
+  unchanged = {
     variable.name
     for old, variable in zip(before, model.variables)
     if np.all(old == variable.numpy())
   }
-  # Spans and tokens do not read the pooler; what is added to all choices alike
-  # decides nothing.
+  # Spans and tags do not depend on the pooler, and choices do not depend on
+  # what is added to all of them.
   pooler = {"bert/pooler/dense/kernel:0", "bert/pooler/dense/bias:0"}
-  assert still <= {
-    "span": pooler,
-    "token": pooler,
-    "choice": {"output_bias:0"},
-  }.get(task, set())
+  assert unchanged <= {
+    heads.SPAN: pooler,
+    heads.TAGGING: pooler,
+    heads.MULTIPLE_CHOICE: {"output_bias:0"},
+  }.get(head, set())
 
 
 def test_recomputation_draws_the_same_dropout(tmp_path):
   np.testing.assert_allclose(
-    bert_losses(tmp_path / "kept", 5, dropout=0.1),
-    bert_losses(tmp_path / "recomputed", 5, dropout=0.1, recompute=True),
+    bert_losses(tmp_path / "kept", 5, dropout=0.1, num_hidden_layers=2),
+    bert_losses(
+      tmp_path / "recomputed",
+      5,
+      dropout=0.1,
+      recompute=True,
+      num_hidden_layers=2,
+    ),
     atol=1e-5,
   )
 
@@ -630,30 +688,20 @@ def test_loss_scale_that_is_too_large_is_halved(tmp_path):
   assert np.any(resumed._spec.model.bert.pooler.kernel.numpy() != before)
 
 
-def test_evaluation_on_two_devices_is_that_on_one(tmp_path):
-  def last_is_short(params):
-    return bert_input(params).take(3).unbatch().take(37).batch(16)
-
+def test_two_devices_evaluate_and_predict_as_one_does(tmp_path):
   two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-  results = []
-  for strategy in (None, two):
-    estimator = bert_estimator(tmp_path, strategy=strategy)
-    estimator.train(bert_input, 1)
-    results.append(estimator.evaluate(last_is_short))
-  for name, value in results[0].items():
-    np.testing.assert_allclose(results[1][name], value, rtol=1e-5)
-
-
-def test_prediction_on_two_devices_keeps_the_order(tmp_path):
-  two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-  predictions = []
+  last_is_short = line_input(False, num_examples=27)
+  results, predictions = [], []
   for strategy in (None, two):
     estimator = line_estimator(tmp_path, strategy=strategy)
-    estimator.train(line_input(True), 1)
-    predictions.append(
-      [p["y"] for p in estimator.predict(line_input(False, num_examples=27))]
-    )
+    estimator.train(line_input(True), 1)  # the second time this does nothing
+    results.append(estimator.evaluate(last_is_short))
+    predictions.append([p["y"] for p in estimator.predict(last_is_short)])
+  assert len(predictions[0]) == 18  # of 27; the others only fill the batches
   np.testing.assert_allclose(*predictions, rtol=1e-6)
+  assert results[0].keys() == results[1].keys()
+  for name, value in results[0].items():
+    np.testing.assert_allclose(results[1][name], value, rtol=1e-5)
 
 
 def test_batch_that_cannot_be_dealt_out_is_refused(tmp_path):
@@ -721,11 +769,6 @@ def golden_input_fn(folder):
   return input_fn
 
 
-def logged_losses(model_dir):
-  with open(os.path.join(model_dir, "training_log.jsonl")) as reader:
-    return [json.loads(line)["loss"] for line in reader]
-
-
 def read_all(prefix):
   """Returns the tensors of a TensorFlow checkpoint, with the optimizer's."""
   reader = tf.train.load_checkpoint(str(prefix))
@@ -733,15 +776,30 @@ def read_all(prefix):
   return {name: reader.get_tensor(name) for name in names}
 
 
-def test_training_follows_the_reference(golden_model_dir, tmp_path):
+@pytest.fixture(scope="module")
+def golden_run(tmp_path_factory):
+  """Function that trains a golden model for six steps; returns the folder."""
+  runs = {}
+
+  def run(folder):
+    if folder not in runs:
+      runs[folder] = tmp_path_factory.mktemp("golden")
+      estimator = golden_estimator(folder, runs[folder])
+      estimator.train(golden_input_fn(folder), 6)
+    return runs[folder]
+
+  return run
+
+
+def test_training_follows_the_reference(golden_model_dir, golden_run):
   folder = golden_model_dir
   golden = np.load(os.path.join(folder, "golden.npz"))
-  golden_estimator(folder, tmp_path).train(golden_input_fn(folder), 6)
+  run = golden_run(folder)
   np.testing.assert_allclose(
-    logged_losses(tmp_path), golden["train_losses"], atol=1e-4
+    logged_losses(run), golden["train_losses"], atol=1e-4
   )
   before = read_all(os.path.join(folder, "bert_model.ckpt"))
-  ours = read_all(tmp_path)
+  ours = read_all(run)
   if os.path.exists(os.path.join(folder, "model.ckpt-6.index")):
     theirs = read_all(os.path.join(folder, "model.ckpt-6"))
     assert theirs.keys() == ours.keys()
@@ -767,11 +825,13 @@ def test_training_follows_the_reference(golden_model_dir, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["small_gelu", "relu_nomask"])
-def test_a_run_of_the_reference_is_resumed(large_golden_dir, tmp_path, case):
+def test_a_run_of_the_reference_is_resumed(
+  large_golden_dir, golden_run, tmp_path, case
+):
   folder = os.path.join(large_golden_dir, "modeling", case)
   golden = np.load(os.path.join(folder, "golden.npz"))
   input_fn = golden_input_fn(folder)
-  golden_estimator(folder, tmp_path / "ours").train(input_fn, 6)
+  shutil.copytree(golden_run(folder), tmp_path / "ours")
   golden_estimator(folder, tmp_path / "ours", 10).train(input_fn, 10)
 
   resumed = tmp_path / "resumed"
@@ -844,25 +904,5 @@ def test_packed_rows_train_as_their_pairs_do(tmp_path):
     estimator.train(
       lambda params: tf.data.Dataset.from_tensors(features).repeat(), 4
     )
-    with open(tmp_path / name / "training_log.jsonl") as reader:
-      losses.append([json.loads(line)["loss"] for line in reader])
+    losses.append(logged_losses(tmp_path / name))
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  "field",
-  [
-    {
-      "best": {
-        "step": 1,
-        "metric": "f1",
-        "evaluations_since": 0,
-        "value": 10**400,
-      }
-    },
-    {"loss_scale": [True, 7]},
-  ],
-)
-def test_state_with_numbers_that_no_run_has_is_damaged(field):
-  with pytest.raises(errors.UserError, match="x.json is damaged: it has"):
-    run_state.RunState.from_json(field, "x.json")

@@ -119,9 +119,8 @@ class Devices:
       set_endless = tf.data.experimental.assert_cardinality(
         tf.data.INFINITE_CARDINALITY
       )
-      return (
-        dataset.flat_map(split_batch).apply(set_endless).prefetch(2 * num_local)
-      )
+      rows = dataset.flat_map(split_batch).apply(set_endless)
+      return rows.prefetch(2 * num_local)
 
     return self.strategy.distribute_datasets_from_function(rows_of_worker)
 

@@ -1,6 +1,6 @@
 """Evaluation and prediction: functions of batches, on the devices at hand."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 import math
 from typing import Any
 
@@ -53,16 +53,16 @@ class BatchRunner:
     key = (function, repr(element_spec))
     if key not in self._compiled:
       if num_replicas == 1:
-        compiled = tf.function(
+        self._compiled[key] = tf.function(
           function, input_signature=[element_spec], autograph=False
         )
       else:
-        compiled = tf.function(
-          lambda rows: self._devices.strategy.run(function, (rows,)),
+        strategy = self._devices.strategy
+        self._compiled[key] = tf.function(
+          lambda rows: strategy.run(function, (rows,)),
           reduce_retracing=True,
           autograph=False,
         )
-      self._compiled[key] = compiled
     return self._compiled[key]
 
   def _split_between(self, replicas, features):
@@ -109,7 +109,7 @@ def average_losses(outputs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
 
 
 def predictions_of_examples(
-  outputs: Iterable[tuple[Mapping[str, tf.Tensor], Mapping[str, Any]]],
+  outputs: Iterable[tuple[Any, Any]],
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the predictions for each example, in the order of the batches.
 
@@ -120,9 +120,9 @@ def predictions_of_examples(
     outputs: Results of `BatchRunner.run` for a `predict_fn`.
   """
   for features, parts_by_name in outputs:
-    columns = {
-      name: np.concatenate(parts) for name, parts in parts_by_name.items()
-    }
+    columns = {}
+    for name, parts in parts_by_name.items():
+      columns[name] = np.concatenate(parts)  # [batch_size, ...]
     any_column = next(iter(columns.values()))
     rows = np.arange(len(any_column))
     if "is_real_example" in features:

@@ -65,6 +65,7 @@ class RunState:
     Raises:
       UserError: A field has a value of another type.
     """
+    # The file may also hold fields of later versions of the program.
     known = {}
     for name, is_valid in _FIELD_CHECKS.items():
       if name not in fields:
@@ -138,6 +139,7 @@ class RunState:
 
 
 def _is_count(value) -> bool:
+  # A bool of Python is also an int.
   if isinstance(value, bool) or not isinstance(value, int):
     return False
   return 0 <= value <= _LARGEST_COUNT

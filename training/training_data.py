@@ -79,7 +79,9 @@ def _count_batches(dataset, batch_size, step, state):
   def add_position(number, features):
     return features, number[tf.newaxis]
 
-  return dataset.skip(num_read).enumerate(num_read + 1).map(add_position)
+  # After the first batch, one more has been read than before, and so on.
+  rest = dataset.skip(num_read)
+  return rest.enumerate(num_read + 1).map(add_position)
 
 
 def disable_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
