@@ -82,8 +82,8 @@ def write_config(folder: pathlib.Path) -> str:
   return str(path)
 
 
-def run_program(program: types.ModuleType, **values) -> None:
-  """Runs the `main` of a program in this process, with the given flags."""
+def set_flags(program: types.ModuleType, **values) -> None:
+  """Sets the flags of a program, like its command line does."""
   by_module = flags.FLAGS.flags_by_module_dict()
   for module in list(by_module):
     if not module.startswith("absl"):
@@ -93,6 +93,11 @@ def run_program(program: types.ModuleType, **values) -> None:
   program.define_flags()
   arguments = [f"--{name}={value}" for name, value in values.items()]
   flags.FLAGS([program.__name__, *arguments])
+
+
+def run_program(program: types.ModuleType, **values) -> None:
+  """Runs the `main` of a program in this process, with the given flags."""
+  set_flags(program, **values)
   program.main([])
 
 
