@@ -244,7 +244,9 @@ def _settings(
     **files._asdict(),
     "config_hash": file_io.compute_checksum(files.bert_config_file),
     "vocab_hash": file_io.compute_checksum(files.vocab_file),
-    "weights_hash": file_io.compute_checksum(_weights_file(files.init_checkpoint)),
+    "weights_hash": file_io.compute_checksum(
+      _weights_file(files.init_checkpoint)
+    ),
     "input_files": [
       [file, stat.length, stat.mtime_nsec]
       for file, stat in zip(input_files, stats)
