@@ -29,7 +29,7 @@ MASKED_LM = "masked_lm"
 PRETRAINING = "pretraining"
 
 # Named (sum, weight) pairs of float32 scalars; see `losses`.
-NamedSums = dict[str, tuple[tf.Tensor, tf.Tensor]]
+NamedSums = dict[str, losses.SumAndWeight]
 Features = Mapping[str, tf.Tensor]
 
 

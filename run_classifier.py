@@ -148,7 +148,7 @@ def _define_custom_flags() -> None:
   )
   flags.DEFINE_enum(
     "problem_type",
-    classification.SINGLE_LABEL,
+    heads.SINGLE_LABEL,
     classification.PROBLEM_TYPES,
     "Whether a text has one label, any number of labels, or a numeric value. "
     "For --task_name=custom.",

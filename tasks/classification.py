@@ -16,14 +16,12 @@ import tensorflow as tf
 
 from data import file_io
 from errors import UserError
+import heads
 from tasks import metrics
 from tasks import text_files
 
 # A text has one of several labels, any number of labels, or a number.
-SINGLE_LABEL = "single_label"
-MULTI_LABEL = "multi_label"
-REGRESSION = "regression"
-PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+PROBLEM_TYPES = (heads.SINGLE_LABEL, heads.MULTI_LABEL, heads.REGRESSION)
 
 # Number of a column, from 0 (negative: from the end), or its name.
 Column = int | str
@@ -109,7 +107,7 @@ class ClassificationTask:
   name: str
   splits: Mapping[str, Sequence[Columns]]
   labels: tuple[str, ...] | None = ("0", "1")
-  problem_type: str = SINGLE_LABEL
+  problem_type: str = heads.SINGLE_LABEL
   metric_fn: Callable[..., dict[str, float]] = metrics.accuracy
   main_metrics: tuple[str, ...] = ("accuracy",)
   renamed_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -233,9 +231,9 @@ class ClassificationTask:
     self, value: Any, place: str
   ) -> str | tuple[str, ...] | float:
     """Returns the label of a field."""
-    if self.problem_type == REGRESSION:
+    if self.problem_type == heads.REGRESSION:
       return _parse_number(value, place)
-    if self.problem_type == MULTI_LABEL:
+    if self.problem_type == heads.MULTI_LABEL:
       labels = value if isinstance(value, list) else [value]
       if not all(map(_is_word, labels)):
         raise UserError(
@@ -266,7 +264,7 @@ class ClassificationTask:
     Raises:
       UserError: There are too few labels for a classifier.
     """
-    if self.problem_type == REGRESSION:
+    if self.problem_type == heads.REGRESSION:
       return ()
     labels = self.labels
     if not labels:
@@ -274,7 +272,7 @@ class ClassificationTask:
       for example in examples:
         found.update(self._get_labels(example))
       labels = tuple(sorted(found))
-    if len(labels) < (1 if self.problem_type == MULTI_LABEL else 2):
+    if len(labels) < (1 if self.problem_type == heads.MULTI_LABEL else 2):
       found_labels = "no label"
       if labels:
         found_labels = f"the label {text_files.format_value(labels[0])} only"
@@ -308,7 +306,7 @@ class ClassificationTask:
     Raises:
       UserError: An example has a label that is not among `labels`.
     """
-    if self.problem_type == REGRESSION:
+    if self.problem_type == heads.REGRESSION:
       numbers = [example.label or 0.0 for example in examples]
       return np.array(numbers, np.float32)
     ids = {label: i for i, label in enumerate(labels)}
@@ -324,7 +322,7 @@ class ClassificationTask:
             "add examples of it to the training data."
           )
         is_label[number, ids[label]] = 1.0
-    if self.problem_type == MULTI_LABEL:
+    if self.problem_type == heads.MULTI_LABEL:
       return is_label
     # A row of zeros, of an unknown label, becomes 0 as well.
     return np.argmax(is_label, axis=1)
@@ -348,7 +346,7 @@ class ClassificationTask:
     """
     if self.class_weights is None:
       return None
-    if self.problem_type == REGRESSION:
+    if self.problem_type == heads.REGRESSION:
       raise UserError("Class weights are for classes; regression has none.")
     if isinstance(self.class_weights, str):
       return self._balance_labels(targets, len(labels))
@@ -364,7 +362,7 @@ class ClassificationTask:
   def _balance_labels(self, targets: np.ndarray, num_labels: int) -> np.ndarray:
     """Returns weights that give all labels the same influence on the loss."""
     num_examples = len(targets)
-    if self.problem_type == MULTI_LABEL:
+    if self.problem_type == heads.MULTI_LABEL:
       # For each label, the examples with and without it have the same weight.
       counts = targets.sum(axis=0)
       weights = (num_examples - counts) / np.maximum(counts, 1)
@@ -506,14 +504,14 @@ def _check_header(header: Sequence[str], columns: Columns, path: str) -> None:
 # --- Data of the user --------------------------------------------------------
 
 _METRICS = {
-  SINGLE_LABEL: metrics.accuracy_and_macro_f1,
-  MULTI_LABEL: metrics.multi_label_scores,
-  REGRESSION: metrics.correlations_and_errors,
+  heads.SINGLE_LABEL: metrics.accuracy_and_macro_f1,
+  heads.MULTI_LABEL: metrics.multi_label_scores,
+  heads.REGRESSION: metrics.correlations_and_errors,
 }
 _MAIN_METRICS = {
-  SINGLE_LABEL: ("accuracy",),
-  MULTI_LABEL: ("micro_f1",),
-  REGRESSION: ("spearman",),
+  heads.SINGLE_LABEL: ("accuracy",),
+  heads.MULTI_LABEL: ("micro_f1",),
+  heads.REGRESSION: ("spearman",),
 }
 _ENDINGS = (".tsv", ".csv", ".jsonl")
 
@@ -523,7 +521,7 @@ def custom_task(
   text_b: str | None = None,
   label: str = "label",
   id: str | None = None,
-  problem_type: str = SINGLE_LABEL,
+  problem_type: str = heads.SINGLE_LABEL,
   labels: Sequence[str] | None = None,
   label_separator: str = ",",
   class_weights: None | str | Mapping[str, float] = None,
@@ -598,7 +596,7 @@ def _check_labels(labels: Any, problem_type: str) -> tuple[str, ...] | None:
   """Returns the labels as strings, or None if there are none."""
   if not labels:
     return None
-  if problem_type == REGRESSION:
+  if problem_type == heads.REGRESSION:
     raise UserError("labels are for classes; regression has none.")
   if not isinstance(labels, (list, tuple)) or not all(map(_is_label, labels)):
     raise UserError(

@@ -6,6 +6,7 @@ A new task is one entry in the list of tasks.
 import dataclasses
 from typing import NamedTuple
 
+import heads
 from tasks import classification
 from tasks import metrics
 from tasks.classification import Columns
@@ -120,7 +121,7 @@ _TASKS = [
     name="sts-b",
     folder="STS-B",
     labels=None,
-    problem_type=classification.REGRESSION,
+    problem_type=heads.REGRESSION,
     metric_fn=metrics.correlations_and_errors,
     main_metrics=("pearson", "spearman"),
     submissions={"test": "STS-B.tsv"},
@@ -212,6 +213,6 @@ def submission_value(
     task: One of `TASKS`.
     prediction: Label, or for regression a number.
   """
-  if task.problem_type == classification.REGRESSION:
+  if task.problem_type == heads.REGRESSION:
     return f"{min(max(float(prediction), 0.0), 5.0):.3f}"
   return str(prediction)
