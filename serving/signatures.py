@@ -613,7 +613,7 @@ class ServedChooser(ServedModel):
 # --- Tags --------------------------------------------------------------------
 
 
-class _Words(NamedTuple):
+class _TokenizedWords(NamedTuple):
   """The words of n texts, w in all, with t tokens in all.
 
   Attributes:
@@ -631,7 +631,7 @@ class _Words(NamedTuple):
   ends: tf.Tensor
 
   @classmethod
-  def from_tokens(cls, tokens: graph_tokenization.Tokens) -> "_Words":
+  def from_tokens(cls, tokens: graph_tokenization.Tokens) -> "_TokenizedWords":
     """Returns the words that tokens are part of."""
     # tokens        un ##able to | to      of two texts
     # tokens.words   0   0     1 | 0
@@ -676,7 +676,7 @@ class ServedTagger(ServedModel):
     strings and zeros.
     """
     tokens = self.preprocessor.tokenizer(text)
-    words = _Words.from_tokens(tokens)
+    words = _TokenizedWords.from_tokens(tokens)
     probabilities = self._word_probabilities(tokens.ids, words)  # [words, tags]
     tags = tf.gather(
       list(self._settings.labels), tf.argmax(probabilities, axis=-1)
@@ -703,7 +703,7 @@ class ServedTagger(ServedModel):
     }
 
   def _word_probabilities(
-    self, ids: tf.RaggedTensor, words: _Words
+    self, ids: tf.RaggedTensor, words: _TokenizedWords
   ) -> tf.Tensor:
     """Returns the probability of each tag, float32 [words, tags].
 
