@@ -204,7 +204,7 @@ class _WorkerPool:
         yield answer.result
 
 
-class _Answer(NamedTuple):
+class _WorkerAnswer(NamedTuple):
   """The answer of a worker to an item: a result, or an error."""
 
   result: Any
@@ -281,9 +281,9 @@ def _work(
       os._exit(1)
     try:
       function = function or factory()
-      content = pickle.dumps(_Answer(function(item)))
+      content = pickle.dumps(_WorkerAnswer(function(item)))
     except Exception as error:  # pylint: disable=broad-except
-      answer = _Answer(None, _to_portable(error), traceback.format_exc())
+      answer = _WorkerAnswer(None, _to_portable(error), traceback.format_exc())
       content = pickle.dumps(answer)
     with contextlib.suppress(ConnectionError):
       connection.send_bytes(content)
