@@ -42,6 +42,11 @@ def cut_windows(num_tokens: int, max_length: int, stride: int) -> TextWindows:
     stride: Distance between the starts of two windows. A stride larger than
       `max_length` would leave gaps, and counts as `max_length`.
   """
+  # Most texts fit. This shortcut makes cutting SQuAD faster.
+  if 0 < num_tokens <= max_length:
+    return TextWindows(
+      np.zeros(1, int), np.array([num_tokens]), np.ones([1, num_tokens], bool)
+    )
   stride = min(stride, max_length)
   num_windows = 0
   if num_tokens:
