@@ -153,7 +153,7 @@ def load_encoder(handle: str, flag: str) -> HubEncoder:
       encoder = _TensorFlow1Encoder(folder, graphs, f"{flag}={handle}")
   except (message.DecodeError, IndexError, OSError, tf.errors.OpError) as error:
     raise UserError(
-      f"{flag}={handle} cannot be read: {error}. Are its files whole?"
+      f"{flag}={handle} cannot be read: {error}. Are its files complete?"
     ) from error
   names = [variable.name for variable in encoder.encoder_variables]
   if len(set(names)) < len(names):

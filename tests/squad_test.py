@@ -54,7 +54,7 @@ def test_reading(tmp_path):
   "content, message",
   [
     ("", "x.json: not JSON"),
-    (json.dumps(article(QUESTION))[:50], "x.json: not JSON.*Is it whole"),
+    (json.dumps(article(QUESTION))[:50], "x.json: not JSON.*Is it complete"),
     (
       {"version": 1},
       "the file has no 'data'; the SQuAD format requires a list",
