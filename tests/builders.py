@@ -5,6 +5,7 @@ They build small models and texts, and read the files that programs write.
 
 from collections.abc import Callable, Iterable
 import csv
+import functools
 import gzip
 import json
 import os
@@ -43,6 +44,17 @@ TEXT = "\n\n".join(
   )
   for a in ("the", "a", "one quick")
 )
+
+
+@functools.cache
+def two_devices() -> tf.distribute.Strategy:
+  """Returns the strategy with two devices, the same one for a whole process.
+
+  Strategies number their sums over devices from the same start. TensorFlow
+  remembers the shape of each number, so a second strategy whose sums have other
+  shapes fails.
+  """
+  return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def tiny_config(**changes) -> modeling.BertConfig:

@@ -1,5 +1,6 @@
 """Tests of devices.py."""
 
+import builders
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -41,7 +42,7 @@ def test_slices_of_a_known_batch_have_a_known_size():
 
 
 def test_one_machine_is_its_own_chief():
-  two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+  two = builders.two_devices()
   for strategy, replicas in [
     (tf.distribute.get_strategy(), [0]),
     (two, [0, 1]),
@@ -54,7 +55,7 @@ def test_one_machine_is_its_own_chief():
 
 
 def test_sums_are_over_replicas():
-  found = devices.Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+  found = devices.Devices(builders.two_devices())
 
   def replica_number():
     context = tf.distribute.get_replica_context()
