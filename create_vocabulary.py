@@ -403,8 +403,8 @@ def learn_tokens(
   num_superfluous = len(characters - alphabet)
   trainer = tokenizers.trainers.WordPieceTrainer(
     vocab_size=size + num_superfluous,
-    # Of pairs that are equally frequent, the one with the lower ids is merged
-    # first. Ids that are given here are the same in every run.
+    # Among equally frequent pairs, the pair with the lower ids is merged first.
+    # Ids that are given here are the same in every run.
     special_tokens=sorted(alphabet),
     min_frequency=min_frequency,
     continuing_subword_prefix="##",

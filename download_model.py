@@ -109,7 +109,7 @@ def define_flags() -> None:
 
 
 class ServerFile(NamedTuple):
-  """What a server says about a file, stored next to its download.
+  """The properties of a file on a server, stored next to its download.
 
   Attributes:
     size: Size in bytes, in decimal digits.

@@ -1,4 +1,4 @@
-"""One table of heads: what distinguishes a classifier from a span finder.
+"""One table of heads, such as classifiers and span finders.
 
 Training, evaluation, export, conversion and serving look a head up here by its
 name. A new kind of head is three edits: its model class in `modeling.py`, its

@@ -6,8 +6,8 @@
         --max_seq_length=128 --train_batch_size=32 --learning_rate=2e-5 \\
         --num_train_epochs=3.0 --output_dir=/tmp/mrpc
 
-`--task_name=custom` takes files of one's own: train, dev and test, each .tsv,
-.csv or .jsonl, in --data_dir.
+With `--task_name=custom`, --data_dir holds files of the user: train, dev and
+test, each .tsv, .csv or .jsonl.
 """
 
 import launch  # First: from here on a signal ends the program quietly.

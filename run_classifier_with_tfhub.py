@@ -5,12 +5,12 @@
         --max_seq_length=128 --train_batch_size=32 --learning_rate=2e-5 \\
         --num_train_epochs=3.0 --output_dir=/tmp/mrpc
 
-What `run_classifier.py` does, with --bert_hub_module_handle in place of a model
-of ours: the folder of a SavedModel, or an address to download one from. It is
-an encoder of TF Hub's interface for TensorFlow 2 (export_saved_model.py writes
-such), or one of the modules of BERT that were published for TensorFlow 1. What
-is trained is saved in checkpoints, and predicts with the same handle; there is
-no folder `export`.
+The program works like `run_classifier.py`, but --bert_hub_module_handle names
+the encoder: the folder of a SavedModel, or an address to download one from. Two
+kinds can be read: encoders with TF Hub's interface for TensorFlow 2, which
+export_saved_model.py writes, and the modules of BERT that were published for
+TensorFlow 1. Checkpoints hold the trained weights, and predictions need the
+same handle. There is no folder `export`.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
@@ -36,16 +36,16 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "bert_hub_module_handle",
     None,
-    "The encoder: a folder, or an address.",
+    "Folder or address of the encoder.",
     required=True,
   )
   flags.DEFINE_string(
-    "vocab_file", None, "Its vocabulary, where it comes without one."
+    "vocab_file", None, "Vocabulary of an encoder that comes without one."
   )
   flags.DEFINE_bool(
     "do_lower_case",
     True,
-    "Whether to lower-case the text, where the encoder does not say.",
+    "Whether to lower-case the text, for an encoder that does not say.",
   )
   run_classifier.define_classifier_flags()
 
@@ -69,12 +69,12 @@ def main(_):
 
 
 def _check_flags() -> None:
-  """Raises a UserError for what takes an encoder of ours."""
+  """Raises a UserError for flags that need an encoder of ours."""
   for name in ("layerwise_lr_decay", "recompute_activations"):
     if FLAGS[name].value != FLAGS[name].default:
       raise UserError(
-        f"--{name}={FLAGS[name].value} takes a model whose "
-        "layers are known: use run_classifier.py."
+        f"--{name}={FLAGS[name].value} needs a model whose layers are known. "
+        "Use run_classifier.py."
       )
 
 
@@ -82,7 +82,7 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
   """Returns the tokenizer of the encoder.
 
   Raises:
-    UserError: it has no vocabulary, or another one than the flags say.
+    UserError: the encoder has no vocabulary, or the flags contradict it.
   """
   if encoder.vocab_file and FLAGS.vocab_file:
     raise UserError(

@@ -320,7 +320,7 @@ def make_runs(
     scores = result.main_scores()
     shown = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     logging.info("  %d/%d  %s: %s", number, len(runs), run.name, shown)
-    # Of two equal scores the earlier one stays, as in `_find_best`.
+    # Between equal scores the earlier run wins, as in `_find_best`.
     if results:
       best = _find_best(results)
       is_better = result.score > best.score

@@ -5,8 +5,8 @@
         --vocab_file=$BERT/vocab.txt --init_checkpoint=$BERT/bert_model.ckpt \\
         --output_dir=/tmp/ner
 
---data_dir holds train.txt, dev.txt and test.txt: a word a line, with its tag,
-and a blank line between sentences. Tags are whatever the training file has.
+--data_dir holds train.txt, dev.txt and test.txt, with one word and its tag per
+line and a blank line between sentences. The training file defines the tags.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
@@ -60,13 +60,13 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "column_separator",
     None,
-    "What stands between columns; any white space, if not given.",
+    "Separator of the columns; by default any white space.",
   )
   flags.DEFINE_bool(
     "document_context",
     False,
-    "Read the sentences of a "
-    "document together: those around a word are its context.",
+    "Whether to read the sentences of a document together, so that a word has "
+    "the sentences around it as context.",
   )
 
 

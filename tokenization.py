@@ -208,7 +208,7 @@ class BasicTokenizer:
       do_lower_case if strip_accents is None else strip_accents
     )
     self.never_split = frozenset(never_split)
-    # Of two tokens that begin alike, the longer one matches. The parenthesis
+    # If two tokens begin alike, the longer one matches. The parenthesis
     # makes `re.split` return the tokens, as every second part.
     longest_first = sorted(never_split, key=len, reverse=True)
     alternatives = "|".join(map(re.escape, longest_first))

@@ -99,7 +99,7 @@ def run_ours(settings) -> None:
         f"--pad_to_max_length={settings['pads']}",
       ]
     )
-    # What the program does, with the estimator made once.
+    # The steps of the program, with the estimator made once.
     files = program.common_flags.model_files()
     config = program.common_flags.read_config(files)
     tokenizer = program.common_flags.create_tokenizer(files, config)

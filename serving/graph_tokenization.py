@@ -81,8 +81,8 @@ class GraphTokenizer(tf.Module):
     word_starts = tf.where(tf.gather(begins_word, kept))[:, 0]
     pieces = self._split_words(codes, word_starts)
 
-    # Of each piece: its first and its last character in the original texts,
-    # and its text.
+    # The first and the last character of each piece in the original texts, and
+    # the text of the piece.
     places = tf.where(pieces.ids >= 0)[:, 0]  # [p]
     first = tf.gather(origins, places)
     last = tf.gather(origins, tf.gather(pieces.ends, places) - 1)

@@ -313,7 +313,7 @@ class _TokenWindows(NamedTuple):
 
 
 class ServingSettings(NamedTuple):
-  """What a served model has to know besides its weights.
+  """Settings of a served model besides its weights.
 
   Attributes:
     problem_type: The `problem_type` of a classifier.

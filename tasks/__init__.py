@@ -4,7 +4,7 @@ finetuning              the recipe: train, evaluate, predict, in order
 classification          tables of texts and labels
 classification_records  texts to records, logits of windows to logits of texts
 classification_results  files of predictions and mistakes
-classifier_config       `classifier.json`: what a classifier predicts
+classifier_config       `classifier.json`: labels and settings of a classifier
 problem_types           one label, several labels, or a value
 distillation            learning from the logits of a teacher
 glue, xnli              published data sets of texts and labels

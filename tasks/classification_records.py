@@ -21,7 +21,7 @@ import tokenization
 
 
 class TrainingTargets(NamedTuple):
-  """What n examples are trained with.
+  """Training targets of n examples.
 
   Attributes:
     targets: Targets in the form of the problem type.

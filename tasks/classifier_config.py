@@ -1,8 +1,7 @@
-"""The contents of `classifier.json`: what a classifier predicts.
+"""The contents of `classifier.json`: labels, and settings for reading text.
 
 The file lies next to the weights of a classifier, a tagger or a model that
-chooses, and holds what is needed to use them besides the config and the
-vocabulary.
+chooses. With the config and the vocabulary it suffices to use the model.
 """
 
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ _SHORTEST_SEQUENCE, _SHORTEST_WINDOW = 3, 8
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig:
-  """What a classifier predicts, and how it reads text.
+  """Labels of a classifier, and its settings for reading text.
 
   Attributes:
     problem_type: Name of the head: a key of `problem_types.PROBLEM_TYPES`,
@@ -64,7 +63,7 @@ class ClassifierConfig:
 
   @property
   def problem(self) -> problem_types.ProblemType:
-    """What follows from the problem type of a classifier of whole texts."""
+    """The rules for targets and logits of a classifier of whole texts."""
     return problem_types.PROBLEM_TYPES[self.problem_type](self.num_outputs)
 
   def write(self, folder: str) -> None:

@@ -40,7 +40,7 @@ def test_death_at_any_file_operation_leaves_a_whole_checkpoint(
     if newest:
       assert checkpoint.open_checkpoint(newest).get_tensor("x") == step
     seen.append(step)
-    # What the next run finds and removes: all but one whole checkpoint.
+    # The next run removes everything but one whole checkpoint.
     checkpoint_folder.finish_save(model_dir)
     assert sorted(os.listdir(model_dir)) == (
       [
@@ -108,7 +108,7 @@ def test_list_that_contradicts_the_folder_is_no_fresh_start(
   with contextlib.suppress(UserError):
     checkpoint.save(str(run), 13, variables, 1, {})
   assert [path for path in before if not path.exists()] == []
-  # What the message says to do.
+  # Follow the advice in the message.
   (run / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-12"\n')
   assert checkpoint_folder.find_latest(str(run)) == str(run / "model.ckpt-12")
 

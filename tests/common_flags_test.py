@@ -15,8 +15,8 @@ import optimization
 import predict_masked
 import run_glue
 
-# Flags of the optimizer, and what `create_optimizer` makes of them. No two of
-# the flags can make up for each other.
+# Flags of the optimizer, and the optimizer that they should give. No flag can
+# have the effect of another.
 OPTIMIZER_FLAGS = [
   (
     dict(

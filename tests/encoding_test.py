@@ -95,7 +95,7 @@ def test_truncation_equals_removing_one_id_at_a_time():
         "C 17 18 19 20 S 30 31 32 S",
       ],
     ),
-    # Of two texts of the same length, the first is cut into windows.
+    # If two texts have the same length, the first is cut into windows.
     (
       "sliding_window",
       range(10, 15),

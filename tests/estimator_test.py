@@ -360,7 +360,7 @@ def test_best_weights_are_kept_and_used(tmp_path):
   np.testing.assert_array_equal(best.get_tensor("line/kernel"), seen[8])
   last = checkpoint.open_checkpoint(str(tmp_path))
   np.testing.assert_array_equal(last.get_tensor("line/kernel"), seen[20])
-  # What only evaluates takes the best, too, and a longer run the last.
+  # A run without training steps uses the best weights, a longer run the last.
   again, seen_again = trained_with_scores(tmp_path, scores)
   assert again.global_step == 8 and not seen_again
   again.train(line_input(True), 22)
@@ -607,7 +607,7 @@ def test_every_training_step_compiles_whole(tmp_path, head, num_hidden_layers):
     if np.all(old == variable.numpy())
   }
   # Spans and tags do not depend on the pooler, and choices do not depend on
-  # what is added to all of them.
+  # a bias that is added to all of them.
   pooler = {"bert/pooler/dense/kernel:0", "bert/pooler/dense/bias:0"}
   assert unchanged <= {
     heads.SPAN: pooler,

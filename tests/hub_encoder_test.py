@@ -61,7 +61,7 @@ def test_encoders_can_be_trained(folder, vocab_file, num_devices):
   assert encode(False).shape == (2, hidden_size)
   np.testing.assert_array_equal(encode(False), encode(False))
   assert np.abs(encode(True) - encode(True)).max() > 1e-3
-  # What is trained is what is used.
+  # The trained variables are the ones that the encoder uses.
   table = next(
     variable
     for variable in encoder.encoder_variables

@@ -197,7 +197,7 @@ def test_scores_of_entities_by_hand():
   scores = metrics.entity_scores(
     [["B-x", "I-x", "O"], ["B-y", "O"]], [["B-x", "O", "O"], ["B-y", "B-z"]]
   )
-  # Of the 2 entities one is found; of the 3 predictions one is right.
+  # One of the 2 entities is found; one of the 3 predictions is right.
   assert scores == pytest.approx(
     {
       "accuracy": 3 / 5,

@@ -59,7 +59,7 @@ def test_scores_of_version_1_by_hand():
     ("d", ("bird", 0)),
   )
   predictions = {"0": "red  cat!", "1": "a big dog", "2": "bird"}
-  # Of several answers the best counts; no prediction is a wrong one.
+  # The best of several answers counts; a missing prediction is wrong.
   assert squad_evaluation.evaluate_v1(
     dataset.questions, predictions
   ) == pytest.approx({"exact_match": 200 / 4, "f1": (100 + 200 / 3 + 100) / 4})

@@ -249,7 +249,7 @@ def test_offsets_of_a_million_texts(tmp_path):
 
 
 def test_words_follow_the_rules_of_unicode():
-  # Of text that is lower-cased and put in normal form as a whole.
+  # The rules apply to text that is lower-cased and normalized as a whole.
   rng = random.Random(3)
   basic = tokenization.BasicTokenizer()
   for _ in range(2000):

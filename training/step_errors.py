@@ -12,7 +12,7 @@ from training import training_step
 _LONGEST_SHOWN = 200
 # Lines of TensorFlow's messages that say where in the graph an error occurred.
 _LINES_OF_GRAPH = ("Graph execution", "Detected at", "<stack", " ")
-# What workers report when they lose another one.
+# Errors that workers report when they lose another worker.
 _LOST_WORKER_ERRORS = (
   tf.errors.UnavailableError,
   tf.errors.AbortedError,
