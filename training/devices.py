@@ -134,12 +134,18 @@ class Devices:
       compute_dtype: Type of the matrices.
     """
 
+    def multiply_again(i: tf.Tensor, matrix: tf.Tensor):
+      # The factor keeps the numbers at 1.
+      return i + 1, tf.matmul(matrix, matrix) * (1.0 / _MATRIX_SIZE)
+
     @tf.function(autograph=False)
     def multiply():
+      # A loop of the graph: TensorFlow would replace products of constants by
+      # their result before it runs the graph, and measure nothing.
       matrix = tf.ones([_MATRIX_SIZE, _MATRIX_SIZE], compute_dtype)
-      for _ in range(_PRODUCTS_PER_CALL):
-        # The factor keeps the numbers at 1.
-        matrix = tf.matmul(matrix, matrix) * (1.0 / _MATRIX_SIZE)
+      _, matrix = tf.while_loop(
+        lambda i, matrix: i < _PRODUCTS_PER_CALL, multiply_again, [0, matrix]
+      )
       return tf.reduce_sum(matrix)
 
     seconds = []
