@@ -717,7 +717,7 @@ def create_optimizer(
 
 def training_cost(
   config: modeling.BertConfig,
-  num_outputs: int | None = None,
+  num_positions: int | None = None,
   num_predictions: int = 0,
   num_sequences: int = 1,
 ) -> dict[str, Callable]:
@@ -725,19 +725,19 @@ def training_cost(
 
   Args:
     config: Config of the model.
-    num_outputs: See `cost.training_flops`.
+    num_positions: See `cost.training_flops`.
     num_predictions: See `cost.training_flops`.
     num_sequences: Number of sequences per example.
   """
 
   def work_fn(features) -> estimator.Work:
-    # Of several sequences per example, each counts.
+    # Each of several sequences of an example counts.
     ids = features["input_ids"]
     seq_length = tf.cast(tf.shape(ids)[-1], tf.float32)
     num_rows = tf.cast(tf.size(ids), tf.float32) / seq_length
     num_tokens = tf.cast(tf.reduce_sum(features["input_mask"]), tf.float32)
     flops = cost.training_flops(
-      config, num_rows, seq_length, num_outputs, num_predictions
+      config, num_rows, seq_length, num_positions, num_predictions
     )
     return estimator.Work(num_tokens, flops)
 
@@ -757,30 +757,36 @@ def training_cost(
 def create_recipe(
   head: heads.Head,
   run_config: estimator.RunConfig,
-  create_model: finetuning.CreateModel,
   num_train_steps: int,
   config: modeling.BertConfig | None,
   init_checkpoint: str | None,
   num_outputs: int | None = None,
   num_sequences: int = 1,
   named_losses: Callable[..., heads.NamedSums] | None = None,
+  create_model: finetuning.CreateModel | None = None,
 ) -> finetuning.Recipe:
   """Returns the recipe of fine-tuning that the flags describe.
 
   Args:
     head: The head of the model.
     run_config: Where and how the run happens.
-    create_model: Function (params) -> model.
     num_train_steps: Number of steps; 0 if there is no training.
     config: Config of the model; None if the model is not ours.
     init_checkpoint: Weights to start from, or None.
-    num_outputs: Number of positions whose last layer is used, None for all.
+    num_outputs: See `Head.create_model`.
     num_sequences: Number of sequences per example.
     named_losses: Function like `Head.named_losses`; None for that of the head.
+    create_model: Function (params) -> model; None for our model of the head.
 
   Raises:
     UserError: flags do not go together, or the weights do not fit.
   """
+  if create_model is None:
+    assert config is not None  # every model of ours has one
+
+    def create_model(params: Mapping[str, Any]) -> tf.Module:
+      return head.create_model(config, num_outputs, **model_options(params))
+
   is_tpu = FLAGS.use_tpu or FLAGS.pad_to_max_length
   spec: dict[str, Any] = {"init_checkpoint": init_checkpoint}
   if num_train_steps:
@@ -789,14 +795,21 @@ def create_recipe(
       config, num_train_steps, num_warmup_steps
     )
   if config:
-    spec.update(training_cost(config, num_outputs, num_sequences=num_sequences))
+    spec.update(
+      training_cost(config, head.num_positions, num_sequences=num_sequences)
+    )
   batch_settings = finetuning.BatchSettings(
     FLAGS.train_batch_size,
     pads_training=is_tpu or FLAGS.xla,
     pads_prediction=is_tpu,
   )
   return finetuning.Recipe(
-    head, create_model, run_config, batch_settings, named_losses, **spec
+    head,
+    create_model,
+    run_config,
+    batch_settings,
+    named_losses,
+    **spec,
   )
 
 
@@ -812,7 +825,7 @@ def export_model(
     trained: Has the weights.
     config: Config of the model.
     vocab_file: Path of its vocabulary; empty for none.
-    classifier: What the head predicts, if that must be known.
+    classifier: Config of the head, for heads that need one.
   """
   if trained.is_chief:
     model_folder.export_model(

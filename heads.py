@@ -48,6 +48,8 @@ class Head:
     transformers_class: Name of the class in PyTorch transformers.
     transformers_problem_type: `problem_type` in a config of transformers, or
       None.
+    num_positions: Number of positions of a sequence whose last layer the head
+      reads; None for all of them.
     named_losses: Function (outputs of the model, features) -> named losses.
     named_metrics: Function (outputs of the model, features) -> named metrics.
     named_predictions: Function (outputs of the model) -> named predictions,
@@ -63,6 +65,7 @@ class Head:
   transformers_names: Mapping[str, str]
   transformers_class: str
   transformers_problem_type: str | None = None
+  num_positions: int | None = None
   named_losses: Callable[..., NamedSums] | None = None
   named_metrics: Callable[[Any, Features], NamedSums] | None = None
   named_predictions: Callable[[Any], dict[str, tf.Tensor]] | None = None
@@ -285,6 +288,7 @@ _ALL = (
     **_CLASSIFIER,
     transformers_class="BertForSequenceClassification",
     transformers_problem_type="single_label_classification",
+    num_positions=1,
     named_losses=_single_label_loss,
     named_predictions=_predict_logits,
     serving_class="ServedClassifier",
@@ -296,6 +300,7 @@ _ALL = (
     **_CLASSIFIER,
     transformers_class="BertForSequenceClassification",
     transformers_problem_type="multi_label_classification",
+    num_positions=1,
     named_losses=_multi_label_loss,
     named_predictions=_predict_logits,
     serving_class="ServedClassifier",
@@ -307,6 +312,7 @@ _ALL = (
     **_CLASSIFIER,
     transformers_class="BertForSequenceClassification",
     transformers_problem_type="regression",
+    num_positions=1,
     named_losses=_regression_loss,
     named_predictions=_predict_logits,
     serving_class="ServedClassifier",
@@ -327,6 +333,7 @@ _ALL = (
     takes_num_outputs=False,
     **_CLASSIFIER,
     transformers_class="BertForMultipleChoice",
+    num_positions=1,
     named_losses=_multiple_choice_loss,
     named_predictions=_predict_logits,
     serving_class="ServedChooser",

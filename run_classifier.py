@@ -285,31 +285,25 @@ def main(_):
   config = common_flags.read_config(files)
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   tokenizer = common_flags.create_tokenizer(files, config)
-
-  def create_model(num_outputs, params):
-    return modeling.BertForSequenceClassification(
-      config, num_outputs, **common_flags.model_options(params)
-    )
-
-  run(run_config, tokenizer, create_model, config, files)
+  run(run_config, tokenizer, config, files)
 
 
 def run(
   run_config: estimator_lib.RunConfig,
   tokenizer: tokenization.FullTokenizer,
-  create_model: Callable[[int, Mapping[str, object]], tf.Module],
   config: modeling.BertConfig | None = None,
   files: model_folder.ModelFiles | None = None,
+  create_model: Callable[[int, Mapping[str, Any]], tf.Module] | None = None,
 ) -> None:
   """Trains, evaluates and predicts, as the flags say.
 
   Args:
     run_config: Where and how the run happens.
     tokenizer: Tokenizer of the encoder.
-    create_model: Function (num_outputs, params) -> a model that is called like
-      `modeling.BertForSequenceClassification`.
     config: Config of the encoder if it is ours; the model is exported then.
     files: Files of the model if it is ours.
+    create_model: Function (num_outputs, params) -> a model that is called like
+      `modeling.BertForSequenceClassification`; None for ours.
   """
   files = files or model_folder.ModelFiles()
   _check_flags()
@@ -333,27 +327,17 @@ def run(
   recipe = common_flags.create_recipe(
     classifier.head,
     run_config,
-    lambda params: create_model(classifier.num_outputs, params),
     training.num_steps,
     config,
     files.init_checkpoint,
-    num_outputs=1,
+    classifier.num_outputs,
     named_losses=_named_losses(classifier, training.label_weights),
+    create_model=create_model
+    and functools.partial(create_model, classifier.num_outputs),
   )
 
   def write_splits(kind: str) -> dict[str, Split]:
-    splits = {}
-    for name in examples:
-      if name.partition("_")[0] == kind:
-        records = classification_records.write_records(
-          run_folder.record_path(FLAGS.output_dir, name),
-          classifier,
-          tokenizer,
-          examples[name],
-          classification_records.TrainingTargets(targets[name]),
-        )
-        splits[name] = Split(examples[name], targets[name], records)
-    return splits
+    return _write_splits(kind, classifier, tokenizer, examples, targets)
 
   dev = write_splits("dev") if FLAGS.do_eval else {}
 
@@ -376,6 +360,28 @@ def run(
 
   if FLAGS.do_predict:
     _predict(task, classifier, recipe, write_splits("test"))
+
+
+def _write_splits(
+  kind: str,
+  classifier: classifier_config.ClassifierConfig,
+  tokenizer: tokenization.FullTokenizer,
+  examples: Mapping[str, list[classification.Example]],
+  targets: Mapping[str, np.ndarray],
+) -> dict[str, Split]:
+  """Writes the records of all splits of a kind, `dev` or `test`."""
+  splits = {}
+  for name in examples:
+    if name.partition("_")[0] == kind:
+      records = classification_records.write_records(
+        run_folder.record_path(FLAGS.output_dir, name),
+        classifier,
+        tokenizer,
+        examples[name],
+        classification_records.TrainingTargets(targets[name]),
+      )
+      splits[name] = Split(examples[name], targets[name], records)
+  return splits
 
 
 def _check_flags() -> None:

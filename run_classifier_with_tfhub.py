@@ -65,7 +65,7 @@ def main(_):
       encoder, hidden_size, num_outputs, params["seed"]
     )
 
-  run_classifier.run(run_config, tokenizer, create_model)
+  run_classifier.run(run_config, tokenizer, create_model=create_model)
 
 
 def _check_flags() -> None:

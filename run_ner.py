@@ -117,12 +117,10 @@ def main(_):
   recipe = common_flags.create_recipe(
     tagger.head,
     run_config,
-    lambda params: tagger.head.create_model(
-      config, tagger.num_outputs, **common_flags.model_options(params)
-    ),
     num_train_steps,
     config,
     files.init_checkpoint,
+    tagger.num_outputs,
   )
 
   if FLAGS.do_train:

@@ -216,7 +216,7 @@ def model_fn_builder(
       )
     cost = common_flags.training_cost(
       config,
-      num_outputs=record_format.max_sequences + max_predictions,
+      num_positions=record_format.max_sequences + max_predictions,
       num_predictions=max_predictions,
     )
     return estimator_lib.EstimatorSpec(

@@ -158,13 +158,9 @@ def main(_):
     )
     _write_report(train_maker, "train")
     num_train_steps = common_flags.num_task_steps(training_records.num_records)
-  head = heads.HEADS[heads.SPAN]
   recipe = common_flags.create_recipe(
-    head,
+    heads.HEADS[heads.SPAN],
     run_config,
-    lambda params: head.create_model(
-      config, **common_flags.model_options(params)
-    ),
     num_train_steps,
     config,
     files.init_checkpoint,

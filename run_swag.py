@@ -102,13 +102,9 @@ def main(_):
   recipe = common_flags.create_recipe(
     classifier.head,
     run_config,
-    lambda params: classifier.head.create_model(
-      config, **common_flags.model_options(params)
-    ),
     num_train_steps,
     config,
     files.init_checkpoint,
-    num_outputs=1,
     num_sequences=max(split.records.num_sequences for split in splits.values()),
   )
 

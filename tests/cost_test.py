@@ -42,8 +42,8 @@ def test_flops_are_those_of_the_graph():
 def test_flops_count_all_positions_unless_told_otherwise():
   config = builders.tiny_config()
   whole = cost.training_flops(config, 5, 7)
-  assert whole == cost.training_flops(config, 5, 7, num_outputs=7)
-  assert whole > cost.training_flops(config, 5, 7, num_outputs=1)
+  assert whole == cost.training_flops(config, 5, 7, num_positions=7)
+  assert whole > cost.training_flops(config, 5, 7, num_positions=1)
 
 
 def test_recomputed_activations_need_less_memory():

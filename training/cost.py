@@ -11,7 +11,7 @@ def training_flops(
   config: modeling.BertConfig,
   batch_size: Any,
   seq_length: Any,
-  num_outputs: Any = None,
+  num_positions: Any = None,
   num_predictions: Any = 0,
 ) -> Any:
   """Returns the floating-point operations of the matrix products of a step.
@@ -25,18 +25,18 @@ def training_flops(
     batch_size: Number of sequences; this and the following are ints or float32
       scalar Tensors.
     seq_length: Number of tokens of each sequence.
-    num_outputs: Number of positions of a sequence that the last layer
+    num_positions: Number of positions of a sequence that the last layer
       computes; None for all.
     num_predictions: Number of masked positions of a sequence.
   """
-  if num_outputs is None:
-    num_outputs = seq_length
+  if num_positions is None:
+    num_positions = seq_length
   size = config.hidden_size
   # Keys and values are computed for all positions; queries, attention and the
   # feed-forward layer only for those whose output is needed.
   keys_and_values = 4.0 * size * size
   others = 4.0 * size * (size + config.intermediate_size + seq_length)
-  num_computed = (config.num_hidden_layers - 1) * seq_length + num_outputs
+  num_computed = (config.num_hidden_layers - 1) * seq_length + num_positions
   layers = (
     config.num_hidden_layers * seq_length * keys_and_values
     + num_computed * others
