@@ -3,8 +3,10 @@
 import math
 
 import builders
+import pytest
 import tensorflow as tf
 
+import heads
 import modeling
 from training import cost
 
@@ -35,6 +37,26 @@ def test_flops_are_those_of_the_graph():
   # The gradient takes two products for each of the forward pass.
   expected = cost.training_flops(
     config, batch_size, seq_length, 1 + num_predictions, num_predictions
+  )
+  assert 3 * (counted - small) == expected
+
+
+@pytest.mark.parametrize(
+  "name", [name for name, head in heads.HEADS.items() if head.named_predictions]
+)
+def test_heads_read_as_many_positions_as_the_table_says(name):
+  head, config = heads.HEADS[name], builders.tiny_config(num_hidden_layers=3)
+  shape = [5, 2, 7] if name == heads.MULTIPLE_CHOICE else [5, 7]
+  num_rows, seq_length = math.prod(shape[:-1]), 7
+  ids = tf.zeros(shape, tf.int32)
+  model = head.create_model(config, 3)
+  counted = products_of(lambda: model(ids, ids, ids))
+  segments = 2 * num_rows * seq_length * config.type_vocab_size
+  num_labels = model.output.output_bias.shape[0]
+  outputs = 2 * num_rows * (head.num_positions or seq_length) * num_labels
+  small = (segments + outputs) * config.hidden_size
+  expected = cost.training_flops(
+    config, num_rows, seq_length, head.num_positions
   )
   assert 3 * (counted - small) == expected
 
