@@ -9,6 +9,9 @@ while their other imports, which take seconds, are still running:
 While `main` runs, a signal raises `errors.Interrupted` wherever the program is.
 During training the estimator handles signals, and saves first. Errors that the
 user can fix are printed as one line, without a traceback (`-v=1` shows it).
+
+This module also keeps TensorFlow from loading Keras, which no program uses, and
+which takes almost half of the time of `import tensorflow`.
 """
 
 from collections.abc import Callable
@@ -124,6 +127,28 @@ def _end_with_parent() -> None:
     pass
   os._exit(1)
 
+
+class _KerasLater:
+  """Finder of modules that postpones Keras until something uses it.
+
+  TensorFlow ends its own import with an import of Keras' optimizers, for users
+  of `tf.keras`, and goes on without them if that import fails. This finder
+  makes it fail, but only while TensorFlow itself is being imported. Later,
+  `tf.keras`, `import keras` and layers of TensorFlow Hub load Keras as ever.
+  """
+
+  def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+    del path, target
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or not name.startswith(("keras.", "tf_keras.")):
+      return
+    # The flag by which Python's import system marks a module whose code still
+    # runs.
+    if getattr(tensorflow.__spec__, "_initializing", False):
+      raise ModuleNotFoundError(f"{name} is loaded on first use", name=name)
+
+
+sys.meta_path.insert(0, _KerasLater())
 
 if _is_program() and threading.current_thread() is threading.main_thread():
   _handle_signals(_exit_at_once)

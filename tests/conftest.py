@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+import launch  # noqa: F401  # First: it keeps TensorFlow from loading Keras.
+
 import itertools
 import json
 import os

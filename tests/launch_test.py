@@ -3,6 +3,7 @@
 import launch
 
 import errno
+import os
 import shutil
 import signal
 import subprocess
@@ -251,3 +252,24 @@ def test_errors_end_with_one_line_and_status_1(
     layers="-1",
   )
   assert not list(tmp_path.glob("out.jsonl*"))
+
+
+@pytest.mark.parametrize("legacy", ["0", "1"])
+def test_keras_is_loaded_on_first_use_only(legacy):
+  script = (
+    "import launch, sys, tensorflow as tf\n"
+    "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+    "assert not loaded & {'keras', 'tf_keras'}, loaded\n"
+    "model = tf.keras.Sequential([tf.keras.layers.Dense(1)])\n"
+    "model.compile('sgd', 'mse')\n"
+    "model.fit(tf.ones([2, 3]), tf.ones([2, 1]), verbose=0)\n"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", script],
+    cwd=builders.ROOT,
+    env={**os.environ, "TF_USE_LEGACY_KERAS": legacy},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert result.returncode == 0, result.stderr
