@@ -17,6 +17,7 @@ which takes almost half of the time of `import tensorflow`.
 from collections.abc import Callable
 import contextlib
 import functools
+import io
 import json
 import os
 import re
@@ -156,6 +157,15 @@ if _is_program() and threading.current_thread() is threading.main_thread():
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _escape_what_the_output_lacks() -> None:
+  """Makes `print` escape characters that the output cannot show.
+
+  A terminal in Latin-1 then shows `\\u5317` instead of ending the program.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def run(
   main: Callable[[list[str]], None],
   passes_on_flags: str = "",
@@ -192,6 +202,7 @@ def run(
       )
     if not saves_at_signals:
       _end_soon_after_signals()
+    _escape_what_the_output_lacks()
     try:
       _handle_signals(_interrupt)
       main(argv)

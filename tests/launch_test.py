@@ -273,3 +273,13 @@ def test_keras_is_loaded_on_first_use_only(legacy):
     timeout=300,
   )
   assert result.returncode == 0, result.stderr
+
+
+def test_output_escapes_what_its_encoding_lacks(start):
+  process = start(
+    "print('M\\xfcller in \\u5317\\u4eac')",
+    env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"},
+    encoding="latin-1",
+  )
+  output, _ = process.communicate(timeout=60)
+  assert (process.returncode, output) == (0, "Müller in \\u5317\\u4eac\n")
