@@ -3,6 +3,7 @@
 file_io              text and JSON; atomic, durable files; names and patterns
 locks                one writer at a time in a folder
 unfinished           parts of an output while it is made
+row_files            rows of JSON, JSON lines and Parquet files
 record_files         TFRecord files: written, reused, searched for damage
 serialization        features to serialized `tf.train.Example`s
 encoding             `[CLS] a [SEP] b [SEP]`, cut to a length

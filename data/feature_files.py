@@ -218,19 +218,11 @@ class Parquet:
   """A row per line: `line`, `values` (a flat list), `shape`, `tokens`."""
 
   def __init__(self):
-    """Imports pyarrow.
+    """Imports pyarrow, which other formats do not wait for."""
+    # pylint: disable-next=g-import-not-at-top
+    import pyarrow
+    import pyarrow.parquet
 
-    Raises:
-      UserError: It is not installed.
-    """
-    try:
-      # pylint: disable-next=g-import-not-at-top
-      import pyarrow
-      import pyarrow.parquet
-    except ImportError as error:
-      raise UserError(
-        "--format=parquet requires pyarrow: pip install pyarrow."
-      ) from error
     self._arrow = pyarrow
 
   def write(self, path: str, features: Sequence[LineFeatures]) -> None:

@@ -184,10 +184,19 @@ def read_text(path: str) -> str:
   Raises:
     UserError: The file cannot be read, or is not UTF-8.
   """
-  return _decode(read_bytes(path), path)
+  return decode_text(read_bytes(path), path)
 
 
-def _decode(content: bytes, source: str) -> str:
+def decode_text(content: bytes, source: str) -> str:
+  """Returns the text of UTF-8 bytes, without a byte order mark.
+
+  Args:
+    content: The bytes.
+    source: Place that they come from, for error messages.
+
+  Raises:
+    UserError: The bytes are not UTF-8.
+  """
   try:
     return content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
@@ -295,7 +304,7 @@ def parse_json(content: bytes | str, source: str, kind: type = dict) -> Any:
       another type; or it contains NaN, an infinite number, or half of a
       surrogate pair.
   """
-  text = _decode(content, source) if isinstance(content, bytes) else content
+  text = decode_text(content, source) if isinstance(content, bytes) else content
   try:
     value = json.loads(
       text, parse_constant=_refuse_constant, parse_float=_parse_finite_float
