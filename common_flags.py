@@ -795,6 +795,7 @@ def create_recipe(
       config, num_train_steps, num_warmup_steps
     )
   if config:
+    spec["model_config"] = config.to_dict()
     spec.update(
       training_cost(config, head.num_positions, num_sequences=num_sequences)
     )

@@ -1,4 +1,12 @@
-"""How a program ends early: an error that its user can fix, or a signal."""
+"""What a user has to know: errors that end a program, and warnings.
+
+A warning that must not be overlooked is repeated when the program ends.
+"""
+
+from absl import logging
+
+# Warnings that are repeated when the program ends.
+_warnings_for_the_end: list[str] = []
 
 
 class UserError(ValueError):
@@ -22,3 +30,17 @@ class Interrupted(BaseException):
     """Stores the number; the message is for the user."""
     super().__init__(message)
     self.signal_number = signal_number
+
+
+def warn_now_and_at_end(message: str) -> None:
+  """Logs a warning, and once more among the last lines of the program."""
+  logging.warning("%s", message)
+  if message not in _warnings_for_the_end:
+    _warnings_for_the_end.append(message)
+
+
+def repeat_warnings() -> None:
+  """Logs the warnings of `warn_now_and_at_end`; called when a program ends."""
+  for message in _warnings_for_the_end:
+    logging.warning("%s", message)
+  _warnings_for_the_end.clear()

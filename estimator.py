@@ -12,7 +12,7 @@ that resumes from a checkpoint therefore ends with the same weights, bit for
 bit, as a run without the interruption.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import os
 import signal
@@ -27,10 +27,12 @@ from data import checkpoint_folder
 from data import file_io
 from errors import Interrupted
 from errors import UserError
+from errors import warn_now_and_at_end
 import optimization
 from training import devices as devices_lib
 from training import evaluation
 from training import interruption
+from training import run_inputs
 from training import run_state
 from training import step_errors
 from training import training_data
@@ -57,6 +59,7 @@ class EstimatorSpec:
     optimizer: An optimizer of `optimization.py`; None if there is no training.
     init_checkpoint: Weights to start from if `model_dir` has none.
     work_fn: features -> `Work`; None to log neither tokens nor utilisation.
+    model_config: Config of the model, which is compared when the run resumes.
     activation_bytes: Number of examples -> bytes of activations that a device
       keeps for their gradient; None to log no estimate of the memory.
   """
@@ -67,6 +70,7 @@ class EstimatorSpec:
   optimizer: optimization.AdamWeightDecayOptimizer | None = None
   init_checkpoint: str | None = None
   work_fn: Callable[..., Work] | None = None
+  model_config: Mapping[str, object] = dataclasses.field(default_factory=dict)
   activation_bytes: Callable[[int], int] | None = None
 
 
@@ -231,6 +235,7 @@ class TPUEstimator:
     input_fn: InputFn,
     max_steps: int,
     evaluate_fn: Callable[[], Mapping[str, float]] | None = None,
+    data_files: Sequence[str] = (),
   ) -> None:
     """Trains until the run has made `max_steps` steps, and saves.
 
@@ -250,6 +255,8 @@ class TPUEstimator:
         reached already, nothing happens.
       evaluate_fn: Returns scores, among them the `best_metric` of the config.
         It is called every `eval_every_steps`.
+      data_files: Paths of the files of the user that the data come from. A run
+        that was trained on other ones warns of it.
 
     Raises:
       UserError: `model_dir` cannot be written, the loss is not finite, the data
@@ -266,6 +273,7 @@ class TPUEstimator:
       # An earlier run with evaluations may have had a best one. Its weights do
       # not count as the result of this run.
       self._state.best = None
+    self._compare_data_files(data_files)
     if self._has_nothing_to_train(max_steps, evaluate_fn is not None):
       self._restore_best()
       return
@@ -297,14 +305,26 @@ class TPUEstimator:
       return False
     reason = ""
     if step < max_steps:
-      reason = ", because the scores stopped improving"
-    logging.info(
-      "Training is at step %d of %d already: nothing to do%s.",
-      step,
-      max_steps,
-      reason,
+      reason = ", and the scores had stopped improving"
+    warn_now_and_at_end(
+      f"Nothing was trained: --output_dir={self._model_dir} is at step {step} "
+      f"of {max_steps} already{reason}."
     )
     return True
+
+  def _compare_data_files(self, paths: Sequence[str]) -> None:
+    """Warns if the run was trained on other files so far."""
+    if not self._model_dir or not paths:
+      return
+    files = run_inputs.fingerprint_files(paths)
+    others = run_inputs.describe_other_files(self._state.data_files, files)
+    if others and not self._is_restart:
+      warn_now_and_at_end(
+        f"{others} To train on other data from the weights of this run, choose "
+        "another --output_dir and pass --init_checkpoint="
+        f"{os.path.join(self._model_dir, 'export', 'bert_model.ckpt')}."
+      )
+    self._state.data_files = files
 
   def _prepare_model_dir(self) -> None:
     """Removes what a killed run, or one that is restarted, left behind."""
@@ -586,8 +606,8 @@ class TPUEstimator:
         "checkpoint).",
         newest,
       )
-      checkpoint.restore_all(self._all_variables(), newest, "--output_dir")
       self._restore_state(newest)
+      checkpoint.restore_all(self._all_variables(), newest, "--output_dir")
       if not spec.optimizer:
         # Without training, the result of the run is needed.
         self._restore_best()
@@ -607,6 +627,9 @@ class TPUEstimator:
     """Loads the state next to a checkpoint, and logs changed settings."""
     fields = checkpoint.read_state(prefix)
     self._state = run_state.RunState.from_json(fields, prefix + ".json")
+    run_inputs.check_config(
+      self._state.model_config, self._spec.model_config, self._model_dir
+    )
     if self._state.loss_scale and self._loss_scale.is_dynamic:
       self._loss_scale.state.assign(self._state.loss_scale)
     if not self._spec.optimizer:
@@ -670,6 +693,7 @@ class TPUEstimator:
       loss_scale = self._loss_scale.state.numpy()
       self._state.loss_scale = loss_scale.tolist()
     self._state.settings = dict(self._config.settings)
+    self._state.model_config = dict(self._spec.model_config)
     writer.save(
       self._model_dir,
       self.global_step,

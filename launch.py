@@ -31,6 +31,7 @@ import traceback
 from typing import Any
 
 from errors import Interrupted
+from errors import repeat_warnings
 from errors import UserError
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
@@ -206,6 +207,7 @@ def run(
     try:
       _handle_signals(_interrupt)
       main(argv)
+      repeat_warnings()
       sys.stdout.flush()
     except (Exception, Interrupted, KeyboardInterrupt) as error:
       code = _report_error(error)

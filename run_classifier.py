@@ -348,6 +348,7 @@ def run(
       len(examples["train"]),
       training.num_steps,
       (lambda: _evaluate(task, classifier, recipe, dev)) if dev else None,
+      list(filter(tf.io.gfile.exists, _data_files(task, "train"))),
     )
     if config:
       common_flags.export_model(
@@ -395,11 +396,9 @@ def _check_flags() -> None:
 
 def _check_inputs(task) -> None:
   """Raises a UserError if a file of the task would be written over."""
-  data_files = [
-    os.path.join(FLAGS.data_dir, columns.file)
-    for splits in task.splits.values()
-    for columns in splits
-  ]
+  data_files = []
+  for split in task.splits:
+    data_files.extend(_data_files(task, split))
   if FLAGS.transfer_file:
     data_files.append(os.path.join(FLAGS.data_dir, FLAGS.transfer_file))
   run_folder.check_inputs_are_kept(
@@ -409,6 +408,13 @@ def _check_inputs(task) -> None:
       "--task_file": [FLAGS.task_file] if FLAGS.task_file else [],
     },
   )
+
+
+def _data_files(task, split: str) -> list[str]:
+  """Returns the paths of the files of a split."""
+  return [
+    os.path.join(FLAGS.data_dir, columns.file) for columns in task.splits[split]
+  ]
 
 
 def _read_examples(task) -> dict[str, list[classification.Example]]:

@@ -132,6 +132,7 @@ def main(_):
       (lambda: _evaluate(recipe, splits["dev"], tagger))
       if FLAGS.do_eval
       else None,
+      [os.path.join(FLAGS.data_dir, FLAGS.train_file)],
     )
     common_flags.export_model(
       recipe.estimator, config, files.vocab_file, tagger

@@ -120,7 +120,7 @@ def main(_):
     raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
   redraw_masks = _create_mask_function(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
-  train_files = _expand_flag("input_file")
+  data_files = train_files = _expand_flag("input_file")
   eval_files = train_files
   if FLAGS.eval_input_file:
     eval_files = _expand_flag("eval_input_file")
@@ -162,6 +162,7 @@ def main(_):
         train_input_fn,
         max_steps=FLAGS.num_train_steps,
         evaluate_fn=evaluate if FLAGS.do_eval else None,
+        data_files=data_files,
       )
     common_flags.export_model(estimator, config, files.vocab_file)
 
@@ -224,6 +225,7 @@ def model_fn_builder(
       loss_fn=loss_fn_builder(model),
       optimizer=optimizer,
       init_checkpoint=init_checkpoint,
+      model_config=config.to_dict(),
       **cost,
     )
 

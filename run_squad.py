@@ -178,6 +178,7 @@ def main(_):
       (lambda: _evaluate(recipe, predict_maker, windows))
       if is_scored
       else None,
+      [FLAGS.train_file],
     )
     common_flags.export_model(recipe.estimator, config, files.vocab_file)
 

@@ -114,6 +114,7 @@ def main(_):
       len(examples["train"]),
       num_train_steps,
       (lambda: _evaluate(recipe, splits["dev"])) if FLAGS.do_eval else None,
+      [os.path.join(FLAGS.data_dir, FLAGS.train_file)],
     )
     common_flags.export_model(
       recipe.estimator, config, files.vocab_file, classifier

@@ -8,7 +8,7 @@ answers and scores. Everything in between is the same for all tasks.
 """
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -128,6 +128,7 @@ class Recipe:
     num_examples: int,
     num_steps: int,
     evaluate_fn: Callable[[], Mapping[str, float]] | None = None,
+    data_files: Sequence[str] = (),
   ) -> None:
     """Trains until `num_steps` steps in all, and saves.
 
@@ -138,6 +139,7 @@ class Recipe:
       num_steps: Number of steps, counted from the start of the run.
       evaluate_fn: Function that returns scores, called while training; see
         `TPUEstimator.train`.
+      data_files: Paths of the files that the examples come from.
 
     Raises:
       UserError: see `TPUEstimator.train`.
@@ -163,7 +165,7 @@ class Recipe:
         records, params["batch_size"], order, settings.pads_training
       )
 
-    self.estimator.train(input_fn, num_steps, evaluate_fn)
+    self.estimator.train(input_fn, num_steps, evaluate_fn, data_files)
 
   def predict(
     self, records: TaskRecords, batch_size: int

@@ -283,3 +283,13 @@ def test_output_escapes_what_its_encoding_lacks(start):
   )
   output, _ = process.communicate(timeout=60)
   assert (process.returncode, output) == (0, "Müller in \\u5317\\u4eac\n")
+
+
+def test_warnings_are_repeated_in_the_last_lines(start):
+  process = start(
+    "warn_now_and_at_end('mind this'); logging.warning('work')",
+    "from errors import warn_now_and_at_end; from absl import logging",
+  )
+  _, lines = process.communicate(timeout=60)
+  messages = [line.split("] ")[-1] for line in lines.splitlines()]
+  assert messages[-3:] == ["mind this", "work", "mind this"]

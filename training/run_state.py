@@ -44,6 +44,8 @@ class RunState:
     best: The best evaluation, or None.
     evaluated_step: Step of the last evaluation.
     settings: Flags of the run when this was saved.
+    model_config: Config of the model; empty if it has none.
+    data_files: Path -> fingerprint of the files that it was last trained on.
   """
 
   input_position: list[int] | None = None
@@ -53,6 +55,8 @@ class RunState:
   best: BestEvaluation | None = None
   evaluated_step: int | None = None
   settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  model_config: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  data_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def from_json(cls, fields: Mapping[str, Any], path: str) -> "RunState":
@@ -183,4 +187,6 @@ _FIELD_CHECKS = {
   "best": _or_none(_is_best),
   "evaluated_step": _or_none(_is_count),
   "settings": lambda value: isinstance(value, dict),
+  "model_config": lambda value: isinstance(value, dict),
+  "data_files": lambda value: isinstance(value, dict),
 }
