@@ -5,7 +5,7 @@ training_data  batches from where the last checkpoint left off
 devices        machines and devices; splitting batches, adding up results
 evaluation     functions of batches; averages and predictions
 run_state      the JSON next to each checkpoint; which evaluation was best
-run_inputs     the config and the data files of a run, compared with earlier ones
+run_inputs     the config and the data files of a run, compared with before
 step_errors    errors of steps, explained to the user
 interruption   ends a call of the training graph early: clock or signal
 training_log   lines, files and curves that show how training proceeds
