@@ -167,6 +167,20 @@ def _escape_what_the_output_lacks() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _read_arguments() -> list[str]:
+  """Returns the command line, read as UTF-8 whatever the locale says.
+
+  With `LC_ALL=C`, Python does not decode bytes that are not ASCII. An argument
+  that is not UTF-8 stays as it is.
+  """
+  arguments = []
+  for argument in sys.argv:
+    with contextlib.suppress(UnicodeError):
+      argument = os.fsencode(argument).decode("utf-8")
+    arguments.append(argument)
+  return arguments
+
+
 def run(
   main: Callable[[list[str]], None],
   passes_on_flags: str = "",
@@ -224,7 +238,7 @@ def run(
       # restore the default handler, which ends with another exit status.
       _handle_signals(signal.SIG_IGN)
 
-  app.run(guarded_main, flags_parser=parse_flags)
+  app.run(guarded_main, argv=_read_arguments(), flags_parser=parse_flags)
 
 
 def _report_error(error: BaseException) -> int | None:
@@ -277,6 +291,12 @@ def _full_message(error: BaseException) -> str | None:
   if isinstance(error, OSError) and error.errno is not None:
     path = f"{error.filename}: " if error.filename is not None else ""
     return f"{path}{error.strerror}."
+  file_encoding = sys.getfilesystemencoding()
+  if isinstance(error, UnicodeEncodeError) and error.encoding == file_encoding:
+    return (
+      f"{error.object}: this locale has no such file names, only those in "
+      f"{file_encoding}. Set the environment variable PYTHONUTF8=1."
+    )
   if "tensorflow" not in type(error).__module__:
     return None
   text = getattr(error, "message", None) or str(error)

@@ -14,8 +14,6 @@ import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Iterator
 import json
-import os
-import sys
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -121,14 +119,10 @@ def _texts() -> Iterator[str]:
   """
   if FLAGS.text:
     for number, text in enumerate(FLAGS.text, 1):
-      yield file_io.decode_line(os.fsencode(text), "--text", number)
+      content = text.encode("utf-8", "surrogateescape")
+      yield file_io.decode_line(content, "--text", number)
     return
-  if sys.stdin is None:
-    raise UserError("Standard input is closed. Pass --text.")
-  for number, line in enumerate(sys.stdin.buffer, 1):
-    text = file_io.decode_line(line, "Standard input", number).strip()
-    if text:
-      yield text
+  yield from file_io.read_standard_input()
 
 
 def encode_text(

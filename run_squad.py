@@ -326,11 +326,14 @@ def _answer_questions(
   if not tf.io.gfile.exists(FLAGS.context_file):
     raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
   text = "\n".join(file_io.read_lines(FLAGS.context_file))
-  questions = [FLAGS.question] if FLAGS.question else sys.stdin
+  questions = file_io.read_standard_input()
+  if FLAGS.question:
+    content = FLAGS.question.encode("utf-8", "surrogateescape")
+    questions = iter([file_io.decode_line(content, "--question", 1)])
   # The folder of the model is only read: a training may be running there.
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, "windows.tf_record")
-    for question in filter(None, map(str.strip, questions)):
+    for question in questions:
       dataset = squad.Dataset(
         FLAGS.context_file, [text], [squad.Question("0", question, 0)]
       )

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from typing import Any
 import uuid
 import zlib
@@ -264,6 +265,22 @@ def decode_line(line: bytes, path: str, number: int) -> str:
       f"column {error.start + 1}). Convert it first, for example with "
       "`iconv -f latin1 -t utf-8`."
     ) from error
+
+
+def read_standard_input() -> Iterator[str]:
+  """Yields the lines of standard input that are not blank, stripped.
+
+  They are read as UTF-8 whatever the locale says.
+
+  Raises:
+    UserError: Standard input is closed, or a line is not UTF-8.
+  """
+  if sys.stdin is None:
+    raise UserError("Standard input is closed. Pass the text by a flag.")
+  for number, line in enumerate(sys.stdin.buffer, 1):
+    text = decode_line(line, "Standard input", number).strip()
+    if text:
+      yield text
 
 
 def read_json(path: str, kind: type = dict) -> Any:

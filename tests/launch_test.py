@@ -38,7 +38,7 @@ def start(tmp_path):
   """Function that starts a program that imports launch.py and nothing else."""
   processes = []
 
-  def run(body="pass", imports="pass", run_flags="", **settings):
+  def run(body="pass", imports="pass", run_flags="", arguments=(), **settings):
     for name in ("launch.py", "errors.py"):
       shutil.copy(builders.ROOT / name, tmp_path)
     (tmp_path / "program.py").write_text(
@@ -46,7 +46,7 @@ def start(tmp_path):
     )
     processes.append(
       subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py")],
+        [sys.executable, str(tmp_path / "program.py"), *arguments],
         text=True,
         **{
           "stdin": subprocess.PIPE,
@@ -174,6 +174,11 @@ def test_a_program_ends_with_its_parent(start, phase):
       "x.txt: Permission denied.",
     ),
     (
+      UnicodeEncodeError(sys.getfilesystemencoding(), "K\xf6ln", 1, 2, "no"),
+      "K\xf6ln: this locale has no such file names, only those in utf-8. Set "
+      "the environment variable PYTHONUTF8=1.",
+    ),
+    (
       tf.errors.ResourceExhaustedError(
         None, None, "a/x; No space left on device"
       ),
@@ -293,3 +298,20 @@ def test_warnings_are_repeated_in_the_last_lines(start):
   _, lines = process.communicate(timeout=60)
   messages = [line.split("] ")[-1] for line in lines.splitlines()]
   assert messages[-3:] == ["mind this", "work", "mind this"]
+
+
+def test_arguments_are_utf8_whatever_the_locale_says(start):
+  process = start(
+    "print(ascii(flags.FLAGS.x), 'M\xfcller')",
+    "from absl import flags; flags.DEFINE_list('x', [], 'Texts.')",
+    arguments=[b"--x=M\xc3\xbcller,\xf0\x9f\x98\x80"],
+    env={
+      **os.environ,
+      "PYTHONUTF8": "0",
+      "PYTHONCOERCECLOCALE": "0",
+      "LC_ALL": "C",
+    },
+  )
+  output, _ = process.communicate(timeout=60)
+  shown = "['M\\xfcller', '\\U0001f600'] M\\xfcller\n"
+  assert (process.returncode, output) == (0, shown)

@@ -60,7 +60,8 @@ def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
   assert printed[2].endswith(
     "%  the dog sat and the [bird] ran and the cat flew"
   )
-  monkeypatch.setattr(sys, "stdin", io.StringIO("it was red\n\nit was\n"))
+  lines = io.BytesIO(b"it was red\n\nit was\n")
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
   answer(context_file=context)
   printed = capsys.readouterr().out.splitlines()
   assert [line for line in printed if line.startswith("it")] == [
