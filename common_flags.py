@@ -11,6 +11,7 @@ from absl import logging
 import tensorflow as tf
 
 from data import checkpoint_folder
+from data import text_decoding
 from errors import UserError
 import estimator
 import heads
@@ -94,6 +95,38 @@ def text_parser() -> corpus.TextParser:
   """Returns the parser of the text that the flags describe."""
   return corpus.TextParser(
     FLAGS.errors, FLAGS.split_sentences, FLAGS.text_field
+  )
+
+
+def define_encoding_flag() -> None:
+  """Defines --encoding, for programs that read files of a task."""
+  flags.DEFINE_string(
+    "encoding",
+    "utf-8",
+    "Encoding of the files with examples, such as latin1, cp1252, gbk, big5 or "
+    "shift_jis. Files with a byte order mark, such as UTF-16, are read as it "
+    "says.",
+  )
+
+
+def text_encoding() -> str:
+  """Returns the value of --encoding.
+
+  Raises:
+    UserError: It is no encoding.
+  """
+  text_decoding.check_encoding(FLAGS.encoding, "--encoding")
+  return FLAGS.encoding
+
+
+def define_unseen_labels_flag() -> None:
+  """Defines --unseen_labels, for programs whose labels come from the data."""
+  flags.DEFINE_enum(
+    "unseen_labels",
+    "error",
+    ["error", "count"],
+    "How to handle examples to evaluate whose label no training example has: "
+    "stop, or count their predictions as wrong and report the labels.",
   )
 
 

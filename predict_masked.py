@@ -24,6 +24,7 @@ import checkpoint
 import common_flags
 from data import encoding
 from data import file_io
+from data import text_decoding
 from errors import UserError
 import heads
 import modeling
@@ -120,7 +121,7 @@ def _texts() -> Iterator[str]:
   if FLAGS.text:
     for number, text in enumerate(FLAGS.text, 1):
       content = text.encode("utf-8", "surrogateescape")
-      yield file_io.decode_line(content, "--text", number)
+      yield text_decoding.decode_line(content, "--text", number)
     return
   yield from file_io.read_standard_input()
 

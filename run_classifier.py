@@ -100,6 +100,7 @@ def define_classifier_flags() -> None:
     "Weights of the labels in the loss, such as spam=5,ham=1; or `balanced`, "
     "which makes all labels count the same.",
   )
+  common_flags.define_encoding_flag()
   _define_custom_flags()
   flags.DEFINE_list(
     "language",
@@ -233,7 +234,7 @@ def task_of_flags() -> classification.ClassificationTask:
     )
   if FLAGS.class_weights:
     task = dataclasses.replace(task, class_weights=_class_weights())
-  return task
+  return dataclasses.replace(task, encoding=common_flags.text_encoding())
 
 
 def _class_weights():

@@ -1,6 +1,7 @@
 """Files, records and batches.
 
 file_io              text and JSON; atomic, durable files; names and patterns
+text_decoding        encodings, byte order marks, advice on both
 locks                one writer at a time in a folder
 unfinished           parts of an output while it is made
 row_files            rows of JSON, JSON lines and Parquet files

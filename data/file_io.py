@@ -12,6 +12,7 @@ whole files anyway.
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno
+import gzip
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from absl import logging
 import tensorflow as tf
 
 from data import locks
+from data import text_decoding
 from errors import UserError
 
 # Suffixes of files next to records: the report on how they were made, and the
@@ -179,52 +181,79 @@ def read_bytes(path: str) -> bytes:
     ) from error
 
 
-def read_text(path: str) -> str:
-  """Returns the text of a UTF-8 file, without a byte order mark.
-
-  Raises:
-    UserError: The file cannot be read, or is not UTF-8.
-  """
-  return decode_text(read_bytes(path), path)
+def read_content(path: str) -> bytes:
+  """Returns the content of a file, decompressed if it is named `.gz`."""
+  if _is_compressed(path):
+    return b"".join(_read_chunks(path))
+  return read_bytes(path)
 
 
-def decode_text(content: bytes, source: str) -> str:
-  """Returns the text of UTF-8 bytes, without a byte order mark.
+def read_text(path: str, encoding: str | None = None) -> str:
+  """Returns the text of a file, without a byte order mark.
 
   Args:
-    content: The bytes.
-    source: Place that they come from, for error messages.
+    path: Path of the file.
+    encoding: Its encoding if there is no mark; see `text_decoding.decode`.
 
   Raises:
-    UserError: The bytes are not UTF-8.
+    UserError: The file cannot be read, or has another encoding.
+  """
+  return text_decoding.decode(read_content(path), path, encoding)
+
+
+def read_lines(path: str, encoding: str | None = None) -> Iterator[str]:
+  """Yields the lines of a text file, without line ends.
+
+  A byte order mark is dropped, and a file named `.gz` is decompressed. Only a
+  line feed ends a line, since text may contain other characters that Python
+  would split at; but if there is none, lines end with carriage returns.
+
+  Args:
+    path: Path of the file.
+    encoding: Its encoding if there is no mark; see `text_decoding.decode`.
+
+  Raises:
+    UserError: The file cannot be read, or a line has another encoding; the
+      message gives file, line and bytes.
+  """
+  line_end = ""
+  parts: list[str] = []  # of the current line
+  chunks = _read_chunks(path)
+  for text in text_decoding.decode_chunks(chunks, path, encoding):
+    line_end = line_end or _find_line_end(text)
+    first, *others = text.split(line_end) if line_end else [text]
+    parts.append(first)
+    for line in others:
+      yield "".join(parts).rstrip("\r")
+      parts = [line]
+  last = "".join(parts)
+  if last:
+    yield last.rstrip("\r")
+
+
+def _find_line_end(text: str) -> str:
+  """Returns what ends lines in the beginning of a file; "" if it has one."""
+  if "\n" in text:
+    return "\n"
+  # A carriage return at the very end may come before a line feed.
+  return "\r" if "\r" in text[:-1] else ""
+
+
+def _read_chunks(path: str) -> Iterator[bytes]:
+  """Yields the content of a file, decompressed if it is named `.gz`.
+
+  `GFile` can also yield lines, but takes an error for the end of the file.
   """
   try:
-    return content.decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    line = content.count(b"\n", 0, error.start) + 1
+    with tf.io.gfile.GFile(path, "rb") as reader:
+      source = gzip.GzipFile(fileobj=reader) if _is_compressed(path) else reader
+      while chunk := source.read(_CHUNK_BYTES):
+        yield chunk
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise UserError(
-      f"{source} is not UTF-8: line {line} has the byte "
-      f"0x{content[error.start]:02x}. Convert it first, for example with "
-      "`iconv -f latin1 -t utf-8`."
+      f"{path} is no file of gzip, or is damaged: {error}. Was it copied "
+      "completely?"
     ) from error
-
-
-def read_lines(path: str) -> Iterator[str]:
-  """Yields the lines of a UTF-8 text file, without line ends.
-
-  A byte order mark is dropped. Only a line feed ends a line: text may contain
-  other characters that Python would split at.
-
-  Raises:
-    UserError: The file cannot be read, or a line is not UTF-8; the message
-      gives file, line and bytes.
-  """
-  try:
-    for number, line in enumerate(_read_raw_lines(path), 1):
-      text = decode_line(line, path, number)
-      if number == 1:
-        text = text.removeprefix("\ufeff")
-      yield text.rstrip("\r")
   except (tf.errors.NotFoundError, FileNotFoundError) as error:
     raise UserError(f"{path} does not exist.") from error
   except tf.errors.OpError as error:
@@ -233,38 +262,9 @@ def read_lines(path: str) -> Iterator[str]:
     ) from error
 
 
-def _read_raw_lines(path: str) -> Iterator[bytes]:
-  """Yields the lines of a file, without line feeds.
-
-  `GFile` can also yield lines, but takes an error for the end of the file.
-  """
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    parts: list[bytes] = []  # of the current line
-    while chunk := reader.read(_CHUNK_BYTES):
-      first, *others = chunk.split(b"\n")
-      parts.append(first)
-      for line in others:
-        yield b"".join(parts)
-        parts = [line]
-    last = b"".join(parts)
-    if last:
-      yield last
-
-
-def decode_line(line: bytes, path: str, number: int) -> str:
-  """Returns the text of a line of a file.
-
-  Raises:
-    UserError: It is not UTF-8; the message gives file, line and bytes.
-  """
-  try:
-    return line.decode("utf-8")
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at "
-      f"column {error.start + 1}). Convert it first, for example with "
-      "`iconv -f latin1 -t utf-8`."
-    ) from error
+def _is_compressed(path: str) -> bool:
+  """Returns whether a file is named as compressed by gzip."""
+  return path.endswith(".gz")
 
 
 def read_standard_input() -> Iterator[str]:
@@ -278,31 +278,36 @@ def read_standard_input() -> Iterator[str]:
   if sys.stdin is None:
     raise UserError("Standard input is closed. Pass the text by a flag.")
   for number, line in enumerate(sys.stdin.buffer, 1):
-    text = decode_line(line, "Standard input", number).strip()
+    text = text_decoding.decode_line(line, "Standard input", number).strip()
     if text:
       yield text
 
 
-def read_json(path: str, kind: type = dict) -> Any:
+def read_json(path: str, kind: type = dict, encoding: str | None = None) -> Any:
   """Returns the content of a JSON file.
 
   Args:
     path: Path of the file.
     kind: Expected type: `dict`, `list`, or `object` for any.
+    encoding: Its encoding if there is no mark; see `text_decoding.decode`.
 
   Raises:
     UserError: The file cannot be read, or `parse_json` refuses its content.
   """
-  return parse_json(read_bytes(path), path, kind)
+  return parse_json(read_text(path, encoding), path, kind)
 
 
-def read_json_lines(path: str) -> Iterator[tuple[int, dict]]:
+def read_json_lines(
+  path: str, encoding: str | None = None
+) -> Iterator[tuple[int, dict]]:
   """Yields the number and the JSON object of each line that is not blank.
+
+  The arguments are those of `read_lines`.
 
   Raises:
     UserError: A line has no JSON object; the message gives file and line.
   """
-  for number, line in enumerate(read_lines(path), 1):
+  for number, line in enumerate(read_lines(path, encoding), 1):
     if line.strip():
       yield number, parse_json(line, f"{path}, line {number}")
 
@@ -311,8 +316,7 @@ def parse_json(content: bytes | str, source: str, kind: type = dict) -> Any:
   """Returns the value of a JSON text.
 
   Args:
-    content: JSON text, or its bytes in UTF-8, with or without a byte order
-      mark.
+    content: JSON text, or its bytes in UTF-8, or with a byte order mark.
     source: Place that it comes from, for error messages.
     kind: Expected type: `dict`, `list`, or `object` for any.
 
@@ -321,7 +325,10 @@ def parse_json(content: bytes | str, source: str, kind: type = dict) -> Any:
       another type; or it contains NaN, an infinite number, or half of a
       surrogate pair.
   """
-  text = decode_text(content, source) if isinstance(content, bytes) else content
+  if isinstance(content, str):
+    text = content
+  else:
+    text = text_decoding.decode(content, source)
   try:
     value = json.loads(
       text, parse_constant=_refuse_constant, parse_float=_parse_finite_float

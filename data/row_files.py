@@ -9,6 +9,7 @@ import json
 from typing import Any, NamedTuple
 
 from data import file_io
+from data import text_decoding
 from errors import UserError
 
 # Bytes at the beginning of Parquet files.
@@ -28,20 +29,25 @@ class RowFile(NamedTuple):
   rows: Iterator[tuple[int, dict[str, Any]]]
 
 
-def read_rows(path: str) -> RowFile:
-  """Returns the rows of a file.
+def read_rows(path: str, encoding: str | None = None) -> RowFile:
+  """Returns the rows of a file, which may be compressed and named `.gz`.
 
   A JSON file holds a list of objects, an object whose field `data` is such a
   list, or a single object, which then is the only row.
+
+  Args:
+    path: Path of the file.
+    encoding: Encoding of JSON without byte order mark; see
+      `text_decoding.decode`.
 
   Raises:
     UserError: The file cannot be read, is damaged, or holds anything else.
       The message gives the row. It may be raised while rows are read.
   """
-  content = file_io.read_bytes(path)
+  content = file_io.read_content(path)
   if content.startswith(_PARQUET_MAGIC):
     return RowFile("row", _read_parquet(content, path))
-  text = file_io.decode_text(content, path)
+  text = text_decoding.decode(content, path, encoding)
   if _has_json_lines(text):
     return RowFile("line", _read_json_lines(text, path))
   value = file_io.parse_json(text, path, object)

@@ -27,6 +27,7 @@ import tensorflow as tf
 import zstandard
 
 from data import file_io
+from data import text_decoding
 from errors import UserError
 
 _CHUNK_BYTES = 2**20
@@ -361,7 +362,7 @@ class TextParser:
       if self.errors == "strict":
         index = content.count(b"\n", 0, error.start)
         number = section.first_line + index
-        file_io.decode_line(lines[index], section.file, number)  # raises
+        text_decoding.decode_line(lines[index], section.file, number)  # raises
       text = content.decode("utf-8", "replace")
       for line in lines:
         valid = line.decode("utf-8", "ignore").encode()

@@ -102,6 +102,8 @@ class ClassificationTask:
     class_weights: Label -> weight of its examples in the loss, by default 1;
       `balanced` for weights that give all labels the same influence.
     submissions: Split -> file that the GLUE server expects.
+    encoding: Encoding of files without byte order mark; see
+      `text_decoding.decode`.
   """
 
   name: str
@@ -114,6 +116,7 @@ class ClassificationTask:
   label_separator: str = ","
   class_weights: None | str | Mapping[str, float] = None
   submissions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  encoding: str | None = None
 
   # --- Reading ---------------------------------------------------------------
 
@@ -174,7 +177,7 @@ class ClassificationTask:
     examples: list[Example] = []
     lines_of_ids: dict[str, int] = {}
     num_gaps = 0
-    for line, row in _read_rows(path, columns):
+    for line, row in _read_rows(path, columns, self.encoding):
       if columns.only:
         column, value = columns.only
         if row.get(column) != value:
@@ -459,7 +462,9 @@ class _Row:
     return value
 
 
-def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
+def _read_rows(
+  path: str, columns: Columns, encoding: str | None
+) -> Iterator[tuple[int, _Row]]:
   """Yields the number of the line and the fields of each row."""
   ending = os.path.splitext(path)[1]
   if ending not in _FORMATS:
@@ -469,9 +474,10 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
     )
   column_numbers: dict[str, int] = {}
   if ending == ".jsonl":
-    rows: Iterator[tuple[int, Any]] = file_io.read_json_lines(path)
+    rows: Iterator[tuple[int, Any]] = file_io.read_json_lines(path, encoding)
   else:
-    rows = text_files.read_csv(path) if ending == ".csv" else _split_lines(path)
+    read = text_files.read_csv if ending == ".csv" else _split_lines
+    rows = read(path, encoding)
     if columns.has_header:
       _, header = next(rows, (0, []))
       _check_header(header, columns, path)
@@ -480,9 +486,11 @@ def _read_rows(path: str, columns: Columns) -> Iterator[tuple[int, _Row]]:
     yield line, _Row(f"{path}, line {line}", fields, column_numbers)
 
 
-def _split_lines(path: str) -> Iterator[tuple[int, list[str]]]:
+def _split_lines(
+  path: str, encoding: str | None
+) -> Iterator[tuple[int, list[str]]]:
   """Yields the number and the tab-separated fields of each non-empty line."""
-  for number, line in text_files.read_lines(path):
+  for number, line in text_files.read_lines(path, encoding):
     if line:
       yield number, line.split("\t")
 

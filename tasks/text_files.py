@@ -14,23 +14,32 @@ _LONGEST_SHOWN = 60
 _NAMES_SHOWN = 12
 
 
-def read_lines(path: str) -> Iterator[tuple[int, str]]:
+def read_lines(
+  path: str, encoding: str | None = None
+) -> Iterator[tuple[int, str]]:
   """Yields the number and the text of each line.
+
+  The arguments are those of `file_io.read_lines`.
 
   Raises:
     UserError: See `file_io.read_lines`; or the file is binary.
   """
-  for number, line in enumerate(file_io.read_lines(path), 1):
+  for number, line in enumerate(file_io.read_lines(path, encoding), 1):
     if "\0" in line:
+      advice = "Convert it first, for example with `iconv -f utf-16 -t utf-8`."
+      if encoding is not None:
+        advice = "Pass --encoding=utf-16-le or utf-16-be if it is UTF-16."
       raise UserError(
-        f"{path}, line {number} has a byte of value 0, so this is not UTF-8 "
-        "text, but a binary file or UTF-16. Convert it first, for example with "
-        "`iconv -f utf-16 -t utf-8`."
+        f"{path}, line {number} has a byte of value 0, so this is not "
+        f"{(encoding or 'utf-8').upper()} text, but a binary file, or UTF-16 "
+        f"without byte order mark. {advice}"
       )
     yield number, line
 
 
-def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
+def read_csv(
+  path: str, encoding: str | None = None
+) -> Iterator[tuple[int, list[str]]]:
   """Yields each row that is not empty, with the number of its first line.
 
   The format is that of RFC 4180. The first row names the columns; other rows
@@ -40,7 +49,7 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
     UserError: See `read_lines`; or quotation marks are missing.
   """
   csv.field_size_limit(_LONGEST_FIELD)
-  lines = (line + "\n" for _, line in read_lines(path))
+  lines = (line + "\n" for _, line in read_lines(path, encoding))
   reader = csv.reader(lines, strict=True)
   number, num_columns = 1, None
   try:

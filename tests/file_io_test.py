@@ -1,6 +1,7 @@
 """Tests of data/file_io.py."""
 
 import errno
+import gzip
 import json
 import os
 
@@ -142,6 +143,36 @@ def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
     list(file_io.read_lines(str(path)))
 
 
+def test_lines_end_at_carriage_returns_if_there_are_no_line_feeds(tmp_path):
+  path = tmp_path / "x.txt"
+  for content, lines in [
+    ("a\rb\r\rc\r", ["a", "b", "", "c"]),
+    ("a\r", ["a"]),
+    ("a\rb\r\nc\r", ["a\rb", "c"]),
+  ]:
+    path.write_bytes(content.encode())
+    assert list(file_io.read_lines(str(path))) == lines
+    path.write_bytes(content.encode("utf-16"))
+    assert list(file_io.read_lines(str(path))) == lines
+    path.write_bytes(content.encode("utf-16-be"))
+    assert list(file_io.read_lines(str(path), "utf-16-be")) == lines
+
+
+def test_files_named_gz_are_decompressed(tmp_path):
+  path = tmp_path / "x.json.gz"
+  path.write_bytes(gzip.compress(b'{"a":\n1}'))
+  assert list(file_io.read_lines(str(path))) == ['{"a":', "1}"]
+  assert file_io.read_json(str(path)) == {"a": 1}
+  for damaged in (path.read_bytes()[:-9], b"plain"):
+    path.write_bytes(damaged)
+    for read in (
+      file_io.read_json,
+      lambda path: list(file_io.read_lines(path)),
+    ):
+      with pytest.raises(UserError, match="x.json.gz is no file of gzip, or"):
+        read(str(path))
+
+
 @pytest.mark.parametrize(
   "content, message",
   [
@@ -152,7 +183,7 @@ def test_lines_end_at_line_feeds_only_and_must_be_utf8(tmp_path):
     (b'{"a": 1e999}', "x.json"),
     (b'{"a": ' + b"9" * 5000 + b"}", "x.json: not JSON"),
     (b'{"a": "\\ud800"}', "surrogate"),
-    (b'\n{"a": "\xff"}', "x.json is not UTF-8: line 2 has the byte 0xff"),
+    (b'\n{"a": "\xff"}', "x.json, line 2: not UTF-8 .byte 0xff"),
     (b"[" * 100_000, "nested too deeply"),
     (b'{"a":' * 100_000, "nested too deeply"),
     (b"[1]", r"holds \[1\], not an object"),

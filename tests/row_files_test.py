@@ -68,7 +68,7 @@ def test_rows_of_parquet_files_are_those_of_json(tmp_path):
     ('{"a": 1}\n{"a": ', "rows.json, line 2: not JSON"),
     ('{"a": 1}\n[2]', r"rows.json, line 2 holds \[2\], not an object"),
     ('{"a": 1', "rows.json: not JSON.*complete"),
-    (b'{"a": "\xe9"}', "rows.json is not UTF-8: line 1 has the byte 0xe9"),
+    (b'{"a": "\xe9"}', "rows.json, line 1: not UTF-8 .byte 0xe9"),
   ],
 )
 def test_rows_that_are_refused(tmp_path, content, message):

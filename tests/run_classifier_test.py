@@ -279,6 +279,8 @@ def test_mnli_writes_all_its_files(classify, tmp_path):
     (dict(do_train=True, max_seq_length=41), "max_seq_length=41 must be"),
     (dict(do_train=True, data_dir="/nowhere"), "train.tsv or .*does not exist"),
     (dict(do_train=True, text_a_column="words"), "no column 'words'"),
+    (dict(do_train=True, encoding="utf-32-be"), "line 1: not UTF-32-BE"),
+    (dict(do_train=True, encoding="ansi"), "encoding=ansi is not an encoding"),
     (
       dict(do_train=True, train_batch_size=1000, num_train_epochs=1),
       "make no single step",
