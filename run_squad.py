@@ -27,6 +27,7 @@ import tensorflow as tf
 import checkpoint
 import common_flags
 from data import file_io
+from data import text_decoding
 from errors import UserError
 import heads
 from tasks import finetuning
@@ -329,7 +330,7 @@ def _answer_questions(
   questions = file_io.read_standard_input()
   if FLAGS.question:
     content = FLAGS.question.encode("utf-8", "surrogateescape")
-    questions = iter([file_io.decode_line(content, "--question", 1)])
+    questions = iter([text_decoding.decode_line(content, "--question", 1)])
   # The folder of the model is only read: a training may be running there.
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, "windows.tf_record")
