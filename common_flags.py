@@ -70,8 +70,9 @@ def define_text_flags() -> None:
   flags.DEFINE_string(
     "input_file",
     None,
-    "Text files or globs, separated by commas; plain, .gz or .zst. Files named "
-    ".jsonl hold one JSON object per line, each a document.",
+    "Text files, folders, patterns, or @lists (files with one name per line), "
+    "separated by commas; plain, .gz or .zst. Files named .jsonl hold one JSON "
+    "object per line, each a document.",
     required=True,
   )
   flags.DEFINE_string(

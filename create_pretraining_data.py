@@ -29,6 +29,7 @@ import tensorflow as tf
 
 import common_flags
 from data import file_io
+from data import file_names
 from data import locks
 from errors import UserError
 from pretraining import corpus
@@ -145,7 +146,7 @@ class Job:
 
 
 def main(argv):
-  input_files = file_io.expand_patterns(FLAGS.input_file, "--input_file")
+  input_files = file_names.find_files(FLAGS.input_file, "--input_file")
   files = common_flags.model_files("vocab_file")
   common_flags.create_tokenizer(files)  # checks the vocabulary
   parser = common_flags.text_parser()

@@ -28,6 +28,7 @@ import tokenizers
 
 import common_flags
 from data import file_io
+from data import file_names
 from data import unfinished
 from errors import UserError
 import modeling
@@ -118,7 +119,7 @@ def define_flags() -> None:
 
 @launch.owns("output_dir")
 def main(_):
-  input_files = file_io.expand_patterns(FLAGS.input_file, "--input_file")
+  input_files = file_names.find_files(FLAGS.input_file, "--input_file")
   tokens = fixed_tokens()
   config = model_config()
   check_not_inputs(input_files)

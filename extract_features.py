@@ -30,6 +30,7 @@ from data import checkpoint_folder
 from data import encoding
 from data import feature_files
 from data import file_io
+from data import file_names
 from data import locks
 from errors import UserError
 import estimator as estimator_lib
@@ -52,7 +53,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "input_file",
     None,
-    "Text files or globs, separated by commas.",
+    "Text files, folders, patterns, or @lists (files with one name per line), "
+    "separated by commas.",
     required=True,
   )
   flags.DEFINE_string("output_file", None, "File to write.", required=True)
@@ -115,7 +117,7 @@ def main(_):
   layers = [] if FLAGS.pooling == "pooled" else layers_of_flag(config)
   _check_flags()
   tokenizer = common_flags.create_tokenizer(files, config)
-  input_files = file_io.expand_patterns(FLAGS.input_file, "--input_file")
+  input_files = file_names.find_files(FLAGS.input_file, "--input_file")
   checkpoint.open_checkpoint(files.init_checkpoint)  # checks it
   # A training that is still running may write a newer one.
   files = files._replace(init_checkpoint=_newest_weights(files.init_checkpoint))

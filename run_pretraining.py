@@ -27,6 +27,7 @@ import common_flags
 from data import batching
 from data import checkpoint_folder
 from data import file_io
+from data import file_names
 from data import record_files
 from errors import UserError
 import estimator as estimator_lib
@@ -51,13 +52,14 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "input_file",
     None,
-    "TFRecord files or globs, separated by commas.",
+    "TFRecord files, folders, patterns, or @lists (files with one name per "
+    "line), separated by commas.",
     required=True,
   )
   flags.DEFINE_string(
     "eval_input_file",
     None,
-    "TFRecord files or globs for the evaluation; by default --input_file.",
+    "The same for the evaluation; by default --input_file.",
   )
   flags.DEFINE_integer(
     "max_seq_length",
@@ -264,7 +266,7 @@ def input_fn_builder(
 
 def _expand_flag(flag: str) -> list[str]:
   """Returns the input files that a flag names, and logs them."""
-  files = file_io.expand_patterns(str(FLAGS[flag].value), f"--{flag}")
+  files = file_names.find_files(str(FLAGS[flag].value), f"--{flag}")
   logging.info("*** Files of --%s ***", flag)
   for file in files:
     logging.info("  %s", file)

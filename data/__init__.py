@@ -1,6 +1,7 @@
 """Files, records and batches.
 
-file_io              text and JSON; atomic, durable files; names and patterns
+file_io              text and JSON; atomic, durable files
+file_names           the files that a flag names: folders, patterns, lists
 text_decoding        encodings, byte order marks, advice on both
 locks                one writer at a time in a folder
 unfinished           parts of an output while it is made

@@ -69,54 +69,18 @@ def file_size(path: str) -> int:
   return tf.io.gfile.stat(path).length
 
 
-# --- Names and patterns ------------------------------------------------------
+# --- Names -------------------------------------------------------------------
 
 
-def expand_patterns(patterns: str, flag: str) -> list[str]:
-  """Returns the files of a comma-separated list of names and globs.
+def is_companion(path: str) -> bool:
+  """Returns whether a path is that of a file that lies next to an output.
 
-  Args:
-    patterns: Names and globs.
-    flag: Flag that they come from, for error messages.
-
-  Raises:
-    UserError: A name or glob matches no file, or a file is empty.
+  Such are reports, parts, locks and temporary files.
   """
-  files: list[str] = []
-  for part in patterns.split(","):
-    pattern = part.strip()
-    if not pattern:
-      continue
-    matches = find_files(pattern)
-    if not matches:
-      raise UserError(f"{flag}: {pattern} matches no file.")
-    files.extend(matches)
-  if not files:
-    raise UserError(f"{flag} names no file.")
-  for file in files:
-    if tf.io.gfile.isdir(file):
-      example = os.path.join(file, "*")
-      raise UserError(
-        f"{flag}: {file} is a folder. Name files in it, such as {example}."
-      )
-    if file_size(file) == 0:
-      raise UserError(f"{flag}: {file} is empty.")
-  return files
-
-
-def find_files(pattern: str) -> list[str]:
-  """Returns the paths that match a glob, sorted.
-
-  Files that lie next to an output, such as reports and locks, match only if
-  they are named exactly: `records*` does not mean them.
-  """
-  matches = []
-  for path in sorted(tf.io.gfile.glob(pattern)):
-    is_companion = path.endswith((REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX))
-    is_temporary = bool(_TEMPORARY_NAME.search(path))
-    if path == pattern or not (is_companion or is_temporary):
-      matches.append(path)
-  return matches
+  is_temporary = bool(_TEMPORARY_NAME.search(path))
+  return is_temporary or path.endswith(
+    (REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX)
+  )
 
 
 def check_not_inputs(

@@ -95,42 +95,6 @@ def test_output_that_is_an_input_is_refused(tmp_path):
       file_io.check_not_inputs({"--output": [b, output]}, {"--input": [a]})
 
 
-# --- Patterns ----------------------------------------------------------------
-
-
-def test_patterns_that_match_nothing_or_empty_files_are_refused(tmp_path):
-  (tmp_path / "a.txt").write_text("a")
-  (tmp_path / "b.txt").write_text("b")
-  found = file_io.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
-  assert [os.path.basename(name) for name in found] == ["a.txt", "b.txt"]
-  for patterns, message in [
-    (f"{tmp_path}/a.txt,{tmp_path}/c.txt", "--input_file: .*c.txt matches no"),
-    (" , ", "--input_file names no file"),
-    (str(tmp_path), "is a folder"),
-  ]:
-    with pytest.raises(UserError, match=message):
-      file_io.expand_patterns(patterns, "--input_file")
-  (tmp_path / "e.txt").write_text("")
-  with pytest.raises(UserError, match="e.txt is empty"):
-    file_io.expand_patterns(f"{tmp_path}/*.txt", "--input_file")
-
-
-def test_a_glob_does_not_match_the_files_next_to_an_output(tmp_path):
-  names = ["out-00000-of-00002", "out-00001-of-00002"]
-  for name in names + [
-    "out.report.json",
-    "out.lock",
-    "out-2.0123abcd.unfinished",
-  ]:
-    (tmp_path / name).write_text("x")
-  (tmp_path / "out.parts").mkdir()
-  files = file_io.expand_patterns(str(tmp_path / "out*"), "--input_file")
-  assert [os.path.basename(file) for file in files] == names
-  # A file that is named can be read all the same.
-  report = str(tmp_path / "out.report.json")
-  assert file_io.expand_patterns(report, "--input_file") == [report]
-
-
 # --- Reading -----------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ import zstandard
 import checkpoint
 from data import checkpoint_folder
 from data import feature_files
-from data import file_io
+from data import file_names
 from data import locks
 from data import record_files
 from data import serialization
@@ -857,7 +857,7 @@ def _corpus_kind(name, file, make, **options) -> Kind:
 
 
 def _read_corpus(path, parser):
-  files = file_io.expand_patterns(path, "--input_file")
+  files = file_names.find_files(path, "--input_file")
   counts = collections.Counter()
   documents = [
     document
