@@ -71,8 +71,9 @@ def define_text_flags() -> None:
     "input_file",
     None,
     "Text files, folders, patterns, or @lists (files with one name per line), "
-    "separated by commas; plain, .gz or .zst. Files named .jsonl hold one JSON "
-    "object per line, each a document.",
+    "separated by commas; plain, .gz, .bz2, .xz or .zst. Files of JSON lines "
+    "hold one object per line, each a document. WikiExtractor's output is read "
+    "as it is.",
     required=True,
   )
   flags.DEFINE_string(

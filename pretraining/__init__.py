@@ -1,6 +1,7 @@
 """From plain text to batches of pre-training records.
 
 corpus          text files of any size, in blocks of documents; sentences
+compression     files of gzip, bzip2, xz and Zstandard
 instances       documents to pairs, rows and serialized records
 masking         which tokens are masked, and what replaces them
 shards          records to shuffled files; resumes interrupted builds

@@ -7,28 +7,33 @@ possible. It is the unit of work: the input is read in one place, in order, and
 blocks are parsed anywhere, so neither memory nor the number of processors
 limits the size of the input.
 
-Files are plain or compressed with gzip or Zstandard. They contain text with one
-sentence per line and a blank line between documents; files named `.jsonl` or
-`.json` contain a JSON object with a text on each line.
+Files are plain, or compressed by gzip, bzip2, xz or Zstandard. The text has one
+of these layouts, which the first line tells:
+
+    lines     one sentence per line, and a blank line between documents
+    json      a JSON object with a text on each line
+    elements  `<doc id="1" ... title="...">`, lines, `</doc>`
+
+WikiExtractor writes the last two, with the title as the first line of a text. A
+title is no sentence, so it is left out.
 """
 
+import codecs
 import collections
 from collections.abc import Iterator, Sequence
 import dataclasses
-import functools
-import gzip
+import enum
+import html
 import json
-import os
 import re
 from typing import NamedTuple
-import zlib
 
 import tensorflow as tf
-import zstandard
 
 from data import file_io
 from data import text_decoding
 from errors import UserError
+from pretraining import compression
 
 _CHUNK_BYTES = 2**20
 # If a part of a file has no blank line, it is cut after a sentence at this
@@ -52,12 +57,25 @@ _MESSAGE_LENGTH = 200
 # Bytes of text per byte of a compressed file, rounded up.
 _COMPRESSION_RATIO = 4
 
-_BLANK_LINES = re.compile(rb"\n(?:[ \t\r]*\n)+")
-_LINE_ENDS = re.compile(rb"\n")
-_JSON_LINES_SUFFIX = re.compile(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$")
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTANDARD_MAGIC = b"\x28\xb5\x2f\xfd"
-_MAGIC_BY_SUFFIX = {".gz": _GZIP_MAGIC, ".zst": _ZSTANDARD_MAGIC}
+_JSON_LINES_SUFFIX = re.compile(
+  r"\.(jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$"
+)
+_JSON_START = re.compile(rb'\s*\{\s*"[^"\\\n]*"\s*:')
+_ELEMENT_START = re.compile(rb"\s*<doc id=")
+_ELEMENT_LINE = re.compile(r'<doc id=.*?( title="(?P<title>.*)")?>')
+_ELEMENT_END_LINE = "</doc>"
+# Fields of the objects that WikiExtractor writes.
+_EXTRACTED_FIELDS = {"id", "url", "title"}
+# The layout of a file is found in this many of its first bytes.
+_BYTES_TO_LOOK_AT = 2**10
+
+
+class Layout(enum.Enum):
+  """How a file divides its text; the value matches the end of a document."""
+
+  LINES = rb"\n(?:[ \t\r]*\n)+"
+  JSON = rb"\n"
+  ELEMENTS = rb"</doc>[ \t\r]*\n"
 
 
 # --- Blocks ------------------------------------------------------------------
@@ -68,6 +86,7 @@ class FileSection(NamedTuple):
 
   Attributes:
     file: Path of the file.
+    layout: How the file divides its text.
     first_line: Number of the first line, from 1.
     content: Bytes of the lines, decompressed.
     num_documents: Approximate number of documents that end in the section.
@@ -76,6 +95,7 @@ class FileSection(NamedTuple):
   """
 
   file: str
+  layout: Layout
   first_line: int
   content: bytes
   num_documents: int
@@ -103,7 +123,7 @@ def estimate_text_bytes(files: Sequence[str]) -> int:
   """Returns the approximate size of text files after decompression."""
   total = 0
   for file in files:
-    is_compressed = file.endswith((".gz", ".zst"))
+    is_compressed = file.endswith(compression.SUFFIXES)
     ratio = _COMPRESSION_RATIO if is_compressed else 1
     total += file_io.file_size(file) * ratio
   return total
@@ -187,15 +207,18 @@ def _read_sections(file: str) -> Iterator[FileSection]:
   with tf.io.gfile.GFile(file, "rb") as raw:
     first_line, position = 1, 0
     rest = b""
-    chunks = _read_chunks(file, raw)
+    chunks = compression.read_chunks(file, raw, _CHUNK_BYTES)
+    layout = None
     is_last = False
     while not is_last:
       chunk = next(chunks, None)
       is_last = chunk is None
       rest += chunk or b""
-      document_ends = [
-        match.end() for match in _document_end_pattern(file).finditer(rest)
-      ]
+      if layout is None:
+        if len(rest) < _BYTES_TO_LOOK_AT and not is_last:
+          continue
+        layout = _find_layout(file, rest)
+      document_ends = [match.end() for match in re.finditer(layout.value, rest)]
       ends_document = bool(document_ends) or is_last
       if is_last:
         end = len(rest)
@@ -216,70 +239,26 @@ def _read_sections(file: str) -> Iterator[FileSection]:
         input_bytes = raw.tell() - position
         num_documents = len(document_ends) + is_last
         yield FileSection(
-          file, first_line, content, num_documents, ends_document, input_bytes
+          file,
+          layout,
+          first_line,
+          content,
+          num_documents,
+          ends_document,
+          input_bytes,
         )
         position += input_bytes
         first_line += content.count(b"\n")
 
 
-def _document_end_pattern(file: str) -> re.Pattern[bytes]:
-  return _LINE_ENDS if _is_json_lines(file) else _BLANK_LINES
-
-
-def _is_json_lines(file: str) -> bool:
-  return bool(_JSON_LINES_SUFFIX.search(file))
-
-
-def _read_chunks(file: str, raw: tf.io.gfile.GFile) -> Iterator[bytes]:
-  """Yields the content of a file, decompressed if necessary.
-
-  Raises:
-    UserError: The file cannot be read, or is compressed and damaged or cut
-      off.
-  """
-  try:
-    magic = raw.read(4)
-    raw.seek(0)
-    suffix = os.path.splitext(file)[1]
-    if not magic.startswith(_MAGIC_BY_SUFFIX.get(suffix, b"")):
-      raise UserError(
-        f"{file} is not compressed, although its name ends in {suffix}. "
-        "Rename it if it is plain text; otherwise, it is damaged."
-      )
-    if magic.startswith(_GZIP_MAGIC):
-      read = functools.partial(gzip.GzipFile(fileobj=raw).read, _CHUNK_BYTES)
-      yield from iter(read, b"")
-    elif magic == _ZSTANDARD_MAGIC:
-      yield from _read_zstandard(raw)
-    else:
-      read = functools.partial(raw.read, _CHUNK_BYTES)
-      yield from iter(read, b"")
-  except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-    raise UserError(
-      f"{file} is compressed, and damaged or cut off: {error}. Was it copied "
-      "completely?"
-    ) from error
-  except file_io.FILE_ERRORS as error:
-    raise UserError(
-      f"{file} cannot be read: {file_io.describe_error(error)}."
-    ) from error
-
-
-def _read_zstandard(raw: tf.io.gfile.GFile) -> Iterator[bytes]:
-  """Yields the content of a file of Zstandard frames.
-
-  The library's own stream reader accepts a file that is cut off.
-  """
-  frame = None
-  while data := raw.read(_CHUNK_BYTES // 16):
-    while data:
-      frame = frame or zstandard.ZstdDecompressor().decompressobj()
-      yield frame.decompress(data)
-      data = b""
-      if frame.eof:
-        data, frame = frame.unused_data, None
-  if frame:
-    raise EOFError("it ends in the middle of a frame")
+def _find_layout(file: str, beginning: bytes) -> Layout:
+  """Returns the layout of a file, given its name and its first bytes."""
+  beginning = beginning[:_BYTES_TO_LOOK_AT].removeprefix(codecs.BOM_UTF8)
+  if _JSON_LINES_SUFFIX.search(file) or _JSON_START.match(beginning):
+    return Layout.JSON
+  if _ELEMENT_START.match(beginning):
+    return Layout.ELEMENTS
+  return Layout.LINES
 
 
 # --- Documents ---------------------------------------------------------------
@@ -329,9 +308,11 @@ class TextParser:
     document: list[str] = []
     for section in block.sections:
       lines = self._decode_lines(section, counts)
-      if _is_json_lines(section.file):
+      if section.layout == Layout.JSON:
         yield from self._parse_json_lines(section, lines, counts)
         continue
+      if section.layout == Layout.ELEMENTS:
+        lines = _unwrap_elements(lines)
       for line in lines:
         if line.strip():
           document.append(line)
@@ -423,7 +404,45 @@ class TextParser:
         f"{place}: the field {self.text_field!r} holds {value}, not a text.",
         "without_text",
       )
+    if json_object.keys() >= _EXTRACTED_FIELDS:
+      text = _remove_title(text, str(json_object["title"]))
     return text
+
+
+def _unwrap_elements(lines: Sequence[str]) -> list[str]:
+  """Returns lines with a blank line between documents, and only there.
+
+  <doc id="1" title="Cats">
+  Cats                              the title, left out
+                                    between paragraphs, left out
+  A cat sat.                        A cat sat.
+  </doc>                            a blank line
+  """
+  unwrapped = []
+  title = None  # of a document whose first line has not come yet
+  for line in lines:
+    start = _ELEMENT_LINE.fullmatch(line.strip())
+    if start:
+      title = start["title"] or ""
+      unwrapped.append("")
+    elif line.strip() == _ELEMENT_END_LINE:
+      unwrapped.append("")
+    elif line.strip():
+      if title is None or not _is_title(line, title):
+        unwrapped.append(line)
+      title = None
+  return unwrapped
+
+
+def _remove_title(text: str, title: str) -> str:
+  """Returns a text without its first line if that is the title."""
+  first, _, rest = text.lstrip().partition("\n")
+  return rest if _is_title(first, title) else text
+
+
+def _is_title(line: str, title: str) -> bool:
+  """Returns whether a line is a title; either may have HTML's escapes."""
+  return html.unescape(line.strip()) == html.unescape(title.strip())
 
 
 class _LineError(Exception):

@@ -1,8 +1,10 @@
 """Tests of pretraining/corpus.py."""
 
+import bz2
 import collections
 import gzip
 import json
+import lzma
 
 import hypothesis
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ def small_limits(monkeypatch):
     _LARGEST_BLOCK_BYTES=700,
     _FEWEST_DOCUMENTS=2,
     _LONGEST_LINE_BYTES=1000,
+    _BYTES_TO_LOOK_AT=16,
   ).items():
     monkeypatch.setattr(corpus, name, value)
 
@@ -53,10 +56,14 @@ def compress(text, ending):
   if ending == ".zst":
     compressor = zstandard.ZstdCompressor()
     return compressor.compress(content[:70]) + compressor.compress(content[70:])
+  if ending == ".bz2":
+    return bz2.compress(content[:70]) + bz2.compress(content[70:])
+  if ending == ".xz":
+    return lzma.compress(content[:70]) + lzma.compress(content[70:])
   return content
 
 
-@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".xz", ".zst"])
 @pytest.mark.parametrize("size", [50, 150, 600])
 def test_blocks_hold_the_documents_in_order(
   tmp_path, small_limits, ending, size
@@ -65,7 +72,7 @@ def test_blocks_hold_the_documents_in_order(
   path.write_bytes(compress(TEXT, ending))
   documents, blocks = documents_of([str(path)], size)
   assert documents == DOCUMENTS
-  assert len(blocks) > 1 or ending == ".zst"  # which gives all at once
+  assert len(blocks) > 1 or ending in (".bz2", ".zst")  # which give all at once
   assert sum(block.input_bytes for block in blocks) == path.stat().st_size
   assert len({block.number for block in blocks}) == len(blocks)
 
@@ -80,6 +87,7 @@ def test_no_text_is_lost_between_blocks(tmp_path_factory, text, size):
   path.write_bytes(text.encode())
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(corpus, "_CHUNK_BYTES", 16)
+    patch.setattr(corpus, "_BYTES_TO_LOOK_AT", 16)
     patch.setattr(corpus, "_FEWEST_DOCUMENTS", 1)
     documents, blocks = documents_of([str(path)], size)
   assert (
@@ -127,6 +135,63 @@ def test_json_lines(tmp_path, small_limits):
   )
   documents, _ = documents_of([str(path)], text_field="body")
   assert documents == DOCUMENTS
+
+
+EXTRACTED = (
+  # title, lines of the text after the title
+  ("Cats & dogs", ["A cat sat.", "", "<b> is no tag.", "A dog ran."]),
+  ("Nothing more", []),
+  ('The "doc" >', ["Not the title.", 'The "doc" >']),
+)
+
+
+def as_elements(title, lines):
+  """Returns a document as WikiExtractor writes it by default."""
+  text = "\n".join([title, "", *lines])
+  return f'<doc id="7" url="a?b=7" title="{title}">\n{text}\n</doc>\n\n'
+
+
+def as_json(title, lines):
+  """Returns a document as WikiExtractor writes it with --json."""
+  text = "\n".join([title, "", *lines])
+  return json.dumps({"id": "7", "url": "u", "title": title, "text": text})
+
+
+@pytest.mark.parametrize("size", [50, 10_000])
+def test_extracted_articles_are_documents_without_titles(
+  tmp_path, small_limits, size
+):
+  expected = [[line for line in lines if line] for _, lines in EXTRACTED * 5]
+  expected = [document for document in expected if document]
+  for name, text in {
+    "wiki_00": "".join(as_elements(*article) for article in EXTRACTED * 5),
+    "wiki_01": "\n".join(as_json(*article) for article in EXTRACTED * 5),
+    "wiki_02": "\ufeff<doc id=7>\n"
+    + "\n</doc>\n\n<doc id=7>\n".join(map("\n".join, expected)),
+  }.items():
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    documents, blocks = documents_of([str(tmp_path / name)], size)
+    assert documents == expected, name
+    assert size > 50 or len(blocks) > 1
+
+
+def test_a_long_article_is_cut_at_sentences(tmp_path, small_limits):
+  lines = [f"Sentence number {i}." for i in range(100)]
+  path = tmp_path / "wiki_00"
+  path.write_text(as_elements("Numbers", lines) + as_elements("A", ["Cats."]))
+  documents, _ = documents_of([str(path)])
+  assert [line for document in documents for line in document] == [
+    *lines,
+    "Cats.",
+  ]
+  assert documents[-1] == ["Cats."]
+
+
+def test_text_that_only_mentions_elements_and_objects_is_text(tmp_path):
+  path = tmp_path / "text.txt"
+  text = 'A cat.\n<doc id="1" title="A">\nA\n</doc>\n{"text": "B"}\n'
+  path.write_text(text)
+  assert documents_of([str(path)])[0] == [text.splitlines()]
 
 
 def test_sentences_are_split_on_request(tmp_path):
@@ -202,7 +267,7 @@ def test_a_line_without_end(tmp_path, small_limits):
     documents_of([str(path)])
 
 
-@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 def test_compressed_files_that_are_cut_off(tmp_path, small_limits, ending):
   path = tmp_path / f"text.txt{ending}"
   path.write_bytes(compress(TEXT, ending)[:-20])
@@ -210,7 +275,7 @@ def test_compressed_files_that_are_cut_off(tmp_path, small_limits, ending):
     documents_of([str(path)])
 
 
-@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 def test_plain_files_with_the_name_of_compressed_ones(tmp_path, ending):
   path = tmp_path / f"text.txt{ending}"
   for content in (TEXT.encode(), b"(", b""):
@@ -219,7 +284,7 @@ def test_plain_files_with_the_name_of_compressed_ones(tmp_path, ending):
       documents_of([str(path)], errors="replace")
 
 
-@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 def test_compressed_files_that_are_damaged_anywhere(tmp_path, ending):
   path = tmp_path / f"text.txt{ending}"
   content = compress(TEXT, ending)
