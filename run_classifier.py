@@ -7,7 +7,7 @@
         --num_train_epochs=3.0 --output_dir=/tmp/mrpc
 
 With `--task_name=custom`, --data_dir holds files of the user: train, dev and
-test, each .tsv, .csv or .jsonl.
+test, each .tsv, .csv, .jsonl, .json or .parquet.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
@@ -32,10 +32,12 @@ import modeling
 from tasks import classification
 from tasks import classification_records
 from tasks import classification_results
+from tasks import classification_targets
 from tasks import classifier_config
 from tasks import distillation
 from tasks import finetuning
 from tasks import glue
+from tasks import tables
 from tasks import xnli
 import tokenization
 from training import model_folder
@@ -43,14 +45,21 @@ from training import run_folder
 
 FLAGS = flags.FLAGS
 
-_CUSTOM_FLAGS = (
-  "task_file",
+# Flags that --task_file replaces.
+_COLUMN_FLAGS = (
   "text_a_column",
   "text_b_column",
   "label_column",
   "id_column",
   "problem_type",
   "label_separator",
+)
+_CUSTOM_FLAGS = (
+  "task_file",
+  *_COLUMN_FLAGS,
+  "delimiter",
+  "missing",
+  "skip_labels",
 )
 _XNLI_FLAGS = ("language", "train_language")
 _TEACHER_FLAGS = (
@@ -101,6 +110,7 @@ def define_classifier_flags() -> None:
     "which makes all labels count the same.",
   )
   common_flags.define_encoding_flag()
+  common_flags.define_unseen_labels_flag()
   _define_custom_flags()
   flags.DEFINE_list(
     "language",
@@ -128,7 +138,8 @@ def _define_custom_flags() -> None:
   flags.DEFINE_string(
     "text_a_column",
     "text",
-    "Name of the column with the text. For --task_name=custom.",
+    "Name of the column with the text; or its number, from 0, if the files "
+    "have no header. For --task_name=custom.",
   )
   flags.DEFINE_string(
     "text_b_column",
@@ -139,7 +150,9 @@ def _define_custom_flags() -> None:
   flags.DEFINE_string(
     "label_column",
     "label",
-    "Name of the column with the label. For --task_name=custom.",
+    "Name of the column with the label. With --problem_type=multi_label also "
+    "several, separated by commas: columns of 1 and 0, one for each label. For "
+    "--task_name=custom.",
   )
   flags.DEFINE_string(
     "id_column",
@@ -158,6 +171,26 @@ def _define_custom_flags() -> None:
     "label_separator",
     ",",
     "Separator of the labels of a text with several. For --task_name=custom.",
+  )
+  flags.DEFINE_string(
+    "delimiter",
+    None,
+    "Character between the fields of a row, such as ';' or tab; by default the "
+    "comma, semicolon, tab or pipe that the first line shows. For "
+    "--task_name=custom.",
+  )
+  flags.DEFINE_enum(
+    "missing",
+    classification.ERROR,
+    [classification.ERROR, classification.SKIP],
+    "How to handle rows without text or label, such as an empty field or nan: "
+    "stop, or leave them out and count them. For --task_name=custom.",
+  )
+  flags.DEFINE_list(
+    "skip_labels",
+    [],
+    "Labels whose examples are left out, separated by commas, such as - where "
+    "annotators did not agree. For --task_name=custom.",
   )
 
 
@@ -216,7 +249,7 @@ def task_of_flags() -> classification.ClassificationTask:
   elif FLAGS.task_name != "custom":
     task = glue.TASKS[FLAGS.task_name]
   elif FLAGS.task_file:
-    given = [name for name in _CUSTOM_FLAGS[1:] if FLAGS[name].present]
+    given = [name for name in _COLUMN_FLAGS if FLAGS[name].present]
     if given:
       raise UserError(
         f"--{given[0]} and --task_file={FLAGS.task_file} set the same thing. "
@@ -227,14 +260,35 @@ def task_of_flags() -> classification.ClassificationTask:
     task = classification.custom_task(
       FLAGS.text_a_column,
       FLAGS.text_b_column,
-      FLAGS.label_column,
+      _label_columns(),
       FLAGS.id_column,
       FLAGS.problem_type,
       label_separator=FLAGS.label_separator,
     )
   if FLAGS.class_weights:
     task = dataclasses.replace(task, class_weights=_class_weights())
-  return dataclasses.replace(task, encoding=common_flags.text_encoding())
+  return dataclasses.replace(
+    task,
+    table_format=tables.TableFormat(common_flags.text_encoding(), _delimiter()),
+    missing=FLAGS.missing,
+    skipped_labels=tuple(FLAGS.skip_labels),
+  )
+
+
+def _label_columns() -> str | list[str]:
+  """Returns the column of labels, or a column for each label."""
+  names = [name.strip() for name in FLAGS.label_column.split(",")]
+  is_list = FLAGS.problem_type == heads.MULTI_LABEL and len(names) > 1
+  return names if is_list else FLAGS.label_column
+
+
+def _delimiter() -> str | None:
+  """Returns the delimiter of tables; None to find it."""
+  # Shells make it hard to pass a tab.
+  delimiter = {"\\t": "\t", "tab": "\t"}.get(FLAGS.delimiter, FLAGS.delimiter)
+  if delimiter is not None:
+    tables.check_delimiter(delimiter, "--delimiter")
+  return delimiter
 
 
 def _class_weights():
@@ -258,10 +312,9 @@ def _class_weights():
 
 
 class Split(NamedTuple):
-  """The examples of a file, their targets and their records."""
+  """The examples of a file to evaluate or predict, and their records."""
 
-  examples: list[classification.Example]
-  targets: np.ndarray
+  data: classification_targets.LabelledExamples
   records: classification_records.ClassificationRecords
 
 
@@ -314,17 +367,22 @@ def run(
   classifier = _create_classifier(
     task, examples, files.init_checkpoint, tokenizer
   )
-  targets = {
-    name: task.targets(examples[name], classifier.labels) for name in examples
+  data = {
+    name: classification_targets.label_examples(
+      task,
+      name,
+      examples[name],
+      classifier.labels,
+      FLAGS.unseen_labels == "count",
+    )
+    for name in examples
   }
   newest = common_flags.find_newest_checkpoint(files.init_checkpoint)
   classifier.check_start(newest, files.init_checkpoint, FLAGS.do_train)
 
   training = TrainingData()
   if FLAGS.do_train:
-    training = _prepare_training(
-      task, classifier, tokenizer, examples["train"], targets["train"]
-    )
+    training = _prepare_training(task, classifier, tokenizer, data["train"])
   recipe = common_flags.create_recipe(
     classifier.head,
     run_config,
@@ -338,7 +396,7 @@ def run(
   )
 
   def write_splits(kind: str) -> dict[str, Split]:
-    return _write_splits(kind, classifier, tokenizer, examples, targets)
+    return _write_splits(kind, classifier, tokenizer, data)
 
   dev = write_splits("dev") if FLAGS.do_eval else {}
 
@@ -349,7 +407,7 @@ def run(
       len(examples["train"]),
       training.num_steps,
       (lambda: _evaluate(task, classifier, recipe, dev)) if dev else None,
-      list(filter(tf.io.gfile.exists, _data_files(task, "train"))),
+      list(filter(None, [task.find_file(FLAGS.data_dir, "train")])),
     )
     if config:
       common_flags.export_model(
@@ -368,21 +426,21 @@ def _write_splits(
   kind: str,
   classifier: classifier_config.ClassifierConfig,
   tokenizer: tokenization.FullTokenizer,
-  examples: Mapping[str, list[classification.Example]],
-  targets: Mapping[str, np.ndarray],
+  data: Mapping[str, classification_targets.LabelledExamples],
 ) -> dict[str, Split]:
   """Writes the records of all splits of a kind, `dev` or `test`."""
   splits = {}
-  for name in examples:
+  for name, labelled in data.items():
     if name.partition("_")[0] == kind:
+      targets = classifier.problem.keep_known_labels(labelled.targets)
       records = classification_records.write_records(
         run_folder.record_path(FLAGS.output_dir, name),
         classifier,
         tokenizer,
-        examples[name],
-        classification_records.TrainingTargets(targets[name]),
+        labelled.examples,
+        classification_records.TrainingTargets(targets),
       )
-      splits[name] = Split(examples[name], targets[name], records)
+      splits[name] = Split(labelled, records)
   return splits
 
 
@@ -397,9 +455,11 @@ def _check_flags() -> None:
 
 def _check_inputs(task) -> None:
   """Raises a UserError if a file of the task would be written over."""
-  data_files = []
-  for split in task.splits:
-    data_files.extend(_data_files(task, split))
+  data_files = [
+    os.path.join(FLAGS.data_dir, columns.file)
+    for splits in task.splits.values()
+    for columns in splits
+  ]
   if FLAGS.transfer_file:
     data_files.append(os.path.join(FLAGS.data_dir, FLAGS.transfer_file))
   run_folder.check_inputs_are_kept(
@@ -409,13 +469,6 @@ def _check_inputs(task) -> None:
       "--task_file": [FLAGS.task_file] if FLAGS.task_file else [],
     },
   )
-
-
-def _data_files(task, split: str) -> list[str]:
-  """Returns the paths of the files of a split."""
-  return [
-    os.path.join(FLAGS.data_dir, columns.file) for columns in task.splits[split]
-  ]
 
 
 def _read_examples(task) -> dict[str, list[classification.Example]]:
@@ -481,10 +534,10 @@ def _prepare_training(
   task,
   classifier: classifier_config.ClassifierConfig,
   tokenizer: tokenization.FullTokenizer,
-  examples: list[classification.Example],
-  targets: np.ndarray,
+  data: classification_targets.LabelledExamples,
 ) -> TrainingData:
   """Writes the training records; asks the teacher, if there is one."""
+  examples, _, targets = data
   # Too few examples are found before a teacher works on them.
   common_flags.num_task_steps(len(examples))
   label_weights = task.label_weights(targets, classifier.labels)
@@ -551,26 +604,25 @@ def _evaluate(
       recipe, split.records, FLAGS.eval_batch_size
     )
     decisions = classifier.problem.decide(logits)
-    losses = classifier.problem.example_losses(split.targets, logits)
+    examples, labels, targets = split.data
+    losses = classifier.problem.example_losses(targets, logits)
+    all_decisions = classifier.problem.match_targets(decisions, targets)
     prefix = f"eval{suffix}_"
-    for metric, score in task.metric_fn(split.targets, decisions).items():
+    for metric, score in task.metric_fn(targets, all_decisions).items():
       results[prefix + metric] = score
-    results[prefix + "loss"] = float(np.mean(losses))
+    # A label that training did not see has no finite loss.
+    results[prefix + "loss"] = float(np.mean(losses[~np.isposinf(losses)]))
     if writes_mistakes:
       classification_results.write_mistakes(
         FLAGS.output_dir,
         suffix,
-        split.examples,
+        examples,
         _name_predictions(classifier, decisions),
         losses,
       )
-      if classifier.labels:
+      if labels:
         classification_results.write_confusion(
-          FLAGS.output_dir,
-          suffix,
-          classifier.labels,
-          split.targets,
-          decisions,
+          FLAGS.output_dir, suffix, labels, targets, all_decisions
         )
   # The loss appears twice, as in the original code.
   results["loss"] = results["eval_loss"]
@@ -598,24 +650,26 @@ def _predict(
       recipe, split.records, FLAGS.predict_batch_size
     )
     decisions = classifier.problem.decide(logits)
+    examples, _, targets = split.data
     predictions = _name_predictions(classifier, decisions)
     classification_results.write_predictions(
       FLAGS.output_dir,
       suffix,
-      [example.id for example in split.examples],
+      [example.id for example in examples],
       classifier.labels,
       predictions,
       classifier.problem.probabilities(logits),
     )
     classification_results.write_submission(
-      FLAGS.output_dir, task, name, split.examples, predictions
+      FLAGS.output_dir, task, name, examples, predictions
     )
     path = os.path.join(FLAGS.output_dir, f"test_predictions{suffix}.tsv")
     logging.info(
       "Predictions of %d examples are in %s.", len(predictions), path
     )
-    if split.examples[0].label is not None:
-      scores = task.metric_fn(split.targets, decisions)
+    if examples[0].label is not None:
+      all_decisions = classifier.problem.match_targets(decisions, targets)
+      scores = task.metric_fn(targets, all_decisions)
       run_folder.write_results(
         FLAGS.output_dir, f"test_scores{suffix}.txt", scores
       )

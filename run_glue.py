@@ -170,8 +170,31 @@ class Result(NamedTuple):
 
 
 def _data_dir(task: glue.GlueTask) -> str:
-  """Returns the folder of the files of a task."""
+  """Returns the folder of the files of a task; its usual one if none exists."""
+  folders = [task.folder, *_list_folders(FLAGS.data_dir)]
+  # The usual name comes first, so that it wins over others that mean the same.
+  for folder in folders:
+    path = os.path.join(FLAGS.data_dir, folder)
+    is_same = _normalize_name(folder) == _normalize_name(task.folder)
+    if is_same and tf.io.gfile.isdir(path):
+      return path
   return os.path.join(FLAGS.data_dir, task.folder)
+
+
+def _normalize_name(name: str) -> str:
+  """Returns a name of a task as letters and digits: `sst2` for SST-2."""
+  return "".join(filter(str.isalnum, name.lower()))
+
+
+def _list_folders(folder: str) -> list[str]:
+  """Returns the names of the folders in a folder, sorted."""
+  # On remote file systems names of folders end in a slash.
+  names = [name.rstrip("/") for name in _list_files(folder)]
+  return [
+    name
+    for name in sorted(names)
+    if tf.io.gfile.isdir(os.path.join(folder, name))
+  ]
 
 
 def _common_arguments(
@@ -651,8 +674,10 @@ def _find_tasks() -> list[glue.GlueTask]:
     else:
       missing.append(task.folder)
   if not found or (FLAGS.tasks and missing):
+    folders = ", ".join(_list_folders(FLAGS.data_dir)) or "none"
     raise UserError(
-      f"--data_dir={FLAGS.data_dir} has no folder {' or '.join(missing)}."
+      f"--data_dir={FLAGS.data_dir} has no folder {' or '.join(missing)}. The "
+      f"folders that it has: {folders}."
     )
   return found
 

@@ -1,8 +1,9 @@
 """Fine-tuning: data sets, the recipe, metrics, result files, distillation.
 
 finetuning              the recipe: train, evaluate, predict, in order
-classification          tables of texts and labels
+classification          texts and labels: tasks, examples, targets
 classification_records  texts to records, logits of windows to logits of texts
+classification_targets  labels as numbers, also those that training lacks
 classification_results  files of predictions and mistakes
 classifier_config       `classifier.json`: labels and settings of a classifier
 problem_types           one label, several labels, or a value
@@ -12,7 +13,8 @@ ner, squad, swag        words and tags; questions; choices
 squad_windows           questions and paragraphs to sequences
 squad_records           sequences to records, records to logits
 squad_answers           logits to answers
-text_files              tables and lines, with checks
+tables                  separated values, JSON and Parquet, with checks
+text_files              lines with checks, and values in messages
 metrics                 scores as NumPy functions
 squad_evaluation        the official scores of SQuAD
 """

@@ -4,50 +4,53 @@ Tasks differ in data only: files, columns and labels. `glue.py` and `xnli.py`
 hold the published tasks; `custom_task` describes data of the user.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import inspect
 import os
+import re
 from typing import Any
 
 from absl import logging
 import numpy as np
-import tensorflow as tf
 
 from data import file_io
 from errors import UserError
 import heads
 from tasks import metrics
+from tasks import tables
 from tasks import text_files
+from tasks.tables import Column
 
 # A text has one of several labels, any number of labels, or a number.
 PROBLEM_TYPES = (heads.SINGLE_LABEL, heads.MULTI_LABEL, heads.REGRESSION)
 
-# Number of a column, from 0 (negative: from the end), or its name.
-Column = int | str
-
-# Endings of the formats that can be read.
-_FORMATS = (".tsv", ".txt", ".csv", ".jsonl")
 # Regression learns float32.
 _LARGEST_NUMBER = float(np.finfo(np.float32).max)
+# A whole number, perhaps as programs write it that know no other numbers.
+_WHOLE_NUMBER = re.compile(r"(-?\d+)(\.0*)?")
+# Values of a column of its own for a label.
+_HAS_LABEL = {"0": False, "false": False, "1": True, "true": True}
+
+# How to handle rows without text or label.
+ERROR, SKIP = "error", "skip"
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """A file of a split, and its layout.
-
-  In `.tsv` and `.txt` files tabs separate columns and quotation marks are text,
-  as in GLUE's files. `.csv` files are quoted as in RFC 4180. Each line of a
-  `.jsonl` file is an object whose keys are the columns.
+  """A file of a split, and its layout; see `tables.py` for formats.
 
   Attributes:
     file: Path of the file in the folder of the task.
     text_a: Column of the text.
     text_b: Column of the second text, if there is one.
-    label: Column of the label; None for a file without labels.
+    label: Column of the label; None for a file without labels. A tuple has a
+      column for each label, which is 1 where a text has the label, else 0.
     id: Column of the key in files of predictions; None to use the number of
       the example, from 0.
     has_header: Whether the first line names the columns.
+    header: The names that it has in the published file, if columns are numbers.
     only: A column and the value that it must have; other rows are skipped.
     has_gaps: Whether the published file has truncated or empty rows. They are
       skipped and counted.
@@ -56,11 +59,26 @@ class Columns:
   file: str
   text_a: Column
   text_b: Column | None = None
-  label: Column | None = None
+  label: Column | tuple[str, ...] | None = None
   id: Column | None = None
   has_header: bool = True
+  header: tuple[str, ...] = ()
   only: tuple[Column, str] | None = None
   has_gaps: bool = False
+
+  @property
+  def label_columns(self) -> tuple[Column, ...]:
+    """The columns of labels, of which there may be none."""
+    if self.label is None:
+      return ()
+    return self.label if isinstance(self.label, tuple) else (self.label,)
+
+  @property
+  def needed(self) -> list[Column]:
+    """All columns that are read."""
+    optional = [self.text_b, self.id, self.only and self.only[0]]
+    given = [column for column in optional if column is not None]
+    return [self.text_a, *self.label_columns, *given]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +120,9 @@ class ClassificationTask:
     class_weights: Label -> weight of its examples in the loss, by default 1;
       `balanced` for weights that give all labels the same influence.
     submissions: Split -> file that the GLUE server expects.
-    encoding: Encoding of files without byte order mark; see
-      `text_decoding.decode`.
+    table_format: How files are read.
+    missing: How to handle rows without text or label: `ERROR` or `SKIP`.
+    skipped_labels: Labels whose examples are left out.
   """
 
   name: str
@@ -116,7 +135,9 @@ class ClassificationTask:
   label_separator: str = ","
   class_weights: None | str | Mapping[str, float] = None
   submissions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  encoding: str | None = None
+  table_format: tables.TableFormat = tables.DEFAULT_FORMAT
+  missing: str = ERROR
+  skipped_labels: tuple[str, ...] = ()
 
   # --- Reading ---------------------------------------------------------------
 
@@ -131,13 +152,21 @@ class ClassificationTask:
 
   def has_file(self, data_dir: str, split: str) -> bool:
     """Returns whether a file of a split exists."""
-    return self._find_columns(data_dir, split) is not None
+    return self.find_file(data_dir, split) is not None
 
-  def _find_columns(self, data_dir: str, split: str) -> Columns | None:
-    """Returns the columns of the first existing file of a split, or None."""
+  def find_file(self, data_dir: str, split: str) -> str | None:
+    """Returns the path of the file of a split; None if there is none."""
+    found = self._find_columns(data_dir, split)
+    return found[1] if found else None
+
+  def _find_columns(
+    self, data_dir: str, split: str
+  ) -> tuple[Columns, str] | None:
+    """Returns the layout and the path of the first file that exists."""
     for columns in self.splits[split]:
-      if tf.io.gfile.exists(os.path.join(data_dir, columns.file)):
-        return columns
+      path = tables.find_file(os.path.join(data_dir, columns.file))
+      if path:
+        return columns, path
     return None
 
   def read_examples(self, data_dir: str, split: str) -> list[Example]:
@@ -146,8 +175,8 @@ class ClassificationTask:
     Raises:
       UserError: The file is missing or empty, or has an invalid row.
     """
-    columns = self._find_columns(data_dir, split)
-    if columns is None:
+    found = self._find_columns(data_dir, split)
+    if not found:
       paths = [
         os.path.join(data_dir, columns.file) for columns in self.splits[split]
       ]
@@ -155,7 +184,7 @@ class ClassificationTask:
         f"{' or '.join(paths)} does not exist: task {self.name} needs it for "
         f"its {split} examples. Does --data_dir name the right folder?"
       )
-    return self._read(columns, os.path.join(data_dir, columns.file))
+    return self._read(*found)
 
   def read_texts(self, data_dir: str, file: str) -> list[Example]:
     """Returns the examples of another file in the layout of `test`.
@@ -167,17 +196,26 @@ class ClassificationTask:
     columns = dataclasses.replace(
       self.splits["test"][0], file=file, label=None, id=None
     )
-    path = os.path.join(data_dir, file)
-    if not tf.io.gfile.exists(path):
-      raise UserError(f"{path} does not exist.")
+    path = tables.find_file(os.path.join(data_dir, file))
+    if not path:
+      raise UserError(f"{os.path.join(data_dir, file)} does not exist.")
     return self._read(columns, path)
 
   def _read(self, columns: Columns, path: str) -> list[Example]:
     """Returns the examples of a file."""
+    table = tables.read_table(
+      path, columns.needed, columns.has_header, self.table_format
+    )
+    if table.header:
+      self._check_header(table.header, columns)
     examples: list[Example] = []
     lines_of_ids: dict[str, int] = {}
-    num_gaps = 0
-    for line, row in _read_rows(path, columns, self.encoding):
+    skipped = _SkippedRows(path)
+    num_rows = 0
+    rows = table.rows
+    if not columns.has_header:
+      rows = self._check_first_row(rows, columns)
+    for row in rows:
       if columns.only:
         column, value = columns.only
         if row.get(column) != value:
@@ -185,24 +223,27 @@ class ClassificationTask:
       # A row that cannot be parsed is skipped only where the published file is
       # known for such rows; elsewhere it is a mistake of the user.
       try:
-        example = self._parse_example(row, columns, len(examples))
+        is_skipped = self._skip_row(row, columns, skipped)
+        if not is_skipped:
+          example = self._parse_example(row, columns, num_rows)
       except UserError:
         if not columns.has_gaps:
           raise
-        num_gaps += 1
+        skipped.counts[_GAP] += 1
         continue
-      first = lines_of_ids.setdefault(example.id, line)
-      if first != line:
+      # Ids count all rows, so that they say which row was predicted.
+      num_rows += 1
+      if is_skipped:
+        continue
+      first = lines_of_ids.setdefault(example.id, row.number)
+      if first != row.number:
         raise UserError(
           f"{example.place} has the id {text_files.format_value(example.id)}, "
           f"but line {first} already has this id. Predictions could not be "
           "told apart: make ids unique, or leave out the column of ids."
         )
       examples.append(example)
-    if num_gaps:
-      logging.info(
-        "%s: skipped %d rows that are truncated or empty.", path, num_gaps
-      )
+    skipped.report(self.missing == ERROR)
     if not examples:
       condition = ""
       if columns.only:
@@ -211,17 +252,110 @@ class ClassificationTask:
       raise UserError(f"{path} holds no examples{condition}.")
     return examples
 
+  def _skip_row(
+    self, row: tables.Row, columns: Columns, skipped: "_SkippedRows"
+  ) -> bool:
+    """Returns whether a row has no text, no label, or one to leave out.
+
+    Args:
+      row: The row.
+      columns: Layout of the file.
+      skipped: Counts the row, and remembers the first one.
+
+    Raises:
+      UserError: A text is missing where published files have gaps.
+    """
+    for column in (columns.text_a, columns.text_b):
+      if column is None or not _is_empty(row.get(column)):
+        continue
+      if columns.has_gaps:
+        raise UserError(f"{row.place}: column {column!r} is empty.")
+      skipped.add(_NO_TEXT, row, column)
+      return True
+    # A list of labels may be empty.
+    may_be_empty = self.problem_type == heads.MULTI_LABEL
+    for column in columns.label_columns:
+      value = row.get(column)
+      is_list = may_be_empty and columns.label == column
+      if not is_list and _is_no_label(value):
+        skipped.add(_NO_LABEL, row, column)
+        return True
+      words = self._split_labels(value) if is_list else [value]
+      spellings = {_spell_label(word) for word in words}
+      spellings.update([_spell_whole_number(word) for word in spellings])
+      if spellings & set(self.skipped_labels):
+        skipped.add(_SKIPPED_LABEL, row, column)
+        return True
+    return False
+
+  def _check_header(self, header: tables.Row, columns: Columns) -> None:
+    """Checks the first line of a published file whose columns are numbers.
+
+    Raises:
+      UserError: It is an example.
+    """
+    if not columns.header:
+      return
+    expected = ", ".join(columns.header)
+    if self._is_example(header, columns):
+      raise UserError(
+        f"{header.place} is an example, but this file begins with a header: "
+        f"{expected}. Add this line, with tabs between the names, or download "
+        "the file again."
+      )
+    for column in columns.needed:
+      assert isinstance(column, int)
+      name = columns.header[column]
+      if header.get(column).strip() != name:
+        logging.warning(
+          "%s names the columns otherwise than the published file of %s: %s. "
+          "They are read by their numbers. Does --data_dir name its folder?",
+          header.place,
+          self.name,
+          expected,
+        )
+        return
+
+  def _check_first_row(
+    self, rows: Iterator[tables.Row], columns: Columns
+  ) -> Iterator[tables.Row]:
+    """Yields the rows of a published file that has no header.
+
+    Raises:
+      UserError: The first one is no example, but perhaps a header.
+    """
+    for number, row in enumerate(rows):
+      if not number and not self._is_example(row, columns):
+        value = text_files.format_value(row.get(columns.label_columns[0]))
+        raise UserError(
+          f"{row.place} is no example of {self.name}, but perhaps the header "
+          f"of another layout: {value} is not one of the labels "
+          f"{text_files.format_names(self.labels or ())}. Do --task_name="
+          f"{self.name} and --data_dir fit together?"
+        )
+      yield row
+
+  def _is_example(self, row: tables.Row, columns: Columns) -> bool:
+    """Returns whether the first line of a published file is no header."""
+    try:
+      if columns.label is None:
+        return columns.id is not None and str(row.get(columns.id)).isdecimal()
+      label = self._parse_label(row, columns)
+    except UserError:
+      return False
+    return self.problem_type == heads.REGRESSION or label in (self.labels or ())
+
   def _parse_example(
-    self, row: "_Row", columns: Columns, number: int
+    self, row: tables.Row, columns: Columns, number: int
   ) -> Example:
     """Returns the example of a row."""
-    text_a = row.get_text(columns.text_a)
+    text_a = _parse_text(row, columns.text_a)
     text_b = None
     if columns.text_b is not None:
-      text_b = row.get_text(columns.text_b)
+      text_b = _parse_text(row, columns.text_b)
     label = None
     if columns.label is not None:
-      label = self._parse_label(row.get(columns.label), row.place)
+      label = self._parse_label(row, columns)
     example_id = number if columns.id is None else row.get(columns.id)
     if isinstance(example_id, bool) or not isinstance(example_id, (str, int)):
       raise UserError(
@@ -231,32 +365,40 @@ class ClassificationTask:
     return Example(row.place, str(example_id), text_a, text_b, label)
 
   def _parse_label(
-    self, value: Any, place: str
+    self, row: tables.Row, columns: Columns
   ) -> str | tuple[str, ...] | float:
-    """Returns the label of a field."""
+    """Returns the label of a row that has one."""
+    if isinstance(columns.label, tuple):
+      return tuple(name for name in columns.label if _has_label(row, name))
+    assert columns.label is not None
+    value = row.get(columns.label)
     if self.problem_type == heads.REGRESSION:
-      return _parse_number(value, place)
+      return _parse_number(value, row.place)
     if self.problem_type == heads.MULTI_LABEL:
-      labels = value if isinstance(value, list) else [value]
+      labels = self._split_labels(value)
       if not all(map(_is_word, labels)):
         raise UserError(
-          f"{place}: the label is {text_files.format_value(value)}, not a list "
-          "of words. [] stands for no label."
+          f"{row.place}: the label is {text_files.format_value(value)}, not a "
+          "list of words. [] stands for no label."
         )
-      if not isinstance(value, list):
-        parts = str(value).split(self.label_separator)
-        labels = [part.strip() for part in parts]
-      return tuple(self._rename_label(label) for label in labels if label != "")
-    if not _is_word(value) or value == "":
+      return tuple(map(self._rename_label, labels))
+    if not _is_word(value):
       raise UserError(
-        f"{place}: the label is {text_files.format_value(value)}, not one "
+        f"{row.place}: the label is {text_files.format_value(value)}, not one "
         "word. Texts with several labels need --problem_type=multi_label."
       )
     return self._rename_label(value)
 
+  def _split_labels(self, value: Any) -> list[Any]:
+    """Returns the labels of a field that holds any number of them."""
+    if not isinstance(value, str):
+      return value if isinstance(value, list) else [value]
+    parts = value.split(self.label_separator)
+    return [part for part in parts if not _is_no_label(part)]
+
   def _rename_label(self, value: Any) -> str:
     """Returns the label of a spelling."""
-    spelling = str(value)
+    spelling = _spell_label(value)
     return self.renamed_labels.get(spelling, spelling)
 
   # --- Labels ----------------------------------------------------------------
@@ -274,6 +416,9 @@ class ClassificationTask:
       found = set()
       for example in examples:
         found.update(self._get_labels(example))
+      # 1.0 is 1 if all labels are whole numbers.
+      if all(map(_WHOLE_NUMBER.fullmatch, found)):
+        found = set(map(_spell_whole_number, found))
       labels = tuple(sorted(found))
     if len(labels) < (1 if self.problem_type == heads.MULTI_LABEL else 2):
       found_labels = "no label"
@@ -285,6 +430,26 @@ class ClassificationTask:
       )
     return labels
 
+  def match_labels(
+    self, examples: Sequence[Example], labels: Sequence[str]
+  ) -> list[Example]:
+    """Returns examples whose whole numbers are spelled as in `labels`."""
+    ids = set(labels)
+
+    def match(label: str) -> str:
+      number = _spell_whole_number(label)
+      return number if label not in ids and number in ids else label
+
+    matched = []
+    for example in examples:
+      label = example.label
+      if isinstance(label, tuple):
+        label = tuple(map(match, label))
+      elif isinstance(label, str):
+        label = match(label)
+      matched.append(dataclasses.replace(example, label=label))
+    return matched
+
   def _get_labels(self, example: Example) -> tuple[str, ...]:
     """Returns the labels of an example whose label is known."""
     if isinstance(example.label, tuple):
@@ -292,14 +457,28 @@ class ClassificationTask:
     assert isinstance(example.label, str)
     return (example.label,)
 
+  def count_labels(
+    self, examples: Sequence[Example]
+  ) -> collections.Counter[str]:
+    """Returns how many examples have each label."""
+    counts: collections.Counter[str] = collections.Counter()
+    for example in examples:
+      if isinstance(example.label, (str, tuple)):
+        counts.update(self._get_labels(example))
+    return counts
+
   def targets(
-    self, examples: Sequence[Example], labels: Sequence[str]
+    self,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    advice: str = "add examples of it to the training data",
   ) -> np.ndarray:
     """Returns the labels of examples as numbers.
 
     Args:
       examples: The examples.
       labels: All labels, in the order of their ids.
+      advice: How to continue with other labels, for messages.
 
     Returns:
       int64 [num_examples], ids of labels; for `MULTI_LABEL` float32
@@ -322,7 +501,7 @@ class ClassificationTask:
           raise UserError(
             f"{example.place}: the label {text_files.format_value(label)} is "
             f"not one of: {text_files.format_names(labels)}. Correct it, or "
-            "add examples of it to the training data."
+            f"{advice}."
           )
         is_label[number, ids[label]] = 1.0
     if self.problem_type == heads.MULTI_LABEL:
@@ -377,9 +556,125 @@ class ClassificationTask:
     return weights.astype(np.float32)
 
 
+# Phrases for rows that are skipped, and what the log and errors say of them.
+_GAP = "truncated or empty"
+_NO_TEXT, _NO_LABEL = "without text", "without label"
+_SKIPPED_LABEL = "with a label of --skip_labels"
+
+
+class _SkippedRows:
+  """Counts rows that are no examples.
+
+  Attributes:
+    counts: Phrase for the reason -> number of rows.
+  """
+
+  def __init__(self, path: str):
+    """Initializes the counts.
+
+    Args:
+      path: Path of the file.
+    """
+    self.counts: collections.Counter[str] = collections.Counter()
+    self._path = path
+    self._first_missing = ""
+
+  def add(self, reason: str, row: tables.Row, column: Column) -> None:
+    """Counts a row.
+
+    Args:
+      reason: Phrase for the reason.
+      row: The row.
+      column: The column that is the reason.
+    """
+    self.counts[reason] += 1
+    if reason in (_NO_TEXT, _NO_LABEL) and not self._first_missing:
+      value = text_files.format_value(row.get(column))
+      noun = reason.rpartition(" ")[2]
+      self._first_missing = (
+        f"{row.place}: column {column!r} has {value}, which is no {noun}"
+      )
+
+  def report(self, refuses_missing: bool) -> None:
+    """Logs the counts.
+
+    Args:
+      refuses_missing: Whether missing texts and labels are an error.
+
+    Raises:
+      UserError: There are some.
+    """
+    phrases = []
+    for reason, count in self.counts.items():
+      noun = "row" if count == 1 else "rows"
+      phrases.append(f"{count} {noun} {reason}")
+    if self._first_missing and refuses_missing:
+      raise UserError(
+        f"{self._first_missing}. The file has {', '.join(phrases)}. Fill them "
+        "in, or leave such rows out with --missing=skip."
+      )
+    if phrases:
+      logging.info("%s: left out %s.", self._path, ", ".join(phrases))
+
+
+def _is_empty(value: Any) -> bool:
+  """Returns whether a field has no text; NaN is what Parquet may have."""
+  if isinstance(value, str):
+    return not value.strip()
+  return value is None or value != value  # pylint: disable=R0124
+
+
+def _is_no_label(value: Any) -> bool:
+  """Returns whether a field has no label: it is empty, or NaN."""
+  return _is_empty(value) or str(value).strip().lower() == "nan"
+
+
 def _is_word(value: Any) -> bool:
   """Returns whether a field of JSON can be a label."""
   return value is not None and not isinstance(value, (list, dict))
+
+
+def _spell_label(value: Any) -> str:
+  """Returns a label as text; space around it is none of it."""
+  return str(value).strip()
+
+
+def _spell_whole_number(label: str) -> str:
+  """Returns a whole number without decimals; other labels as they are."""
+  match = _WHOLE_NUMBER.fullmatch(label)
+  return match.group(1) if match else label
+
+
+def _parse_text(row: tables.Row, column: Column) -> str:
+  """Returns a field that holds text.
+
+  Raises:
+    UserError: It holds something else.
+  """
+  value = row.get(column)
+  if not isinstance(value, str):
+    raise UserError(
+      f"{row.place}: column {column!r} has {text_files.format_value(value)}, "
+      "not a text. Correct it, or remove the row."
+    )
+  return value
+
+
+def _has_label(row: tables.Row, column: str) -> bool:
+  """Returns whether a text has the label of a column.
+
+  Raises:
+    UserError: The column has neither 1 nor 0.
+  """
+  spelling = _spell_whole_number(_spell_label(row.get(column)).lower())
+  if spelling not in _HAS_LABEL:
+    raise UserError(
+      f"{row.place}: column {column!r} has "
+      f"{text_files.format_value(row.get(column))}, not 1 where the text has "
+      "this label, or 0. Correct it, or leave out rows that have it with "
+      "--skip_labels."
+    )
+  return _HAS_LABEL[spelling]
 
 
 def _parse_number(value: Any, place: str) -> float:
@@ -398,117 +693,6 @@ def _parse_number(value: Any, place: str) -> float:
   return number
 
 
-# --- Rows --------------------------------------------------------------------
-
-
-class _Row:
-  """The fields of a line: a list, or an object of JSON.
-
-  Attributes:
-    place: File and line, for messages.
-  """
-
-  def __init__(
-    self, place: str, fields: Any, column_numbers: Mapping[str, int]
-  ):
-    """Initializes the row.
-
-    Args:
-      place: File and line, for messages.
-      fields: A list, or a dict of JSON.
-      column_numbers: Name -> number of the column, for lists.
-    """
-    self.place = place
-    self._fields = fields
-    self._column_numbers = column_numbers
-
-  def get(self, column: Column) -> Any:
-    """Returns a field.
-
-    Raises:
-      UserError: The row has no such column.
-    """
-    if isinstance(self._fields, dict):
-      if column not in self._fields:
-        raise UserError(
-          f"{self.place}: there is no {column!r}. The object has: "
-          f"{text_files.format_names(self._fields)}."
-        )
-      return self._fields[column]
-    if isinstance(column, str):
-      column = self._column_numbers[column]
-    try:
-      return self._fields[column]
-    except IndexError:
-      raise UserError(
-        f"{self.place} has {len(self._fields)} columns, but column "
-        f"{column + 1} is needed: {text_files.format_value(self._fields)}. Is "
-        "the row truncated?"
-      ) from None
-
-  def get_text(self, column: Column) -> str:
-    """Returns a field that holds text.
-
-    Raises:
-      UserError: The field is missing or empty, or holds something else.
-    """
-    value = self.get(column)
-    if not isinstance(value, str) or not value.strip():
-      raise UserError(
-        f"{self.place}: column {column!r} has "
-        f"{text_files.format_value(value)}, not a text. Fill it in, or remove "
-        "the row."
-      )
-    return value
-
-
-def _read_rows(
-  path: str, columns: Columns, encoding: str | None
-) -> Iterator[tuple[int, _Row]]:
-  """Yields the number of the line and the fields of each row."""
-  ending = os.path.splitext(path)[1]
-  if ending not in _FORMATS:
-    raise UserError(
-      f"{path} has an unknown format. Files of examples end in one of "
-      f"{', '.join(_FORMATS)}."
-    )
-  column_numbers: dict[str, int] = {}
-  if ending == ".jsonl":
-    rows: Iterator[tuple[int, Any]] = file_io.read_json_lines(path, encoding)
-  else:
-    read = text_files.read_csv if ending == ".csv" else _split_lines
-    rows = read(path, encoding)
-    if columns.has_header:
-      _, header = next(rows, (0, []))
-      _check_header(header, columns, path)
-      column_numbers = {name: number for number, name in enumerate(header)}
-  for line, fields in rows:
-    yield line, _Row(f"{path}, line {line}", fields, column_numbers)
-
-
-def _split_lines(
-  path: str, encoding: str | None
-) -> Iterator[tuple[int, list[str]]]:
-  """Yields the number and the tab-separated fields of each non-empty line."""
-  for number, line in text_files.read_lines(path, encoding):
-    if line:
-      yield number, line.split("\t")
-
-
-def _check_header(header: Sequence[str], columns: Columns, path: str) -> None:
-  """Raises a UserError unless each named column is in the header once."""
-  needed = [columns.text_a, columns.text_b, columns.label, columns.id]
-  if columns.only:
-    needed.append(columns.only[0])
-  for column in needed:
-    if isinstance(column, str) and header.count(column) != 1:
-      problem = "two columns" if column in header else "no column"
-      raise UserError(
-        f"{path}, line 1 has {problem} {column!r}. It names: "
-        f"{text_files.format_names(header)}."
-      )
-
-
 # --- Data of the user --------------------------------------------------------
 
 _METRICS = {
@@ -521,13 +705,12 @@ _MAIN_METRICS = {
   heads.MULTI_LABEL: ("micro_f1",),
   heads.REGRESSION: ("spearman",),
 }
-_ENDINGS = (".tsv", ".csv", ".jsonl")
 
 
 def custom_task(
   text_a: str = "text",
   text_b: str | None = None,
-  label: str = "label",
+  label: str | list[str] | tuple[str, ...] = "label",
   id: str | None = None,
   problem_type: str = heads.SINGLE_LABEL,
   labels: Sequence[str] | None = None,
@@ -540,9 +723,11 @@ def custom_task(
   """Returns the task of a data set of the user.
 
   Args:
-    text_a: Name of the column of the text.
+    text_a: Name of the column of the text; or its number, such as "0", in files
+      without header.
     text_b: Name of the column of the second text, if there is one.
-    label: Name of the column of the label; the test file needs none.
+    label: Name of the column of the label; the test file needs none. For
+      `MULTI_LABEL` several names, each the label that a column of 0 and 1 has.
     id: Name of the column of keys in files of predictions, if there is one.
     problem_type: One of `PROBLEM_TYPES`.
     labels: All labels; None to use those of the training file.
@@ -550,7 +735,8 @@ def custom_task(
       lists instead.
     class_weights: See `ClassificationTask`.
     train: File of training examples in the folder of the task; None for the
-      first that exists of `train.tsv`, `train.csv` and `train.jsonl`.
+      first that exists of `train.tsv`, `train.csv` and so on; see
+      `tables.ENDINGS`.
     dev: File of development examples; None as for `train`.
     test: File of test examples; None as for `train`.
 
@@ -562,11 +748,13 @@ def custom_task(
       f"The problem type {text_files.format_value(problem_type)} is none of "
       f"{', '.join(PROBLEM_TYPES)}."
     )
-  required = {
-    "text_a": text_a,
-    "label": label,
-    "label_separator": label_separator,
-  }
+  required = {"text_a": text_a, "label_separator": label_separator}
+  label_columns: str | tuple[str, ...]
+  if isinstance(label, (list, tuple)):
+    label_columns = _check_label_columns(label, problem_type, labels)
+    labels = label_columns
+  else:
+    required["label"] = label_columns = label
   files = {"train": train, "dev": dev, "test": test}
   for name, value in required.items():
     if not value or not isinstance(value, str):
@@ -583,8 +771,10 @@ def custom_task(
   splits = {}
   for split, file in files.items():
     # The first of these files that exists is read.
-    names = [file] if file else [split + ending for ending in _ENDINGS]
-    label_column = None if split == "test" else label
+    names = [split + ending for ending in tables.ENDINGS]
+    if file:
+      names = [file]
+    label_column = None if split == "test" else label_columns
     splits[split] = [
       Columns(name, text_a, text_b, label_column, id) for name in names
     ]
@@ -598,6 +788,26 @@ def custom_task(
     label_separator=label_separator,
     class_weights=class_weights,
   )
+
+
+def _check_label_columns(
+  columns: Sequence[Any], problem_type: str, labels: Any
+) -> tuple[str, ...]:
+  """Returns the names of columns that each stand for a label."""
+  shown = text_files.format_value(list(columns))
+  if problem_type != heads.MULTI_LABEL:
+    raise UserError(
+      f"label is {shown}, a column for each label. It needs the problem type "
+      f"{heads.MULTI_LABEL}, not {problem_type}."
+    )
+  are_names = all(column and isinstance(column, str) for column in columns)
+  if not columns or not are_names or len(set(columns)) < len(columns):
+    raise UserError(f"label is {shown}, not a list of different columns.")
+  if labels:
+    raise UserError(
+      f"label is {shown}, which are the labels too. Leave out labels."
+    )
+  return tuple(columns)
 
 
 def _check_labels(labels: Any, problem_type: str) -> tuple[str, ...] | None:

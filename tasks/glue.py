@@ -61,22 +61,61 @@ class GlueTask(classification.ClassificationTask):
 
 
 # The diagnostic set AX is in one of these folders.
-_AX_FOLDERS = ("", "../diagnostic/", "../AX/")
+_AX_FOLDERS = ("", "../diagnostic/", "../AX/", "../ax/")
+
+# Names of columns in the published files. Files with labels have further ones.
+_MRPC_HEADER = ("#1 ID", "#2 ID", "#1 String", "#2 String")
+_STS_B_HEADER = (
+  "index",
+  "genre",
+  "filename",
+  "year",
+  "old_index",
+  "source1",
+  "source2",
+  "sentence1",
+  "sentence2",
+)
+_QQP_HEADER = ("id", "qid1", "qid2", "question1", "question2", "is_duplicate")
+_MNLI_HEADER = (
+  "index",
+  "promptID",
+  "pairID",
+  "genre",
+  "sentence1_binary_parse",
+  "sentence2_binary_parse",
+  "sentence1_parse",
+  "sentence2_parse",
+  "sentence1",
+  "sentence2",
+)
+_MNLI_DEV_HEADER = (
+  *_MNLI_HEADER,
+  "label1",
+  "label2",
+  "label3",
+  "label4",
+  "label5",
+  "gold_label",
+)
 
 
 def _inference_task(
-  folder: str, labels: tuple[str, ...] = ("entailment", "not_entailment")
+  folder: str,
+  labels: tuple[str, ...] = ("entailment", "not_entailment"),
+  texts: tuple[str, str] = ("sentence1", "sentence2"),
 ) -> GlueTask:
   """Returns a task whose files have an index, two texts and a label."""
+  header = ("index", *texts)
   return GlueTask(
     name=folder.lower(),
     folder=folder,
     labels=labels,
     submissions={"test": f"{folder}.tsv"},
     splits={
-      "train": [Columns("train.tsv", 1, 2, label=3)],
-      "dev": [Columns("dev.tsv", 1, 2, label=3)],
-      "test": [Columns("test.tsv", 1, 2, id=0)],
+      "train": [Columns("train.tsv", 1, 2, label=3, header=(*header, "label"))],
+      "dev": [Columns("dev.tsv", 1, 2, label=3, header=(*header, "label"))],
+      "test": [Columns("test.tsv", 1, 2, id=0, header=header)],
     },
   )
 
@@ -92,7 +131,7 @@ _TASKS = [
     splits={
       "train": [Columns("train.tsv", 3, label=1, has_header=False)],
       "dev": [Columns("dev.tsv", 3, label=1, has_header=False)],
-      "test": [Columns("test.tsv", 1, id=0)],
+      "test": [Columns("test.tsv", 1, id=0, header=("index", "sentence"))],
     },
   ),
   GlueTask(
@@ -100,9 +139,9 @@ _TASKS = [
     folder="SST-2",
     submissions={"test": "SST-2.tsv"},
     splits={
-      "train": [Columns("train.tsv", 0, label=1)],
-      "dev": [Columns("dev.tsv", 0, label=1)],
-      "test": [Columns("test.tsv", 1, id=0)],
+      "train": [Columns("train.tsv", 0, label=1, header=("sentence", "label"))],
+      "dev": [Columns("dev.tsv", 0, label=1, header=("sentence", "label"))],
+      "test": [Columns("test.tsv", 1, id=0, header=("index", "sentence"))],
     },
   ),
   GlueTask(
@@ -112,9 +151,15 @@ _TASKS = [
     main_metrics=("f1", "accuracy"),
     submissions={"test": "MRPC.tsv"},
     splits={
-      "train": [Columns("train.tsv", 3, 4, label=0)],
-      "dev": [Columns("dev.tsv", 3, 4, label=0)],
-      "test": [Columns("test.tsv", 3, 4, id=0)],
+      "train": [
+        Columns("train.tsv", 3, 4, label=0, header=("Quality", *_MRPC_HEADER))
+      ],
+      "dev": [
+        Columns("dev.tsv", 3, 4, label=0, header=("Quality", *_MRPC_HEADER))
+      ],
+      "test": [
+        Columns("test.tsv", 3, 4, id=0, header=("index", *_MRPC_HEADER))
+      ],
     },
   ),
   GlueTask(
@@ -126,9 +171,13 @@ _TASKS = [
     main_metrics=("pearson", "spearman"),
     submissions={"test": "STS-B.tsv"},
     splits={
-      "train": [Columns("train.tsv", 7, 8, label=9)],
-      "dev": [Columns("dev.tsv", 7, 8, label=9)],
-      "test": [Columns("test.tsv", 7, 8, id=0)],
+      "train": [
+        Columns("train.tsv", 7, 8, label=9, header=(*_STS_B_HEADER, "score"))
+      ],
+      "dev": [
+        Columns("dev.tsv", 7, 8, label=9, header=(*_STS_B_HEADER, "score"))
+      ],
+      "test": [Columns("test.tsv", 7, 8, id=0, header=_STS_B_HEADER)],
     },
   ),
   # A few questions in the published files are split in two, or empty.
@@ -139,9 +188,15 @@ _TASKS = [
     main_metrics=("f1", "accuracy"),
     submissions={"test": "QQP.tsv"},
     splits={
-      "train": [Columns("train.tsv", 3, 4, label=5, has_gaps=True)],
-      "dev": [Columns("dev.tsv", 3, 4, label=5, has_gaps=True)],
-      "test": [Columns("test.tsv", 1, 2, id=0)],
+      "train": [
+        Columns("train.tsv", 3, 4, label=5, header=_QQP_HEADER, has_gaps=True)
+      ],
+      "dev": [
+        Columns("dev.tsv", 3, 4, label=5, header=_QQP_HEADER, has_gaps=True)
+      ],
+      "test": [
+        Columns("test.tsv", 1, 2, id=0, header=("id", "question1", "question2"))
+      ],
     },
   ),
   # The model of MNLI also predicts AX, whose labels were published later, in a
@@ -162,25 +217,41 @@ _TASKS = [
       "test_ax": "AX.tsv",
     },
     splits={
-      "train": [Columns("train.tsv", 8, 9, label=-1)],
-      "dev": [Columns("dev_matched.tsv", 8, 9, label=-1)],
-      "dev_mismatched": [Columns("dev_mismatched.tsv", 8, 9, label=-1)],
+      "train": [
+        Columns(
+          "train.tsv",
+          8,
+          9,
+          label=-1,
+          header=(*_MNLI_HEADER, "label1", "gold_label"),
+        )
+      ],
+      "dev": [
+        Columns("dev_matched.tsv", 8, 9, label=-1, header=_MNLI_DEV_HEADER)
+      ],
+      "dev_mismatched": [
+        Columns("dev_mismatched.tsv", 8, 9, label=-1, header=_MNLI_DEV_HEADER)
+      ],
       "dev_ax": [
         Columns(
           folder + "diagnostic-full.tsv", "Premise", "Hypothesis", label="Label"
         )
         for folder in _AX_FOLDERS
       ],
-      "test": [Columns("test_matched.tsv", 8, 9, id=0)],
-      "test_mismatched": [Columns("test_mismatched.tsv", 8, 9, id=0)],
+      "test": [Columns("test_matched.tsv", 8, 9, id=0, header=_MNLI_HEADER)],
+      "test_mismatched": [
+        Columns("test_mismatched.tsv", 8, 9, id=0, header=_MNLI_HEADER)
+      ],
       "test_ax": [
-        Columns(folder + file, 1, 2, id=0)
+        Columns(
+          folder + file, 1, 2, id=0, header=("index", "sentence1", "sentence2")
+        )
         for folder in _AX_FOLDERS
         for file in ("diagnostic.tsv", "AX.tsv")
       ],
     },
   ),
-  _inference_task("QNLI"),
+  _inference_task("QNLI", texts=("question", "sentence")),
   _inference_task("RTE"),
   _inference_task("WNLI", labels=("0", "1")),
 ]

@@ -1,7 +1,8 @@
 """The kinds of labels that texts can have, and what follows from each.
 
 A problem type decides the form of targets, the meaning of logits and the loss
-of an example. Arrays of n examples have these forms:
+of an example. Targets of examples to evaluate may have further labels, which no
+training example has. Arrays of n examples have these forms:
 
                   targets                          logits
     SingleLabel   int64 [n], number of the label   [n, num_labels]
@@ -35,6 +36,17 @@ class SingleLabel:
     """Returns placeholder targets for examples whose label is not known."""
     return np.zeros([num_examples], np.int64)
 
+  def keep_known_labels(self, targets: np.ndarray) -> np.ndarray:
+    """Returns targets without further labels, which become placeholders."""
+    return np.where(targets < self.num_outputs, targets, 0)
+
+  def match_targets(
+    self, decisions: np.ndarray, targets: np.ndarray
+  ) -> np.ndarray:
+    """Returns predictions of all labels of `targets`, for scores."""
+    del targets
+    return decisions
+
   def probabilities(self, logits: np.ndarray) -> np.ndarray:
     """Returns the probability of each label, float64 [n, num_labels]."""
     return np.exp(metrics.log_softmax(logits))
@@ -50,9 +62,14 @@ class SingleLabel:
   def example_losses(
     self, targets: np.ndarray, logits: np.ndarray
   ) -> np.ndarray:
-    """Returns the loss of each example, float64 [n]."""
+    """Returns the loss of each example, float64 [n].
+
+    It is infinite if the label cannot be predicted.
+    """
     logits = np.asarray(logits, np.float64)
-    return losses.cross_entropy(logits, targets).numpy()
+    known_targets = self.keep_known_labels(targets)
+    known_losses = losses.cross_entropy(logits, known_targets).numpy()
+    return np.where(targets < self.num_outputs, known_losses, np.inf)
 
   def teacher_loss(self, logits, teacher_logits, weights, temperature: float):
     """Returns the sum and the weight of the loss with a teacher's labels."""
@@ -74,6 +91,15 @@ class MultiLabel:
   def empty_targets(self, num_examples: int) -> np.ndarray:
     return np.zeros([num_examples, self.num_outputs], np.float32)
 
+  def keep_known_labels(self, targets: np.ndarray) -> np.ndarray:
+    return targets[:, : self.num_outputs]
+
+  def match_targets(
+    self, decisions: np.ndarray, targets: np.ndarray
+  ) -> np.ndarray:
+    num_further = targets.shape[1] - self.num_outputs
+    return np.pad(decisions, [(0, 0), (0, num_further)])
+
   def probabilities(self, logits: np.ndarray) -> np.ndarray:
     return metrics.sigmoid(logits)
 
@@ -87,7 +113,8 @@ class MultiLabel:
   def example_losses(
     self, targets: np.ndarray, logits: np.ndarray
   ) -> np.ndarray:
-    targets, logits = (np.asarray(x, np.float64) for x in (targets, logits))
+    targets = np.asarray(self.keep_known_labels(targets), np.float64)
+    logits = np.asarray(logits, np.float64)
     return losses.multi_label_cross_entropy(logits, targets).numpy()
 
   def teacher_loss(self, logits, teacher_logits, weights, temperature: float):
@@ -108,6 +135,15 @@ class Regression:
 
   def empty_targets(self, num_examples: int) -> np.ndarray:
     return np.zeros([num_examples], np.float32)
+
+  def keep_known_labels(self, targets: np.ndarray) -> np.ndarray:
+    return targets
+
+  def match_targets(
+    self, decisions: np.ndarray, targets: np.ndarray
+  ) -> np.ndarray:
+    del targets
+    return decisions
 
   def probabilities(self, logits: np.ndarray) -> np.ndarray:
     """Returns the values themselves, float64 [n, 1]."""

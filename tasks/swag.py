@@ -10,6 +10,7 @@ from typing import Any
 
 from data import file_io
 from errors import UserError
+from tasks import tables
 from tasks import text_files
 
 # Columns of SWAG's files.
@@ -136,7 +137,7 @@ def _read_csv(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
   In this layout the second sentence begins every choice.
   """
-  rows = text_files.read_csv(path)
+  rows = tables.read_fields(path, (_CONTEXT, _BEGINNING))
   _, header = next(rows, (0, []))
   for name in (_CONTEXT, _BEGINNING, *_ENDINGS):
     if header.count(name) != 1:

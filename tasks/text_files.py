@@ -1,15 +1,12 @@
-"""Lines and rows of files of examples, and how messages show values."""
+"""Lines of files of examples, and how messages show values."""
 
 from collections.abc import Iterable, Iterator
-import csv
 import reprlib
 from typing import Any
 
 from data import file_io
 from errors import UserError
 
-# The default limit of `csv` is shorter than a long text.
-_LONGEST_FIELD = 2**31 - 1
 _LONGEST_SHOWN = 60
 _NAMES_SHOWN = 12
 
@@ -35,42 +32,6 @@ def read_lines(
         f"without byte order mark. {advice}"
       )
     yield number, line
-
-
-def read_csv(
-  path: str, encoding: str | None = None
-) -> Iterator[tuple[int, list[str]]]:
-  """Yields each row that is not empty, with the number of its first line.
-
-  The format is that of RFC 4180. The first row names the columns; other rows
-  may be shorter.
-
-  Raises:
-    UserError: See `read_lines`; or quotation marks are missing.
-  """
-  csv.field_size_limit(_LONGEST_FIELD)
-  lines = (line + "\n" for _, line in read_lines(path, encoding))
-  reader = csv.reader(lines, strict=True)
-  number, num_columns = 1, None
-  try:
-    for fields in reader:
-      if fields:
-        num_columns = num_columns or len(fields)
-        # Empty fields at the end are harmless; spreadsheets write them.
-        if any(fields[num_columns:]):
-          raise UserError(
-            f"{path}, line {number} has {len(fields)} columns, but the first "
-            f"row names {num_columns}. Put fields with commas in quotation "
-            "marks."
-          )
-        yield number, fields
-      # A field with line feeds spans several lines.
-      number = reader.line_num + 1
-  except csv.Error as error:
-    raise UserError(
-      f"{path}, line {number}: {error}. Put fields with commas, quotation "
-      'marks or line feeds in "...", and write "" for a quotation mark.'
-    ) from error
 
 
 # --- Messages ----------------------------------------------------------------

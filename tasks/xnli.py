@@ -23,6 +23,28 @@ LANGUAGES = (
   "vi",
   "zh",
 )
+# Names of columns in the published `xnli.dev.tsv` and `xnli.test.tsv`.
+_HEADER = (
+  "language",
+  "gold_label",
+  "sentence1_binary_parse",
+  "sentence2_binary_parse",
+  "sentence1_parse",
+  "sentence2_parse",
+  "sentence1",
+  "sentence2",
+  "promptID",
+  "pairID",
+  "genre",
+  "label1",
+  "label2",
+  "label3",
+  "label4",
+  "label5",
+  "sentence1_tokenized",
+  "sentence2_tokenized",
+  "match",
+)
 
 
 def xnli_task(
@@ -57,14 +79,21 @@ def xnli_task(
         f"XNLI has no language {language!r}. It has: {', '.join(LANGUAGES)}."
       )
   train_file = f"multinli/multinli.train.{train_language}.tsv"
-  splits = {"train": [Columns(train_file, 0, 1, label=2)]}
+  header = ("premise", "hypo", "label")
+  splits = {"train": [Columns(train_file, 0, 1, label=2, header=header)]}
   for kind in ("dev", "test"):
     for number, language in enumerate(languages):
       split = f"{kind}_{language}" if number else kind
       splits[split] = [
         Columns(f"{kind}-{language}.tsv", 0, 1, label=2, has_header=False),
-        # language, gold_label, ..., sentence1, sentence2, promptID, pairID
-        Columns(f"xnli.{kind}.tsv", 6, 7, label=1, only=(0, language)),
+        Columns(
+          f"xnli.{kind}.tsv",
+          6,
+          7,
+          label=1,
+          header=_HEADER,
+          only=(0, language),
+        ),
       ]
   return classification.ClassificationTask(
     name="xnli",

@@ -1,8 +1,11 @@
 """Tests of tasks/classification.py: files of one's own."""
 
+import dataclasses
 import json
 
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 import pytest
 
 import errors
@@ -149,7 +152,7 @@ def test_a_json_file_describes_the_data(tmp_path):
     (
       "train.tsv",
       None,
-      "train.tsv or .*train.csv or .*train.jsonl does not exist",
+      "train.tsv or .*train.csv or .*train.jsonl or .* does not exist",
     ),
     ("train.tsv", "words\tkind\n", "train.tsv holds no examples"),
     ("train.tsv", "", "line 1 has no column 'words'"),
@@ -167,7 +170,8 @@ def test_a_json_file_describes_the_data(tmp_path):
     (
       "train.tsv",
       "words\tkind\na\t1\n \t1\n",
-      "line 3: column 'words' has ' ', not a text. Fill it in",
+      "line 3: column 'words' has ' ', which is no text. The file has 1 row "
+      "without text. Fill them in, or leave such rows out with --missing=skip",
     ),
     (
       "train.tsv",
@@ -182,7 +186,7 @@ def test_a_json_file_describes_the_data(tmp_path):
     (
       "train.tsv",
       "words\tkind\na\t\n",
-      "line 2: the label is '', not one word",
+      "line 2: column 'kind' has '', which is no label. .* 1 row without lab",
     ),
     (
       "train.tsv",
@@ -197,7 +201,7 @@ def test_a_json_file_describes_the_data(tmp_path):
     (
       "train.csv",
       "words,kind\na,0\nyes, of course,1\n",
-      "line 3 has 3 columns, but the first row names 2. Put fields",
+      "line 3 has 3 fields, but line 1 has 2. Commas separate fields: put",
     ),
     (
       "train.csv",
@@ -207,7 +211,7 @@ def test_a_json_file_describes_the_data(tmp_path):
     ),
     (
       "train.jsonl",
-      '{"words": "a", "kind": 0}\n{"words": 3}\n',
+      '{"words": "a", "kind": 0}\n{"words": 3, "kind": 0}\n',
       "line 2: column 'words' has 3, not a text",
     ),
     (
@@ -269,7 +273,7 @@ def test_lists_of_labels_that_are_none(tmp_path, label, message):
     read(tmp_path, f'{{"text": "a", "label": {label}}}\n', task, "train.jsonl")
 
 
-@pytest.mark.parametrize("number", ["nan", "inf", "", "good", "-1e39"])
+@pytest.mark.parametrize("number", ["inf", "good", "-1e39"])
 def test_targets_that_are_no_numbers(tmp_path, number):
   task = classification.custom_task(problem_type="regression")
   with pytest.raises(
@@ -306,6 +310,112 @@ def test_labels_that_are_all_the_same(tmp_path):
 def test_other_files_need_a_known_ending(tmp_path):
   task = classification.custom_task(train="train.xlsx")
   with pytest.raises(
-    ValueError, match="end in one of .tsv, .txt, .csv, .jsonl"
+    ValueError, match="end in one of .tsv, .csv, .txt, .jsonl, .json, .parquet"
   ):
     read(tmp_path, "x", task, "train.xlsx")
+
+
+def test_rows_without_text_or_label_are_counted(tmp_path):
+  content = ",words,kind\n0,a,x\n1,b,\n2,,y\n3,nan,y\n4,none,NaN\n5,null,None\n"
+  with pytest.raises(
+    errors.UserError,
+    match="train.csv, line 3: column 'kind' has '', which is no label. The "
+    "file has 2 rows without label, 1 row without text. .*--missing=skip",
+  ):
+    read(tmp_path, content, file="train.csv")
+  task = dataclasses.replace(TASK, missing=classification.SKIP)
+  examples = read(tmp_path, content, task, "train.csv")
+  # Ids say which row it is.
+  assert [(e.id, e.text_a, e.label) for e in examples] == [
+    ("0", "a", "x"),
+    ("3", "nan", "y"),
+    ("5", "null", "None"),
+  ]
+
+
+def test_parquet_files_may_lack_values(tmp_path):
+  rows = [
+    {"words": "a", "kind": 1.0},
+    {"words": None, "kind": 1.0},
+    {"words": "b", "kind": None},
+    {"words": "c", "kind": float("nan")},
+    {"words": "d", "kind": 0.0},
+  ]
+  parquet.write_table(
+    pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet"
+  )
+  task = dataclasses.replace(TASK, missing=classification.SKIP)
+  examples = task.read_examples(str(tmp_path), "train")
+  assert [e.text_a for e in examples] == ["a", "d"]
+  assert task.find_labels(examples) == ("0", "1")
+  with pytest.raises(errors.UserError, match="row 2: column 'words' has None"):
+    TASK.read_examples(str(tmp_path), "train")
+
+
+def test_labels_that_are_left_out(tmp_path):
+  content = "words\tkind\na\tx\nb\t-\nc\t2.0\nd\ty\n"
+  assert len(read(tmp_path, content)) == 4
+  task = dataclasses.replace(TASK, skipped_labels=("-", "2"))
+  examples = read(tmp_path, content, task)
+  assert [(e.id, e.label) for e in examples] == [("0", "x"), ("3", "y")]
+
+
+@pytest.mark.parametrize(
+  "train, dev, labels, dev_labels",
+  [
+    ("1.0 0.0 1", "1 0. -0", ("0", "1"), ["1", "0", "-0"]),
+    # Not all are whole numbers, so they are words.
+    ("1.0 2.5", "1.0 2.5", ("1.0", "2.5"), ["1.0", "2.5"]),
+    ("01 1", "01 1.0", ("01", "1"), ["01", "1"]),
+    ("1 0", "1.0 1.5", ("0", "1"), ["1", "1.5"]),
+  ],
+)
+def test_labels_that_are_whole_numbers(
+  tmp_path, train, dev, labels, dev_labels
+):
+  def read_labels(words):
+    rows = "".join(f"a\t{word}\n" for word in words.split())
+    return read(tmp_path, f"words\tkind\n{rows}")
+
+  assert TASK.find_labels(read_labels(train)) == labels
+  examples = TASK.match_labels(read_labels(dev), labels)
+  assert [e.label for e in examples] == dev_labels
+
+
+def test_space_around_a_label_is_none_of_it(tmp_path):
+  rows = "a, Very Good\nb,Very Good \nc,very good\n"
+  examples = read(tmp_path, f"words, kind\n{rows}", file="train.csv")
+  assert TASK.find_labels(examples) == ("Very Good", "very good")
+
+
+def test_a_column_for_each_label(tmp_path):
+  task = classification.custom_task(
+    label=["toxic", "insult"], problem_type="multi_label"
+  )
+  content = (
+    "text,insult,toxic\na,0,1\nb,1.0,1.0\nc,False,false\nd,-1,-1\ne,0,\n"
+  )
+  with pytest.raises(
+    errors.UserError, match="line 5: column 'toxic' has '-1', not 1 where"
+  ):
+    read(tmp_path, content, task, "train.csv")
+  task = dataclasses.replace(
+    task, skipped_labels=("-1",), missing=classification.SKIP
+  )
+  examples = read(tmp_path, content, task, "train.csv")
+  labels = task.find_labels(examples)
+  assert labels == ("toxic", "insult")
+  targets = task.targets(examples, labels)
+  assert targets.tolist() == [[1, 0], [1, 1], [0, 0]]
+  for settings, message in [
+    ({"label": ["a", "b"]}, "needs the problem type multi_label, not single"),
+    ({"label": ["a", "a"], "problem_type": "multi_label"}, "different columns"),
+    ({"label": ["a", 1], "problem_type": "multi_label"}, "different columns"),
+    ({"label": [], "problem_type": "multi_label"}, "different columns"),
+    (
+      {"label": ["a"], "problem_type": "multi_label", "labels": ["a"]},
+      "the labels too",
+    ),
+  ]:
+    with pytest.raises(errors.UserError, match=message):
+      classification.custom_task(**settings)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+import errors
 from tasks import glue
 
 MNLI_HEADER = "\t".join(f"column{i}" for i in range(10))
@@ -178,6 +179,26 @@ def test_every_layout_is_tested():
         task.name,
         columns,
       )
+
+
+@pytest.mark.parametrize(
+  "name, split", [key for key in ROWS if key != ("mnli", "dev_ax")]
+)
+def test_a_header_that_is_missing_is_noticed(tmp_path, name, split):
+  file, content, _ = ROWS[name, split]
+  header, _, row = content.rpartition("\n")
+  path = tmp_path / "data" / file
+  path.parent.mkdir(parents=True)
+  (tmp_path / "data").mkdir(exist_ok=True)
+  if header:
+    path.write_text(f"{row}\n{row}\n", encoding="utf-8")
+    message = "line 1 is an example, but this file begins with a header: "
+  else:
+    # The files of CoLA have none, but those of other tasks do.
+    path.write_text(f"Quality\t#1 ID\ta\tb\n{row}\n", encoding="utf-8")
+    message = "line 1 is no example of cola, but perhaps the header of another"
+  with pytest.raises(errors.UserError, match=message):
+    glue.TASKS[name].read_examples(str(tmp_path / "data"), split)
 
 
 def test_questions_cut_in_two_are_left_out(tmp_path):

@@ -115,6 +115,51 @@ def test_several_labels_or_none_for_a_text(classify, frequent, rare):
   ]
 
 
+def test_tables_are_read_as_the_flags_say(classify):
+  for split, rows in [
+    ("train", "the cat, sat:x\na dog:y\n:x\na bird:-\n"),
+    ("dev", "the cat:x\nthe dog:z\n"),
+  ]:
+    (classify.data_dir / f"{split}.tsv").unlink()
+    (classify.data_dir / f"{split}.csv").write_text(f"text:label\n{rows}")
+  run = classify(
+    do_train=True,
+    do_eval=True,
+    train_batch_size=2,
+    num_train_epochs=1,
+    delimiter=":",
+    missing="skip",
+    skip_labels="-",
+    unseen_labels="count",
+  )
+  results = builders.read_results(run)
+  assert results["eval_accuracy"] <= 0.5 and np.isfinite(results["eval_loss"])
+  table = builders.read_table(run / "confusion_matrix.tsv")
+  assert table[0] == ["label", "predicted x", "predicted y", "predicted z"]
+  assert table[3][0] == "z" and table[3][3] == "0"
+  worst = builders.read_table(run / "worst_mistakes.tsv")[1]
+  assert worst[2:4] == ["inf", "z"]
+
+
+def test_a_column_for_each_label_and_numbers_of_columns(classify):
+  for split in ("train", "dev"):
+    (classify.data_dir / f"{split}.tsv").write_text(
+      "text\tred\tblue\nthe red dog\t1\t0\nthe blue dog\t0\t1\n"
+    )
+  (classify.data_dir / "test.tsv").write_text("1\tthe dog\n2\tthe cat\n")
+  settings = dict(
+    problem_type="multi_label", train_batch_size=2, num_train_epochs=1
+  )
+  run = classify(
+    do_train=True, do_eval=True, label_column="red,blue", **settings
+  )
+  table = builders.read_table(run / "confusion_matrix.tsv")
+  assert [row[0] for row in table] == ["label", "red", "blue"]
+  classify(do_predict=True, text_a_column="1", id_column="0", **settings)
+  table = builders.read_table(run / "test_predictions.tsv")
+  assert [row[0] for row in table] == ["id", "1", "2"]
+
+
 def test_regression(classify):
   words = ["bad", "lazy", "quick", "good"]
   rows = [

@@ -150,7 +150,10 @@ def test_glue_with_real_runs(glue_runs, tmp_path):
   "flags, message",
   [
     (dict(tasks="rte,sst"), "'sst', which is not one of: cola, sst-2,"),
-    (dict(tasks="sst-2"), "glue has no folder SST-2"),
+    (
+      dict(tasks="sst-2"),
+      "no folder SST-2. The folders that it has: MRPC, RTE",
+    ),
     (dict(batch_sizes="8,x"), "--batch_sizes=8,x is not a list of posi"),
     (dict(init_checkpoint=""), "Pass --init_checkpoint, or --model"),
   ],
@@ -159,3 +162,12 @@ def test_glue_refuses(glue_runs, tmp_path, flags, message):
   with pytest.raises(ValueError, match=message):
     glue_runs(**flags)
   assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("folder", ["rte", "R-TE"])
+def test_folders_of_tasks_may_be_spelled_otherwise(glue_runs, tmp_path, folder):
+  path = tmp_path / "glue" / folder
+  (tmp_path / "glue" / "RTE").rename(path)
+  (path / "train.tsv").unlink()
+  with pytest.raises(ValueError, match=f"{path}/train.tsv does not exist"):
+    glue_runs(tasks="rte")

@@ -69,7 +69,7 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
     (
       "x.csv",
       HEADER + "\nv,1,s,A,b.,He,gold,a,b,c,d,1\n",
-      "line 2 has 12 columns, but the first row names 11",
+      "line 2 has 12 fields, but line 1 has 11",
     ),
     (
       "x.csv",

@@ -43,6 +43,9 @@ def test_evaluation_reads_both_layouts(tmp_path):
     "dev_zh": [("zh 1", "zh 2", "neutral")],
     "dev_th": [("th 1", "th 2", "entailment")],
   }
+  (tmp_path / "xnli.test.tsv").write_text(rows[1] + "\n" + rows[2] + "\n")
+  with pytest.raises(ValueError, match="line 1 is an example, .*: language, g"):
+    task.read_examples(str(tmp_path), "test")
   with pytest.raises(ValueError, match="no examples with 'de' in column 0"):
     xnli.xnli_task(["de"]).read_examples(str(tmp_path), "dev")
 
