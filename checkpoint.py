@@ -97,40 +97,70 @@ class TensorFlowReader:
 Reader = TensorFlowReader | transformers_format.TransformersReader
 
 
+def find_weights(path: str, flag: str = "--init_checkpoint") -> str:
+  """Returns the prefix, or the file, of the weights that a path stands for.
+
+  Args:
+    path: Prefix of a TensorFlow checkpoint (`.../bert_model.ckpt`); one of its
+      files (`.../bert_model.ckpt.index`); a file of PyTorch transformers; or a
+      folder, which stands for the newest checkpoint of a run, its only
+      checkpoint, or its weights of PyTorch transformers.
+    flag: Flag that the user gave the path with, for error messages.
+
+  Raises:
+    UserError: A folder has no weights, or several.
+  """
+  if not tf.io.gfile.isdir(path):
+    return checkpoint_folder.remove_file_suffix(path)
+  prefix = checkpoint_folder.find_weights(path, flag)
+  if prefix:
+    return prefix
+  file = transformers_format.find_weights(path)
+  if file:
+    return file
+  raise UserError(
+    f"{flag}={path} is a folder without weights: it has no checkpoint, such as "
+    "bert_model.ckpt.index and bert_model.ckpt.data-00000-of-00001, and no "
+    f"{', '.join(transformers_format.WEIGHTS_NAMES)}."
+  )
+
+
 def open_checkpoint(path: str, flag: str = "--init_checkpoint") -> Reader:
   """Opens weights for reading.
 
   Args:
-    path: Prefix of a TensorFlow checkpoint (`.../bert_model.ckpt`), a folder,
-      which stands for its newest checkpoint, or a file of PyTorch transformers
-      (`.safetensors`, `pytorch_model.bin`).
+    path: See `find_weights`.
     flag: Flag that the user gave the path with, for error messages.
 
   Raises:
     UserError: There is no checkpoint, or it cannot be read.
   """
-  path = path.removesuffix(".index")
+  given, path = path, find_weights(path, flag)
   if transformers_format.is_transformers_file(path):
     if not os.path.exists(path):
-      raise UserError(f"{flag}={path} does not exist.")
+      raise UserError(f"{flag}={given} does not exist.")
     return transformers_format.TransformersReader(
       path, heads.TRANSFORMERS_NAMES
     )
-  prefix = path
-  if tf.io.gfile.isdir(path):
-    latest = checkpoint_folder.find_latest(path, flag)
-    if latest is None:
-      raise UserError(
-        f"{flag}={path} is a folder without a `checkpoint` file. Name the "
-        "checkpoint in it, such as bert_model.ckpt."
-      )
-    prefix = latest
-  if not tf.io.gfile.exists(prefix + ".index"):
+  if not tf.io.gfile.exists(path + ".index"):
     raise UserError(
-      f"{flag}={path}: there is no {prefix}.index. Give the part of the file "
-      "names before `.index` and `.data-00000-of-00001`."
+      f"{flag}={given}: there is no {path}.index. Give the part of the file "
+      "names before `.index` and `.data-00000-of-00001`, or the folder."
     )
-  return TensorFlowReader(prefix, f"{flag}={path}")
+  return TensorFlowReader(path, f"{flag}={given}")
+
+
+def list_files(path: str) -> list[str]:
+  """Returns files that differ whenever weights do.
+
+  Args:
+    path: See `find_weights`.
+  """
+  path = find_weights(path)
+  if transformers_format.is_transformers_file(path):
+    return [path]
+  # The index of a checkpoint has a checksum of each tensor.
+  return [path + ".index"]
 
 
 def restore(
@@ -140,9 +170,9 @@ def restore(
 ) -> None:
   """Sets variables to the tensors of the same names, and logs what matched.
 
-  All variables of the encoder must match. Any other variable that is missing
-  in the checkpoint, or has another shape there, belongs to a new head and keeps
-  its value.
+  All variables of the encoder must match, but those of a pooler only if the
+  checkpoint has one. Any other variable that is missing in the checkpoint, or
+  has another shape there, belongs to a new head and keeps its value.
 
   Args:
     variables: Released name -> variable.
@@ -154,12 +184,14 @@ def restore(
   """
   reader = open_checkpoint(path, flag)
   place = f"{flag}={path}"
-  encoder = {
-    name: variable
-    for name, variable in variables.items()
+  needed = [
+    name
+    for name in variables
     if name.startswith(transformers_format.ENCODER_PREFIX)
-  }
-  _check_fit(encoder, reader, place)
+  ]
+  if not heads.has_pooler(reader.shapes):
+    needed = heads.remove_pooler(needed)
+  _check_fit({name: variables[name] for name in needed}, reader, place)
   matched, new = {}, []
   for name, variable in variables.items():
     if reader.shapes.get(name) == tuple(variable.shape):

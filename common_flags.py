@@ -10,6 +10,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
+import checkpoint
 from data import checkpoint_folder
 from data import text_decoding
 from errors import UserError
@@ -485,6 +486,11 @@ def model_files(*needed: str) -> model_folder.ModelFiles:
     if name in FLAGS and FLAGS[name].value is not None
   }
   files = files._replace(**given)
+  if files.init_checkpoint:
+    # Everything that lies next to the weights is found by this path, and a
+    # training that is still running may write newer ones.
+    weights = checkpoint.find_weights(files.init_checkpoint)
+    files = files._replace(init_checkpoint=weights)
   for name in needed:
     if not getattr(files, name):
       file_name = getattr(model_folder.FILE_NAMES, name)
@@ -819,8 +825,12 @@ def create_recipe(
   if create_model is None:
     assert config is not None  # every model of ours has one
 
+    add_pooler = _adds_pooler(head, init_checkpoint)
+
     def create_model(params: Mapping[str, Any]) -> tf.Module:
-      return head.create_model(config, num_outputs, **model_options(params))
+      return head.create_model(
+        config, num_outputs, add_pooler=add_pooler, **model_options(params)
+      )
 
   is_tpu = FLAGS.use_tpu or FLAGS.pad_to_max_length
   spec: dict[str, Any] = {"init_checkpoint": init_checkpoint}
@@ -847,6 +857,18 @@ def create_recipe(
     named_losses,
     **spec,
   )
+
+
+def _adds_pooler(head: heads.Head, init_checkpoint: str | None) -> bool:
+  """Returns whether the model of a run has a pooler; see `Head.adds_pooler`."""
+  newest = find_newest_checkpoint(init_checkpoint)
+  if newest:
+    reader = checkpoint.open_checkpoint(newest, "--output_dir")
+  elif init_checkpoint:
+    reader = checkpoint.open_checkpoint(init_checkpoint)
+  else:
+    return True  # as in released models
+  return head.adds_pooler(reader.shapes)
 
 
 def export_model(

@@ -224,11 +224,13 @@ def _load_model(
   classifier: classifier_config.ClassifierConfig | None,
 ) -> tf.Module:
   """Returns the model with the weights of the checkpoint."""
+  names = checkpoint.open_checkpoint(init_checkpoint).shapes
   model = head.create_model(
     config,
     classifier.num_outputs if classifier else None,
     compute_dtype=common_flags.compute_dtype(),
     is_portable=True,
+    add_pooler=head.adds_pooler(names),
   )
   variables = checkpoint.variables_by_name(model)
   checkpoint.restore_all(variables, init_checkpoint, "--init_checkpoint")

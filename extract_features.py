@@ -26,7 +26,6 @@ import tensorflow as tf
 import checkpoint
 import common_flags
 from data import batching
-from data import checkpoint_folder
 from data import encoding
 from data import feature_files
 from data import file_io
@@ -34,6 +33,7 @@ from data import file_names
 from data import locks
 from errors import UserError
 import estimator as estimator_lib
+import heads
 import modeling
 import tokenization
 from training import model_folder
@@ -118,9 +118,7 @@ def main(_):
   _check_flags()
   tokenizer = common_flags.create_tokenizer(files, config)
   input_files = file_names.find_files(FLAGS.input_file, "--input_file")
-  checkpoint.open_checkpoint(files.init_checkpoint)  # checks it
-  # A training that is still running may write a newer one.
-  files = files._replace(init_checkpoint=_newest_weights(files.init_checkpoint))
+  _check_weights(files.init_checkpoint)
   lock_file = FLAGS.output_file + locks.SUFFIX
   check_not_inputs(input_files, lock_file, files)
   with locks.Lock(lock_file, f"--output_file={FLAGS.output_file}"):
@@ -165,21 +163,15 @@ def _check_flags() -> None:
       )
 
 
-def _newest_weights(path: str) -> str:
-  """Returns the path of weights; for a folder, its newest checkpoint."""
-  if tf.io.gfile.isdir(path):
-    newest = checkpoint_folder.find_latest(path, "--init_checkpoint")
-    assert newest  # `open_checkpoint` has found it
-    return newest
-  return path.removesuffix(".index")
-
-
-def _weights_file(path: str) -> str:
-  """Returns a file that differs whenever the weights do."""
-  if path.endswith((".safetensors", ".bin")):
-    return path
-  # The index of a checkpoint has a checksum of each tensor.
-  return path + ".index"
+def _check_weights(path: str) -> None:
+  """Raises a UserError if weights lack what --pooling needs."""
+  names = checkpoint.open_checkpoint(path).shapes
+  if FLAGS.pooling == "pooled" and not heads.has_pooler(names):
+    raise UserError(
+      f"--pooling=pooled needs bert/pooler/dense, which --init_checkpoint="
+      f"{path} does not have: its head reads every token. Use another "
+      "--pooling, such as mean."
+    )
 
 
 def check_not_inputs(
@@ -188,7 +180,7 @@ def check_not_inputs(
   """Raises a UserError if the output would replace a file that is read."""
   parts = feature_files.list_part_files(FLAGS.output_file)
   weights_files = [
-    _weights_file(files.init_checkpoint),
+    *checkpoint.list_files(files.init_checkpoint),
     *tf.io.gfile.glob(files.init_checkpoint + ".data-*"),
   ]
   file_io.check_not_inputs(
@@ -246,9 +238,10 @@ def _settings(
     **files._asdict(),
     "config_hash": file_io.compute_checksum(files.bert_config_file),
     "vocab_hash": file_io.compute_checksum(files.vocab_file),
-    "weights_hash": file_io.compute_checksum(
-      _weights_file(files.init_checkpoint)
-    ),
+    "weights_hash": [
+      file_io.compute_checksum(file)
+      for file in checkpoint.list_files(files.init_checkpoint)
+    ],
     "input_files": [
       [file, stat.length, stat.mtime_nsec]
       for file, stat in zip(input_files, stats)
@@ -274,12 +267,15 @@ def create_estimator(
 ) -> estimator_lib.TPUEstimator:
   """Returns an estimator that predicts the features of layers."""
 
+  names = checkpoint.open_checkpoint(init_checkpoint).shapes
+
   def model_fn(params):
     model = modeling.BertModel(
       config,
       common_flags.compute_dtype(),
       params["seed"],
       use_one_hot_embeddings=FLAGS.use_one_hot_embeddings,
+      add_pooler=heads.has_pooler(names),
     )
     compute = features_fn_builder(
       model, layers, FLAGS.combine_layers, FLAGS.pooling

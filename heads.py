@@ -28,6 +28,8 @@ MULTIPLE_CHOICE = "multiple_choice"
 MASKED_LM = "masked_lm"
 PRETRAINING = "pretraining"
 
+_POOLER_PREFIX = "bert/pooler/"
+
 # Named (sum, weight) pairs of float32 scalars; see `losses`.
 NamedSums = dict[str, losses.SumAndWeight]
 Features = Mapping[str, tf.Tensor]
@@ -50,6 +52,7 @@ class Head:
       None.
     num_positions: Number of positions of a sequence whose last layer the head
       reads; None for all of them.
+    needs_pooler: Whether the model class reads the pooled output.
     named_losses: Function (outputs of the model, features) -> named losses.
     named_metrics: Function (outputs of the model, features) -> named metrics.
     named_predictions: Function (outputs of the model) -> named predictions,
@@ -66,6 +69,7 @@ class Head:
   transformers_class: str
   transformers_problem_type: str | None = None
   num_positions: int | None = None
+  needs_pooler: bool = True
   named_losses: Callable[..., NamedSums] | None = None
   named_metrics: Callable[[Any, Features], NamedSums] | None = None
   named_predictions: Callable[[Any], dict[str, tf.Tensor]] | None = None
@@ -79,6 +83,17 @@ class Head:
   def is_in(self, names: Iterable[str]) -> bool:
     """Returns whether a checkpoint with these variables has this head."""
     return set(self.recognized_by) <= set(names)
+
+  def adds_pooler(self, names: Iterable[str]) -> bool:
+    """Returns whether a model that gets these weights has a pooler.
+
+    A head that does not need one keeps that of its weights, if they have one,
+    for the next model that is trained from them.
+
+    Args:
+      names: Names of the variables in a checkpoint.
+    """
+    return self.needs_pooler or has_pooler(names)
 
   def create_model(
     self, config: modeling.BertConfig, num_outputs: int | None = None, **options
@@ -249,6 +264,7 @@ _ALL = (
       "cls/squad/output_bias": "qa_outputs.bias",
     },
     transformers_class="BertForQuestionAnswering",
+    needs_pooler=False,
     named_losses=_span_loss,
     named_predictions=_predict_spans,
     serving_class="ServedSpanFinder",
@@ -323,6 +339,7 @@ _ALL = (
     takes_num_outputs=True,
     **_CLASSIFIER,
     transformers_class="BertForTokenClassification",
+    needs_pooler=False,
     named_losses=_tagging_loss,
     named_predictions=_predict_tags,
     serving_class="ServedTagger",
@@ -346,6 +363,7 @@ _ALL = (
     recognized_by=(),
     transformers_names={},
     transformers_class="BertModel",
+    needs_pooler=False,
     serving_class="ServedEncoder",
   ),
 )
@@ -358,6 +376,16 @@ TRANSFORMERS_NAMES: dict[str, str] = {
   for head in _ALL
   for ours, theirs in head.transformers_names.items()
 }
+
+
+def has_pooler(names: Iterable[str]) -> bool:
+  """Returns whether variables with these names have a pooler among them."""
+  return any(name.startswith(_POOLER_PREFIX) for name in names)
+
+
+def remove_pooler(names: Iterable[str]) -> list[str]:
+  """Returns the names that are not those of a pooler."""
+  return [name for name in names if not name.startswith(_POOLER_PREFIX)]
 
 
 def find_heads(names: Iterable[str]) -> list[Head]:

@@ -87,6 +87,8 @@ class BertConfig:
     type_vocab_size: Number of segment ids. The default of 16 is that of the
       original code; every released config says 2.
     initializer_range: Standard deviation of the initial weights.
+    layer_norm_eps: Number that layer normalization adds to the variance. The
+      original code has this value without a name.
 
   Raises:
     UserError: A field has a value that no model can have.
@@ -103,6 +105,7 @@ class BertConfig:
   max_position_embeddings: int = 512
   type_vocab_size: int = 16
   initializer_range: float = 0.02
+  layer_norm_eps: float = operations.LAYER_NORM_EPSILON
 
   def __post_init__(self) -> None:
     for name, largest in _LARGEST_SIZES.items():
@@ -113,11 +116,10 @@ class BertConfig:
       rate = getattr(self, name)
       is_rate = _is_number(rate) and 0 <= rate < 1
       self._check_field(name, is_rate, "a number of at least 0 and below 1")
-    stddev = self.initializer_range
-    is_stddev = _is_number(stddev) and 0 < stddev < 1
-    self._check_field(
-      "initializer_range", is_stddev, "a number above 0 and below 1"
-    )
+    for name in ("initializer_range", "layer_norm_eps"):
+      value = getattr(self, name)
+      is_fraction = _is_number(value) and 0 < value < 1
+      self._check_field(name, is_fraction, "a number above 0 and below 1")
     is_known = isinstance(self.hidden_act, str) and (
       self.hidden_act in operations.ACTIVATIONS
     )
@@ -226,7 +228,11 @@ class BertConfig:
 
   def to_json_string(self) -> str:
     """Returns the contents of a `bert_config.json`, keys sorted."""
-    return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+    fields = self.to_dict()
+    if self.layer_norm_eps == operations.LAYER_NORM_EPSILON:
+      # Released configs do not have this field.
+      del fields["layer_norm_eps"]
+    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 
 def _is_integer(value: object) -> bool:
@@ -297,15 +303,20 @@ class Dense(tf.Module):
 class LayerNorm(tf.Module):
   """Layer normalization with a learned scale and offset."""
 
-  def __init__(self, path: str, size: int, init: Initializer):
+  def __init__(self, path: str, config: BertConfig, init: Initializer):
     super().__init__()
+    size = config.hidden_size
     self.gamma = init.ones(f"{path}/gamma", [size])
     self.beta = init.zeros(f"{path}/beta", [size])
+    self._epsilon = config.layer_norm_eps
 
   def __call__(self, x: tf.Tensor) -> tf.Tensor:
-    """Maps [rows, size] to rows of the same shape and type."""
+    """Maps [rows, hidden_size] to rows of the same shape and type."""
     return operations.layer_norm(
-      x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+      x,
+      tf.convert_to_tensor(self.gamma),
+      tf.convert_to_tensor(self.beta),
+      self._epsilon,
     )
 
 
@@ -359,7 +370,7 @@ class Embeddings(tf.Module):
     self.position_embeddings = init.normal(
       f"{path}/position_embeddings", [config.max_position_embeddings, size]
     )
-    self.layer_norm = LayerNorm(f"{path}/LayerNorm", size, init)
+    self.layer_norm = LayerNorm(f"{path}/LayerNorm", config, init)
     self._dropout = Dropout(path, config.hidden_dropout_prob)
     self._use_one_hot_embeddings = use_one_hot_embeddings
 
@@ -528,13 +539,13 @@ class TransformerLayer(tf.Module):
     self.attention = SelfAttention(f"{path}/attention/self", config, init)
     self.attention_output = Dense(f"{attended}/dense", size, size, init)
     self.attention_dropout = Dropout(attended, rate)
-    self.attention_norm = LayerNorm(f"{attended}/LayerNorm", size, init)
+    self.attention_norm = LayerNorm(f"{attended}/LayerNorm", config, init)
     self.intermediate = Dense(
       f"{path}/intermediate/dense", size, inner_size, init, activation
     )
     self.output = Dense(f"{path}/output/dense", inner_size, size, init)
     self.output_dropout = Dropout(f"{path}/output", rate)
-    self.output_norm = LayerNorm(f"{path}/output/LayerNorm", size, init)
+    self.output_norm = LayerNorm(f"{path}/output/LayerNorm", config, init)
 
   def __call__(
     self,
@@ -593,7 +604,7 @@ class BertOutput(NamedTuple):
   Attributes:
     sequence_output: The last layer, [batch_size, seq_length, hidden_size].
     pooled_output: The pooler's map of the last layer at the first token
-      ([CLS]), [batch_size, hidden_size].
+      ([CLS]), [batch_size, hidden_size]; None if there is no pooler.
     all_encoder_layers: A list with the output of each layer, [batch_size,
       seq_length, hidden_size].
     embedding_output: The input of the first layer, [batch_size, seq_length,
@@ -601,7 +612,7 @@ class BertOutput(NamedTuple):
   """
 
   sequence_output: tf.Tensor
-  pooled_output: tf.Tensor
+  pooled_output: tf.Tensor | None
   all_encoder_layers: list[tf.Tensor]
   embedding_output: tf.Tensor
 
@@ -623,6 +634,7 @@ class BertModel(tf.Module):
     recompute_activations: bool = False,
     use_one_hot_embeddings: bool = False,
     is_portable: bool = False,
+    add_pooler: bool = True,
     scope: str = "bert",
   ):
     """Creates the variables with random values.
@@ -638,6 +650,8 @@ class BertModel(tf.Module):
       use_one_hot_embeddings: Whether to look words up by a product with a
         one-hot matrix.
       is_portable: Whether the graph must also run where XLA is missing.
+      add_pooler: Whether there is a pooler. Some weights have none; heads that
+        read every token do not need it.
       scope: First part of the names of all variables.
     """
     super().__init__()
@@ -660,8 +674,10 @@ class BertModel(tf.Module):
       )
       for number in range(config.num_hidden_layers)
     ]
-    size = config.hidden_size
-    self.pooler = Dense(f"{scope}/pooler/dense", size, size, init, tf.tanh)
+    self.pooler: Dense | None = None
+    if add_pooler:
+      size = config.hidden_size
+      self.pooler = Dense(f"{scope}/pooler/dense", size, size, init, tf.tanh)
 
   def __call__(
     self,
@@ -701,9 +717,12 @@ class BertModel(tf.Module):
       )  # [B*S, H]
       all_encoder_layers.append(tf.reshape(hidden_states, shape))
     sequence_output = all_encoder_layers[-1]
+    pooled_output = None
+    if self.pooler:
+      pooled_output = self.pooler(sequence_output[:, 0])
     return BertOutput(
       sequence_output=sequence_output,
-      pooled_output=self.pooler(sequence_output[:, 0]),
+      pooled_output=pooled_output,
       all_encoder_layers=all_encoder_layers,
       embedding_output=embeddings,
     )
@@ -793,6 +812,11 @@ class BertModel(tf.Module):
       run = tf.recompute_grad(run)
     return run(hidden_states)
 
+  def pool(self, rows: tf.Tensor) -> tf.Tensor:
+    """Maps [rows, hidden_size] of the last layer to the pooled output."""
+    assert self.pooler, "a head that calls this has a model with a pooler"
+    return self.pooler(rows)
+
   def get_pooled_output(self, *args, **kwargs) -> tf.Tensor:
     """Returns `pooled_output` for the arguments of `__call__`."""
     return self(*args, **kwargs).pooled_output
@@ -857,7 +881,7 @@ class MaskedLMHead(tf.Module):
       init,
       operations.ACTIVATIONS[config.hidden_act],
     )
-    self.transform_norm = LayerNorm(f"{path}/transform/LayerNorm", size, init)
+    self.transform_norm = LayerNorm(f"{path}/transform/LayerNorm", config, init)
     self.output_bias = init.zeros(f"{path}/output_bias", [config.vocab_size])
     self._embedding_table = embedding_table
 
@@ -932,7 +956,7 @@ class BertForPreTraining(tf.Module):
     )
     first, masked = tf.split(outputs, [num_sequences, -1], axis=1)
     size = self.bert.config.hidden_size
-    pooled = self.bert.pooler(tf.reshape(first, [-1, size]))  # [B*M, H]
+    pooled = self.bert.pool(tf.reshape(first, [-1, size]))  # [B*M, H]
     masked_lm_logits = self.masked_lm(tf.reshape(masked, [-1, size]))
     return masked_lm_logits, self.next_sentence(pooled)
 
@@ -978,7 +1002,7 @@ class _FineTunedModel(tf.Module):
     last_layer = self.bert.encode_positions(
       cls_position, input_ids, input_mask, token_type_ids, dropout_seed
     )  # [B, 1, H]
-    pooled_output = self.bert.pooler(last_layer[:, 0])
+    pooled_output = self.bert.pool(last_layer[:, 0])
     return self._dropout(pooled_output, dropout_seed)
 
   def _token_logits(self, sequence_output: tf.Tensor) -> tf.Tensor:

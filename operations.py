@@ -138,30 +138,44 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor):
   return tf.nn.bias_add(x, tf.cast(bias, x.dtype)), gradient
 
 
-@tf.custom_gradient
-def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor):
+def layer_norm(
+  x: tf.Tensor,
+  gamma: tf.Tensor,
+  beta: tf.Tensor,
+  epsilon: float = LAYER_NORM_EPSILON,
+) -> tf.Tensor:
   """Returns normalized rows [rows, H] (Ba et al., 2016), computed in float32.
 
-  The gradient keeps two tensors where automatic differentiation keeps six,
-  which makes a whole training step at least 5 % faster.
+  Args:
+    x: float Tensor of shape [rows, H].
+    gamma: float32 Tensor of shape [H].
+    beta: float32 Tensor of shape [H].
+    epsilon: Number that is added to the variance.
   """
-  x32 = tf.cast(x, tf.float32)
-  centered = x32 - tf.reduce_mean(x32, axis=-1, keepdims=True)
-  variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
-  inverse_stddev = tf.math.rsqrt(variance + LAYER_NORM_EPSILON)
-  normalized = centered * inverse_stddev
 
-  def gradient(upstream):
-    upstream32 = tf.cast(upstream, tf.float32)
-    grad = upstream32 * gamma
-    mean_grad = tf.reduce_mean(grad, axis=-1, keepdims=True)
-    mean_product = tf.reduce_mean(grad * normalized, axis=-1, keepdims=True)
-    grad_x = inverse_stddev * (grad - mean_grad - normalized * mean_product)
-    grad_gamma = tf.reduce_sum(upstream32 * normalized, axis=0)
-    grad_beta = tf.reduce_sum(upstream32, axis=0)
-    return tf.cast(grad_x, x.dtype), grad_gamma, grad_beta
+  # The gradient keeps two tensors where automatic differentiation keeps six,
+  # which makes a whole training step at least 5 % faster.
+  @tf.custom_gradient
+  def normalize(x, gamma, beta):
+    x32 = tf.cast(x, tf.float32)
+    centered = x32 - tf.reduce_mean(x32, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+    inverse_stddev = tf.math.rsqrt(variance + epsilon)
+    normalized = centered * inverse_stddev
 
-  return tf.cast(normalized * gamma + beta, x.dtype), gradient
+    def gradient(upstream):
+      upstream32 = tf.cast(upstream, tf.float32)
+      grad = upstream32 * gamma
+      mean_grad = tf.reduce_mean(grad, axis=-1, keepdims=True)
+      mean_product = tf.reduce_mean(grad * normalized, axis=-1, keepdims=True)
+      grad_x = inverse_stddev * (grad - mean_grad - normalized * mean_product)
+      grad_gamma = tf.reduce_sum(upstream32 * normalized, axis=0)
+      grad_beta = tf.reduce_sum(upstream32, axis=0)
+      return tf.cast(grad_x, x.dtype), grad_gamma, grad_beta
+
+    return tf.cast(normalized * gamma + beta, x.dtype), gradient
+
+  return normalize(x, gamma, beta)
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

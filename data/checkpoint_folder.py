@@ -24,6 +24,9 @@ _JOURNAL = "checkpoint.journal"
 _OWN_NAME = re.compile(r"model\.ckpt-(\d+)")
 # Ends of the names of the files of a checkpoint.
 _FILE_SUFFIX = re.compile(r"\.(index|json|meta|data-\d{5}-of-\d{5})")
+_CHECKPOINT_FILE = re.compile(
+  r"(?P<prefix>.*[^/])\.(index|meta|data-\d{5}-of-\d{5})"
+)
 _DATA_FILE = re.compile(r"(?P<name>.+)\.data-\d{5}-of-(?P<num_shards>\d{5})")
 # A line of the list, which is a text protocol buffer of TensorFlow.
 _LIST_LINE = re.compile(
@@ -106,6 +109,47 @@ def find_latest(folder: str, flag: str = "--output_dir") -> str | None:
   raise UserError(
     f"{flag}={folder}: {problem}. The folder holds {contents}{advice}"
   )
+
+
+def find_weights(folder: str, flag: str) -> str | None:
+  """Returns the prefix of the weights in a folder that is only read.
+
+  That is the newest checkpoint of a run; in a folder without a list, such as
+  those of released models, the only checkpoint. None if there is none.
+
+  Args:
+    folder: Any folder.
+    flag: Flag that the user gave the folder with, for error messages.
+
+  Raises:
+    UserError: There are several, or the list contradicts the folder.
+  """
+  if tf.io.gfile.exists(os.path.join(folder, _LIST)):
+    return find_latest(folder, flag)
+  names = sorted(
+    _whole_checkpoints(folder) - _unfinished_checkpoints(folder),
+    # 9 comes before 12.
+    key=lambda name: (re.sub(r"\d+", "", name), _numbers_in(name)),
+  )
+  if len(names) > 1:
+    raise UserError(
+      f"{flag}={folder} holds {len(names)} checkpoints, and no file {_LIST} "
+      f"that says which is the newest: {show_names(names)}. Name one, such as "
+      f"{flag}={os.path.join(folder, names[-1])}."
+    )
+  return os.path.join(folder, names[0]) if names else None
+
+
+def _numbers_in(name: str) -> list[int]:
+  return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def remove_file_suffix(path: str) -> str:
+  """Returns the prefix of a checkpoint for the path of one of its files."""
+  match = _CHECKPOINT_FILE.fullmatch(path)
+  if match is None or tf.io.gfile.exists(path + ".index"):
+    return path
+  return match["prefix"]
 
 
 def _whole_checkpoints(folder: str) -> set[str]:

@@ -6,6 +6,7 @@ in PyTorch transformers.
 """
 
 from collections.abc import Iterable, Mapping
+import os
 import re
 import reprlib
 from typing import Any
@@ -17,6 +18,8 @@ from data import pytorch_checkpoint
 from data import safetensors_checkpoint
 from errors import UserError
 
+# The names of weights in a folder. If there are several, the first is read.
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 # Prefix of the released names of the encoder.
 ENCODER_PREFIX = "bert/"
 
@@ -61,6 +64,15 @@ _FIXED_FIELDS = {
   "position_embedding_type": "absolute",
   "layer_norm_eps": 1e-12,
 }
+
+
+def find_weights(folder: str) -> str | None:
+  """Returns the path of the weights in a folder of transformers, or None."""
+  for name in WEIGHTS_NAMES:
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+      return path
+  return None
 
 
 def is_transformers_file(path: str) -> bool:

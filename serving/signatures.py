@@ -466,9 +466,9 @@ class ServedEncoder(ServedModel):
       training: Whether to apply dropout.
 
     Returns:
-      `pooled_output` and `default`, float32 [n, hidden_size];
-      `sequence_output`, float32 [n, s, hidden_size]; `encoder_outputs`, a list
-      of the same shape for each layer.
+      `pooled_output` and `default`, float32 [n, hidden_size], unless the model
+      has no pooler; `sequence_output`, float32 [n, s, hidden_size];
+      `encoder_outputs`, a list of the same shape for each layer.
     """
     seed = None
     if training:
@@ -481,11 +481,9 @@ class ServedEncoder(ServedModel):
     )
     answers = self._name_outputs(output)
     layers = [tf.cast(x, tf.float32) for x in output.all_encoder_layers]
-    return {
-      **answers,
-      "default": answers["pooled_output"],
-      "encoder_outputs": layers,
-    }
+    if "pooled_output" in answers:
+      answers["default"] = answers["pooled_output"]
+    return {**answers, "encoder_outputs": layers}
 
   def answer_pairs(self, text_a, text_b):
     """Returns features of pairs, with their ids: a caller has no tokenizer."""
@@ -493,10 +491,10 @@ class ServedEncoder(ServedModel):
     return {**self._name_outputs(self._run_model(features)), **features}
 
   def _name_outputs(self, output):
-    return {
-      "pooled_output": tf.cast(output.pooled_output, tf.float32),
-      "sequence_output": tf.cast(output.sequence_output, tf.float32),
-    }
+    answers = {"sequence_output": tf.cast(output.sequence_output, tf.float32)}
+    if output.pooled_output is not None:
+      answers["pooled_output"] = tf.cast(output.pooled_output, tf.float32)
+    return answers
 
 
 class ServedClassifier(ServedModel):

@@ -103,6 +103,11 @@ class ClassifierConfig:
         f"{flag}={path} has no classifier, only weights from which one can be "
         "trained. Pass --do_train."
       )
+    if self.head.needs_pooler and not heads.has_pooler(shapes):
+      raise UserError(
+        f"{flag}={path} has no bert/pooler/dense, which a classifier reads. "
+        "Its head belongs to another model. Pass --do_train."
+      )
     for name, rank in (("output_bias", 1), ("output_weights", 2)):
       num_outputs, *rest = shapes[name] or (0,)
       if num_outputs != self.num_outputs or len(rest) != rank - 1:

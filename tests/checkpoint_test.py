@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import checkpoint
 from errors import UserError
+import heads
 import modeling
 
 
@@ -21,7 +22,10 @@ def test_round_trip(tmp_path):
     "model.ckpt.data-00000-of-00001",
     "model.ckpt.index",
   ]
-  for path in (prefix, prefix + ".index"):
+  (tmp_path / "deep" / "model.ckpt.meta").write_bytes(b"")
+  suffixes = ("", ".index", ".meta", ".data-00000-of-00001")
+  paths = [prefix + suffix for suffix in suffixes]
+  for path in [*paths, str(tmp_path / "deep")]:
     loaded = builders.random_variables(seed=2)
     checkpoint.restore(loaded, path)
     builders.assert_same_values(loaded, saved)
@@ -40,6 +44,41 @@ def test_new_head_keeps_its_values(tmp_path):
   np.testing.assert_array_equal(
     classifier["bert/pooler/dense/kernel"], saved["bert/pooler/dense/kernel"]
   )
+
+
+def test_a_pooler_is_new_where_the_weights_have_none(tmp_path, caplog):
+  saved = builders.random_variables(seed=1)
+  prefix = str(tmp_path / "model.ckpt")
+  without = {name: saved[name] for name in heads.remove_pooler(saved)}
+  assert len(saved) - len(without) == 2
+  checkpoint.write(prefix, without)
+  model = builders.random_variables(seed=2)
+  kernel = model["bert/pooler/dense/kernel"].numpy()
+  with caplog.at_level("INFO"):
+    checkpoint.restore(model, prefix)
+  assert (
+    "newly initialized: bert/pooler/dense/bias, bert/pooler/dense/kernel"
+    in caplog.text
+  )
+  np.testing.assert_array_equal(model["bert/pooler/dense/kernel"], kernel)
+  builders.assert_same_values({name: model[name] for name in without}, without)
+  # Half a pooler is damage.
+  half = {**without, "bert/pooler/dense/bias": np.zeros(32, np.float32)}
+  checkpoint.write(prefix, half)
+  with pytest.raises(UserError, match="lacks 1 .*bert/pooler/dense/kernel"):
+    checkpoint.restore(model, prefix)
+
+
+def test_of_several_checkpoints_one_has_to_be_named(tmp_path):
+  for name in ("model.ckpt-3", "model.ckpt-12"):
+    checkpoint.write(str(tmp_path / name), {"x": np.float32(1)})
+  with pytest.raises(
+    UserError, match="2 checkpoints.*model.ckpt-3, model.ckpt-12.*such as"
+  ):
+    checkpoint.open_checkpoint(str(tmp_path))
+  (tmp_path / "model.ckpt-12.data-00000-of-00001").unlink()
+  found = checkpoint.find_weights(str(tmp_path))
+  assert found == str(tmp_path / "model.ckpt-3")
 
 
 def test_incomplete_or_differing_encoders_are_refused(tmp_path):
@@ -66,7 +105,9 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   prefix = str(tmp_path / "model.ckpt")
   with pytest.raises(UserError, match="model.ckpt.index"):
     checkpoint.open_checkpoint(prefix)
-  with pytest.raises(UserError, match="folder without a `checkpoint` file"):
+  with pytest.raises(
+    UserError, match="folder without weights.*model.safetensors"
+  ):
     checkpoint.open_checkpoint(str(tmp_path))
   (tmp_path / "x.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
   with pytest.raises(UserError, match="x.safetensors cannot be read"):

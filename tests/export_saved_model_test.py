@@ -25,6 +25,7 @@ from data import encoding
 from data import file_io
 from errors import UserError
 import export_saved_model
+import heads
 import modeling
 from serving import signatures
 import tokenization
@@ -363,6 +364,22 @@ def test_encoders_need_nothing_but_their_folder(
     text = number % len(texts)
     assert len(answer) == 1 + ids[text].shape[0]
     np.testing.assert_allclose(answer, expected[text, : len(answer)], atol=1e-5)
+
+
+def test_encoders_without_a_pooler_have_no_pooled_output(
+  init_checkpoint, serve, tmp_path
+):
+  tensors = builders.read_tensors(init_checkpoint)
+  names = heads.remove_pooler(tensors)
+  weights = str(tmp_path / "other" / "weights")
+  checkpoint.write(weights, {name: tensors[name] for name in names})
+  text = tf.constant(["the cat"])
+  found = serve(weights, version=1).signatures["text"](text)
+  expected = serve(init_checkpoint, version=2).signatures["text"](text)
+  assert set(expected) - set(found) == {"pooled_output"}
+  np.testing.assert_array_equal(
+    found["sequence_output"], expected["sequence_output"]
+  )
 
 
 def test_encoders_can_be_trained_through_the_hub(

@@ -12,6 +12,7 @@ import checkpoint
 from data import feature_files
 from errors import UserError
 import extract_features
+import heads
 import modeling
 import tokenization
 
@@ -197,6 +198,20 @@ def test_the_pooled_output_is_written(extract, init_checkpoint, vocab_file):
   np.testing.assert_allclose(
     arrays["values"][1], model([ids]).pooled_output[0], atol=1e-6
   )
+
+
+def test_weights_without_a_pooler_have_features(
+  extract, init_checkpoint, tmp_path
+):
+  expected = extract(layers="-1").read_text()
+  tensors = builders.read_tensors(init_checkpoint)
+  names = heads.remove_pooler(tensors)
+  other = tmp_path / "other" / "weights"
+  checkpoint.write(str(other), {name: tensors[name] for name in names})
+  found = extract("out2", layers="-1", init_checkpoint=other.parent)
+  assert found.read_text() == expected
+  with pytest.raises(ValueError, match="--pooling=pooled needs bert/pooler"):
+    extract("out3", init_checkpoint=other, pooling="pooled")
 
 
 def test_interrupted_extraction_resumes(extract, monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import checkpoint
 import heads
+import modeling
 from serving import signatures
 from tasks import classification
 
@@ -163,3 +164,19 @@ def test_pretraining_has_two_losses_where_records_have_next_sentences():
   assert weight == 1.0
   right, weight = head.named_metrics(logits, features)["next_sentence_accuracy"]
   assert (right, weight) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", heads.HEADS)
+def test_heads_that_need_a_pooler_cannot_do_without(name):
+  head = heads.HEADS[name]
+  model = head.create_model(builders.tiny_config(), 3, add_pooler=False)
+  shape = (2, 2, 5) if name == heads.MULTIPLE_CHOICE else (2, 5)
+  ids = tf.ones(shape, tf.int32)
+  arguments = [ids, ids, ids]
+  if head.model_class is modeling.BertForPreTraining:
+    arguments.append(ids[:, :1])
+  if head.needs_pooler:
+    with pytest.raises(AssertionError, match="pooler"):
+      model(*arguments)
+  else:
+    model(*arguments)

@@ -98,6 +98,33 @@ def test_variables_have_their_released_names():
   assert shapes["output_weights"] == (3, 32) and shapes["output_bias"] == (3,)
 
 
+def test_the_model_without_a_pooler_has_no_variables_of_one():
+  config = builders.tiny_config()
+  whole = modeling.BertForTokenClassification(config, 3)
+  model = modeling.BertForTokenClassification(config, 3, add_pooler=False)
+  names = set(checkpoint.variables_by_name(whole))
+  assert names - set(checkpoint.variables_by_name(model)) == {
+    "bert/pooler/dense/kernel",
+    "bert/pooler/dense/bias",
+  }
+  batch = random_batch(config)
+  assert model.bert(**batch).pooled_output is None
+  # The other weights are drawn as before.
+  np.testing.assert_array_equal(model(**batch), whole(**batch))
+
+
+def test_layer_norm_adds_the_epsilon_of_the_config():
+  config = builders.tiny_config(layer_norm_eps=0.5)
+  rows = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
+  norm = modeling.LayerNorm("x", config, modeling.Initializer(0, 0.02))
+  centered = rows - rows.mean(axis=1, keepdims=True)
+  expected = centered / np.sqrt(rows.var(axis=1, keepdims=True) + 0.5)
+  np.testing.assert_allclose(norm(rows), expected, atol=1e-6)
+  assert "layer_norm_eps" in config.to_json_string()
+  # Released configs do not have it.
+  assert "layer_norm_eps" not in builders.tiny_config().to_json_string()
+
+
 def test_padding_does_not_change_real_positions():
   config = builders.tiny_config()
   model = modeling.BertModel(config)

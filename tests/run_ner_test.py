@@ -6,6 +6,9 @@ import builders
 import numpy as np
 import pytest
 
+import checkpoint
+import heads
+
 
 def test_words_are_tagged(tag):
   run = tag(do_train=True, do_eval=True, do_predict=True, eval_every_steps=20)
@@ -41,6 +44,27 @@ def test_words_are_tagged(tag):
   tags = [line.split()[1] for line in lines if line]
   assert np.mean([a == b.split()[1] for a, b in zip(tags, words)]) > 0.8
   assert not (other / "test_scores.txt").exists()
+
+
+def test_a_tagger_has_a_pooler_if_its_weights_have(
+  tag, init_checkpoint, tmp_path
+):
+  tensors = builders.read_tensors(init_checkpoint)
+  names = heads.remove_pooler(tensors)
+  weights = str(tmp_path / "other" / "weights")
+  checkpoint.write(weights, {name: tensors[name] for name in names})
+  settings = dict(num_train_epochs=1, init_checkpoint=weights)
+  run = tag(do_train=True, **settings)
+  exported = run / "export" / "bert_model.ckpt"
+  tagged = set(builders.read_tensors(exported))
+  assert tagged == {
+    *(name for name in names if name.startswith("bert/")),
+    "output_weights",
+    "output_bias",
+  }
+  tag(do_predict=True, **settings)  # from the checkpoint of the run
+  other = tag("other_run", do_train=True, num_train_epochs=1)
+  assert heads.has_pooler(builders.read_tensors(other / "export"))
 
 
 @pytest.mark.parametrize(
