@@ -29,6 +29,14 @@ import tokenization
 _WORD = re.compile("[^ \t\r\n\u202f]+")
 # A stretch without any white space.
 _STRETCH = re.compile(r"\S+")
+# Letters of scripts that do not put spaces between words, or that attach other
+# words, such as the particles of Korean: Thai, Lao, Tibetan, Burmese, Khmer,
+# kana, Hangul and Chinese characters.
+_UNSPACED = re.compile(
+  "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u31ff"
+  "\u3400-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc"
+  "\U00020000-\U0003ffff]"
+)
 # Tokenized paragraphs are cached, up to this number of characters. A character
 # takes about 70 bytes.
 _CHARACTERS_KEPT = 1_000_000
@@ -87,15 +95,44 @@ class Paragraph:
     return max(0, bisect.bisect_right(self._starts, place) - 1)
 
   def find_span(self, first: int, last: int) -> tuple[int, int]:
-    """Returns begin and end, in the text, of the words of some tokens.
+    """Returns begin and end of tokens `first` to `last` in the text."""
+    begin, _ = self._span_of_token(first)
+    _, end = self._span_of_token(last)
+    return begin, end
+
+  def find_tokens(self, begin: int, end: int) -> tuple[int, int] | None:
+    """Returns the first and last token of a part of the text.
+
+    They are the fewest tokens that contain it, or None if a character at its
+    ends belongs to no token.
 
     Args:
-      first: Number of the first token.
-      last: Number of the last token.
+      begin: Begin of the part.
+      end: Its end.
     """
-    begin, _ = self.spans[self.word_of_token[first]]
-    _, end = self.spans[self.word_of_token[last]]
-    return begin, end
+    first_word, last_word = self.find_word(begin), self.find_word(end - 1)
+    word_begin, _ = self.spans[first_word]
+    offsets = self._offsets_in_word(first_word)
+    first = bisect.bisect_right(
+      offsets, begin - word_begin, key=lambda offset: offset[1]
+    )
+    if first == len(offsets):
+      return None
+    word_begin, _ = self.spans[last_word]
+    offsets = self._offsets_in_word(last_word)
+    last = -1 + bisect.bisect_left(
+      offsets, end - word_begin, key=lambda offset: offset[0]
+    )
+    if last < 0:
+      return None
+    first += self.first_tokens[first_word]
+    last += self.first_tokens[last_word]
+    return (first, last) if first <= last else None
+
+  def is_unspaced(self, first_word: int, last_word: int) -> bool:
+    """Returns whether spaces do not separate the words of this language."""
+    words = range(first_word, last_word + 1)
+    return any(_UNSPACED.search(self.words[word]) for word in words)
 
   def find_places(self, wanted: str) -> Iterator[tuple[int, int]]:
     """Yields begin and end of each place where the text has some words.
@@ -134,6 +171,8 @@ class Paragraph:
     tokens of their words, and characters are matched one to one. Where this
     fails (an unknown token; a letter that lower-casing turns into two), the
     tokenizer's offsets decide, while the original code returned whole words.
+    They also decide where a word may be a whole sentence, which has the same
+    tokens at several places.
     """
     first_word = self.word_of_token[first]
     end_word = self.word_of_token[last] + 1
@@ -160,6 +199,8 @@ class Paragraph:
       end_word: Number of the word after the last one.
       wanted: Basic tokens, joined by spaces.
     """
+    if self.is_unspaced(first_word, end_word - 1):
+      return None
     if not self._is_one_to_one(first_word, end_word):
       return None
     original = " ".join(self.words[first_word:end_word])
@@ -196,19 +237,23 @@ class Paragraph:
 
   def _cut_text(self, first: int, last: int) -> str:
     """Returns the text of tokens `first` to `last` by the offsets of tokens."""
-    begin, _ = self._span_of_token(first)
-    _, end = self._span_of_token(last)
+    begin, end = self.find_span(first, last)
     return " ".join(self.text[begin:end].split())
 
   def _span_of_token(self, token: int) -> tuple[int, int]:
     """Returns begin and end of a token in the text."""
     word = self.word_of_token[token]
+    offsets = self._offsets_in_word(word)
+    begin, end = offsets[token - self.first_tokens[word]]
+    start, _ = self.spans[word]
+    return start + begin, start + end
+
+  def _offsets_in_word(self, word: int) -> Sequence[tuple[int, int]]:
+    """Returns begin and end of each token of a word, counted from its begin."""
     if word not in self._offsets:
       _, offsets = self._tokenizer.encode_with_offsets(self.words[word])
       self._offsets[word] = offsets
-    begin, end = self._offsets[word][token - self.first_tokens[word]]
-    start, _ = self.spans[word]
-    return start + begin, start + end
+    return self._offsets[word]
 
   @functools.cached_property
   def _tokens(self) -> list[str]:
@@ -416,8 +461,8 @@ class WindowMaker:
         "with, and is not marked by is_impossible."
       )
     paragraph = self.get_paragraph(question.paragraph)
-    words = self._find_answer_words(paragraph, question)
-    if words is None:
+    span = self._find_answer_span(paragraph, question)
+    if span is None:
       self.count_question(question, "answers not in the paragraph, left out")
       if skip_missing_answers:
         return None
@@ -427,40 +472,66 @@ class WindowMaker:
         "not in its paragraph. Correct it, or skip such questions with "
         "--skip_missing_answers."
       )
-    first_word, last_word = words
+    return self._find_answer_tokens(paragraph, question.answers[0], *span)
+
+  def _find_answer_tokens(
+    self, paragraph: Paragraph, answer: squad.Answer, begin: int, end: int
+  ) -> tuple[int, int]:
+    """Returns the first and last token of an answer.
+
+    They are the tokens that are exactly the answer. Where there are none, they
+    are those of the whole words, as in the original code, or the fewest tokens
+    around the answer where a word may be a whole sentence.
+
+    Args:
+      paragraph: The paragraph.
+      answer: The answer.
+      begin: Begin of the answer in the paragraph.
+      end: Its end.
+    """
+    tokens = paragraph.find_tokens(begin, end)
+    if tokens and paragraph.find_span(*tokens) == (begin, end):
+      return tokens
+    first_word = paragraph.find_word(begin)
+    last_word = paragraph.find_word(end - 1)
     first = paragraph.first_tokens[first_word]
     last = max(first, paragraph.first_tokens[last_word + 1] - 1)
-    # An answer can be part of its words: 1895 of (1895-1943).
-    wanted = self.tokenizer.encode(question.answers[0].text)
+    # Characters that the tokenizer drops, such as accents, are no difference.
+    wanted = self.tokenizer.encode(answer.text)
     place = _find_ids(paragraph.ids[first : last + 1], wanted)
-    if not wanted or place < 0:
-      return first, last
-    return first + place, first + place + len(wanted) - 1
+    if wanted and place >= 0:
+      return first + place, first + place + len(wanted) - 1
+    if tokens and paragraph.is_unspaced(first_word, last_word):
+      return tokens
+    return first, last
 
-  def _find_answer_words(
+  def _find_answer_span(
     self, paragraph: Paragraph, question: squad.Question
   ) -> tuple[int, int] | None:
-    """Returns the first and last word of an answer; None if it is missing."""
+    """Returns begin and end of an answer; None if it is missing."""
     answer = question.answers[0]
     wanted = " ".join(answer.text.split())
     if not wanted or not paragraph.words:
       return None
-    first = paragraph.find_word(answer.start)
-    last = paragraph.find_word(answer.start + len(answer.text) - 1)
-    if wanted in " ".join(paragraph.words[first : last + 1]):
-      return first, last
-    # It is annotated with another offset or other white space: the nearest
-    # place counts.
+    start = answer.start or 0
+    annotated = paragraph.text[start : start + len(answer.text)]
+    if answer.start is not None and " ".join(annotated.split()) == wanted:
+      num_spaces = len(annotated) - len(annotated.lstrip())
+      return start + num_spaces, start + len(annotated.rstrip())
+    # It is annotated with no offset, another offset or other white space: the
+    # nearest place counts.
     nearest = min(
       paragraph.find_places(wanted),
       default=None,
-      key=lambda span: abs(span[0] - answer.start),
+      key=lambda span: abs(span[0] - start),
     )
     if nearest is None:
       return None
-    self.count_question(question, "answers found elsewhere than annotated")
     begin, end = nearest
-    return paragraph.find_word(begin), paragraph.find_word(end - 1)
+    is_near = begin < start + len(answer.text) and start < end
+    if answer.start is not None and not is_near:
+      self.count_question(question, "answers found elsewhere than annotated")
+    return nearest
 
 
 def _find_ids(ids: Iterable[int], wanted: Sequence[int]) -> int:

@@ -33,11 +33,20 @@ def test_answers_are_spelled_as_in_the_text(
   assert paragraph.answer_text(first, last) == expected
 
 
-def test_words_of_tokens_have_a_span(tokenizer):
-  text = "The Cat sat (on the mat), and the dog ran."
+def test_tokens_have_a_span_in_the_text(tokenizer):
+  text = "The Cat sat (on the mat), and the unaffable dog ran."
   paragraph = squad_windows.Paragraph(text, tokenizer)
-  begin, end = paragraph.find_span(3, 6)
-  assert text[begin:end] == "(on the mat),"
+  for first, last, expected in [
+    (3, 6, "(on the mat"),
+    (7, 8, "),"),
+    (12, 14, "affable dog"),
+  ]:
+    begin, end = paragraph.find_span(first, last)
+    assert text[begin:end] == expected
+    assert paragraph.find_tokens(begin, end) == (first, last)
+  # "he C" is part of two tokens; a tokenizer drops the last character.
+  assert paragraph.find_tokens(1, 5) == (0, 1)
+  assert squad_windows.Paragraph("cat \0", tokenizer).find_tokens(0, 5) is None
 
 
 def test_a_long_word_is_searched_once_for_all_answers(
@@ -63,12 +72,12 @@ def test_a_long_word_is_searched_once_for_all_answers(
   paragraph = squad_windows.Paragraph("\u4e2d" * 1000, tokenizer)
   for token in range(998):
     assert paragraph.answer_text(token, token + 2) == "\u4e2d" * 3
-  assert calls == {"_find_text": 1}
+  assert calls == {"_find_text": 1, "encode_with_offsets": 1}
   # Hangul has fewer characters than its basic tokens.
   paragraph = squad_windows.Paragraph("\u4e2d" * 1000 + "\ud55c", tokenizer)
   for token in range(998):
     assert paragraph.answer_text(token, token + 2) == "\u4e2d" * 3
-  assert calls == {"_find_text": 2, "encode_with_offsets": 1}
+  assert calls == {"_find_text": 2, "encode_with_offsets": 2}
 
 
 # --- Windows -----------------------------------------------------------------
@@ -135,6 +144,55 @@ def test_answers_are_found(tokenizer, context, answer, tokens):
   [(window, (start, end))] = maker.cut_training_windows(False)
   answer_ids = window.features.input_ids[start : end + 1]
   assert tokenizer.convert_ids_to_tokens(answer_ids) == tokens
+
+
+# A vocabulary of some characters, the pieces of others, and longer pieces.
+PIECES = ["\u4e2d", "\u56fd", "\u3044", "\u3046", "##\u3044", "##\u3046"]
+PIECES += ["##\u3046\u3044", "\u1109", "##\u1165", "##\u110b", "##\u116e"]
+PIECES += ["##\u11af", "##\u1173", "##\u11ab", "US", "us", "house", "##boat"]
+
+
+@pytest.mark.parametrize(
+  "context, answer, tokens, text",
+  [
+    # A word that spaces do not divide has the answer twice.
+    ("\u4e2d\u56fd\u4e2d\u56fd", ("\u4e2d\u56fd", 2), (2, 3), None),
+    # Kana are pieces of one word of the tokenizer.
+    ("\u4e2d\u3044\u3046\u3044\u3044", ("\u3044", 4), (3, 3), None),
+    # A piece is longer than the answer.
+    ("\u56fd\u3044\u3046\u3044", ("\u3046", 2), (2, 2), "\u3046\u3044"),
+    # A Korean particle follows; syllables come apart into letters.
+    ("\uc11c\uc6b8\uc740 us", ("\uc11c\uc6b8", 0), (0, 4), None),
+    ("\uc11c\uc6b8\uc740 us", ("\uc6b8", 1), (2, 4), None),
+    # The same token is spelled in two ways.
+    ("\u4e2dus\u56fdUS", ("US", 4), (3, 3), None),
+    # A part of a word has tokens of its own, or has not.
+    ("us houseboat us", ("boat", 8), (2, 2), None),
+    ("us houseboat us", ("ous", 4), (1, 2), "houseboat"),
+  ],
+)
+def test_answers_inside_a_word(tmp_path, context, answer, tokens, text):
+  vocab_file = tmp_path / "vocab.txt"
+  special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "was"]
+  vocab_file.write_text("\n".join(special + PIECES), encoding="utf-8")
+  tokenizer = tokenization.FullTokenizer(str(vocab_file))
+  dataset = builders.question_dataset(context, ("was", answer))
+  maker = builders.window_maker(dataset, tokenizer, max_seq_length=40)
+  [(window, positions)] = maker.cut_training_windows(False)
+  first, last = (position - window.offset for position in positions)
+  assert (first, last) == tokens
+  paragraph = maker.get_paragraph(0)
+  assert paragraph.answer_text(first, last) == (text or answer[0])
+  assert set(maker.counts) == {"questions", "windows"}
+
+
+def test_answers_without_offset_are_found_first(tokenizer):
+  text = "a cat\n sat, a cat sat"
+  dataset = builders.question_dataset(text, ("was", ("cat sat", None)))
+  maker = builders.window_maker(dataset, tokenizer, max_seq_length=40)
+  [(window, positions)] = maker.cut_training_windows(False)
+  assert positions == (window.offset + 1, window.offset + 2)
+  assert set(maker.counts) == {"questions", "windows"}
 
 
 def test_the_nearest_place_of_an_answer_counts(tokenizer):
