@@ -189,14 +189,18 @@ def define_vocab_flags(do_lower_case: bool = True) -> None:
 
 
 def define_training_flags(
-  learning_rate: float, best_metric: str, evaluation_flag: str = "do_eval"
+  learning_rate: float,
+  best_metric: str | None,
+  evaluation_flag: str = "do_eval",
+  best_metric_default: str = "",
 ) -> None:
   """Defines the flags of programs that train.
 
   Args:
     learning_rate: Default of the flag.
-    best_metric: Default of the flag.
+    best_metric: Default of the flag; None if it depends on the data.
     evaluation_flag: Name of the flag that makes the program evaluate.
+    best_metric_default: Sentence about a default that depends on the data.
   """
   flags.DEFINE_string(
     "output_dir",
@@ -259,7 +263,8 @@ def define_training_flags(
     "best_metric",
     best_metric,
     "Score of --eval_every_steps that decides which weights are best: the "
-    "lowest of a score that ends in `loss`, the highest of any other.",
+    "lowest of a score that ends in `loss`, the highest of any other."
+    + best_metric_default,
   )
   flags.DEFINE_integer(
     "early_stopping_patience",

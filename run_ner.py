@@ -6,11 +6,13 @@
         --output_dir=/tmp/ner
 
 --data_dir holds train.txt, dev.txt and test.txt, with one word and its tag per
-line and a blank line between sentences. The training file defines the tags.
+line and a blank line between sentences, or files of JSON lines; see
+`tasks/ner_files.py`. The training file defines the tags.
 """
 
 import launch  # First: from here on a signal ends the program quietly.
 
+import dataclasses
 import os
 from typing import NamedTuple
 
@@ -31,6 +33,8 @@ from tasks import classifier_config
 from tasks import finetuning
 from tasks import metrics
 from tasks import ner
+from tasks import ner_files
+from tasks import ner_tags
 import tokenization
 from training import model_folder
 from training import run_folder
@@ -42,7 +46,12 @@ def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()
   common_flags.define_vocab_flags(do_lower_case=False)
-  common_flags.define_training_flags(learning_rate=5e-5, best_metric="eval_f1")
+  common_flags.define_training_flags(
+    learning_rate=5e-5,
+    best_metric=None,
+    best_metric_default=" By default eval_f1, or eval_accuracy for tags that "
+    "mark no entities.",
+  )
   common_flags.define_evaluation_flags()
   common_flags.define_task_flags(max_seq_length=128)
   common_flags.define_tpu_flags()
@@ -52,15 +61,28 @@ def define_flags() -> None:
       f"{split}_file", f"{split}.txt", f"The {split} file in --data_dir."
     )
   flags.DEFINE_integer(
-    "word_column", 0, "Column of the word: 0 is the first, -1 the last."
+    "word_column",
+    None,
+    "Column of the word: 0 is the first, -1 the last. By default it is found "
+    "in the file: the first one that does not count the words.",
   )
   flags.DEFINE_integer(
-    "tag_column", -1, "Column of the tag: 0 is the first, -1 the last."
+    "tag_column",
+    None,
+    "Column of the tag: 0 is the first, -1 the last. By default it is found in "
+    "the file; in most files it is the last.",
   )
   flags.DEFINE_string(
     "column_separator",
     None,
-    "Separator of the columns; by default any white space.",
+    "Separator of the columns. By default tabs if all lines have one, else any "
+    "white space.",
+  )
+  flags.DEFINE_list(
+    "tag_names",
+    [],
+    "Names of the tags, in the order of their numbers, for files of JSON or "
+    "Parquet in which tags are numbers: O,B-PER,I-PER.",
   )
   flags.DEFINE_bool(
     "document_context",
@@ -77,11 +99,14 @@ class TaggedSplit(NamedTuple):
     sentences: Sentences in the order of the file.
     records: The records of their windows.
     places: For each window, see `ner.TagWindow.word_numbers`.
+    dropped_words: The words that the model cannot see; see
+      `ner.find_dropped_words`.
   """
 
   sentences: list[ner.Sentence]
   records: finetuning.TaskRecords
   places: list[list[int]]
+  dropped_words: set[str]
 
 
 @launch.owns("output_dir")
@@ -93,18 +118,18 @@ def main(_):
   wanted = common_flags.wanted_splits()
   run_folder.check_inputs_are_kept(
     FLAGS.output_dir,
-    {
-      f"--{name}_file": [
-        os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
-      ]
-      for name in wanted
-    },
+    {f"--{name}_file": [_path(name)] for name in wanted},
   )
   tokenizer = _create_tokenizer(config, files)
   sentences = {name: _read_sentences(name) for name in wanted}
   tagger = _create_tagger(sentences, files.init_checkpoint)
   for name in sentences:
     _check_tags(name, sentences[name], tagger.labels)
+    _log_scheme(name, sentences[name], tagger.labels)
+  if FLAGS.eval_every_steps:
+    run_config = dataclasses.replace(
+      run_config, best_metric=_best_metric(sentences["dev"], tagger)
+    )
   splits = {
     name: _write_records(name, sentences[name], tokenizer, tagger)
     for name in sentences
@@ -177,16 +202,18 @@ def _create_tokenizer(
   return tokenizer
 
 
-def _columns() -> ner.WordColumns:
-  return ner.WordColumns(
+def _columns() -> ner_files.WordColumns:
+  return ner_files.WordColumns(
     FLAGS.word_column, FLAGS.tag_column, FLAGS.column_separator
   )
 
 
 def _read_sentences(name: str) -> list[ner.Sentence]:
   """Returns the sentences of a file."""
-  path = os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
-  sentences = ner.read_sentences(path, _columns(), has_tags=name != "test")
+  path = _path(name)
+  sentences = ner_files.read_sentences(
+    path, _columns(), has_tags=name != "test"
+  )
   if FLAGS.document_context and not sentences[-1].document:
     logging.warning(
       "%s has no -DOCSTART- lines, so it is read as one document.", path
@@ -246,27 +273,89 @@ def _create_tagger(
   return tagger
 
 
-def _check_tags(name: str, sentences, tags) -> None:
-  """Raises a UserError for an unknown tag; counts irregular ones."""
-  path = os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
+def _path(name: str) -> str:
+  """Returns the path of the file of a split."""
+  return os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
+
+
+def _check_tags(name: str, sentences: list[ner.Sentence], labels) -> None:
+  """Raises a UserError for a tag that is not one of the tagger's labels."""
   for sentence in sentences:
-    for place, tag in enumerate(sentence.tags or ()):
-      if tag not in tags:
+    for line, tag in zip(sentence.lines, sentence.tags or ()):
+      if tag not in labels:
         raise UserError(
-          f"{path}, line {sentence.line + place}: the tag {tag!r} is not one "
-          f"of those trained with: {', '.join(tags)}."
+          f"{_path(name)}, line {line}: the tag {tag!r} is not one "
+          f"of those trained with: {', '.join(labels)}."
         )
+
+
+def _log_scheme(name: str, sentences: list[ner.Sentence], labels) -> None:
+  """Logs the scheme of the tags of a file, and the tags that do not fit."""
+  path = _path(name)
   tagged = [sentence.tags for sentence in sentences if sentence.tags]
-  scheme = ner.find_scheme(tagged)
-  if scheme:
-    irregular = ner.count_irregular(tagged, scheme)
+  if not tagged:
+    return
+  has_entities = ner_tags.mark_entities(labels)
+  misfits = ner_tags.find_misfits(tag for tags in tagged for tag in tags)
+  if misfits:
+    tag, line = _find_first_tag(sentences, misfits)
+    effect = (
+      f"In the scores of entities it counts as {metrics.OUTSIDE}."
+      if has_entities
+      else "Neither have most others, so the only score is the accuracy of "
+      "tags, and no scores of entities are computed."
+    )
+    logging.warning(
+      "%s, line %d: the tag %r has no prefix of IOB, BIOES, BILOU or BMES, "
+      "such as B- in B-PER. %s",
+      path,
+      line,
+      tag,
+      effect,
+    )
+  scheme = ner_tags.find_scheme(tagged)
+  if has_entities and scheme:
+    irregular = ner_tags.count_irregular(tagged, scheme)
     logging.info(
       "%s: the tags follow %s; %d cannot follow the tag before them, and are "
       "read as the official scoring program reads them.",
       path,
-      scheme,
+      "BILOU (BILUO)" if scheme == "BILOU" else scheme,
       irregular,
     )
+
+
+def _find_first_tag(
+  sentences: list[ner.Sentence], wanted: set[str]
+) -> tuple[str, int]:
+  """Returns the first tag that is one of the wanted ones, and its line."""
+  for sentence in sentences:
+    for line, tag in zip(sentence.lines, sentence.tags or ()):
+      if tag in wanted:
+        return tag, line
+  raise ValueError(f"No sentence has one of the tags {wanted}.")
+
+
+def _best_metric(
+  sentences: list[ner.Sentence], tagger: classifier_config.ClassifierConfig
+) -> str:
+  """Returns the score that decides which weights are best.
+
+  Raises:
+    UserError: --best_metric is not one of the scores.
+  """
+  tags = [list(sentence.tags or ()) for sentence in sentences]
+  names = [f"eval_{name}" for name in _scores(sentences, tags, tagger)]
+  metric = FLAGS.best_metric
+  if metric is None:
+    metric = "eval_f1" if "eval_f1" in names else "eval_accuracy"
+    logging.info("The best weights are those with the best %s.", metric)
+  elif metric not in names:
+    raise UserError(
+      f"--best_metric={metric} is none of the scores of {_path('dev')}: "
+      f"{', '.join(names)}. Name one of them."
+    )
+  return metric
 
 
 def _write_records(
@@ -320,7 +409,32 @@ def _write_records(
   records = finetuning.TaskRecords(
     path, len(places), stamped.checksum, FLAGS.max_seq_length, feature_spec
   )
-  return TaggedSplit(sentences, records, places)
+  dropped_words = ner.find_dropped_words(sentences, tokenizer)
+  _log_dropped_words(name, sentences, dropped_words)
+  return TaggedSplit(sentences, records, places, dropped_words)
+
+
+def _log_dropped_words(
+  name: str, sentences: list[ner.Sentence], dropped_words: set[str]
+) -> None:
+  """Logs how many words the model cannot see, if there are any."""
+  places = [
+    (line, word)
+    for sentence in sentences
+    for line, word in zip(sentence.lines, sentence.words)
+    if word in dropped_words
+  ]
+  if places:
+    line, word = places[0]
+    logging.info(
+      "%s: the tokenizer leaves nothing of %d words, such as %a in line %d. "
+      "Such words keep their place, and are predicted as %s.",
+      _path(name),
+      len(places),
+      word,
+      line,
+      metrics.OUTSIDE,
+    )
 
 
 class TagPredictions(NamedTuple):
@@ -348,9 +462,15 @@ def predict_tags(
   ):
     places = np.array(places_of_window)
     tokens = np.flatnonzero(places >= 0)
-    words = places[tokens]
-    tags[words] = window_tags[tokens]
-    probabilities[words] = window_probabilities[tokens]
+    numbers = places[tokens]
+    tags[numbers] = window_tags[tokens]
+    probabilities[numbers] = window_probabilities[tokens]
+  if split.dropped_words and metrics.OUTSIDE in tagger.labels:
+    # The model cannot see these words, so it cannot tell them apart.
+    words = [word for sentence in split.sentences for word in sentence.words]
+    is_dropped = [word in split.dropped_words for word in words]
+    tags[is_dropped] = tagger.labels.index(metrics.OUTSIDE)
+    probabilities[is_dropped] = 1.0
   labels = [tagger.labels[i] for i in tags]
   return TagPredictions(
     ner.split_by_sentence(split.sentences, labels),
@@ -359,18 +479,16 @@ def predict_tags(
 
 
 def _scores(
-  split: TaggedSplit,
+  sentences: list[ner.Sentence],
   tags: list[list[str]],
   tagger: classifier_config.ClassifierConfig,
 ) -> dict[str, float]:
   """Returns the scores of entities; of tags, if tags mark no entities."""
-  labels = [sentence.tags or () for sentence in split.sentences]
-  if ner.find_scheme([tagger.labels]):
-    return metrics.entity_scores(labels, tags)
-  is_right = []
-  for expected, predicted in zip(labels, tags):
-    is_right.extend(a == b for a, b in zip(expected, predicted))
-  return {"accuracy": float(np.mean(is_right))}
+  labels = [sentence.tags or () for sentence in sentences]
+  scores = metrics.entity_scores(labels, tags)
+  if ner_tags.mark_entities(tagger.labels):
+    return scores
+  return {"accuracy": scores["accuracy"]}
 
 
 def _evaluate(
@@ -380,7 +498,7 @@ def _evaluate(
 ) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
   tags = predict_tags(recipe, split, tagger, FLAGS.eval_batch_size).tags
-  scores = _scores(split, tags, tagger)
+  scores = _scores(split.sentences, tags, tagger)
   return recipe.report_scores(
     {f"eval_{name}": score for name, score in scores.items()}
   )
@@ -393,12 +511,9 @@ def _predict(
 ) -> None:
   """Writes predictions as CoNLL's columns and as JSON, and scores."""
   predictions = predict_tags(recipe, split, tagger, FLAGS.predict_batch_size)
-  separator = FLAGS.column_separator or " "
   lines = []
   for sentence, tags, probabilities in zip(split.sentences, *predictions):
-    for row, tag, probability in zip(sentence.rows, tags, probabilities):
-      fields = (row.rstrip(), tag, f"{probability:.4f}")
-      lines.append(separator.join(fields))
+    lines.extend(ner.format_rows(sentence, tags, probabilities))
     lines.append("")
   objects = list(map(ner.sentence_to_json, split.sentences, predictions.tags))
   for name, content in [
@@ -412,7 +527,7 @@ def _predict(
     run_folder.write_results(
       FLAGS.output_dir,
       "test_scores.txt",
-      _scores(split, predictions.tags, tagger),
+      _scores(split.sentences, predictions.tags, tagger),
     )
 
 

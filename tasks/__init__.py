@@ -10,6 +10,8 @@ problem_types           one label, several labels, or a value
 distillation            learning from the logits of a teacher
 glue, xnli              published data sets of texts and labels
 ner, squad, swag        words and tags; questions; choices
+ner_files, ner_json     files of words, and of objects, to sentences
+ner_tags                schemes of tags, such as IOB and BIOES
 squad_windows           questions and paragraphs to sequences
 squad_records           sequences to records, records to logits
 squad_answers           logits to answers

@@ -6,10 +6,18 @@ constant.
 
 import collections
 from collections.abc import Sequence
+import functools
 import math
 import operator
+import re
+from typing import NamedTuple
 
 import numpy as np
+
+OUTSIDE = "O"  # the tag of a word that is in no entity
+_ENTITY_TAG = re.compile(r"([BIESLUMW])(?:[-_](.*))?", re.DOTALL)
+# Prefixes of BILOU and BMES, under their names in BIOES.
+_BIOES_PREFIXES = {"L": "E", "M": "I", "U": "S", "W": "S"}
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
@@ -163,6 +171,32 @@ def confusion_matrix(
 # --- Entities ----------------------------------------------------------------
 
 
+class EntityTag(NamedTuple):
+  """A tag that marks a part of an entity.
+
+  Attributes:
+    prefix: Place in the entity, as in BIOES: begin, inside, end or single.
+    kind: Type of the entity; "" if entities have no types.
+  """
+
+  prefix: str
+  kind: str
+
+
+@functools.cache
+def parse_tag(tag: str) -> EntityTag | None:
+  """Returns the parts of a tag such as `B-PER`, or None if it has another form.
+
+  The prefixes are those of IOB, BIOES, BILOU (L- ends an entity, U- is a single
+  word) and BMES (M- is inside). `B_PER` and, without types, `B` mean the same.
+  """
+  match = _ENTITY_TAG.fullmatch(tag)
+  if not match:
+    return None
+  prefix, kind = match.groups()
+  return EntityTag(_BIOES_PREFIXES.get(prefix, prefix), kind or "")
+
+
 def find_entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
   """Returns the entities of a sentence: type, first word, word after the last.
 
@@ -170,20 +204,22 @@ def find_entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
       tags       B-p  I-p  O    B-p  O   B-l  I-l
       entities   (p, 0, 2)  (p, 3, 4)  (l, 5, 7)
 
-  The tags of IOB1, IOB2 and BIOES are read as in the official `conlleval`, even
-  in an impossible order. An entity begins at B- or S-, and at any other tag
-  that does not continue an entity of its type. It ends at E- or S-, and before
-  any tag that does not continue it.
+  The tags of IOB1, IOB2, BIOES, BILOU and BMES are read as in the official
+  `conlleval`, even in an impossible order. An entity begins at B- or S-, and at
+  any other tag that does not continue an entity of its type. It ends at E- or
+  S-, and before any tag that does not continue it. A tag that `parse_tag` does
+  not know is outside of entities.
   """
   entities = set()
   kind, first, is_open = "", 0, False
-  for place, tag in enumerate((*tags, "O")):
-    prefix, _, tag_kind = tag.partition("-")
+  for place, tag in enumerate((*tags, OUTSIDE)):
+    parsed = parse_tag(tag)
+    prefix, tag_kind = parsed or (OUTSIDE, "")
     continues = is_open and prefix in ("I", "E") and tag_kind == kind
     if is_open and not continues:
       entities.add((kind, first, place))
       is_open = False
-    if tag != "O" and not continues:
+    if parsed and not continues:
       kind, first, is_open = tag_kind, place, True
     if is_open and prefix in ("E", "S"):
       entities.add((kind, first, place + 1))
@@ -202,7 +238,7 @@ def entity_scores(
 
   Returns:
     `accuracy` of tags; `precision`, `recall` and `f1` of all entities, and of
-    each type of entity with the prefix `<type>_`.
+    each type of entity with the prefix `<type>_`, if entities have types.
   """
   # Numbers of entities by type.
   right: collections.Counter[str] = collections.Counter()
@@ -218,7 +254,7 @@ def entity_scores(
     num_tags += len(sentence)
   results = {"accuracy": num_right_tags / num_tags}
   results.update(_entity_f1("", right.total(), found.total(), wanted.total()))
-  for kind in sorted(found | wanted):
+  for kind in sorted({*found, *wanted} - {""}):
     results.update(
       _entity_f1(f"{kind}_", right[kind], found[kind], wanted[kind])
     )

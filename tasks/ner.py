@@ -8,7 +8,6 @@ read in overlapping windows. A word that is in several windows counts in the one
 that gives its first piece most context.
 """
 
-import collections
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import json
@@ -18,16 +17,23 @@ import numpy as np
 
 from data import encoding
 from data import sliding_windows
-from errors import UserError
 from tasks import metrics
-from tasks import text_files
 import tokenization
 
-# This begins a document in files of CoNLL.
-_DOCUMENT = "-DOCSTART-"
 # Longer words are truncated, which does not change their first piece.
 MAX_PIECES = 32
-_OUTSIDE = "O"
+
+
+class SentenceRow(NamedTuple):
+  """A line of a file of words.
+
+  Attributes:
+    text: The line, unchanged.
+    has_word: Whether it has a word; comments have none.
+  """
+
+  text: str
+  has_word: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,219 +44,42 @@ class Sentence:
     words: The words.
     tags: Their tags; None if they are unknown.
     document: Number of the document.
-    rows: The lines of the file, unchanged.
-    line: Number of the first word's line, from 1.
+    rows: The lines of the file, with the comments before the sentence.
+    lines: For each word, the number of its line, from 1.
+    separator: Text between the columns of the rows.
+    text: The text, if the file has one; None for words with spaces between.
+    starts: For each word, where it begins in the text; None without a text.
   """
 
   words: tuple[str, ...]
   tags: tuple[str, ...] | None
   document: int
-  rows: tuple[str, ...]
-  line: int
+  rows: tuple[SentenceRow, ...]
+  lines: tuple[int, ...]
+  separator: str = " "
+  text: str | None = None
+  starts: tuple[int, ...] | None = None
 
 
-class WordColumns(NamedTuple):
-  """Layout of the lines of a file.
+def find_dropped_words(
+  sentences: Iterable[Sentence], tokenizer: tokenization.FullTokenizer
+) -> set[str]:
+  """Returns the words of which the tokenizer leaves nothing.
 
-  Attributes:
-    word: Number of the column of words, from 0; negative numbers count from
-      the end.
-    tag: Number of the column of tags.
-    separator: Text between columns; None for any white space.
+  Examples are a no-break space, U+200B and an empty field. They keep their
+  place, and are outside of entities.
   """
-
-  word: int = 0
-  tag: int = -1
-  separator: str | None = None
-
-
-class _SentenceRows(NamedTuple):
-  """Lines between blank lines; `line` is the number of the first, from 1."""
-
-  rows: tuple[str, ...]
-  line: int
-  document: int
-
-
-class _Fields(NamedTuple):
-  """The columns of a line.
-
-  Attributes:
-    place: Path of the file and number of the line, for messages.
-    row: The line.
-    values: The columns of the line.
-  """
-
-  place: str
-  row: str
-  values: list[str]
-
-  def get(self, number: int, name: str) -> str:
-    """Returns the column of a number.
-
-    Raises:
-      UserError: There is no such column; the message calls it `name`.
-    """
-    if not -len(self.values) <= number < len(self.values):
-      raise UserError(
-        f"{self.place} has {len(self.values)} columns, so there is no {name} "
-        f"in column {number}: {text_files.format_value(self.row)}. Are "
-        "--column_separator, --word_column and --tag_column right?"
-      )
-    return self.values[number]
-
-
-# --- Reading -----------------------------------------------------------------
-
-
-def read_sentences(
-  path: str, columns: WordColumns | None = None, has_tags: bool = True
-) -> list[Sentence]:
-  """Returns the sentences of a file that has one word per line.
-
-  Blank lines separate sentences.
-
-  Args:
-    path: Path of the file.
-    columns: Layout of its lines; None for the defaults.
-    has_tags: Whether tags are required. If not, they are read if the first
-      line has more than one column.
-
-  Raises:
-    UserError: The file is missing or empty, or a line has no word or no tag.
-  """
-  columns = columns or WordColumns()
-  if columns.separator == "":
-    raise UserError(
-      "--column_separator is empty. Leave it out for any white space."
-    )
-  sentences: list[Sentence] = []
-  for block in _read_blocks(path):
-    if not sentences:
-      num_columns = len(block.rows[0].split(columns.separator))
-      has_tags = has_tags or num_columns > 1
-    sentences.append(_parse_sentence(block, columns, has_tags, path))
-  if not sentences:
-    raise UserError(f"{path} holds no words.")
-  return sentences
-
-
-def _read_blocks(path: str) -> Iterator[_SentenceRows]:
-  """Yields the stretches of lines that are not blank."""
-  rows: list[str] = []
-  document, line = 0, 0
-  has_begun = False  # whether the first document has begun
-  for line, text in text_files.read_lines(path):
-    is_document = text.startswith(_DOCUMENT)
-    if text.strip() and not is_document:
-      rows.append(text)
-      continue
-    if rows:
-      yield _SentenceRows(tuple(rows), line - len(rows), document)
-      rows = []
-      has_begun = True
-    if is_document:
-      document += int(has_begun)
-      has_begun = True
-  if rows:
-    yield _SentenceRows(tuple(rows), line + 1 - len(rows), document)
-
-
-def _parse_sentence(
-  block: _SentenceRows, columns: WordColumns, has_tags: bool, path: str
-) -> Sentence:
-  """Returns the sentence of some lines."""
-  words, tags = [], []
-  for line, row in enumerate(block.rows, block.line):
-    values = row.split(columns.separator)
-    fields = _Fields(f"{path}, line {line}", row, values)
-    word = fields.get(columns.word, "word")
-    if not word.strip():
-      raise UserError(
-        f"{fields.place} has no word: {text_files.format_value(row)}."
-      )
-    words.append(word)
-    if has_tags:
-      tags.append(_get_tag(fields, columns))
-  return Sentence(
-    tuple(words),
-    tuple(tags) if has_tags else None,
-    block.document,
-    block.rows,
-    block.line,
-  )
-
-
-def _get_tag(fields: _Fields, columns: WordColumns) -> str:
-  """Returns the tag of a line."""
-  tag = fields.get(columns.tag, "tag").strip()
-  if not tag or len(fields.values) < 2:
-    shown = text_files.format_value(fields.row)
-    raise UserError(
-      f"{fields.place} has a word without tag: {shown}. Add a tag ({_OUTSIDE} "
-      "for none), or remove the line."
-    )
-  return tag
-
-
-# --- Schemes of tags ---------------------------------------------------------
-
-
-def find_scheme(sentences: Iterable[Sequence[str]]) -> str | None:
-  """Returns the scheme that tags follow.
-
-  Args:
-    sentences: Tags of each sentence.
-
-  Returns:
-    `BIOES` if single words (S-) or the ends (E-) of entities are marked; `IOB1`
-    if most entities begin with I- (B- is only for an entity that follows
-    another of its type); `IOB2` if most begin with B-; None if tags do not mark
-    parts of entities.
-  """
-  # Number of tags by prefix, and whether the tag before is of another type.
-  counts: collections.Counter[tuple[str, bool]] = collections.Counter()
-  for tags in sentences:
-    previous = _OUTSIDE
-    for tag in tags:
-      if tag != _OUTSIDE:
-        if tag[1:2] != "-" or tag[0] not in "BIES":
-          return None
-        begins = previous == _OUTSIDE or previous[2:] != tag[2:]
-        counts[tag[0], begins] += 1
-      previous = tag
-  if counts["S", True] or counts["S", False] or counts["E", False]:
-    return "BIOES"
-  return "IOB1" if counts["I", True] > counts["B", True] else "IOB2"
-
-
-def count_irregular(sentences: Iterable[Sequence[str]], scheme: str) -> int:
-  """Returns the number of tags that cannot follow the tag before them.
-
-  Args:
-    sentences: Tags of each sentence.
-    scheme: Scheme of the tags, see `find_scheme`.
-  """
-  # After these prefixes an entity can continue.
-  open_prefixes = "BI" if scheme == "BIOES" else "BIES"
-  count = 0
-  for tags in sentences:
-    previous = _OUTSIDE
-    for tag in (*tags, _OUTSIDE):
-      is_open = previous[0] in open_prefixes
-      is_same_type = is_open and previous[2:] == tag[2:]
-      continues = tag[0] in "IE"
-      if scheme == "IOB1":
-        # B- separates two entities of one type.
-        is_irregular = tag[0] == "B" and not is_same_type
-      elif continues:
-        is_irregular = not is_same_type
-      else:
-        # An entity of several words has to end with E-.
-        is_irregular = scheme == "BIOES" and is_open
-      count += int(is_irregular)
-      previous = tag
-  return count
+  # A word with a letter or a digit always has pieces.
+  candidates = {
+    word
+    for sentence in sentences
+    for word in sentence.words
+    if not any(map(str.isalnum, word))
+  }
+  words = sorted(candidates)
+  return {
+    word for word, ids in zip(words, tokenizer.encode_each(words)) if not ids
+  }
 
 
 # --- Windows -----------------------------------------------------------------
@@ -348,17 +177,32 @@ def split_by_sentence(
   return result
 
 
+def format_rows(
+  sentence: Sentence, tags: Sequence[str], probabilities: Sequence[float]
+) -> Iterator[str]:
+  """Yields the rows of a sentence, with tag and probability as new columns."""
+  predictions = zip(tags, probabilities, strict=True)
+  for row in sentence.rows:
+    if row.has_word:
+      tag, probability = next(predictions)
+      # A no-break space may be a word.
+      text = row.text.rstrip(" \t\r")
+      yield sentence.separator.join([text, tag, f"{probability:.4f}"])
+    else:
+      yield row.text
+
+
 def sentence_to_json(sentence: Sentence, tags: Sequence[str]) -> str:
   """Returns a JSON object with a text and the entities in it.
 
-  Offsets count characters of the text, in which spaces separate the words.
+  Offsets count characters of the text. Without a text in the file, it is the
+  words with spaces between them.
   """
-  text = " ".join(sentence.words)
-  starts = []
-  place = 0
-  for word in sentence.words:
-    starts.append(place)
-    place += len(word) + 1
+  text, starts = sentence.text, sentence.starts
+  if text is None or starts is None:
+    text = " ".join(sentence.words)
+    lengths = [len(word) + 1 for word in sentence.words]
+    starts = tuple(np.cumsum([0, *lengths])[:-1].tolist())
   entities = []
   by_place = sorted(metrics.find_entities(tags), key=lambda entity: entity[1])
   for kind, first, end in by_place:

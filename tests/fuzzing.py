@@ -59,6 +59,8 @@ from tasks import classifier_config
 from tasks import distillation
 from tasks import metrics
 from tasks import ner
+from tasks import ner_files
+from tasks import ner_tags
 from tasks import squad
 from tasks import squad_evaluation
 from tasks import squad_windows
@@ -760,10 +762,10 @@ def _tokenizer(folder):
 
 
 def _read_tags(folder):
-  sentences = ner.read_sentences(os.path.join(folder, "train.txt"))
+  sentences = ner_files.read_sentences(os.path.join(folder, "train.txt"))
   tags = [sentence.tags for sentence in sentences]
-  scheme = ner.find_scheme(tags)
-  irregular = ner.count_irregular(tags, scheme) if scheme else 0
+  scheme = ner_tags.find_scheme(tags)
+  irregular = ner_tags.count_irregular(tags, scheme) if scheme else 0
   scores = metrics.entity_scores(tags, tags) if scheme else None
   return (
     sentences,

@@ -166,8 +166,21 @@ def test_scores_of_entities_match_seqeval(seed, prefixes):
 
 def test_schemes_of_tags_have_the_same_entities():
   expected = {("x", 0, 2), ("x", 2, 3), ("y", 4, 5)}
-  for tags in ("B-x I-x B-x O B-y", "I-x I-x B-x O I-y", "B-x E-x S-x O S-y"):
+  for tags in (
+    "B-x I-x B-x O B-y",
+    "I-x I-x B-x O I-y",
+    "B-x E-x S-x O S-y",
+    "B-x L-x U-x O U-y",
+    "B_x I_x B_x O B_y",
+  ):
     assert metrics.find_entities(tags.split()) == expected
+  tags = ["B-x", "M-x", "E-x", "S-x", "B", "M", "E", "S"]
+  assert metrics.find_entities(tags) == {
+    ("x", 0, 3),
+    ("x", 3, 4),
+    ("", 4, 7),
+    ("", 7, 8),
+  }
 
 
 @pytest.mark.parametrize(
@@ -185,6 +198,8 @@ def test_schemes_of_tags_have_the_same_entities():
     # The end of the sentence is an end, too.
     ("O B-x I-x", {("x", 1, 3)}),
     ("O O", set()),
+    # A tag of another form is outside of entities.
+    ("B-x x I-x XX-x", {("x", 0, 1), ("x", 2, 3)}),
     # A type may have a hyphen.
     ("B-a-b I-a-b I-a", {("a-b", 0, 2), ("a", 2, 3)}),
   ],
@@ -224,6 +239,13 @@ def test_scores_of_entities_by_hand():
     "x_recall",
     "x_f1",
   ]
+
+
+def test_entities_without_types_have_scores_in_all_only():
+  scores = metrics.entity_scores([["B", "I", "B"]], [["B", "I", "O"]])
+  assert scores == pytest.approx(
+    {"accuracy": 2 / 3, "precision": 1.0, "recall": 1 / 2, "f1": 2 / 3}
+  )
 
 
 def test_scores_without_entities_are_zero():

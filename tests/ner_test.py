@@ -2,96 +2,15 @@
 
 import json
 
-import pytest
-
 from tasks import ner
 import tokenization
-
-
-def read(tmp_path, content, *args, **kwargs):
-  (tmp_path / "x.txt").write_text(content, encoding="utf-8")
-  return ner.read_sentences(str(tmp_path / "x.txt"), *args, **kwargs)
-
-
-def test_reading(tmp_path):
-  sentences = read(
-    tmp_path,
-    "-DOCSTART- -X- O\n\nthe DT O\nUN NNP B-ORG\n\t\n\n"
-    "a DT O\n\n-DOCSTART- -X- O\n\nLyon NNP B-LOC\n",
-  )
-  assert [(s.words, s.tags, s.document, s.line) for s in sentences] == [
-    (("the", "UN"), ("O", "B-ORG"), 0, 3),
-    (("a",), ("O",), 0, 7),
-    (("Lyon",), ("B-LOC",), 1, 11),
-  ]
-  [sentence] = read(tmp_path, "B-x;the cat;1\n", ner.WordColumns(1, 0, ";"))
-  assert (sentence.words, sentence.tags) == (("the cat",), ("B-x",))
-  [sentence] = read(tmp_path, "the\ncat\n", has_tags=False)
-  assert sentence.tags is None
-
-
-TABS = ner.WordColumns(0, 1, "\t")
-
-
-@pytest.mark.parametrize(
-  "content, kwargs, message",
-  [
-    ("", {}, "x.txt holds no words"),
-    ("the O\ncat\n", {}, "line 2 has a word without tag: 'cat'. Add a tag"),
-    ("the O\ncat\n", dict(has_tags=False), "line 2 has a word without tag"),
-    (
-      "the\tO\ncat\t\n",
-      dict(columns=TABS),
-      "line 2 has a word without tag",
-    ),
-    (
-      "the O\n",
-      dict(columns=ner.WordColumns(0, 2)),
-      "line 1 has 2 columns, so there is no tag in column 2: 'the O'. Are",
-    ),
-    ("\tO\tx\n", dict(columns=TABS), "line 1 has no word"),
-    (
-      "the O\n",
-      dict(columns=ner.WordColumns(0, 1, "")),
-      "--column_separator is emp",
-    ),
-    ("the O\nc\0t O\n", {}, "x.txt, line 2 has a byte of value 0"),
-    ("the O\n" + "c" * 2**20, {}, r"word without tag: 'c+\.\.\.c+'"),
-  ],
-)
-def test_files_that_are_refused(tmp_path, content, kwargs, message):
-  with pytest.raises(ValueError, match=message):
-    read(tmp_path, content, **kwargs)
-
-
-@pytest.mark.parametrize(
-  "tags, scheme, irregular",
-  [
-    ("B-x I-x O B-y", "IOB2", 0),
-    ("B-y I-y B-y O I-x B-z I-y", "IOB2", 2),
-    ("I-x I-x O I-y B-y I-z", "IOB1", 0),
-    ("I-x O I-x O B-y", "IOB1", 1),
-    ("B-x E-x O S-y", "BIOES", 0),
-    ("B-x O E-x S-y I-y B-y", "BIOES", 5),
-    ("O O", "IOB2", 0),
-  ],
-)
-def test_schemes(tags, scheme, irregular):
-  sentences = [tags.split()]
-  assert ner.find_scheme(sentences) == scheme
-  assert ner.count_irregular(sentences, scheme) == irregular
-
-
-def test_tags_that_are_no_parts_of_entities_have_no_scheme():
-  assert ner.find_scheme([["NN", "DT"], ["O"]]) is None
-
 
 # --- Windows -----------------------------------------------------------------
 
 
 def sentences_of(*texts, documents=None):
   return [
-    ner.Sentence(tuple(text.split()), None, document, (), 1)
+    ner.Sentence(tuple(text.split()), None, document, (), ())
     for text, document in zip(texts, documents or [0] * len(texts))
   ]
 
@@ -99,7 +18,7 @@ def sentences_of(*texts, documents=None):
 def test_no_word_of_a_long_sentence_is_lost(vocab_file):
   tokenizer = tokenization.FullTokenizer(vocab_file)
   words = ("the unaffable cat \u200b zzz " * 1000).split(" ")[:5000]
-  sentence = ner.Sentence(tuple(words), None, 0, (), 1)
+  sentence = ner.Sentence(tuple(words), None, 0, (), ())
   windows = list(ner.cut_windows([sentence], tokenizer, 20, False))
   places = [
     place for window in windows for place in window.word_numbers if place >= 0
@@ -149,3 +68,47 @@ def test_entities_have_their_place_in_the_text():
     "tags": ["O", "B-x", "I-x", "O", "O"],
     "entities": [{"type": "x", "start": 3, "end": 11, "text": "New York"}],
   }
+
+
+def test_words_that_the_tokenizer_drops(vocab_file):
+  tokenizer = tokenization.FullTokenizer(vocab_file)
+  words = ("the", "\xa0", "", "\u200b", "zzz", ".", "\u00ad")
+  sentence = ner.Sentence(words, None, 0, (), ())
+  assert ner.find_dropped_words([sentence], tokenizer) == {
+    "\xa0",
+    "",
+    "\u200b",
+    "\u00ad",
+  }
+
+
+def test_rows_keep_comments_and_words_of_one_space():
+  rows = [("# id 1", False), ("the\tO \r", True), ("\xa0", True)]
+  sentence = ner.Sentence(
+    ("the", "\xa0"),
+    None,
+    0,
+    tuple(ner.SentenceRow(*row) for row in rows),
+    (2, 3),
+    "\t",
+  )
+  assert list(ner.format_rows(sentence, ["B-x", "O"], [0.5, 1])) == [
+    "# id 1",
+    "the\tO\tB-x\t0.5000",
+    "\xa0\tO\t1.0000",
+  ]
+
+
+def test_offsets_count_characters_of_the_text_of_the_file():
+  sentence = ner.Sentence(
+    ("the", "big", "cat"),
+    None,
+    0,
+    (),
+    (),
+    text="the  big\ncat",
+    starts=(0, 5, 9),
+  )
+  line = ner.sentence_to_json(sentence, ["O", "B-x", "I-x"])
+  [entity] = json.loads(line)["entities"]
+  assert entity == {"type": "x", "start": 5, "end": 12, "text": "big\ncat"}
