@@ -12,6 +12,7 @@ line and a blank line between sentences, or files of JSON lines; see
 
 import launch  # First: from here on a signal ends the program quietly.
 
+import collections
 import dataclasses
 import os
 from typing import NamedTuple
@@ -35,6 +36,7 @@ from tasks import metrics
 from tasks import ner
 from tasks import ner_files
 from tasks import ner_tags
+from tasks import text_files
 import tokenization
 from training import model_folder
 from training import run_folder
@@ -60,6 +62,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
       f"{split}_file", f"{split}.txt", f"The {split} file in --data_dir."
     )
+  common_flags.define_encoding_flag()
+  common_flags.define_unseen_labels_flag()
   flags.DEFINE_integer(
     "word_column",
     None,
@@ -157,7 +161,7 @@ def main(_):
       (lambda: _evaluate(recipe, splits["dev"], tagger))
       if FLAGS.do_eval
       else None,
-      [os.path.join(FLAGS.data_dir, FLAGS.train_file)],
+      [_path("train")],
     )
     common_flags.export_model(
       recipe.estimator, config, files.vocab_file, tagger
@@ -202,17 +206,18 @@ def _create_tokenizer(
   return tokenizer
 
 
-def _columns() -> ner_files.WordColumns:
-  return ner_files.WordColumns(
-    FLAGS.word_column, FLAGS.tag_column, FLAGS.column_separator
-  )
-
-
 def _read_sentences(name: str) -> list[ner.Sentence]:
   """Returns the sentences of a file."""
   path = _path(name)
+  word_format = ner_files.WordFormat(
+    FLAGS.word_column,
+    FLAGS.tag_column,
+    FLAGS.column_separator,
+    tuple(FLAGS.tag_names),
+    common_flags.text_encoding(),
+  )
   sentences = ner_files.read_sentences(
-    path, _columns(), has_tags=name != "test"
+    path, word_format, has_tags=name != "test"
   )
   if FLAGS.document_context and not sentences[-1].document:
     logging.warning(
@@ -279,14 +284,33 @@ def _path(name: str) -> str:
 
 
 def _check_tags(name: str, sentences: list[ner.Sentence], labels) -> None:
-  """Raises a UserError for a tag that is not one of the tagger's labels."""
-  for sentence in sentences:
-    for line, tag in zip(sentence.lines, sentence.tags or ()):
-      if tag not in labels:
-        raise UserError(
-          f"{_path(name)}, line {line}: the tag {tag!r} is not one "
-          f"of those trained with: {', '.join(labels)}."
-        )
+  """Handles tags that are not among the tagger's labels.
+
+  Raises:
+    UserError: There is one, and --unseen_labels does not allow it.
+  """
+  counts = collections.Counter(
+    tag for sentence in sentences for tag in sentence.tags or ()
+  )
+  unseen = set(counts) - set(labels)
+  if not unseen:
+    return
+  tag, line = _find_first_tag(sentences, unseen)
+  place = f"{_path(name)}, line {line}"
+  if FLAGS.unseen_labels == "error":
+    raise UserError(
+      f"{place}: the tag {tag!r} is not one of those trained with: "
+      f"{text_files.format_names(labels)}. Correct it, train with sentences "
+      "that have it, or pass --unseen_labels=count, which counts it as never "
+      "predicted."
+    )
+  logging.warning(
+    "%s: no training sentence has the tag %r. Such tags are counted as never "
+    "predicted: %s.",
+    place,
+    tag,
+    ", ".join(f"{tag} ({counts[tag]})" for tag in sorted(unseen)),
+  )
 
 
 def _log_scheme(name: str, sentences: list[ner.Sentence], labels) -> None:
@@ -369,7 +393,9 @@ def _write_records(
   labels = []  # of all words; placeholders if they are not known
   for sentence in sentences:
     tags = sentence.tags or tagger.labels[:1] * len(sentence.words)
-    labels.extend(ids[tag] for tag in tags)
+    # A tag that was not trained has no id, and needs none: labels are for
+    # training.
+    labels.extend(ids.get(tag, 0) for tag in tags)
   path = run_folder.record_path(FLAGS.output_dir, name)
 
   def write() -> dict[str, object]:

@@ -54,58 +54,63 @@ _FEWEST_COLUMNS_ONTONOTES = 11
 _ONTONOTES_NUMBER, _ONTONOTES_WORD, _ONTONOTES_TAG = 2, 3, 10
 
 
-class WordColumns(NamedTuple):
-  """What is known about the lines of a file; the rest is found in it.
+class WordFormat(NamedTuple):
+  """What is known about a file; the rest is found in it.
 
   Attributes:
-    word: Number of the column of words, from 0; negative numbers count from
-      the end; None if it is not known.
-    tag: Number of the column of tags, likewise.
+    word_column: Number of the column of words, from 0; negative numbers count
+      from the end; None if it is not known.
+    tag_column: Number of the column of tags, likewise.
     separator: Text between columns; None if it is not known.
+    tag_names: The names of tags that are numbers, in files of JSON.
+    encoding: Encoding of files without byte order mark; see
+      `text_decoding.decode`.
   """
 
-  word: int | None = None
-  tag: int | None = None
+  word_column: int | None = None
+  tag_column: int | None = None
   separator: str | None = None
+  tag_names: tuple[str, ...] = ()
+  encoding: str | None = None
 
 
 def read_sentences(
   path: str,
-  columns: WordColumns | None = None,
+  word_format: WordFormat | None = None,
   has_tags: bool = True,
-  tag_names: Sequence[str] = (),
 ) -> list[ner.Sentence]:
   """Returns the sentences of a file.
 
   Args:
     path: Path of the file.
-    columns: What is known about its lines.
+    word_format: What is known about it.
     has_tags: Whether tags are required. If not, they are read if there are any.
-    tag_names: The names of tags that are numbers, in files of JSON.
 
   Raises:
     UserError: The file is missing or empty, or a line has no word or no tag.
   """
-  columns = columns or WordColumns()
-  if columns.separator == "":
+  word_format = word_format or WordFormat()
+  if word_format.separator == "":
     raise UserError(
       "--column_separator is empty. Leave it out to find it in the file."
     )
-  if _holds_objects(path):
-    sentences = ner_json.read_sentences(path, has_tags, tag_names)
+  if _holds_objects(path, word_format.encoding):
+    sentences = ner_json.read_sentences(
+      path, has_tags, word_format.tag_names, word_format.encoding
+    )
   else:
-    sentences = _read_columns(path, columns, has_tags)
+    sentences = _read_columns(path, word_format, has_tags)
   if not any(sentence.words for sentence in sentences):
     raise UserError(f"{path} holds no words.")
   return sentences
 
 
-def _holds_objects(path: str) -> bool:
+def _holds_objects(path: str, encoding: str | None) -> bool:
   """Returns whether a file holds objects of JSON, or rows of Parquet."""
-  ending = os.path.splitext(path)[1].lower()
+  ending = os.path.splitext(path.removesuffix(".gz"))[1].lower()
   if ending in (".json", ".jsonl", ".parquet"):
     return True
-  _, first = next(text_files.read_lines(path), (1, ""))
+  _, first = next(text_files.read_lines(path, encoding), (1, ""))
   try:
     return isinstance(json.loads(first), dict)
   except (ValueError, RecursionError):
@@ -122,7 +127,7 @@ class _Line(NamedTuple):
   text: str
 
 
-class _Block(NamedTuple):
+class _LineBlock(NamedTuple):
   """Lines between blank lines.
 
   Attributes:
@@ -136,13 +141,13 @@ class _Block(NamedTuple):
   before: list[str]
 
 
-def _read_blocks(path: str) -> Iterator[_Block]:
+def _read_blocks(path: str, encoding: str | None) -> Iterator[_LineBlock]:
   """Yields the stretches of lines that are not blank."""
   lines: list[_Line] = []
   before: list[str] = []
   document = 0
   has_begun = False  # whether the first document has begun
-  for number, text in text_files.read_lines(path):
+  for number, text in text_files.read_lines(path, encoding):
     is_boundary = text.startswith(_BOUNDARIES)
     begins_document = text.startswith(_DOCUMENTS) or (
       not lines and _NEW_DOCUMENT.match(text)
@@ -154,7 +159,7 @@ def _read_blocks(path: str) -> Iterator[_Block]:
       lines.append(_Line(number, text))
       continue
     if lines:
-      yield _Block(lines, document, before)
+      yield _LineBlock(lines, document, before)
       lines, before = [], []
       has_begun = True
     if is_boundary and text.startswith(_COMMENT):
@@ -163,7 +168,7 @@ def _read_blocks(path: str) -> Iterator[_Block]:
       document += int(has_begun)
       has_begun = True
   if lines or before:
-    yield _Block(lines, document, before)
+    yield _LineBlock(lines, document, before)
 
 
 # --- Layouts -----------------------------------------------------------------
@@ -230,7 +235,10 @@ def _get(values: Sequence[str], number: int) -> str:
 
 
 def _find_layout(
-  blocks: Sequence[_Block], columns: WordColumns, has_tags: bool, path: str
+  blocks: Sequence[_LineBlock],
+  word_format: WordFormat,
+  has_tags: bool,
+  path: str,
 ) -> _Layout:
   """Returns the layout of a file."""
   # First lines with `#` may be comments, so the others tell the layout.
@@ -241,13 +249,13 @@ def _find_layout(
   if not any(plain):
     plain = [[line.text for line in block.lines] for block in blocks]
   lines = [line for block in plain for line in block]
-  split, separator = _find_separator(lines, columns.separator)
+  split, separator = _find_separator(lines, word_format.separator)
   sentences = [list(map(split, block)) for block in plain if block]
   rows = [row for sentence in sentences for row in sentence]
   layout = _Layout(
     split, separator, lengths=frozenset(len(row) for row in rows)
   )
-  layout = _find_columns(layout, sentences, columns, has_tags)
+  layout = _find_columns(layout, sentences, word_format, has_tags)
   words = [_get(row, layout.word) for row in rows]
   layout = dataclasses.replace(layout, prefix=_find_language(words))
   if layout.tag is None:
@@ -307,7 +315,7 @@ def _has_single_spaces(with_blanks: Sequence[str], num_lines: int) -> bool:
 def _find_columns(
   layout: _Layout,
   sentences: Sequence[Sequence[Sequence[str]]],
-  columns: WordColumns,
+  word_format: WordFormat,
   has_tags: bool,
 ) -> _Layout:
   """Returns a layout with the numbers of its columns."""
@@ -328,8 +336,10 @@ def _find_columns(
     number, word, tag = _ONTONOTES_NUMBER, _ONTONOTES_WORD, _ONTONOTES_TAG
   num_others = 1 if number is None else 2
   has_column_of_tags = has_tags or first_length > num_others
-  word = word if columns.word is None else columns.word
-  tag = tag if columns.tag is None else columns.tag
+  if word_format.word_column is not None:
+    word = word_format.word_column
+  if word_format.tag_column is not None:
+    tag = word_format.tag_column
   return dataclasses.replace(
     layout, word=word, tag=tag if has_column_of_tags else None, number=number
   )
@@ -377,13 +387,13 @@ def _find_language(words: Sequence[str]) -> str:
 
 
 def _read_columns(
-  path: str, columns: WordColumns, has_tags: bool
+  path: str, word_format: WordFormat, has_tags: bool
 ) -> list[ner.Sentence]:
   """Returns the sentences of a file with a word a line."""
-  blocks = list(_read_blocks(path))
+  blocks = list(_read_blocks(path, word_format.encoding))
   if not any(block.lines for block in blocks):
     raise UserError(f"{path} holds no words.")
-  layout = _find_layout(blocks, columns, has_tags, path)
+  layout = _find_layout(blocks, word_format, has_tags, path)
   sentences: list[ner.Sentence] = []
   pending: list[ner.SentenceRow] = []  # comments without a sentence so far
   comments: list[_Line] = []

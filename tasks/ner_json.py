@@ -43,7 +43,10 @@ class _Span(NamedTuple):
 
 
 def read_sentences(
-  path: str, has_tags: bool = True, tag_names: Sequence[str] = ()
+  path: str,
+  has_tags: bool = True,
+  tag_names: Sequence[str] = (),
+  encoding: str | None = None,
 ) -> list[ner.Sentence]:
   """Returns a sentence for each object of a file.
 
@@ -51,11 +54,12 @@ def read_sentences(
     path: Path of the file.
     has_tags: Whether tags are required. If not, they are read if there are any.
     tag_names: The names of tags that are numbers.
+    encoding: See `row_files.read_rows`.
 
   Raises:
     UserError: The file is missing or damaged, or an object has other fields.
   """
-  file = row_files.read_rows(path)
+  file = row_files.read_rows(path, encoding)
   reader = _Reader(path, has_tags, tuple(tag_names))
   sentences = []
   for number, fields in file.rows:

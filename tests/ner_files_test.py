@@ -30,7 +30,7 @@ def test_reading(tmp_path):
     (("Lyon",), ("B-LOC",), 1, (11,)),
   ]
   [sentence] = read(
-    tmp_path, "B-x;the cat;1\n", ner_files.WordColumns(1, 0, ";")
+    tmp_path, "B-x;the cat;1\n", ner_files.WordFormat(1, 0, ";")
   )
   assert (sentence.words, sentence.tags) == (("the cat",), ("B-x",))
   [sentence] = read(tmp_path, "the\ncat\n", has_tags=False)
@@ -132,10 +132,12 @@ def test_documents_and_comments_of_layouts(tmp_path):
 
 
 def test_named_columns_override_what_is_found(tmp_path):
-  columns = ner_files.WordColumns(tag=3)
-  first, _ = read(tmp_path, GERMEVAL, columns)
+  word_format = ner_files.WordFormat(tag_column=3)
+  first, _ = read(tmp_path, GERMEVAL, word_format)
   assert first.tags == ("O", "B-LOC")
-  [sentence] = read(tmp_path, "1\tO\n2\tO\n", ner_files.WordColumns(word=1))
+  [sentence] = read(
+    tmp_path, "1\tO\n2\tO\n", ner_files.WordFormat(word_column=1)
+  )
   assert sentence.words == ("O", "O")
 
 
@@ -162,7 +164,7 @@ def test_comments_are_counted(tmp_path, caplog):
   assert "comment lines" not in caplog.text
 
 
-TABS = ner_files.WordColumns(0, 1, "\t")
+TABS = ner_files.WordFormat(0, 1, "\t")
 
 
 @pytest.mark.parametrize(
@@ -173,19 +175,19 @@ TABS = ner_files.WordColumns(0, 1, "\t")
     ("the O\ncat\n", dict(has_tags=False), "line 2 has a word without tag"),
     (
       "the\tO\ncat\t\n",
-      dict(columns=TABS),
+      dict(word_format=TABS),
       "line 2 has a word without tag",
     ),
     (
       "the O\n",
-      dict(columns=ner_files.WordColumns(0, 2)),
+      dict(word_format=ner_files.WordFormat(0, 2)),
       "line 1 has 2 columns, so there is no tag in column 2: 'the O'. Are",
     ),
-    ("\tO\tx\n", dict(columns=TABS), "line 1 has no word, and no other"),
+    ("\tO\tx\n", dict(word_format=TABS), "line 1 has no word, and no other"),
     ("a\t_\nb\t_\n", {}, "has no tags: the column of tags holds only _"),
     (
       "the O\n",
-      dict(columns=ner_files.WordColumns(0, 1, "")),
+      dict(word_format=ner_files.WordFormat(0, 1, "")),
       "--column_separator is emp",
     ),
     ("a (X*\nb (Y)\nc *\n", {}, r"line 2: the bracket of '\(Y\)' does not fit"),

@@ -29,7 +29,7 @@ def test_words_with_tags(tmp_path):
   [sentence] = read(
     tmp_path,
     {"tokens": ["Ann", "left"], "ner_tags": [1, 0]},
-    tag_names=["O", "B-PER"],
+    word_format=ner_files.WordFormat(tag_names=("O", "B-PER")),
   )
   assert sentence.tags == ("B-PER", "O")
 
@@ -120,4 +120,8 @@ def test_tags_in_some_objects_only_are_refused(tmp_path):
   with pytest.raises(ValueError, match="but none in line 2"):
     read(tmp_path, *objects, has_tags=False)
   with pytest.raises(ValueError, match="--tag_names has 1 names"):
-    read(tmp_path, {**WORDS, "tags": [0, 1]}, tag_names=["O"])
+    read(
+      tmp_path,
+      {**WORDS, "tags": [0, 1]},
+      word_format=ner_files.WordFormat(tag_names=("O",)),
+    )

@@ -8,6 +8,7 @@ import pytest
 
 import checkpoint
 import heads
+import run_ner
 
 
 def test_words_are_tagged(tag):
@@ -83,7 +84,7 @@ def test_tagging_refuses(tag, tmp_path, flags, message):
   assert not list(tmp_path.glob("run/*"))
 
 
-def test_tags_that_were_not_trained_are_refused(tag):
+def test_tags_that_were_not_trained(tag, monkeypatch):
   tag(do_train=True, num_train_epochs=1)
   dev = tag.data_dir / "dev.txt"
   dev.write_text(dev.read_text().replace("B-wild", "B-tame", 1))
@@ -93,3 +94,61 @@ def test_tags_that_were_not_trained_are_refused(tag):
     "not one of those trained with: B-pet",
   ):
     tag(do_eval=True)
+  warnings = []
+  monkeypatch.setattr(
+    run_ner.logging,
+    "warning",
+    lambda text, *values: warnings.append(text % values),
+  )
+  results = builders.read_results(tag(do_eval=True, unseen_labels="count"))
+  assert "B-tame (1)" in " ".join(warnings)
+  # One entity of the type is expected, and none is predicted.
+  assert results["eval_tame_recall"] == 0.0 == results["eval_tame_precision"]
+
+
+def test_without_a_scheme_accuracy_decides_which_weights_are_best(tag):
+  for split in ("train", "dev"):
+    (tag.data_dir / f"{split}.txt").write_text("the DET\ncat NOUN\n" * 2)
+  run = tag(do_train=True, do_eval=True, num_train_epochs=4, eval_every_steps=1)
+  assert set(builders.read_results(run)) == {"eval_accuracy", "global_step"}
+  state = json.loads((run / "model.ckpt-1.json").read_text())
+  assert state["best"]["metric"] == "eval_accuracy"
+
+
+def test_a_best_metric_that_does_not_exist_is_refused(tag, tmp_path):
+  with pytest.raises(ValueError, match="eval_x is none of the scores of .*f1"):
+    tag(do_train=True, do_eval=True, eval_every_steps=1, best_metric="eval_x")
+  assert not list(tmp_path.glob("run/*"))
+
+
+def test_files_of_json(tag):
+  for split in ("train", "dev"):
+    (tag.data_dir / f"{split}.jsonl").write_bytes(
+      '{"tokens": ["the", "cät"], "tags": [0, 1]}\n'.encode("latin1") * 4
+    )
+  (tag.data_dir / "test.jsonl").write_text(
+    '{"text": "the cat\\nsat", "label": []}\n{"text": "", "label": []}\n'
+  )
+  run = tag(
+    do_train=True,
+    do_eval=True,
+    do_predict=True,
+    num_train_epochs=1,
+    train_file="train.jsonl",
+    dev_file="dev.jsonl",
+    test_file="test.jsonl",
+    tag_names="O,B-pet",
+    encoding="latin1",
+  )
+  first, second = (run / "test_predictions.jsonl").read_text().splitlines()
+  assert json.loads(first)["text"] == "the cat\nsat"
+  assert json.loads(second) == {"text": "", "tags": [], "entities": []}
+  assert "eval_pet_f1" in builders.read_results(run)
+
+
+def test_words_that_the_model_cannot_see_are_outside(tag):
+  (tag.data_dir / "test.txt").write_text("# a b c\ncat\tO\n\xa0\tB-pet\n")
+  run = tag(do_train=True, do_predict=True, num_train_epochs=1, learning_rate=0)
+  lines = (run / "test_predictions.txt").read_text().splitlines()
+  assert lines[0] == "# a b c"
+  assert lines[2] == "\xa0\tB-pet\tO\t1.0000"
