@@ -175,7 +175,7 @@ def _read_blocks(path: str, encoding: str | None) -> Iterator[_LineBlock]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layout:
+class _WordLayout:
   """What the lines of a file mean.
 
   Attributes:
@@ -239,7 +239,7 @@ def _find_layout(
   word_format: WordFormat,
   has_tags: bool,
   path: str,
-) -> _Layout:
+) -> _WordLayout:
   """Returns the layout of a file."""
   # First lines with `#` may be comments, so the others tell the layout.
   plain = [
@@ -252,7 +252,7 @@ def _find_layout(
   split, separator = _find_separator(lines, word_format.separator)
   sentences = [list(map(split, block)) for block in plain if block]
   rows = [row for sentence in sentences for row in sentence]
-  layout = _Layout(
+  layout = _WordLayout(
     split, separator, lengths=frozenset(len(row) for row in rows)
   )
   layout = _find_columns(layout, sentences, word_format, has_tags)
@@ -313,11 +313,11 @@ def _has_single_spaces(with_blanks: Sequence[str], num_lines: int) -> bool:
 
 
 def _find_columns(
-  layout: _Layout,
+  layout: _WordLayout,
   sentences: Sequence[Sequence[Sequence[str]]],
   word_format: WordFormat,
   has_tags: bool,
-) -> _Layout:
+) -> _WordLayout:
   """Returns a layout with the numbers of its columns."""
   first_length = len(sentences[0][0])
   shortest = min(layout.lengths)
@@ -427,7 +427,7 @@ def _parse_sentence(
   lines: Sequence[_Line],
   document: int,
   before: Sequence[ner.SentenceRow],
-  layout: _Layout,
+  layout: _WordLayout,
   path: str,
 ) -> ner.Sentence:
   """Returns the sentence of some lines."""
@@ -542,7 +542,7 @@ def _check_words(sentences: Sequence[ner.Sentence], path: str) -> None:
 
 
 def _log_layout(
-  layout: _Layout,
+  layout: _WordLayout,
   comments: Sequence[_Line],
   sentences: Sequence[ner.Sentence],
   path: str,
