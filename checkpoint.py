@@ -6,6 +6,8 @@ the slots of the optimizer, such as `<name>/adam_m`, and `global_step`. Files of
 PyTorch transformers are read as if they held the released names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 import json
@@ -466,7 +468,7 @@ class BackgroundWriter:
       pending, self._pending = self._pending, None
       pending.result()
 
-  def __enter__(self) -> "BackgroundWriter":
+  def __enter__(self) -> BackgroundWriter:
     return self
 
   def __exit__(self, exception_type, exception, traceback) -> None:

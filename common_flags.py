@@ -1,5 +1,7 @@
 """Flags that several programs share, and the objects that they describe."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import os

@@ -10,6 +10,8 @@ the direction. Heads are converted, too. The config is written last, so a folder
 that has one is complete.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Iterable

@@ -11,6 +11,8 @@ number of workers, and for any `--runner` of Apache Beam. If the program is
 killed, the same command resumes its work.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import collections

@@ -11,6 +11,8 @@ that fits, and `vocab.report.json`. `vocab.txt` is written last: if it exists,
 all files are complete.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import collections

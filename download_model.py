@@ -10,6 +10,8 @@ another server with the same paths. Programs take the model by its name, as
 --model.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import base64

@@ -3,6 +3,8 @@
 A warning that must not be overlooked is repeated when the program ends.
 """
 
+from __future__ import annotations
+
 from absl import logging
 
 # Warnings that are repeated when the program ends.

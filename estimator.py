@@ -12,6 +12,8 @@ that resumes from a checkpoint therefore ends with the same weights, bit for
 bit, as a run without the interruption.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import os

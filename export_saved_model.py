@@ -11,6 +11,8 @@ expects it, and that holds all that the model needs. It appears when it is
 complete.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Mapping

@@ -11,6 +11,8 @@ size is processed in parts. A run that was killed continues when the same
 command is run again.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

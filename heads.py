@@ -8,6 +8,8 @@ The table names the serving class instead of holding it: `serving` builds on
 `tasks`, which builds on this module.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 from typing import Any

@@ -14,6 +14,8 @@ This module also keeps TensorFlow from loading Keras, which no program uses, and
 which takes almost half of the time of `import tensorflow`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 import contextlib
 import functools

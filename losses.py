@@ -6,6 +6,8 @@ up the sums, add up the weights, divide once. In training everything is float32.
 The functions of single examples also work on float64, for evaluation.
 """
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 # A sum over a batch, and the number by which it is to be divided.

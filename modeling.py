@@ -16,6 +16,8 @@ sequence, V = vocab_size. Inside the encoder, activations are matrices [B*S, H]:
 one large product is faster than B small ones, and no layer has to reshape.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json
@@ -159,9 +161,7 @@ class BertConfig:
       )
 
   @classmethod
-  def from_dict(
-    cls, json_object: dict[str, Any], path: str = ""
-  ) -> "BertConfig":
+  def from_dict(cls, json_object: dict[str, Any], path: str = "") -> BertConfig:
     """Returns the config of a dictionary; unknown keys are logged and ignored.
 
     Args:
@@ -186,7 +186,7 @@ class BertConfig:
       raise UserError(f"{path}: {error}" if path else str(error)) from error
 
   @classmethod
-  def from_json_file(cls, json_file: str) -> "BertConfig":
+  def from_json_file(cls, json_file: str) -> BertConfig:
     """Returns the config of a `bert_config.json`.
 
     Raises:
@@ -195,7 +195,7 @@ class BertConfig:
     return cls.from_dict(file_io.read_json(json_file), json_file)
 
   @classmethod
-  def from_size(cls, name: str, vocab_size: int = 30522) -> "BertConfig":
+  def from_size(cls, name: str, vocab_size: int = 30522) -> BertConfig:
     """Returns the config of a released size.
 
     Args:

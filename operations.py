@@ -5,6 +5,8 @@ out, which is faster, keeps fewer tensors for the backward pass, or adds up in
 a wider type. There are no variables here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 import functools
 import math

@@ -5,6 +5,8 @@ checkpoints and the estimate of the memory follow from these two tables: a new
 optimizer is a class and an entry, a new decay a function and an entry.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 import math
 import re

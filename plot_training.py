@@ -7,6 +7,8 @@ A run is the --output_dir of a training. The curve comes from its
 training_log.jsonl.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import os

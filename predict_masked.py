@@ -10,6 +10,8 @@ each text (Salazar et al., 2020): every token is masked in turn, and the
 log-probabilities of the original tokens are added up.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Iterator

@@ -6,6 +6,8 @@ sample_data/, and shows each command that it runs. All its files are in
 quickstart/, where the next tour replaces them.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import json

@@ -10,6 +10,8 @@ With `--task_name=custom`, --data_dir holds files of the user: train, dev and
 test, each .tsv, .csv, .jsonl, .json or .parquet.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Callable, Mapping

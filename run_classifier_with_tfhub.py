@@ -13,6 +13,8 @@ TensorFlow 1. Checkpoints hold the trained weights, and predictions need the
 same handle. There is no folder `export`.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import contextlib

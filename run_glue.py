@@ -11,6 +11,8 @@ score on dev runs once more for each further seed. After an interruption the
 same command resumes. With other --tasks it fills more columns of the table.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Sequence

@@ -10,6 +10,8 @@ line and a blank line between sentences, or files of JSON lines; see
 `tasks/ner_files.py`. The training file defines the tags.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import collections

@@ -12,6 +12,8 @@ decide what is trained: those without next sentences train masked LM alone, and
 packed ones train several pairs per row.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,6 +13,8 @@ For SQuAD 2.0 add --version_2_with_negative. To ask questions of a text:
     python run_squad.py --question='Who ...?' --context_file=text.txt ...
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Callable

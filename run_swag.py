@@ -10,6 +10,8 @@
 flags: .csv in its layout, or .jsonl with a context and any number of choices.
 """
 
+from __future__ import annotations
+
 import launch  # First: from here on a signal ends the program quietly.
 
 import os

@@ -12,6 +12,8 @@ between two spaces: running text is mostly words, with or without a comma, that
 occurred before.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import itertools
 import re

@@ -4,6 +4,8 @@ task records   --task_dataset-->      batches, in an order for training
 InputFeatures  --features_dataset-->  batches, in the given order
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import itertools
 from typing import NamedTuple

@@ -7,6 +7,8 @@ names and the list does not, so that a kill at any moment leaves whole
 checkpoints. Nothing else is ever deleted.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 import json
 import os

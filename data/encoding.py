@@ -6,6 +6,8 @@
 Sequences are not padded here; `batching` pads whole batches.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -5,6 +5,8 @@ parts are kept. When all parts exist they are merged, with a part at a time in
 memory.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import io

@@ -9,6 +9,8 @@ All paths go through `tf.io.gfile`, so `gs://` works; such file systems write
 whole files anyway.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno

@@ -13,6 +13,8 @@ means that file or folder, even if it contains commas or brackets or begins with
 locks, are found only if they are named exactly.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 import glob
 import os

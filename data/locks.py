@@ -5,6 +5,8 @@ A lock is a small file that its holder keeps locked by the operating system
 that was left behind is no obstacle: the next writer takes it over.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import json
@@ -71,11 +73,11 @@ class Lock:
     self._created_folders: list[str] = []
 
   @classmethod
-  def of_folder(cls, folder: str, place: str) -> "Lock":
+  def of_folder(cls, folder: str, place: str) -> Lock:
     """Returns the lock of a folder; taking it creates a missing folder."""
     return cls(os.path.join(folder, SUFFIX), place)
 
-  def __enter__(self) -> "Lock":
+  def __enter__(self) -> Lock:
     """Takes the lock.
 
     Raises:

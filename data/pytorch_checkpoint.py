@@ -10,6 +10,8 @@ version 1.6. Every size in a file is compared with the size of the file before
 memory is allocated.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 import dataclasses
 import io

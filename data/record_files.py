@@ -13,6 +13,8 @@ Damage is searched for only after TensorFlow has failed to read a file, or when
 it is to be skipped, so reading intact files takes no extra time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib

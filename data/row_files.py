@@ -4,6 +4,8 @@ The content tells the formats apart, not the name: libraries write JSON lines to
 files called `.json`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 import json
 from typing import Any, NamedTuple

@@ -10,6 +10,8 @@ Every size in the header is compared with the size of the file before memory is
 allocated.
 """
 
+from __future__ import annotations
+
 import math
 import os
 from typing import Any, NamedTuple

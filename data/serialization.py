@@ -1,5 +1,7 @@
 """Features to serialized `tf.train.Example`s, one row or many rows at once."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -94,7 +96,7 @@ class _RowBytes:
       lengths = np.array([width])
     self.lengths = lengths
 
-  def __add__(self, other: "_RowBytes") -> "_RowBytes":
+  def __add__(self, other: _RowBytes) -> _RowBytes:
     """Returns the bytes of each row followed by those of the same other row."""
     return _RowBytes(self.columns + other.columns, self.lengths + other.lengths)
 

@@ -10,6 +10,8 @@ shows the most context around it; there its number is drawn. A window shows as
 much context as there is on the side with fewer tokens.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np

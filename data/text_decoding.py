@@ -4,6 +4,8 @@ Text is UTF-8, unless a byte order mark or the user says something else. A mark
 wins over the user: files of one folder may differ.
 """
 
+from __future__ import annotations
+
 import codecs
 from collections.abc import Iterable, Iterator
 import re

@@ -5,6 +5,8 @@ heads. The names of those are an argument, `head_names`: released name -> name
 in PyTorch transformers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 import os
 import re
@@ -140,7 +142,7 @@ class _PyTorchFile:
 
 def _open_file(
   path: str,
-) -> "_PyTorchFile | safetensors_checkpoint.SafetensorsFile":
+) -> _PyTorchFile | safetensors_checkpoint.SafetensorsFile:
   if path.endswith(".bin"):
     return _PyTorchFile(path)
   return safetensors_checkpoint.SafetensorsFile(path)

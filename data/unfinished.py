@@ -8,6 +8,8 @@ A part counts only if its manifest matches it. So if a program is killed, the
 next run makes the parts that are missing or damaged, and uses the others.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 import json
 import os

@@ -7,6 +7,8 @@ any number of machines. Beam moves the data between machines and repeats what
 failed; it replaces the worker processes and the folder of parts.
 """
 
+from __future__ import annotations
+
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
@@ -45,7 +47,7 @@ class ProgramIdentity(NamedTuple):
   lock_file: str
 
   @classmethod
-  def of_this_process(cls, lock_file: str) -> "ProgramIdentity":
+  def of_this_process(cls, lock_file: str) -> ProgramIdentity:
     if not file_io.is_remote(lock_file):
       lock_file = os.path.abspath(lock_file)
     return cls(socket.gethostname(), os.getpid(), lock_file)

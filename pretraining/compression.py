@@ -4,6 +4,8 @@ The first bytes of a file tell how it is compressed, whatever its name is. But a
 file whose name says that it is compressed must be.
 """
 
+from __future__ import annotations
+
 import bz2
 from collections.abc import Callable, Iterator
 import functools

@@ -18,6 +18,8 @@ WikiExtractor writes the last two, with the title as the first line of a text. A
 title is no sentence, so it is left out.
 """
 
+from __future__ import annotations
+
 import codecs
 import collections
 from collections.abc import Iterator, Sequence

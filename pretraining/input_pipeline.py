@@ -1,5 +1,7 @@
 """Batches of pre-training records, in an order that follows from the seed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 import os
 from typing import NamedTuple

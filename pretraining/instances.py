@@ -11,6 +11,8 @@ thousands of rows at once.
     [CLS] a a a [SEP] b b [SEP] [CLS] a [SEP] b b [SEP] 0  two, packed
 """
 
+from __future__ import annotations
+
 import bisect
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,7 +86,7 @@ class InstanceSpans(NamedTuple):
   b_lengths: np.ndarray
   is_random_next: np.ndarray
 
-  def select(self, index: np.ndarray) -> "InstanceSpans":
+  def select(self, index: np.ndarray) -> InstanceSpans:
     return InstanceSpans(*(field[index] for field in self))
 
 

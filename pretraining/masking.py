@@ -8,6 +8,8 @@ A masking rule is decided in two places: `Masker.mask_rows` says which tokens
 are predicted, and `Masker._replace_tokens` what the model sees instead.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 import dataclasses
 from typing import NamedTuple
@@ -37,7 +39,7 @@ class Vocabulary(NamedTuple):
   replacements: np.ndarray
 
   @classmethod
-  def from_tokens(cls, vocab: Mapping[str, int]) -> "Vocabulary":
+  def from_tokens(cls, vocab: Mapping[str, int]) -> Vocabulary:
     """Returns the facts about a vocabulary, given as token -> id.
 
     Raises:

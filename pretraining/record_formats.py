@@ -1,5 +1,7 @@
 """The features of pre-training records, and checks of their values."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
 from typing import NamedTuple

@@ -8,6 +8,8 @@ in a folder of parts next to the output. If the program is killed, the next run
 uses the blocks that are complete there, and the shards that exist.
 """
 
+from __future__ import annotations
+
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses

@@ -8,6 +8,8 @@ so Ctrl-C reaches only this program. All of them end when their standard input
 is closed, that is when this program ends, even if it is killed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 import contextlib
 import functools
@@ -127,7 +129,7 @@ class _WorkerPool:
     self._num_workers = num_workers
     self._connections: list[multiprocessing.connection.Connection] = []
 
-  def __enter__(self) -> "_WorkerPool":
+  def __enter__(self) -> _WorkerPool:
     """Starts the processes, which import modules while this one continues."""
     pipes = [multiprocessing.Pipe() for _ in range(self._num_workers)]
     self._connections = [our_end for our_end, _ in pipes]

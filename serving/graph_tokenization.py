@@ -10,6 +10,8 @@ There is one difference: marks that are kept (category Mc) stay in the order in
 which they were written, where Unicode's normal form may exchange two of them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 import functools
 from typing import NamedTuple
@@ -107,7 +109,7 @@ class GraphTokenizer(tf.Module):
     ids = tf.gather(pieces.ids, places)
     return Tokens(by_text(ids), by_text(starts), by_text(ends), by_text(words))
 
-  def _split_words(self, codes: tf.Tensor, starts: tf.Tensor) -> "_Pieces":
+  def _split_words(self, codes: tf.Tensor, starts: tf.Tensor) -> _Pieces:
     """Returns the pieces of words, with the unknown token where there are none.
 
     Args:

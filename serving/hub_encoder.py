@@ -14,6 +14,8 @@ into the function that calls it.
 Dropout in these graphs draws from generators of their own, so two runs differ.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 import os
 

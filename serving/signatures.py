@@ -9,6 +9,8 @@ Every input and output has one row per text, so a server may batch requests.
 programs can continue to train it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -231,7 +233,7 @@ class _TokenWindows(NamedTuple):
     rooms: tf.Tensor,
     strides: tf.Tensor,
     last_is_full: bool = False,
-  ) -> "_TokenWindows":
+  ) -> _TokenWindows:
     """Returns windows of `rooms` tokens, each `strides` after the one before.
 
     Args:
@@ -629,7 +631,7 @@ class _TokenizedWords(NamedTuple):
   ends: tf.Tensor
 
   @classmethod
-  def from_tokens(cls, tokens: graph_tokenization.Tokens) -> "_TokenizedWords":
+  def from_tokens(cls, tokens: graph_tokenization.Tokens) -> _TokenizedWords:
     """Returns the words that tokens are part of."""
     # tokens        un ##able to | to      of two texts
     # tokens.words   0   0     1 | 0

@@ -4,6 +4,8 @@ Tasks differ in data only: files, columns and labels. `glue.py` and `xnli.py`
 hold the published tasks; `custom_task` describes data of the user.
 """
 
+from __future__ import annotations
+
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
@@ -253,7 +255,7 @@ class ClassificationTask:
     return examples
 
   def _skip_row(
-    self, row: tables.Row, columns: Columns, skipped: "_SkippedRows"
+    self, row: tables.Row, columns: Columns, skipped: _SkippedRows
   ) -> bool:
     """Returns whether a row has no text, no label, or one to leave out.
 

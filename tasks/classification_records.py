@@ -4,6 +4,8 @@ A text that does not fit may become several records, its windows. It counts as
 one example: the windows share its weight, and their logits are averaged.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import NamedTuple

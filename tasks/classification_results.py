@@ -1,5 +1,7 @@
 """Files of a classifier's predictions, for people and servers."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 import csv
 import os

@@ -1,5 +1,7 @@
 """Examples with targets, some of whose labels training may not have seen."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -4,10 +4,11 @@ The file lies next to the weights of a classifier, a tagger or a model that
 chooses. With the config and the vocabulary it suffices to use the model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 import dataclasses
 import os
-from typing import Optional
 
 import tensorflow as tf
 
@@ -71,7 +72,7 @@ class ClassifierConfig:
     file_io.write_json(os.path.join(folder, _FILE), dataclasses.asdict(self))
 
   @classmethod
-  def read(cls, folder: str) -> Optional["ClassifierConfig"]:
+  def read(cls, folder: str) -> ClassifierConfig | None:
     """Returns the config in a folder, or None if there is none.
 
     Raises:

@@ -4,6 +4,8 @@ The logits of the teacher are computed once, and cached in a file that is named
 after the texts and the weights.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import io

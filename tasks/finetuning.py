@@ -7,6 +7,8 @@ A program reads examples, writes their records, and turns predictions into
 answers and scores. Everything in between is the same for all tasks.
 """
 
+from __future__ import annotations
+
 import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -3,6 +3,8 @@
 A new task is one entry in the list of tasks.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from typing import NamedTuple
 

@@ -4,6 +4,8 @@ A score that is not defined is 0: F1 without positives, a correlation with a
 constant.
 """
 
+from __future__ import annotations
+
 import collections
 from collections.abc import Sequence
 import functools

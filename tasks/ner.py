@@ -8,6 +8,8 @@ read in overlapping windows. A word that is in several windows counts in the one
 that gives its first piece most context.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import json

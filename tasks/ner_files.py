@@ -16,6 +16,8 @@ between sentences. The lines themselves show the rest:
 Files of JSON are read by `ner_json`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import itertools

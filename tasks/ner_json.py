@@ -7,6 +7,8 @@ Annotation tools write the second form, with offsets in characters. A text is
 split into words and punctuation marks as the tokenizer splits it.
 """
 
+from __future__ import annotations
+
 import bisect
 from collections.abc import Mapping, Sequence
 import dataclasses

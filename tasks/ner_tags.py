@@ -7,6 +7,8 @@ BILOU   B-per  L-per  O    U-per
 BMES    B-per  E-per  O    S-per     M- where BIOES has I-
 """
 
+from __future__ import annotations
+
 import collections
 from collections.abc import Iterable, Sequence
 

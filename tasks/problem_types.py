@@ -10,6 +10,8 @@ training example has. Arrays of n examples have these forms:
     Regression    float32 [n], the value           [n, 1]
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 import dataclasses
 

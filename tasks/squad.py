@@ -12,6 +12,8 @@ paragraphs, which have questions (`qas`). These are read as well:
 All of them may be JSON, JSON lines or Parquet.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 import dataclasses
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """From logits to answers of questions: candidates, n best, and no answer."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 import json
 import math

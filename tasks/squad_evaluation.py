@@ -3,6 +3,8 @@
 Rajpurkar et al., 2016, section 6.1, and 2018, section 5.2.
 """
 
+from __future__ import annotations
+
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import re

@@ -1,5 +1,7 @@
 """Records of windows over paragraphs, and the logits of windows."""
 
+from __future__ import annotations
+
 import collections
 import itertools
 import json

@@ -7,6 +7,8 @@ A paragraph that is longer than a sequence is read in overlapping windows. A
 token that is in several windows counts in the one that gives it most context.
 """
 
+from __future__ import annotations
+
 import bisect
 import collections
 from collections.abc import Iterable, Iterator, Sequence

@@ -3,6 +3,8 @@
 [CLS] context [SEP] choice [SEP]     one sequence for each choice
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 import dataclasses
 import os

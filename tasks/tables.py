@@ -6,6 +6,8 @@ another delimiter: a comma, semicolon, tab or pipe. Files of JSON and Parquet
 have rows whose keys are the columns. `.gz` may follow each ending.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 import csv
 import itertools

@@ -1,5 +1,7 @@
 """Lines of files of examples, and how messages show values."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 import reprlib
 from typing import Any

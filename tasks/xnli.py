@@ -1,5 +1,7 @@
 """XNLI (Conneau et al., 2018): natural language inference in 15 languages."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from errors import UserError

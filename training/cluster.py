@@ -1,5 +1,7 @@
 """The machines and accelerators of a run."""
 
+from __future__ import annotations
+
 import os
 
 import tensorflow as tf

@@ -1,5 +1,7 @@
 """How much computation and memory a training step needs."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import tensorflow as tf

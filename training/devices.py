@@ -4,6 +4,8 @@ A *worker* is a machine of TF_CONFIG, and the *chief* is the worker that writes
 files. A *replica* is a device with its own copy of the model.
 """
 
+from __future__ import annotations
+
 import time
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Evaluation and prediction: functions of batches, on the devices at hand."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 import math
 from typing import Any

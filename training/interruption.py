@@ -1,5 +1,7 @@
 """Ends calls of the training graph: after a while, or when a signal arrives."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import signal
@@ -57,7 +59,7 @@ class Call:
     self._signal: signal.Signals | None = None
     self._may_be_left = False
 
-  def __enter__(self) -> "Call":
+  def __enter__(self) -> Call:
     # Python handles signals in the main thread only.
     self._is_listening = threading.current_thread() is threading.main_thread()
     if self._is_listening:

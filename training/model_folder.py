@@ -6,6 +6,8 @@ bert_model.ckpt.*  its weights
 classifier.json    the meaning of its head, if it has one
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 import os
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """The names of the files in the folder of a run, `--output_dir`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 import os
 import re

@@ -5,6 +5,8 @@ given another config, its weights cannot be used. If it is given other data, the
 run can go on, but its user has to know.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from concurrent import futures
 import os

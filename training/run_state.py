@@ -1,5 +1,7 @@
 """State of a run besides its weights: the JSON next to each checkpoint."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
@@ -59,7 +61,7 @@ class RunState:
   data_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @classmethod
-  def from_json(cls, fields: Mapping[str, Any], path: str) -> "RunState":
+  def from_json(cls, fields: Mapping[str, Any], path: str) -> RunState:
     """Returns the state that a file holds. Unknown fields are ignored.
 
     Args:

@@ -1,5 +1,7 @@
 """Errors of training steps, explained to the user."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 import contextlib
 

@@ -1,5 +1,7 @@
 """The training data of a run, from where its last checkpoint left off."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 
 from absl import logging

@@ -7,6 +7,8 @@ averages over the steps since the line before. Steps only increase: when an
 interrupted run resumes, lines about steps that it will repeat are dropped.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 import json
 import math
@@ -77,7 +79,7 @@ class Progress:
       self._writer = tf.summary.create_file_writer(model_dir)
       self._log = tf.io.gfile.GFile(path, "a")
 
-  def __enter__(self) -> "Progress":
+  def __enter__(self) -> Progress:
     return self
 
   def __exit__(self, *unused_exception) -> None:

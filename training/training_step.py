@@ -8,6 +8,8 @@ Python function first, which takes longer than the tracing, and none of ours
 needs it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
