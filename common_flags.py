@@ -13,6 +13,7 @@ from absl import logging
 import tensorflow as tf
 
 import checkpoint
+from command_line import flag_help
 from data import checkpoint_folder
 from data import text_decoding
 from errors import UserError
@@ -35,6 +36,7 @@ FLAGS = flags.FLAGS
 # --- Models and text ---------------------------------------------------------
 
 
+@flag_help.group("Model")
 def _define_model_name() -> None:
   if "model" not in FLAGS:
     flags.DEFINE_string(
@@ -46,6 +48,7 @@ def _define_model_name() -> None:
     )
 
 
+@flag_help.group("Model")
 def define_model_flags() -> None:
   """Defines the flags that name a model."""
   _define_model_name()
@@ -68,6 +71,7 @@ def define_model_flags() -> None:
   )
 
 
+@flag_help.group("Text")
 def define_text_flags() -> None:
   """Defines the flags of programs that read plain text of any size."""
   flags.DEFINE_string(
@@ -139,6 +143,7 @@ def define_unseen_labels_flag() -> None:
 MASKING_FLAGS = ("masked_lm_prob", "do_whole_word_mask")
 
 
+@flag_help.group("Masks")
 def define_masking_flags(needed_flag: str | None = None) -> None:
   """Defines `MASKING_FLAGS`, the fields of `masking.MaskingSettings`.
 
@@ -171,6 +176,7 @@ def masking_settings() -> masking.MaskingSettings:
   return masking.MaskingSettings(**values)
 
 
+@flag_help.group("Model")
 def define_vocab_flags(do_lower_case: bool = True) -> None:
   """Defines the flags of the tokenizer.
 
@@ -190,6 +196,7 @@ def define_vocab_flags(do_lower_case: bool = True) -> None:
 # --- Training, evaluation and prediction -------------------------------------
 
 
+@flag_help.group("Training")
 def define_training_flags(
   learning_rate: float,
   best_metric: str | None,
@@ -298,6 +305,7 @@ def define_training_flags(
   )
 
 
+@flag_help.group("Optimizer")
 def _define_optimizer_flags(learning_rate: float) -> None:
   descriptions = [
     f"{name} {choice.description}"
@@ -337,6 +345,7 @@ def _define_optimizer_flags(learning_rate: float) -> None:
   )
 
 
+@flag_help.group("Evaluation")
 def define_evaluation_flags() -> None:
   """Defines the flags of programs that evaluate apart from predicting."""
   flags.DEFINE_bool("do_eval", False, "Whether to evaluate.")
@@ -348,6 +357,7 @@ def define_evaluation_flags() -> None:
   )
 
 
+@flag_help.group("Sequences and epochs")
 def define_task_flags(max_seq_length: int) -> None:
   """Defines the flags of programs that fine-tune and predict.
 
@@ -387,6 +397,7 @@ def define_task_flags(max_seq_length: int) -> None:
   )
 
 
+@flag_help.group("TPU")
 def define_tpu_flags() -> None:
   """Defines the flags that put a run on a Cloud TPU."""
   flags.DEFINE_bool("use_tpu", False, "Whether to run on a Cloud TPU.")

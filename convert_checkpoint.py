@@ -25,6 +25,7 @@ import safetensors
 import tensorflow as tf
 
 import checkpoint
+from command_line import flag_help
 from data import file_io
 from data import locks
 from data import transformers_format
@@ -52,6 +53,7 @@ _RELEASED_FILES = (
 _TRANSFORMERS_FILES = (_VOCAB, _TRANSFORMERS_WEIGHTS[0], _TRANSFORMERS_CONFIG)
 
 
+@flag_help.group("Conversion")
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_string("input_dir", None, "Folder of the model.", required=True)

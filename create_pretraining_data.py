@@ -29,6 +29,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
+from command_line import flag_help
 import common_flags
 from data import file_io
 from data import file_names
@@ -46,6 +47,7 @@ FLAGS = flags.FLAGS
 _SECONDS_PER_LOG_LINE = 10.0
 
 
+@flag_help.group("Pre-training data")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_text_flags()

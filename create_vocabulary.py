@@ -28,9 +28,11 @@ from absl import logging
 import tensorflow as tf
 import tokenizers
 
+from command_line import flag_help
 import common_flags
 from data import file_io
 from data import file_names
+from data import released_models
 from data import unfinished
 from errors import UserError
 import modeling
@@ -53,6 +55,7 @@ _MOST_WORDS = 5_000_000
 _TRAINER_CHARACTERS = 2**20
 
 
+@flag_help.group("Vocabulary")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_text_flags()
@@ -103,7 +106,7 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     "model_size",
     None,
-    sorted(modeling.RELEASED_SIZES),
+    sorted(released_models.SIZES),
     "Size of the model described by bert_config.json.",
   )
   flags.DEFINE_string(

@@ -34,8 +34,10 @@ import zlib
 from absl import flags
 from absl import logging
 
+from command_line import flag_help
 from data import file_io
 from data import locks
+from data import released_models
 from errors import UserError
 import modeling
 from training import model_folder
@@ -44,39 +46,6 @@ FLAGS = flags.FLAGS
 
 _SERVER = "https://storage.googleapis.com/bert_models/"
 _MIRROR_VARIABLE = "BERT_MODEL_MIRROR"
-
-# The 24 sizes of Turc et al. (2019).
-_SMALL_MODELS = [
-  f"uncased_L-{layers}_H-{hidden}_A-{hidden // 64}"
-  for layers in (2, 4, 6, 8, 10, 12)
-  for hidden in (128, 256, 512, 768)
-]
-# The models of the paper, those with whole words masked, multilingual, Chinese.
-_PUBLISHED_PATHS = (
-  # The uncased Base model of the paper comes last, because it has the name of
-  # one of the 24.
-  "2018_10_18/cased_L-12_H-768_A-12.zip",
-  "2018_10_18/uncased_L-24_H-1024_A-16.zip",
-  "2018_10_18/cased_L-24_H-1024_A-16.zip",
-  "2019_05_30/wwm_uncased_L-24_H-1024_A-16.zip",
-  "2019_05_30/wwm_cased_L-24_H-1024_A-16.zip",
-  "2018_11_23/multi_cased_L-12_H-768_A-12.zip",
-  "2018_11_03/multilingual_L-12_H-768_A-12.zip",
-  "2018_11_03/chinese_L-12_H-768_A-12.zip",
-  "2018_10_18/uncased_L-12_H-768_A-12.zip",
-)
-
-
-def _released_models() -> dict[str, str]:
-  """Returns name -> path on the server, for all released models."""
-  models = {name: f"2020_02_20/{name}.zip" for name in _SMALL_MODELS}
-  for path in _PUBLISHED_PATHS:
-    name = os.path.basename(path).removesuffix(".zip")
-    models[name] = path
-  return models
-
-
-MODELS = _released_models()
 
 _RECORD = "download.json"
 _CONFIG, _CHECKPOINT_INDEX = "bert_config.json", "bert_model.ckpt.index"
@@ -89,10 +58,15 @@ _SECONDS_PER_LINE = 5.0
 _TIMEOUT_SECONDS = 60.0
 
 
+@flag_help.group("Download")
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_enum(
-    "name", None, list(MODELS), "Name of the model.", required=True
+    "name",
+    None,
+    [*released_models.PATHS, *released_models.ALIASES],
+    "Name of the model, here or in the transformers library.",
+    required=True,
   )
   flags.DEFINE_string(
     "output_dir",
@@ -403,7 +377,8 @@ def _is_plain_file(member: zipfile.ZipInfo) -> bool:
 
 
 def main(_):
-  folder = os.path.join(FLAGS.output_dir, FLAGS.name)
+  name = released_models.find_name(FLAGS.name)
+  folder = os.path.join(FLAGS.output_dir, name)
   with locks.Lock(folder + locks.SUFFIX, folder):
     file_io.remove_leftovers(FLAGS.output_dir)
     part = folder + ".zip.part"
@@ -417,7 +392,7 @@ def main(_):
         f"{_RECORD}. Choose another --output_dir."
       )
     server = FLAGS.mirror or os.environ.get(_MIRROR_VARIABLE) or _SERVER
-    url = server.rstrip("/") + "/" + MODELS[FLAGS.name]
+    url = server.rstrip("/") + "/" + released_models.PATHS[name]
     logging.info("Downloading %s", url)
     record = download(url, part)
     unpack(part, folder, record)

@@ -23,17 +23,16 @@ from typing import Any
 from absl import flags
 from absl import logging
 import tensorflow as tf
-from tensorflow.core.protobuf import fingerprint_pb2
-from tensorflow_serving.apis import predict_pb2
-from tensorflow_serving.apis import prediction_log_pb2
 
 import checkpoint
+from command_line import flag_help
 import common_flags
 from data import encoding
 from data import file_io
 from errors import UserError
 import heads
 import modeling
+from serving import serving_settings
 from serving import signatures
 from tasks import classifier_config
 from training import model_folder
@@ -46,6 +45,7 @@ _WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _FINGERPRINT_FILE = "fingerprint.pb"
 
 
+@flag_help.group("Export")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()
@@ -82,7 +82,7 @@ def define_flags() -> None:
     "Default: the length from the training of a classifier, 384 for span, or "
     "else the longest that the model can read.",
   )
-  settings = signatures.ServingSettings()
+  settings = serving_settings.ServingSettings()
   flags.DEFINE_integer(
     "doc_stride",
     settings.doc_stride,
@@ -241,9 +241,9 @@ def _load_model(
 
 def _serving_settings(
   classifier: classifier_config.ClassifierConfig | None,
-) -> signatures.ServingSettings:
+) -> serving_settings.ServingSettings:
   """Returns the settings of the flags, and those of a classifier."""
-  settings = signatures.ServingSettings(
+  settings = serving_settings.ServingSettings(
     doc_stride=FLAGS.doc_stride,
     max_query_length=FLAGS.max_query_length,
     max_answer_length=FLAGS.max_answer_length,
@@ -301,6 +301,8 @@ def _set_fingerprint(path: str) -> None:
   if not tf.io.gfile.exists(path):
     return
   content = file_io.read_bytes(path)
+  from tensorflow.core.protobuf import fingerprint_pb2
+
   fingerprint = fingerprint_pb2.FingerprintDef.FromString(content)
   fingerprint.uuid = ""
   digest = hashlib.sha256(fingerprint.SerializeToString(deterministic=True))
@@ -318,6 +320,9 @@ def _write_warmup_requests(
     model_name: Name of the model on the server.
     requests: Name of a signature -> its inputs by name.
   """
+  from tensorflow_serving.apis import predict_pb2
+  from tensorflow_serving.apis import prediction_log_pb2
+
   tf.io.gfile.makedirs(os.path.dirname(path))
   with tf.io.TFRecordWriter(path) as writer:
     for signature, inputs in requests.items():

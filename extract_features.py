@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from command_line import flag_help
 import common_flags
 from data import batching
 from data import encoding
@@ -48,6 +49,7 @@ _NUMBERS_PER_PART = 2**28
 _LINES_PER_PART = 8192
 
 
+@flag_help.group("Features")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()

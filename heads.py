@@ -34,7 +34,7 @@ _POOLER_PREFIX = "bert/pooler/"
 
 # Named (sum, weight) pairs of float32 scalars; see `losses`.
 NamedSums = dict[str, losses.SumAndWeight]
-Features = Mapping[str, tf.Tensor]
+Features = Mapping[str, "tf.Tensor"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Head:
 
   Attributes:
     name: Name of the head.
-    model_class: Class in `modeling`.
+    model_class: Name of the class in `modeling`.
     takes_num_outputs: Whether the number of outputs is an argument of the
       model class, after the config.
     recognized_by: Variables that every checkpoint with this head holds.
@@ -64,7 +64,7 @@ class Head:
   """
 
   name: str
-  model_class: type[tf.Module]
+  model_class: str
   takes_num_outputs: bool
   recognized_by: tuple[str, ...]
   transformers_names: Mapping[str, str]
@@ -107,9 +107,10 @@ class Head:
       num_outputs: Number of outputs; ignored by heads with a fixed number.
       **options: Further arguments of `modeling.BertModel`.
     """
+    model_class = getattr(modeling, self.model_class)
     if self.takes_num_outputs:
-      return self.model_class(config, num_outputs, **options)
-    return self.model_class(config, **options)
+      return model_class(config, num_outputs, **options)
+    return model_class(config, **options)
 
 
 # --- Losses ------------------------------------------------------------------
@@ -258,7 +259,7 @@ _PREDICTIONS = {"cls/predictions/output_bias": "cls.predictions.bias"}
 _ALL = (
   Head(
     SPAN,
-    modeling.BertForQuestionAnswering,
+    "BertForQuestionAnswering",
     takes_num_outputs=False,
     recognized_by=("cls/squad/output_weights",),
     transformers_names={
@@ -273,7 +274,7 @@ _ALL = (
   ),
   Head(
     PRETRAINING,
-    modeling.BertForPreTraining,
+    "BertForPreTraining",
     takes_num_outputs=False,
     recognized_by=(
       "cls/predictions/output_bias",
@@ -291,7 +292,7 @@ _ALL = (
   # The weights of `PRETRAINING` without next sentences.
   Head(
     MASKED_LM,
-    modeling.BertForPreTraining,
+    "BertForPreTraining",
     takes_num_outputs=False,
     recognized_by=("cls/predictions/output_bias",),
     transformers_names=_PREDICTIONS,
@@ -301,7 +302,7 @@ _ALL = (
   ),
   Head(
     SINGLE_LABEL,
-    modeling.BertForSequenceClassification,
+    "BertForSequenceClassification",
     takes_num_outputs=True,
     **_CLASSIFIER,
     transformers_class="BertForSequenceClassification",
@@ -313,7 +314,7 @@ _ALL = (
   ),
   Head(
     MULTI_LABEL,
-    modeling.BertForSequenceClassification,
+    "BertForSequenceClassification",
     takes_num_outputs=True,
     **_CLASSIFIER,
     transformers_class="BertForSequenceClassification",
@@ -325,7 +326,7 @@ _ALL = (
   ),
   Head(
     REGRESSION,
-    modeling.BertForSequenceClassification,
+    "BertForSequenceClassification",
     takes_num_outputs=True,
     **_CLASSIFIER,
     transformers_class="BertForSequenceClassification",
@@ -337,7 +338,7 @@ _ALL = (
   ),
   Head(
     TAGGING,
-    modeling.BertForTokenClassification,
+    "BertForTokenClassification",
     takes_num_outputs=True,
     **_CLASSIFIER,
     transformers_class="BertForTokenClassification",
@@ -348,7 +349,7 @@ _ALL = (
   ),
   Head(
     MULTIPLE_CHOICE,
-    modeling.BertForMultipleChoice,
+    "BertForMultipleChoice",
     takes_num_outputs=False,
     **_CLASSIFIER,
     transformers_class="BertForMultipleChoice",
@@ -360,7 +361,7 @@ _ALL = (
   # Every checkpoint has an encoder, so it comes last.
   Head(
     ENCODER,
-    modeling.BertModel,
+    "BertModel",
     takes_num_outputs=False,
     recognized_by=(),
     transformers_names={},

@@ -10,8 +10,8 @@ While `main` runs, a signal raises `errors.Interrupted` wherever the program is.
 During training the estimator handles signals, and saves first. Errors that the
 user can fix are printed as one line, without a traceback (`-v=1` shows it).
 
-This module also keeps TensorFlow from loading Keras, which no program uses, and
-which takes almost half of the time of `import tensorflow`.
+Imports of TensorFlow are postponed until the flags are known to be right, so
+that help and mistakes are answered at once; see `command_line.late_imports`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import time
 import traceback
 from typing import Any
 
+from command_line import late_imports
 from errors import Interrupted
 from errors import repeat_warnings
 from errors import UserError
@@ -132,30 +133,9 @@ def _end_with_parent() -> None:
   os._exit(1)
 
 
-class _KerasLater:
-  """Finder of modules that postpones Keras until something uses it.
-
-  TensorFlow ends its own import with an import of Keras' optimizers, for users
-  of `tf.keras`, and goes on without them if that import fails. This finder
-  makes it fail, but only while TensorFlow itself is being imported. Later,
-  `tf.keras`, `import keras` and layers of TensorFlow Hub load Keras as ever.
-  """
-
-  def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-    del path, target
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is None or not name.startswith(("keras.", "tf_keras.")):
-      return
-    # The flag by which Python's import system marks a module whose code still
-    # runs.
-    if getattr(tensorflow.__spec__, "_initializing", False):
-      raise ModuleNotFoundError(f"{name} is loaded on first use", name=name)
-
-
-sys.meta_path.insert(0, _KerasLater())
-
 if _is_program() and threading.current_thread() is threading.main_thread():
   _handle_signals(_exit_at_once)
+  late_imports.postpone()
   if os.environ.pop(_PARENT_VARIABLE, None):
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -200,27 +180,36 @@ def run(
       of a long call of a library.
   """
   from absl import app  # pylint: disable=g-import-not-at-top
-  from absl import flags  # pylint: disable=g-import-not-at-top
   from absl import logging  # pylint: disable=g-import-not-at-top
 
-  logging.set_verbosity(logging.INFO)
+  from command_line import flag_help  # pylint: disable=g-import-not-at-top
+  from command_line import flag_parsing  # pylint: disable=g-import-not-at-top
+  from command_line import messages  # pylint: disable=g-import-not-at-top
+
+  messages.set_up()
 
   def parse_flags(argv):
+    if flag_parsing.asks_for_help(argv):
+      docstring = str(sys.modules["__main__"].__doc__)
+      sys.stdout.write(flag_help.help_text(docstring))
+      sys.exit(0)
     pattern = re.compile(f"--?{passes_on_flags}(=|$)")
-    if passes_on_flags and any(map(pattern.match, argv)):
-      return flags.FLAGS(argv, known_only=True)
-    return app.parse_flags_with_usage(argv)
+    passes_on = passes_on_flags and any(map(pattern.match, argv))
+    try:
+      return flag_parsing.parse(argv, known_only=bool(passes_on))
+    except UserError as error:
+      sys.exit(_report_error(error))
 
   def guarded_main(argv):
-    passes_on = passes_on_flags and flags.FLAGS[passes_on_flags].value
-    if len(argv) > 1 and not passes_on:
-      raise app.UsageError(
-        f"{argv[1]!r} belongs to no flag. Flags look like --name=value."
-      )
     if not saves_at_signals:
       _end_soon_after_signals()
     _escape_what_the_output_lacks()
     try:
+      if "tensorflow" in sys.modules:
+        logging.info("Loading TensorFlow ...")
+      with messages.held_back():
+        late_imports.load_all()
+        _find_gpus()
       _handle_signals(_interrupt)
       main(argv)
       repeat_warnings()
@@ -241,6 +230,15 @@ def run(
       _handle_signals(signal.SIG_IGN)
 
   app.run(guarded_main, argv=_read_arguments(), flags_parser=parse_flags)
+
+
+def _find_gpus() -> None:
+  """Makes TensorFlow look for GPUs, which it reports about at length."""
+  from absl import flags  # pylint: disable=g-import-not-at-top
+
+  tensorflow = sys.modules.get("tensorflow")
+  if tensorflow and not flags.FLAGS.get_flag_value("use_tpu", False):
+    tensorflow.config.list_physical_devices()
 
 
 def _report_error(error: BaseException) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 # A sum over a batch, and the number by which it is to be divided.
-SumAndWeight = tuple[tf.Tensor, tf.Tensor]
+SumAndWeight = tuple["tf.Tensor", "tf.Tensor"]
 
 
 # --- Losses of single examples -----------------------------------------------

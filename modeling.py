@@ -29,32 +29,11 @@ from absl import logging
 import tensorflow as tf
 
 from data import file_io
+from data import released_models
 from errors import UserError
 import operations
 
 # --- The config --------------------------------------------------------------
-
-# (num_hidden_layers, hidden_size) of every released English size: the 24 of
-# Turc et al. (2019) and the two of the paper. All have one attention head for
-# each 64 units and an intermediate size of 4 times hidden_size.
-_SIZES = [
-  (layers, hidden)
-  for layers in (2, 4, 6, 8, 10, 12)
-  for hidden in (128, 256, 512, 768)
-]
-_SIZES.append((24, 1024))
-RELEASED_SIZES: dict[str, tuple[int, int]] = {
-  **{
-    f"L-{layers}_H-{hidden}_A-{hidden // 64}": (layers, hidden)
-    for layers, hidden in _SIZES
-  },
-  "tiny": (2, 128),
-  "mini": (4, 256),
-  "small": (4, 512),
-  "medium": (8, 512),
-  "base": (12, 768),
-  "large": (24, 1024),
-}
 
 # Limits for the sizes of a config and for the number of weights. They are far
 # above any real model: a config beyond them is a mistake that would fill the
@@ -207,12 +186,12 @@ class BertConfig:
       UserError: There is no such size.
     """
     size = name[max(0, name.find("L-")) :]
-    if size not in RELEASED_SIZES:
+    if size not in released_models.SIZES:
       raise UserError(
         f"{name!r} is no released size. Use one of: "
-        f"{', '.join(RELEASED_SIZES)}."
+        f"{', '.join(released_models.SIZES)}."
       )
-    num_hidden_layers, hidden_size = RELEASED_SIZES[size]
+    num_hidden_layers, hidden_size = released_models.SIZES[size]
     return cls(
       vocab_size=vocab_size,
       hidden_size=hidden_size,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-Schedule = Callable[[Any], tf.Tensor]
+Schedule = Callable[[Any], "tf.Tensor"]
 
 # Variables with these names are not decayed, and LAMB does not scale their
 # updates.
@@ -174,7 +174,7 @@ class UpdateFactors(NamedTuple):
   bias_2: tf.Tensor
 
 
-class AdamWeightDecayOptimizer(tf.Module):
+class AdamWeightDecayOptimizer:
   """Adam with weight decay outside of the gradient (AdamW).
 
   Each step scales the gradients down to a global norm of at most `clip_norm`,
@@ -225,7 +225,6 @@ class AdamWeightDecayOptimizer(tf.Module):
         decayed.
       rate_multiplier: Name of a variable -> factor of its learning rate.
     """
-    super().__init__()
     self.schedule = schedule
     self._weight_decay_rate = weight_decay_rate
     self._beta_1 = beta_1
@@ -237,6 +236,14 @@ class AdamWeightDecayOptimizer(tf.Module):
     self._rate_multiplier = rate_multiplier or (lambda name: 1.0)
     # Name of a variable -> name of a slot -> variable.
     self._slots: dict[str, dict[str, tf.Variable]] = {}
+
+  @property
+  def variables(self) -> tuple[tf.Variable, ...]:
+    """All slots of all weights."""
+    slots = []
+    for slots_of_weight in self._slots.values():
+      slots.extend(slots_of_weight.values())
+    return tuple(slots)
 
   def build(self, variables: Sequence[tf.Variable]) -> None:
     """Creates the slots `<name>/<slot name>`, zero, for each variable."""

@@ -19,6 +19,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
+from command_line import flag_help
 from data import file_io
 from data import locks
 from errors import UserError
@@ -33,6 +34,7 @@ _NOT_FINITE = re.compile(r"(?<=: )(NaN|-?Infinity)(?=[,}])")
 _LARGEST_STEP, _LARGEST_LOSS = 2**63 - 1, 3.5e38
 
 
+@flag_help.group("Plots")
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_list("runs", None, "Folders of runs.", required=True)

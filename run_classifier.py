@@ -25,6 +25,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from command_line import flag_help
 import common_flags
 from data import encoding
 from errors import UserError
@@ -72,6 +73,7 @@ _TEACHER_FLAGS = (
 )
 
 
+@flag_help.group("Task")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()
@@ -79,6 +81,7 @@ def define_flags() -> None:
   define_classifier_flags()
 
 
+@flag_help.group("Task")
 def define_classifier_flags() -> None:
   """Defines the flags that do not depend on the kind of the encoder."""
   common_flags.define_training_flags(
@@ -129,6 +132,7 @@ def define_classifier_flags() -> None:
   _define_teacher_flags()
 
 
+@flag_help.group("One's own files")
 def _define_custom_flags() -> None:
   """Defines the flags of --task_name=custom."""
   flags.DEFINE_string(
@@ -196,6 +200,7 @@ def _define_custom_flags() -> None:
   )
 
 
+@flag_help.group("Distillation")
 def _define_teacher_flags() -> None:
   """Defines the flags of distillation."""
   flags.DEFINE_string(

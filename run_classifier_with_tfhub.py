@@ -21,6 +21,7 @@ import contextlib
 
 from absl import flags
 
+from command_line import flag_help
 import common_flags
 from errors import UserError
 import run_classifier
@@ -33,6 +34,7 @@ FLAGS = flags.FLAGS
 _HANDLE = "--bert_hub_module_handle"
 
 
+@flag_help.group("Hub module")
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_string(

@@ -30,6 +30,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
+from command_line import flag_help
 import common_flags
 from data import file_io
 from errors import UserError
@@ -46,6 +47,7 @@ _NOT_KEPT = re.compile(
 )
 
 
+@flag_help.group("Grid of runs")
 def define_flags() -> None:
   """Defines the flags of this program."""
   batch_sizes, learning_rates = map(_join, glue.GRID)

@@ -25,6 +25,7 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
+from command_line import flag_help
 import common_flags
 from data import batching
 from data import checkpoint_folder
@@ -45,6 +46,7 @@ from training import run_folder
 FLAGS = flags.FLAGS
 
 
+@flag_help.group("Pre-training")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()

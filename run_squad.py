@@ -27,6 +27,7 @@ from absl import logging
 import tensorflow as tf
 
 import checkpoint
+from command_line import flag_help
 import common_flags
 from data import file_io
 from data import text_decoding
@@ -46,6 +47,7 @@ _NUM_SHOWN = 3  # answers to a question from the command line
 _CONTEXT_SHOWN = 60  # characters on either side of an answer
 
 
+@flag_help.group("Questions")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()

@@ -22,6 +22,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from command_line import flag_help
 import common_flags
 from data import batching
 from data import encoding
@@ -39,6 +40,7 @@ from training import run_folder
 FLAGS = flags.FLAGS
 
 
+@flag_help.group("Choices")
 def define_flags() -> None:
   """Defines the flags of this program."""
   common_flags.define_model_flags()

@@ -38,7 +38,6 @@ from errors import UserError
 REPORT_SUFFIX = ".report.json"
 PARTS_SUFFIX = ".parts"
 
-FILE_ERRORS = (OSError, tf.errors.OpError)
 _CHUNK_BYTES = 2**20
 _TEMPORARY_NAME = re.compile(r".\.[0-9a-f]{8}\.unfinished$")
 _FULL_OR_BROKEN = (
@@ -51,6 +50,11 @@ _FULL_OR_BROKEN = (
 # Maximum number of characters of a bad value in a message.
 _LONGEST_SHOWN = 60
 _SURROGATE = re.compile(r"\\u[dD][89abABcCdDeEfF]")
+
+
+def file_errors() -> tuple[type[Exception], ...]:
+  """Returns the classes of the errors of local and remote file systems."""
+  return OSError, tf.errors.OpError
 
 
 def is_remote(path: str) -> bool:
@@ -141,7 +145,7 @@ def read_bytes(path: str) -> bytes:
       return reader.read()
   except (tf.errors.NotFoundError, FileNotFoundError) as error:
     raise UserError(f"{path} does not exist.") from error
-  except FILE_ERRORS as error:
+  except file_errors() as error:
     raise UserError(
       f"{path} cannot be read: {describe_error(error)}."
     ) from error
@@ -343,7 +347,7 @@ def compute_checksum(path: str, start: int = 0) -> int:
     with tf.io.gfile.GFile(path, "rb") as reader:
       while chunk := reader.read(_CHUNK_BYTES):
         checksum = zlib.crc32(chunk, checksum)
-  except FILE_ERRORS as error:
+  except file_errors() as error:
     raise UserError(
       f"{path} cannot be read: {describe_error(error)}."
     ) from error
@@ -373,21 +377,21 @@ def atomic_file(path: str, temporary_dir: str | None = None) -> Iterator[str]:
       # The lock tells `remove_leftovers` that the file is in use.
       descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
       locks.try_lock(descriptor)
-  except FILE_ERRORS as error:
+  except file_errors() as error:
     raise _write_error(path, error) from error
   try:
     yield temporary
     sync_file(temporary)
     tf.io.gfile.rename(temporary, path, overwrite=True)
     sync_folder(os.path.dirname(path))
-  except FILE_ERRORS as error:
+  except file_errors() as error:
     if not _concerns_output(error, path):
       raise  # an error of a file that is read meanwhile
     raise _write_error(path, error) from error
   finally:
     # After the rename, there is no temporary file any more.
     try:
-      with contextlib.suppress(*FILE_ERRORS):
+      with contextlib.suppress(*file_errors()):
         tf.io.gfile.remove(temporary)
     finally:
       if descriptor is not None:
@@ -422,17 +426,17 @@ def temporary_folder(path: str) -> Iterator[str]:
     if not is_remote(path) and os.name != "nt":
       descriptor = os.open(temporary, os.O_RDONLY)
       locks.try_lock(descriptor)
-  except FILE_ERRORS as error:
+  except file_errors() as error:
     raise _write_error(path, error) from error
   try:
     yield temporary
-  except FILE_ERRORS as error:
+  except file_errors() as error:
     if not _concerns_output(error, path):
       raise
     raise _write_error(path, error) from error
   finally:
     try:
-      with contextlib.suppress(*FILE_ERRORS):
+      with contextlib.suppress(*file_errors()):
         if tf.io.gfile.isdir(temporary):
           tf.io.gfile.rmtree(temporary)
     finally:
@@ -542,7 +546,7 @@ def check_writable(folder: str, flag: str) -> None:
     with tf.io.gfile.GFile(probe, "w") as writer:
       writer.write("")
     tf.io.gfile.remove(probe)
-  except FILE_ERRORS as error:
+  except file_errors() as error:
     raise UserError(
       f"{flag}={folder} cannot be written: {describe_error(error)}."
     ) from error

@@ -121,7 +121,7 @@ def _exists(path: str, source: str) -> bool:
     raise UserError(
       f"{source}: {path} cannot be read: {file_io.describe_error(err)}."
     ) from err
-  except file_io.FILE_ERRORS:
+  except file_io.file_errors():
     return False  # for example, a list of names is too long to be a name
 
 

@@ -65,7 +65,7 @@ def read_chunks(
       f"{path} is compressed, and damaged or cut off: {error}. Was it copied "
       "completely?"
     ) from error
-  except file_io.FILE_ERRORS as error:
+  except file_io.file_errors() as error:
     raise UserError(
       f"{path} cannot be read: {file_io.describe_error(error)}."
     ) from error

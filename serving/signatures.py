@@ -20,6 +20,7 @@ from data import encoding
 import heads
 import modeling
 from serving import graph_tokenization
+from serving import serving_settings
 from tasks import ner
 import tokenization
 
@@ -314,48 +315,25 @@ class _TokenWindows(NamedTuple):
 # --- Models ------------------------------------------------------------------
 
 
-class ServingSettings(NamedTuple):
-  """Settings of a served model besides its weights.
-
-  Attributes:
-    problem_type: The `problem_type` of a classifier.
-    labels: Labels of a classifier, or tags, in the order of their ids.
-    long_text: How a classifier handles long texts; see `encoding`.
-    doc_stride: Distance between windows of a context, in tokens; this and the
-      following are for questions, see `tasks.squad`.
-    max_query_length: Largest number of tokens of a question.
-    n_best_size: Number of starts, and of ends, to look at.
-    max_answer_length: Largest number of tokens of an answer.
-  """
-
-  problem_type: str = heads.SINGLE_LABEL
-  labels: tuple[str, ...] = ()
-  long_text: str = encoding.TRUNCATE
-  doc_stride: int = 128
-  max_query_length: int = 64
-  n_best_size: int = 20
-  max_answer_length: int = 30
-
-
 class ServedModel(tf.Module):
   """A model with its signatures, which are methods with the same arguments.
 
   Attributes:
     model: The model, of a class in `modeling`.
     preprocessor: Turns texts into ids.
-    settings: See `ServingSettings`.
+    settings: See `serving_settings.ServingSettings`.
   """
 
   def __init__(
     self,
     model: Any,
     preprocessor: Preprocessor,
-    settings: ServingSettings | None = None,
+    settings: serving_settings.ServingSettings | None = None,
   ):
     super().__init__()
     self.model = model
     self.preprocessor = preprocessor
-    self._settings = settings or ServingSettings()
+    self._settings = settings or serving_settings.ServingSettings()
 
   def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """Returns name -> signature."""
@@ -442,7 +420,7 @@ class ServedEncoder(ServedModel):
     self,
     model: modeling.BertModel,
     preprocessor: Preprocessor,
-    settings: ServingSettings | None = None,
+    settings: serving_settings.ServingSettings | None = None,
   ):
     super().__init__(model, preprocessor, settings)
     self.variables = list(model.variables)

@@ -17,6 +17,7 @@ import builders
 import pytest
 
 from data import locks
+from data import released_models
 import download_model
 from errors import UserError
 
@@ -291,7 +292,7 @@ def test_what_is_no_archive(web, tmp_path):
 
 
 def test_the_released_models_are_all_there():
-  paths = set(download_model.MODELS.values())
+  paths = set(released_models.PATHS.values())
   # One of the 24 small sizes has the name of the Base model.
-  assert len(paths) == len(download_model.MODELS) == 24 + 8
-  assert download_model.MODELS["uncased_L-12_H-768_A-12"].startswith("2018")
+  assert len(paths) == len(released_models.PATHS) == 24 + 8
+  assert released_models.PATHS["uncased_L-12_H-768_A-12"].startswith("2018")

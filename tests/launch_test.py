@@ -41,6 +41,7 @@ def start(tmp_path):
   def run(body="pass", imports="pass", run_flags="", arguments=(), **settings):
     for name in ("launch.py", "errors.py"):
       shutil.copy(builders.ROOT / name, tmp_path)
+    shutil.copytree(builders.ROOT / "command_line", tmp_path / "command_line")
     (tmp_path / "program.py").write_text(
       PROGRAM.format(body=body, imports=imports, run_flags=run_flags)
     )
@@ -259,27 +260,6 @@ def test_errors_end_with_one_line_and_status_1(
   assert not list(tmp_path.glob("out.jsonl*"))
 
 
-@pytest.mark.parametrize("legacy", ["0", "1"])
-def test_keras_is_loaded_on_first_use_only(legacy):
-  script = (
-    "import launch, sys, tensorflow as tf\n"
-    "loaded = {name.partition('.')[0] for name in sys.modules}\n"
-    "assert not loaded & {'keras', 'tf_keras'}, loaded\n"
-    "model = tf.keras.Sequential([tf.keras.layers.Dense(1)])\n"
-    "model.compile('sgd', 'mse')\n"
-    "model.fit(tf.ones([2, 3]), tf.ones([2, 1]), verbose=0)\n"
-  )
-  result = subprocess.run(
-    [sys.executable, "-c", script],
-    cwd=builders.ROOT,
-    env={**os.environ, "TF_USE_LEGACY_KERAS": legacy},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert result.returncode == 0, result.stderr
-
-
 def test_output_escapes_what_its_encoding_lacks(start):
   process = start(
     "print('M\\xfcller in \\u5317\\u4eac')",
@@ -296,8 +276,12 @@ def test_warnings_are_repeated_in_the_last_lines(start):
     "from errors import warn_now_and_at_end; from absl import logging",
   )
   _, lines = process.communicate(timeout=60)
-  messages = [line.split("] ")[-1] for line in lines.splitlines()]
-  assert messages[-3:] == ["mind this", "work", "mind this"]
+  messages = [line[15:] for line in lines.splitlines()]
+  assert messages[-3:] == [
+    "WARNING: mind this",
+    "WARNING: work",
+    "WARNING: mind this",
+  ]
 
 
 def test_arguments_are_utf8_whatever_the_locale_says(start):

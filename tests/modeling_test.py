@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+from data import released_models
 from errors import UserError
 import losses
 import modeling
@@ -307,7 +308,7 @@ def test_one_hot_lookup_gives_the_same():
 
 
 def test_released_sizes():
-  assert len(set(modeling.RELEASED_SIZES.values())) == 25
+  assert len(set(released_models.SIZES.values())) == 25
   large = modeling.BertConfig.from_size("wwm_uncased_L-24_H-1024_A-16")
   assert (large.num_attention_heads, large.intermediate_size) == (16, 4096)
   assert modeling.BertConfig.from_size("tiny", 99).vocab_size == 99

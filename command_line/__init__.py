@@ -1,0 +1,7 @@
+"""The command line of all programs, before TensorFlow is loaded.
+
+late_imports  postpones imports until the flags are known to be right
+flag_parsing  reads the flags; explains mistakes, and suggests what was meant
+messages      lines on standard error, without the noise of TensorFlow
+flag_help     groups of flags, and the text of --help
+"""

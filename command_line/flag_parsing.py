@@ -1,0 +1,168 @@
+"""Reads the flags; explains mistakes, and suggests what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import difflib
+import os
+import re
+
+from absl import flags
+
+from command_line import flag_help
+from errors import UserError
+
+# What people call some flags who come from other programs -> our names, of
+# which a program has one or more.
+_OTHER_NAMES = {
+  "lr": ["learning_rate"],
+  "epochs": ["num_train_epochs"],
+  "batch_size": ["train_batch_size", "eval_batch_size"],
+  "per_device_train_batch_size": ["train_batch_size"],
+  "per_device_eval_batch_size": ["eval_batch_size"],
+  "steps": ["num_train_steps"],
+  "max_steps": ["num_train_steps"],
+  "max_length": ["max_seq_length"],
+  "max_len": ["max_seq_length"],
+  "model_name_or_path": ["model"],
+  "pretrained_model": ["model"],
+  "checkpoint": ["init_checkpoint"],
+  "config": ["bert_config_file"],
+  "config_file": ["bert_config_file"],
+  "vocab": ["vocab_file"],
+  "task": ["task_name"],
+  "gpus": ["num_gpus", "use_tpu"],
+  "fp16": ["precision"],
+  "bf16": ["precision"],
+  "warmup_ratio": ["warmup_proportion"],
+  "warmup_steps": ["num_warmup_steps"],
+  "logging_dir": ["output_dir"],
+  "overwrite_output_dir": ["restart"],
+  "dataset": ["data_dir", "input_file"],
+  "lower_case": ["do_lower_case"],
+}
+# Values of booleans -> the same as absl writes them.
+_BOOLEANS = {
+  **dict.fromkeys(("true", "yes", "t", "y", "1"), "true"),
+  **dict.fromkeys(("false", "no", "f", "n", "0"), "false"),
+}
+# Flags whose values are paths, or lists of paths.
+_PATH_FLAG = re.compile(r"model|.*_(file|dir|checkpoint|path)")
+_NUM_SUGGESTIONS = 3
+
+
+def parse(argv: Sequence[str], known_only: bool = False) -> list[str]:
+  """Reads the flags, and returns the rest of the command line.
+
+  Args:
+    argv: The command line; the name of the program first.
+    known_only: Whether unknown flags stay in the rest, instead of being errors.
+
+  Raises:
+    UserError: A flag is unknown, lacks a value, or has a wrong one.
+  """
+  try:
+    rest = flags.FLAGS(_normalize(argv), known_only=known_only)
+  except flags.UnrecognizedFlagError as error:
+    raise UserError(_unknown_flag_message(error.flagname)) from error
+  except (flags.Error, ValueError) as error:
+    raise UserError(_explain(str(error))) from error
+  if len(rest) > 1 and not known_only:
+    raise UserError(
+      f"{rest[1]!r} belongs to no flag. Flags look like --name=value."
+    )
+  return rest
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+  """Returns whether a command line asks for help."""
+  return any(word in ("--help", "-help", "-h", "-?") for word in argv[1:])
+
+
+def _normalize(argv: Sequence[str]) -> list[str]:
+  """Returns a command line as absl understands it.
+
+  `--flag True` becomes `--flag=True`, and `~` at the beginning of a path the
+  home folder: a shell replaces neither after `=`.
+  """
+  words: list[str] = []
+  for word in argv:
+    previous = _flag_name(words[-1]) if words else ""
+    is_value = previous in flags.FLAGS and "=" not in words[-1]
+    if is_value and flags.FLAGS[previous].boolean and word.lower() in _BOOLEANS:
+      words[-1] += f"={_BOOLEANS[word.lower()]}"
+      continue
+    name, equals, value = word.partition("=")
+    flag = _flag_name(name)
+    if equals and flag and _PATH_FLAG.fullmatch(flag):
+      word = f"{name}={_expand_home(value)}"
+    elif is_value and _PATH_FLAG.fullmatch(previous):
+      word = _expand_home(word)
+    words.append(word)
+  return words
+
+
+def _expand_home(path: str) -> str:
+  return os.path.expanduser(path) if path.startswith("~") else path
+
+
+def _flag_name(word: str) -> str:
+  """Returns the name of the flag that a word sets; empty if it sets none."""
+  match = re.match(r"--?([A-Za-z]\w*)", word)
+  return match.group(1) if match else ""
+
+
+def _unknown_flag_message(name: str) -> str:
+  own = flag_help.own_flags()
+  known = [flag for flag in _OTHER_NAMES.get(name, ()) if flag in own]
+  similar = difflib.get_close_matches(name, own, _NUM_SUGGESTIONS, 0.7)
+  longer = [flag for flag in own if len(name) > 2 and name in flag]
+  suggestions = known or similar or longer[:_NUM_SUGGESTIONS]
+  message = f"There is no flag --{name}."
+  if suggestions:
+    choices = " or ".join(f"--{flag}" for flag in suggestions)
+    message += f" Did you mean {choices}?"
+  return f"{message} --help lists the flags."
+
+
+def _explain(message: str) -> str:
+  """Returns a message of absl about a flag in our words."""
+  message = " ".join(message.split()).rstrip(".")
+  missing = re.fullmatch(r"flag --(\w+)=None: .*other than None", message)
+  if missing:
+    flag = flags.FLAGS[missing.group(1)]
+    return f"--{flag.name} is missing: {_first_sentence(flag.help)}"
+  no_value = re.fullmatch(r"Missing value for flag -*(\w+)", message)
+  if no_value:
+    return f"--{no_value.group(1)} has no value. Flags look like --name=value."
+  wrong = re.fullmatch(r"flag --(\w+)=(.*?): (.*)", message)
+  if not wrong or wrong.group(1) not in flags.FLAGS:
+    return f"{message}. --help lists the flags."
+  name, value, reason = wrong.groups()
+  flag = flags.FLAGS[name]
+  if isinstance(flag, flags.EnumFlag):
+    choices = list(flag.parser.enum_values)
+    similar = _similar_choices(value, choices)
+    if similar:
+      return f"--{name}={value} does not exist. Did you mean {similar}?"
+    return f"--{name}={value} does not exist. Choose {', '.join(choices)}."
+  if flag.boolean:
+    reason = "it is either true or false"
+  elif "invalid literal" in reason or "could not convert" in reason:
+    kinds = {"int": "a whole number", "float": "a number"}
+    reason = f"it has to be {kinds.get(flag.flag_type(), 'a number')}"
+  return f"--{name}={value}: {reason}. {_first_sentence(flag.help)}"
+
+
+def _similar_choices(value: str, choices: Sequence[str]) -> str:
+  by_lower = {choice.lower(): choice for choice in choices}
+  value = value.lower()
+  similar = difflib.get_close_matches(value, by_lower, _NUM_SUGGESTIONS, 0.6)
+  if not similar and value:
+    similar = [name for name in by_lower if value in name][:_NUM_SUGGESTIONS]
+  return " or ".join(by_lower[name] for name in similar)
+
+
+def _first_sentence(text: str | None) -> str:
+  sentence = re.split(r"(?<=\.)\s", " ".join((text or "").split()))[0]
+  return sentence if sentence.endswith(".") else sentence + "."

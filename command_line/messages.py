@@ -1,0 +1,61 @@
+"""What a program writes to standard error: short lines, and no noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import logging as python_logging
+import os
+import shutil
+import sys
+import tempfile
+
+from absl import logging
+
+_STDERR = 2  # the number of the file
+
+
+class _Formatter(python_logging.Formatter):
+  """Date, time and message; a warning or an error says so."""
+
+  def __init__(self):
+    """Sets the format of the time."""
+    super().__init__("%(asctime)s %(message)s", "%m-%d %H:%M:%S")
+
+  def formatMessage(self, record: python_logging.LogRecord) -> str:
+    if record.levelno >= python_logging.WARNING:
+      return f"{record.asctime} {record.levelname}: {record.message}"
+    return super().formatMessage(record)
+
+
+def set_up() -> None:
+  """Makes messages short, and shows those of level INFO."""
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().setFormatter(_Formatter())
+  # Messages of TensorFlow's C++ code: warnings and errors only.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+  """Holds back what is written to standard error, unless the block fails.
+
+  TensorFlow's C++ code reports each library of GPUs that a machine without GPUs
+  lacks, before its log level counts.
+  """
+  sys.stderr.flush()
+  original = os.dup(_STDERR)
+  with tempfile.TemporaryFile() as held:
+    os.dup2(held.fileno(), _STDERR)
+    try:
+      yield
+    except BaseException:
+      held.seek(0)
+      with os.fdopen(os.dup(original), "wb") as stderr:
+        shutil.copyfileobj(held, stderr)
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(original, _STDERR)
+      os.close(original)
