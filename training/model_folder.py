@@ -41,11 +41,12 @@ class ModelFiles(NamedTuple):
 FILE_NAMES = ModelFiles("bert_config.json", "vocab.txt", "bert_model.ckpt")
 
 
-def find_model(model: str) -> ModelFiles:
+def find_model(model: str, flag: str = "--model") -> ModelFiles:
   """Returns the files of a model.
 
   Args:
     model: Path of its folder, or name of a folder in `MODELS_DIR`.
+    flag: Flag that it comes from, for error messages.
 
   Raises:
     UserError: there is no such folder.
@@ -55,7 +56,7 @@ def find_model(model: str) -> ModelFiles:
     if tf.io.gfile.isdir(folder):
       return ModelFiles(*(os.path.join(folder, name) for name in FILE_NAMES))
   raise UserError(
-    f"--model={model}: there is neither a folder {folders[0]} nor "
+    f"{flag}={model}: there is neither a folder {folders[0]} nor "
     f"{folders[1]}. Released models are downloaded by download_model.py."
   )
 

@@ -1,0 +1,183 @@
+"""A model for a Python program: a folder loaded, and texts made into batches.
+
+from serving import text_model
+bert = text_model.load_model("models/uncased_L-4_H-512_A-8")
+encode = tf.function(bert.model, reduce_retracing=True)
+batch = bert.tokenizer(["A cat sat.", ("A pair of texts", "is a tuple.")])
+print(encode(**batch).pooled_output)
+"""
+
+from collections.abc import Sequence
+import os
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+import checkpoint
+from data import encoding
+from errors import UserError
+import heads
+import modeling
+from tasks import classifier_config
+import tokenization
+from training import model_folder
+
+Text = str | Sequence[str]  # a text, or a pair of texts
+_SOURCE = "model"  # names the argument of `load_model` in messages
+
+
+class BatchTokenizer:
+  """Makes texts into a batch, padded to the longest of them.
+
+  Attributes:
+    tokenizer: The tokenizer of single texts.
+    max_seq_length: Largest number of tokens of a row; the end of longer texts
+      is cut off.
+  """
+
+  def __init__(
+    self, tokenizer: tokenization.FullTokenizer, max_seq_length: int
+  ):
+    self.tokenizer = tokenizer
+    self.max_seq_length = max_seq_length
+    self._cls_id, self._sep_id = tokenizer.convert_tokens_to_ids(
+      ["[CLS]", "[SEP]"]
+    )
+
+  def __call__(self, texts: str | Sequence[Text]) -> dict[str, tf.Tensor]:
+    """Returns the arguments of a model for a batch.
+
+    Args:
+      texts: A list of texts, or of pairs of texts; or one text, for a batch of
+        one row.
+
+    Returns:
+      `input_ids`, `input_mask` and `token_type_ids`, int32 Tensors of shape
+      [batch_size, seq_length].
+
+    Raises:
+      UserError: There is something else in the list.
+    """
+    if isinstance(texts, str):
+      texts = [texts]
+    rows = [self._encode(text, number) for number, text in enumerate(texts)]
+    input_ids = [row.input_ids for row in rows]
+    segment_ids = [row.segment_ids for row in rows]
+    masks = [[1] * len(ids) for ids in input_ids]
+    return {
+      "input_ids": _pad(input_ids),
+      "input_mask": _pad(masks),
+      "token_type_ids": _pad(segment_ids),
+    }
+
+  def _encode(self, text: Text, number: int) -> encoding.InputFeatures:
+    """Returns the ids of a text or a pair, the element `number` of a list."""
+    parts: Sequence[Any] = [text]
+    if isinstance(text, (tuple, list)):
+      parts = text
+    are_texts = all(isinstance(part, str) for part in parts)
+    if len(parts) not in (1, 2) or not are_texts:
+      raise UserError(
+        f"texts[{number}] is {text!r}. Pass a string, or a tuple of two "
+        "strings for a pair."
+      )
+    ids_a, *ids_b = [self.tokenizer.encode(part) for part in parts]
+    return encoding.encode_pair(
+      ids_a,
+      ids_b[0] if ids_b else None,
+      self.max_seq_length,
+      self._cls_id,
+      self._sep_id,
+    )
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> tf.Tensor:
+  """Returns rows as int32 [len(rows), longest row], padded with zeros."""
+  return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1).to_tensor()
+
+
+class TextModel(NamedTuple):
+  """A model and what belongs to it.
+
+  Attributes:
+    model: `modeling.BertModel`, or the model of a head. It is called with the
+      arguments that `tokenizer` returns.
+    tokenizer: Makes texts into batches.
+    config: Shape of the encoder.
+    labels: Labels in the order of the logits; empty if there are none.
+  """
+
+  model: tf.Module
+  tokenizer: BatchTokenizer
+  config: modeling.BertConfig
+  labels: tuple[str, ...]
+
+
+def load_model(
+  folder: str, head: str | None = None, compute_dtype: tf.DType = tf.float32
+) -> TextModel:
+  """Returns the model in a folder.
+
+  Args:
+    folder: Path of the folder, such as `export` of a training, or name of a
+      model that `download_model.py` downloaded.
+    head: Name of the head, a key of `heads.HEADS`; None for that of
+      `classifier.json`, or the encoder if there is no such file.
+    compute_dtype: Type of the activations.
+
+  Raises:
+    UserError: A file is missing or damaged, the files do not belong together,
+      or the weights have no such head.
+  """
+  files = model_folder.find_model(folder, _SOURCE)
+  config = modeling.BertConfig.from_json_file(files.bert_config_file)
+  classifier = classifier_config.ClassifierConfig.read(
+    os.path.dirname(files.init_checkpoint)
+  )
+  if head is None:
+    head = classifier.head.name if classifier else heads.ENCODER
+  if head not in heads.HEADS:
+    raise UserError(
+      f"head={head!r} is not the name of a head. Use one of: "
+      f"{', '.join(heads.HEADS)}."
+    )
+  labels: tuple[str, ...] = ()
+  num_outputs = None
+  if heads.HEADS[head].is_classifier:
+    if classifier is None or classifier.head.name != head:
+      raise UserError(
+        f"head={head!r}: {folder} has no classifier.json of such a head, which "
+        "holds its labels. Pass the folder `export` of its training."
+      )
+    classifier.check_weights(files.init_checkpoint, _SOURCE)
+    labels, num_outputs = classifier.labels, classifier.num_outputs
+  model = heads.HEADS[head].create_model(
+    config, num_outputs, compute_dtype=compute_dtype
+  )
+  variables = checkpoint.variables_by_name(model)
+  checkpoint.restore_all(variables, files.init_checkpoint, _SOURCE)
+  tokenizer = _create_tokenizer(files.vocab_file, classifier)
+  max_seq_length = config.max_position_embeddings
+  if classifier:
+    max_seq_length = classifier.max_seq_length
+  return TextModel(
+    model, BatchTokenizer(tokenizer, max_seq_length), config, labels
+  )
+
+
+def _create_tokenizer(
+  vocab_file: str, classifier: classifier_config.ClassifierConfig | None
+) -> tokenization.FullTokenizer:
+  """Returns the tokenizer of a model.
+
+  It lower-cases if the classifier says so, or if there is none and the
+  vocabulary has few capitals.
+  """
+  if classifier:
+    return tokenization.FullTokenizer(vocab_file, classifier.do_lower_case)
+  vocab = tokenization.load_vocab(vocab_file)
+  try:
+    tokenization.validate_case_matches_vocab(True, vocab, vocab_file)
+  except UserError:
+    return tokenization.FullTokenizer(vocab_file, do_lower_case=False)
+  return tokenization.FullTokenizer(vocab_file, do_lower_case=True)
