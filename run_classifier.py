@@ -57,13 +57,7 @@ _COLUMN_FLAGS = (
   "problem_type",
   "label_separator",
 )
-_CUSTOM_FLAGS = (
-  "task_file",
-  *_COLUMN_FLAGS,
-  "delimiter",
-  "missing",
-  "skip_labels",
-)
+_CUSTOM_FLAGS = ("task_file", *_COLUMN_FLAGS)
 _XNLI_FLAGS = ("language", "train_language")
 _TEACHER_FLAGS = (
   "teacher_cache_dir",
@@ -114,9 +108,8 @@ def define_classifier_flags() -> None:
     "Weights of the labels in the loss, such as spam=5,ham=1; or `balanced`, "
     "which makes all labels count the same.",
   )
-  common_flags.define_encoding_flag()
-  common_flags.define_unseen_labels_flag()
   _define_custom_flags()
+  _define_table_flags()
   flags.DEFINE_list(
     "language",
     "zh",
@@ -178,25 +171,30 @@ def _define_custom_flags() -> None:
     ",",
     "Separator of the labels of a text with several. For --task_name=custom.",
   )
+
+
+def _define_table_flags() -> None:
+  """Defines the flags that say how files of examples are read."""
+  common_flags.define_encoding_flag()
+  common_flags.define_unseen_labels_flag()
   flags.DEFINE_string(
     "delimiter",
     None,
     "Character between the fields of a row, such as ';' or tab; by default the "
-    "comma, semicolon, tab or pipe that the first line shows. For "
-    "--task_name=custom.",
+    "comma, semicolon, tab or pipe that the first line shows.",
   )
   flags.DEFINE_enum(
     "missing",
     classification.ERROR,
     [classification.ERROR, classification.SKIP],
-    "How to handle rows without text or label, such as an empty field or nan: "
-    "stop, or leave them out and count them. For --task_name=custom.",
+    "How to handle rows without text or label, such as an empty field or a "
+    "label nan: stop, or leave them out and count them.",
   )
   flags.DEFINE_list(
     "skip_labels",
     [],
     "Labels whose examples are left out, separated by commas, such as - where "
-    "annotators did not agree. For --task_name=custom.",
+    "annotators did not agree.",
   )
 
 

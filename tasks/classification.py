@@ -158,18 +158,18 @@ class ClassificationTask:
 
   def find_file(self, data_dir: str, split: str) -> str | None:
     """Returns the path of the file of a split; None if there is none."""
-    found = self._find_columns(data_dir, split)
-    return found[1] if found else None
+    for _, path in self._find_files(data_dir, split):
+      return path
+    return None
 
-  def _find_columns(
-    self, data_dir: str, split: str
-  ) -> tuple[Columns, str] | None:
-    """Returns the layout and the path of the first file that exists."""
+  def _find_files(self, data_dir: str, split: str) -> list[tuple[Columns, str]]:
+    """Returns the layout and the path of each file of a split that exists."""
+    found = []
     for columns in self.splits[split]:
       path = tables.find_file(os.path.join(data_dir, columns.file))
       if path:
-        return columns, path
-    return None
+        found.append((columns, path))
+    return found
 
   def read_examples(self, data_dir: str, split: str) -> list[Example]:
     """Returns the examples of a split, in the order of the file.
@@ -177,7 +177,7 @@ class ClassificationTask:
     Raises:
       UserError: The file is missing or empty, or has an invalid row.
     """
-    found = self._find_columns(data_dir, split)
+    found = self._find_files(data_dir, split)
     if not found:
       paths = [
         os.path.join(data_dir, columns.file) for columns in self.splits[split]
@@ -186,7 +186,11 @@ class ClassificationTask:
         f"{' or '.join(paths)} does not exist: task {self.name} needs it for "
         f"its {split} examples. Does --data_dir name the right folder?"
       )
-    return self._read(*found)
+    columns, path = found[0]
+    for _, other in found[1:]:
+      if tables.remove_ending(other) == tables.remove_ending(path):
+        logging.warning("%s is read, and %s is not.", path, other)
+    return self._read(columns, path)
 
   def read_texts(self, data_dir: str, file: str) -> list[Example]:
     """Returns the examples of another file in the layout of `test`.
@@ -282,6 +286,8 @@ class ClassificationTask:
       if not is_list and _is_no_label(value):
         skipped.add(_NO_LABEL, row, column)
         return True
+      if not self.skipped_labels:
+        continue
       words = self._split_labels(value) if is_list else [value]
       spellings = {_spell_label(word) for word in words}
       spellings.update([_spell_whole_number(word) for word in spellings])
@@ -437,6 +443,8 @@ class ClassificationTask:
   ) -> list[Example]:
     """Returns examples whose whole numbers are spelled as in `labels`."""
     ids = set(labels)
+    if self.count_labels(examples).keys() <= ids:
+      return list(examples)
 
     def match(label: str) -> str:
       number = _spell_whole_number(label)

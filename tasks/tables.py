@@ -1,9 +1,10 @@
 """Tables of examples: separated values, JSON, JSON lines and Parquet.
 
 In `.tsv` and `.txt` files tabs separate fields and quotation marks are text, as
-in GLUE's files. `.csv` files are quoted as in RFC 4180. The header may show
-another delimiter: a comma, semicolon, tab or pipe. Files of JSON and Parquet
-have rows whose keys are the columns. `.gz` may follow each ending.
+in GLUE's files, unless names of columns are quoted. `.csv` files are quoted as
+in RFC 4180. The header may show another delimiter: a comma, semicolon, tab or
+pipe. Rows of JSON and Parquet have the columns as keys. `.gz` may follow each
+ending.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _DELIMITERS = {_TAB: "tabs", ",": "commas", ";": "semicolons", "|": "pipes"}
 _SAMPLE_LINES = 20
 # A first line of this form tells spreadsheets the delimiter.
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?')
+# A first line that begins with a quoted name.
+_QUOTED_NAME = re.compile(r'"[^"]*"(\t|$)')
 # The default limit of `csv` is shorter than a long text.
 _LONGEST_FIELD = 2**31 - 1
 # Words that name columns. Files whose columns are numbered should not have them
@@ -154,6 +157,11 @@ def find_file(path: str) -> str | None:
     if tf.io.gfile.exists(name):
       return name
   return None
+
+
+def remove_ending(path: str) -> str:
+  """Returns a path without the endings that tell the format of a file."""
+  return path.removesuffix(COMPRESSED_ENDING).removesuffix(_find_ending(path))
 
 
 def read_table(
@@ -320,6 +328,9 @@ def read_fields(
   delimiter = delimiter or _find_delimiter(sample_lines, names, is_csv)
   lines = itertools.chain(sample, lines)
   is_quoted = is_csv or delimiter != _TAB
+  if names and not is_quoted:
+    # Some programs quote all texts, which the names of columns show.
+    is_quoted = any(_QUOTED_NAME.match(line) for line in sample_lines[:1])
   if is_quoted:
     has_spaces = any(f"{delimiter} " in line for line in sample_lines[:1])
     rows = _parse_quoted(lines, path, delimiter, has_spaces)
@@ -327,11 +338,11 @@ def read_fields(
     rows = ((number, line.split(delimiter)) for number, line in lines)
   first_line, width = 0, 0
   for number, fields in rows:
-    if not any(field.strip() for field in fields):
+    if not "".join(fields).strip():
       continue
     if not width:
       first_line, width = number, len(fields)
-    if is_rectangular and any(field.strip() for field in fields[width:]):
+    if is_rectangular and "".join(fields[width:]).strip():
       raise UserError(
         f"{path}, line {number} has {len(fields)} fields, but line "
         f"{first_line} has {width}. {_describe_format(delimiter, is_quoted)}"

@@ -352,6 +352,14 @@ def test_parquet_files_may_lack_values(tmp_path):
     TASK.read_examples(str(tmp_path), "train")
 
 
+def test_two_files_of_a_split_are_noticed(tmp_path, caplog):
+  (tmp_path / "train.csv").write_text("words,kind\nb,y\n")
+  with caplog.at_level("WARNING"):
+    assert len(read(tmp_path, "words\tkind\na\tx\n")) == 1
+  assert "train.tsv is read, and " in caplog.text
+  assert "train.csv is not" in caplog.text
+
+
 def test_labels_that_are_left_out(tmp_path):
   content = "words\tkind\na\tx\nb\t-\nc\t2.0\nd\ty\n"
   assert len(read(tmp_path, content)) == 4

@@ -34,6 +34,8 @@ from unittest import mock
 
 import builders
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 import pytorch_files
 import tensorflow as tf
 import zstandard
@@ -672,6 +674,22 @@ def _write_rows(folder, rng, file, separator):
   )
 
 
+def _compress_rows(folder, rng):
+  _write_rows(folder, rng, "train.csv", ",")
+  path = pathlib.Path(folder, "train.csv")
+  path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+  path.unlink()
+
+
+def _write_parquet(folder, rng):
+  rows = [
+    {"id": number, "text": _text(rng), "other": _text(rng), "label": number % 2}
+    for number in range(6)
+  ]
+  table = pyarrow.Table.from_pylist(rows)
+  parquet.write_table(table, os.path.join(folder, "train.parquet"))
+
+
 def _write_numbers(folder, rng):
   _write(
     folder,
@@ -1220,6 +1238,18 @@ KINDS = (
     "classification, .csv",
     "train.csv",
     lambda folder, rng: _write_rows(folder, rng, "train.csv", ","),
+    lambda folder: _read_examples(folder, _SINGLE),
+  ),
+  Kind(
+    "classification, .csv.gz",
+    "train.csv.gz",
+    _compress_rows,
+    lambda folder: _read_examples(folder, _SINGLE),
+  ),
+  Kind(
+    "classification, .parquet",
+    "train.parquet",
+    _write_parquet,
     lambda folder: _read_examples(folder, _SINGLE),
   ),
   Kind(
