@@ -237,7 +237,8 @@ def _find_gpus() -> None:
   from absl import flags  # pylint: disable=g-import-not-at-top
 
   tensorflow = sys.modules.get("tensorflow")
-  if tensorflow and not flags.FLAGS.get_flag_value("use_tpu", False):
+  uses_tpu = "use_tpu" in flags.FLAGS and flags.FLAGS.use_tpu
+  if tensorflow and not uses_tpu:
     tensorflow.config.list_physical_devices()
 
 
