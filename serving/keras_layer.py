@@ -21,7 +21,8 @@ from errors import UserError
 import modeling
 
 _ARGUMENTS = ("input_ids", "input_mask", "token_type_ids")
-_OUTPUTS = ("pooled_output", "sequence_output")
+_POOLED_OUTPUT = "pooled_output"
+_OUTPUTS = (_POOLED_OUTPUT, "sequence_output")
 
 
 def create_inputs(keras: Any) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def create_inputs(keras: Any) -> dict[str, Any]:
 def create_layer(
   keras: Any,
   model: modeling.BertModel,
-  output: str = "pooled_output",
+  output: str = _POOLED_OUTPUT,
   **options: Any,
 ) -> Any:
   """Returns a layer with the weights of an encoder.
@@ -54,19 +55,29 @@ def create_layer(
     **options: Further arguments of a layer, such as `name` and `trainable`.
 
   Raises:
-    UserError: The output is unknown, or Keras does not run on TensorFlow.
+    UserError: The model has no such output, or Keras does not run on
+      TensorFlow.
   """
   if not isinstance(model, modeling.BertModel):
     raise UserError(
       f"The model of a layer is a modeling.BertModel, not {model!r}. Load it "
       f"with text_model.load_model(folder, head='encoder')."
     )
+  if output == _POOLED_OUTPUT and model.pooler is None:
+    raise UserError(
+      f"The model has no pooler, so it has no {output}. Pass "
+      "output='sequence_output'."
+    )
   layer = layer_class(keras)(
     model.config.to_dict(), output, model.compute_dtype.name, **options
   )
+  given = list(model.variables)
+  if layer.encoder.pooler is None and model.pooler is not None:
+    unused = {id(variable) for variable in model.pooler.variables}
+    given = [variable for variable in given if id(variable) not in unused]
   # Two encoders of one config list their variables in the same order.
-  for own, given in zip(layer.encoder.variables, model.variables, strict=True):
-    own.assign(given)
+  for own, value in zip(layer.encoder.variables, given, strict=True):
+    own.assign(value)
   return layer
 
 
@@ -96,7 +107,7 @@ def layer_class(keras: Any) -> type:
     def __init__(
       self,
       bert_config: dict[str, Any],
-      output: str = "pooled_output",
+      output: str = _POOLED_OUTPUT,
       compute_dtype: str = "float32",
       **options: Any,
     ):
@@ -108,7 +119,10 @@ def layer_class(keras: Any) -> type:
       self.bert_config = bert_config
       self.output_name = output
       self.encoder = modeling.BertModel(
-        modeling.BertConfig.from_dict(bert_config), tf.as_dtype(compute_dtype)
+        modeling.BertConfig.from_dict(bert_config),
+        tf.as_dtype(compute_dtype),
+        # Keras warns of weights that the loss does not depend on.
+        add_pooler=output == _POOLED_OUTPUT,
       )
       _own_weights(self, self.encoder)
 

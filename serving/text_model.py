@@ -151,8 +151,12 @@ def load_model(
       )
     classifier.check_weights(files.init_checkpoint, _SOURCE)
     labels, num_outputs = classifier.labels, classifier.num_outputs
+  names = checkpoint.open_checkpoint(files.init_checkpoint, _SOURCE).shapes
   model = heads.HEADS[head].create_model(
-    config, num_outputs, compute_dtype=compute_dtype
+    config,
+    num_outputs,
+    compute_dtype=compute_dtype,
+    add_pooler=heads.HEADS[head].adds_pooler(names),
   )
   variables = checkpoint.variables_by_name(model)
   checkpoint.restore_all(variables, files.init_checkpoint, _SOURCE)

@@ -73,6 +73,7 @@ def test_outputs_are_those_of_the_encoder(keras, encoder):
   for name in ("pooled_output", "sequence_output"):
     layer = keras_layer.create_layer(keras, encoder, output=name)
     np.testing.assert_array_equal(layer(batch), getattr(expected, name))
+  assert len(layer.trainable_weights) == len(encoder.variables) - 2  # no pooler
   ids = batch["input_ids"]
   alone = layer(tf.constant(ids))
   np.testing.assert_array_equal(alone, encoder(ids).sequence_output)
@@ -99,6 +100,9 @@ def test_mistakes_are_explained(keras, encoder, monkeypatch):
     keras_layer.create_layer(keras, encoder, output="all")
   with pytest.raises(UserError, match="head='encoder'"):
     keras_layer.create_layer(keras, tf.Module())
+  without_pooler = modeling.BertModel(encoder.config, add_pooler=False)
+  with pytest.raises(UserError, match="has no pooler.*sequence_output"):
+    keras_layer.create_layer(keras, without_pooler)
   keras_layer.layer_class.cache_clear()
   monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
   with pytest.raises(UserError, match="KERAS_BACKEND=tensorflow"):
