@@ -57,11 +57,18 @@ def define_flags() -> None:
   )
   common_flags.define_task_flags(max_seq_length=384)
   common_flags.define_tpu_flags()
-  flags.DEFINE_string("train_file", None, "SQuAD JSON file to train with.")
+  common_flags.define_encoding_flag()
+  flags.DEFINE_string(
+    "train_file",
+    None,
+    "Questions to train with: JSON as SQuAD has it, or rows of question, "
+    "context and answers as JSON, JSON lines or Parquet.",
+  )
   flags.DEFINE_string(
     "predict_file",
     None,
-    "SQuAD JSON file to predict. If it has answers, predictions are scored.",
+    "Questions to predict, as for --train_file. If it has answers, predictions "
+    "are scored.",
   )
   flags.DEFINE_integer(
     "doc_stride",
@@ -98,6 +105,13 @@ def define_flags() -> None:
     0.0,
     "No answer is predicted if its score minus that of the best answer exceeds "
     "this threshold.",
+  )
+  flags.DEFINE_enum(
+    "answer_scores",
+    squad_evaluation.SQUAD,
+    list(squad_evaluation.METRICS),
+    "How predicted answers are compared with annotated ones: squad compares "
+    "words; cmrc compares Chinese characters, as CMRC 2018 does.",
   )
   flags.DEFINE_bool(
     "skip_missing_answers",
@@ -199,6 +213,9 @@ def _check_flags(config, files) -> None:
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
   common_flags.check_belongs(
+    ["answer_scores"], FLAGS.do_predict, "--do_predict"
+  )
+  common_flags.check_belongs(
     ["null_score_diff_threshold"],
     FLAGS.version_2_with_negative,
     "--version_2_with_negative",
@@ -236,7 +253,7 @@ def _read_dataset(path: str) -> squad.Dataset:
   Raises:
     UserError: The data set is of version 2.0, but the flags say 1.1.
   """
-  dataset = squad.read_dataset(path)
+  dataset = squad.read_dataset(path, common_flags.text_encoding())
   impossible = sum(question.is_impossible for question in dataset.questions)
   if impossible and not FLAGS.version_2_with_negative:
     raise UserError(
@@ -282,7 +299,10 @@ def _evaluate(
   """Returns the scores and their step."""
   predictions = _predict_answers(recipe, maker, windows)
   scores = squad_evaluation.evaluate(
-    maker.dataset.questions, predictions, FLAGS.version_2_with_negative
+    maker.dataset.questions,
+    predictions,
+    FLAGS.version_2_with_negative,
+    squad_evaluation.METRICS[FLAGS.answer_scores],
   )
   return recipe.report_scores(scores)
 
@@ -304,19 +324,24 @@ def _predict(
       maker.dataset.path,
     )
     return
+  metric = squad_evaluation.METRICS[FLAGS.answer_scores]
   results = squad_evaluation.evaluate(
-    maker.dataset.questions, predictions, FLAGS.version_2_with_negative
+    maker.dataset.questions, predictions, FLAGS.version_2_with_negative, metric
   )
   results["global_step"] = recipe.estimator.global_step
   run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
   if FLAGS.version_2_with_negative:
+    best_f1, threshold = squad_evaluation.advise_threshold(
+      maker.dataset.questions, predictions, metric
+    )
     logging.info(
-      "F1 is %.2f with --null_score_diff_threshold=%g. The best F1 on these "
-      "questions is %.2f, with --null_score_diff_threshold=%g.",
+      "F1 is %.2f with --null_score_diff_threshold=%r. The best F1 that a "
+      "threshold reaches on these questions is %.2f, with "
+      "--null_score_diff_threshold=%r.",
       results["f1"],
       FLAGS.null_score_diff_threshold,
-      results["best_f1"],
-      results["best_f1_thresh"],
+      best_f1,
+      threshold,
     )
 
 
@@ -330,7 +355,9 @@ def _answer_questions(
   """Prints answers to questions about a text."""
   if not tf.io.gfile.exists(FLAGS.context_file):
     raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
-  text = "\n".join(file_io.read_lines(FLAGS.context_file))
+  text = "\n".join(
+    file_io.read_lines(FLAGS.context_file, common_flags.text_encoding())
+  )
   questions = file_io.read_standard_input()
   if FLAGS.question:
     content = FLAGS.question.encode("utf-8", "surrogateescape")

@@ -105,7 +105,7 @@ def _read_parquet(
   number = 0
   try:
     file = parquet.ParquetFile(pyarrow.BufferReader(content))
-    for batch in file.iter_batches():
+    for batch in file.iter_batches(use_threads=False):
       for row in batch.to_pylist():
         number += 1
         yield number, row

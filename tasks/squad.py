@@ -94,15 +94,20 @@ class Dataset(NamedTuple):
     )
 
 
-def read_dataset(path: str) -> Dataset:
+def read_dataset(path: str, encoding: str | None = None) -> Dataset:
   """Returns the contents of a file of questions.
+
+  Args:
+    path: Path of the file.
+    encoding: Encoding of JSON without byte order mark; see
+      `text_decoding.decode`.
 
   Raises:
     UserError: The file is missing, truncated or incomplete; the message names
       the question.
   """
   reader = _DatasetReader(path)
-  noun, rows = row_files.read_rows(path)
+  noun, rows = row_files.read_rows(path, encoding)
   for number, row in rows:
     reader.read_row(row, number, noun)
   return reader.finish()

@@ -105,8 +105,7 @@ class Paragraph:
   def find_tokens(self, begin: int, end: int) -> tuple[int, int] | None:
     """Returns the first and last token of a part of the text.
 
-    They are the fewest tokens that contain it, or None if a character at its
-    ends belongs to no token.
+    They are the fewest tokens that contain it, or None if it has no token.
 
     Args:
       begin: Begin of the part.
@@ -115,21 +114,15 @@ class Paragraph:
     first_word, last_word = self.find_word(begin), self.find_word(end - 1)
     word_begin, _ = self.spans[first_word]
     offsets = self._offsets_in_word(first_word)
-    first = bisect.bisect_right(
+    first = self.first_tokens[first_word] + bisect.bisect_right(
       offsets, begin - word_begin, key=lambda offset: offset[1]
     )
-    if first == len(offsets):
-      return None
     word_begin, _ = self.spans[last_word]
     offsets = self._offsets_in_word(last_word)
-    last = -1 + bisect.bisect_left(
+    end_token = self.first_tokens[last_word] + bisect.bisect_left(
       offsets, end - word_begin, key=lambda offset: offset[0]
     )
-    if last < 0:
-      return None
-    first += self.first_tokens[first_word]
-    last += self.first_tokens[last_word]
-    return (first, last) if first <= last else None
+    return (first, end_token - 1) if first < end_token else None
 
   def is_unspaced(self, first_word: int, last_word: int) -> bool:
     """Returns whether spaces do not separate the words of this language."""
@@ -491,13 +484,18 @@ class WindowMaker:
       begin: Begin of the answer in the paragraph.
       end: Its end.
     """
-    tokens = paragraph.find_tokens(begin, end)
-    if tokens and paragraph.find_span(*tokens) == (begin, end):
-      return tokens
     first_word = paragraph.find_word(begin)
     last_word = paragraph.find_word(end - 1)
     first = paragraph.first_tokens[first_word]
     last = max(first, paragraph.first_tokens[last_word + 1] - 1)
+    # Most answers are whole words, and need no search in their tokens.
+    word_begin, _ = paragraph.spans[first_word]
+    _, word_end = paragraph.spans[last_word]
+    if (begin, end) == (word_begin, word_end):
+      return first, last
+    tokens = paragraph.find_tokens(begin, end)
+    if tokens and paragraph.find_span(*tokens) == (begin, end):
+      return tokens
     # Characters that the tokenizer drops, such as accents, are no difference.
     wanted = self.tokenizer.encode(answer.text)
     place = _find_ids(paragraph.ids[first : last + 1], wanted)

@@ -829,6 +829,46 @@ def _write_squad(folder, rng):
   )
 
 
+def _flat_questions(rng):
+  """Returns questions as rows, of which the last one has no answer."""
+  rows = []
+  for number, answer in enumerate([["a cat"], ["a cat", "cat"], []]):
+    starts = [3 * place for place in range(len(answer))]
+    rows.append(
+      {
+        "id": f"q{number}",
+        "context": f"a cat {_text(rng, 30)}",
+        "question": _text(rng),
+        "answers": {"text": answer, "answer_start": starts},
+      }
+    )
+  return rows
+
+
+def _write_flat_lines(folder, rng):
+  rows = map(json.dumps, _flat_questions(rng))
+  _write(folder, "x.json", "\n".join(rows) + "\n")
+
+
+def _write_flat_parquet(folder, rng):
+  # The library starts a thread, which workers of tests do without.
+  import pyarrow
+  from pyarrow import parquet
+
+  table = pyarrow.Table.from_pylist(_flat_questions(rng))
+  buffer = pyarrow.BufferOutputStream()
+  parquet.write_table(table, buffer)
+  _write(folder, "x.json", buffer.getvalue().to_pybytes())
+
+
+def _read_questions(folder):
+  dataset = squad.read_dataset(os.path.join(folder, "x.json"))
+  return [
+    (dataset.paragraphs[question.paragraph], question.text, question.answers)
+    for question in dataset.questions
+  ]
+
+
 def _read_squad(folder):
   dataset = squad.read_dataset(os.path.join(folder, "x.json"))
   reader = squad_windows.WindowMaker(
@@ -1266,6 +1306,15 @@ KINDS = (
     lambda folder: _read_examples(folder, _NUMBER),
   ),
   Kind("SQuAD", "x.json", _write_squad, _read_squad, is_json=True),
+  Kind(
+    "questions, JSON lines",
+    "x.json",
+    _write_flat_lines,
+    _read_questions,
+    is_json=True,
+    is_sequence=True,
+  ),
+  Kind("questions, Parquet", "x.json", _write_flat_parquet, _read_questions),
   Kind("tags", "train.txt", _write_tags, _read_tags),
   Kind(
     "choices, .csv",

@@ -36,8 +36,22 @@ def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
     "questions": 12,
     "windows": 12,
   }
-  # Without answers in the file, the program predicts but does not score.
+  # "the bird" is not "bird" for CMRC, but it is for SQuAD.
   content = json.loads(file.read_text())
+  # The middle dot is punctuation for CMRC, and not UTF-8 in this file.
+  other_text = file.read_text().replace('"bird"', '"the bird\xb7"')
+  other_file = tmp_path / "other.json"
+  other_file.write_bytes(other_text.encode("latin1"))
+  answer(
+    do_predict=True,
+    predict_file=other_file,
+    init_checkpoint="",
+    encoding="latin1",
+    answer_scores="cmrc",
+  )
+  results = builders.read_results(run)
+  assert results["exact_match"] == 0 and results["f1"] > 60
+  # Without answers in the file, the program predicts but does not score.
   for paragraph in content["data"][0]["paragraphs"]:
     for question in paragraph["qas"]:
       del question["answers"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 
 import builders
 import pytest
@@ -40,14 +41,40 @@ def test_answers_are_normalized(text, expected):
     # A word counts as often as both have it.
     ("cat cat cat", "cat cat dog", 0.0, 2 / 3),
     ("dog", "cat", 0.0, 0.0),
-    ("", "the", 1.0, 1.0),
+    # The official script of version 1 finds nothing in common.
+    ("", "the", 1.0, 0.0),
     ("", "cat", 0.0, 0.0),
     ("cat", "", 0.0, 0.0),
   ],
 )
 def test_scores_of_an_answer(prediction, answer, exact, f1):
-  assert squad_evaluation.exact_match(prediction, answer) == exact
-  assert squad_evaluation.f1(prediction, answer) == pytest.approx(f1)
+  metric = squad_evaluation.METRICS["squad"]
+  assert metric.exact_match(prediction, answer) == exact
+  assert metric.f1(prediction, answer) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+  "prediction, answer, exact, f1",
+  [
+    # Punctuation of both widths does not count; case does not either.
+    ("\u300a\u4e2d-\u56fd\u300b", "\u4e2d\u56fd\u3002", 1.0, 1.0),
+    ("BBC\u4e2d\u56fd", " bbc\u4e2d\u56fd", 1.0, 1.0),
+    # These signs and articles count.
+    ("\u4e2d.\u56fd", "\u4e2d\u56fd", 0.0, 2 / 5),
+    ("the \u56fd", "\u56fd", 0.0, 2 / 3),
+    # Only the longest run counts, not the parts in common.
+    ("\u4e2d\u56fd\u4eba", "\u4e2d\u7f8e\u56fd\u4eba", 0.0, 4 / 7),
+    ("\u4eba\u4e2d\u56fd", "\u4e2d\u56fd\u4eba", 0.0, 4 / 6),
+    # Words and numbers between Chinese characters are one part.
+    ("\u5e74 1,000.5 km", "1,000.5\u5e74", 0.0, 2 / 5),
+    ("\u3002", "\uff0c", 1.0, 0.0),
+    ("\u4e2d", "\u56fd", 0.0, 0.0),
+  ],
+)
+def test_scores_of_an_answer_in_chinese(prediction, answer, exact, f1):
+  metric = squad_evaluation.METRICS["cmrc"]
+  assert metric.exact_match(prediction, answer) == exact
+  assert metric.f1(prediction, answer) == pytest.approx(f1)
 
 
 def test_scores_of_version_1_by_hand():
@@ -67,7 +94,7 @@ def test_scores_of_version_1_by_hand():
   dataset = builders.question_dataset("", ("a", ("The", 0), ("cat", 0)))
   assert squad_evaluation.evaluate_v1(dataset.questions, {"0": ""}) == {
     "exact_match": 100.0,
-    "f1": 100.0,
+    "f1": 0.0,
   }
 
 
@@ -110,6 +137,7 @@ def test_empty_answers_do_not_count_next_to_others():
   dataset = builders.question_dataset("", ("a", ("the", 0)))
   scores = squad_evaluation.evaluate_v2(dataset.questions, {"0": ""})
   assert scores["exact"] == scores["HasAns_exact"] == 100.0
+  assert scores["f1"] == scores["HasAns_f1"] == 100.0
   assert "NoAns_exact" not in scores
 
 
@@ -203,6 +231,36 @@ def test_predictions_are_scored():
   assert squad_evaluation.evaluate(
     VERSION_2.questions[3:4], predictions, False
   ) == {"exact_match": 0.0, "f1": 0.0}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_advised_threshold_reaches_the_best_score(seed):
+  rng = random.Random(seed)
+  questions, predictions = [], {}
+  for number in range(8):
+    # The answer "the" is empty when normalized.
+    answers = rng.choice([(), ("cat",), ("red cat", "dog"), ("the",)])
+    answers = tuple(squad.Answer(text, 0) for text in answers)
+    key = str(number)
+    questions.append(squad.Question(key, "q", 0, answers, not answers))
+    # Few values of the odds, so that some are equal.
+    odds = rng.choice([-2.0, -1.0, 0.5, 0.5000001, 3.0])
+    text = rng.choice(["cat", "dog", "a"])
+    predictions[key] = prediction_of([text, ""], odds)
+
+  def score(threshold):
+    chosen = {
+      key: prediction._replace(
+        text="" if prediction.null_odds > threshold else prediction.n_best[0][0]
+      )
+      for key, prediction in predictions.items()
+    }
+    return squad_evaluation.evaluate(questions, chosen, True)["f1"]
+
+  best, threshold = squad_evaluation.advise_threshold(questions, predictions)
+  assert score(float(repr(threshold))) == pytest.approx(best)
+  others = [score(odds) for odds in (-9, -2, -1, 0, 0.5, 0.5000001, 3)]
+  assert max(others) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])

@@ -44,9 +44,9 @@ def test_tokens_have_a_span_in_the_text(tokenizer):
     begin, end = paragraph.find_span(first, last)
     assert text[begin:end] == expected
     assert paragraph.find_tokens(begin, end) == (first, last)
-  # "he C" is part of two tokens; a tokenizer drops the last character.
+  # "he C" is part of two tokens; a character without token has none.
   assert paragraph.find_tokens(1, 5) == (0, 1)
-  assert squad_windows.Paragraph("cat \0", tokenizer).find_tokens(0, 5) is None
+  assert squad_windows.Paragraph("cat \0", tokenizer).find_tokens(4, 5) is None
 
 
 def test_a_long_word_is_searched_once_for_all_answers(
