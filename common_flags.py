@@ -16,6 +16,7 @@ import checkpoint
 from command_line import flag_help
 from data import checkpoint_folder
 from data import text_decoding
+from data import tokenizer_settings
 from errors import UserError
 import estimator
 import heads
@@ -189,7 +190,32 @@ def define_vocab_flags(do_lower_case: bool = True) -> None:
     "do_lower_case",
     do_lower_case,
     "Whether to lower-case the text: True for uncased models, False for cased "
-    "ones.",
+    "ones. A tokenizer_config.json next to the vocabulary replaces the "
+    "default.",
+  )
+  define_token_flags()
+
+
+def define_token_flags() -> None:
+  """Defines the flags of the tokenizer next to vocabulary and casing."""
+  flags.DEFINE_bool(
+    "strip_accents",
+    None,
+    "Whether to drop accents. Default: as tokenizer_config.json next to the "
+    "vocabulary says, or else as --do_lower_case.",
+  )
+  define_special_tokens_flag()
+
+
+def define_special_tokens_flag() -> None:
+  """Defines the flag that names the special tokens of a vocabulary."""
+  flags.DEFINE_list(
+    "special_tokens",
+    [],
+    "Special tokens of a vocabulary that does not call them [PAD], [UNK], "
+    "[CLS], [SEP] and [MASK], such as cls=[START],sep=[END]; the names are "
+    "pad, unk, cls, sep and mask. tokenizer_config.json next to the "
+    "vocabulary may name them, too.",
   )
 
 
@@ -527,26 +553,85 @@ def read_config(files: model_folder.ModelFiles) -> modeling.BertConfig:
   return modeling.BertConfig.from_json_file(files.bert_config_file)
 
 
+def text_settings(
+  files: model_folder.ModelFiles,
+  trained: tokenizer_settings.TokenizerSettings | None = None,
+) -> tokenizer_settings.TokenizerSettings:
+  """Returns the settings of the tokenizer of a model.
+
+  Flags that are given take precedence; then the settings that the model was
+  trained with, or those next to its vocabulary; then the defaults of flags.
+
+  Args:
+    files: The files of the model.
+    trained: Settings that the model was trained with, if they are known.
+
+  Raises:
+    UserError: a flag, or a file next to the vocabulary, has a bad value.
+  """
+  if trained:
+    fields = trained.to_fields()
+    source = "the model was trained with"
+  else:
+    folder = os.path.dirname(files.vocab_file)
+    fields = tokenizer_settings.read_fields(folder)
+    source = f"the files next to {files.vocab_file} say"
+  given = _given_text_fields()
+  for name, value in given.items():
+    known = fields.get(name, value)
+    if known != value:
+      logging.warning(
+        "The flags say %s=%s, but %s %s. The flags decide.",
+        name,
+        value,
+        source,
+        known,
+      )
+  defaults = {}
+  if "do_lower_case" in FLAGS:
+    defaults["do_lower_case"] = FLAGS.do_lower_case
+  return tokenizer_settings.TokenizerSettings.from_fields(
+    {**defaults, **fields, **given}
+  )
+
+
+def _given_text_fields() -> dict[str, Any]:
+  """Returns the settings of the tokenizer that are given by flags."""
+  given: dict[str, Any] = {}
+  for name in ("do_lower_case", "strip_accents"):
+    if name in FLAGS and FLAGS[name].present:
+      given[name] = FLAGS[name].value
+  tokens = tokenizer_settings.parse_special_tokens(
+    FLAGS.special_tokens, "--special_tokens"
+  )
+  return {**given, **tokens}
+
+
 def create_tokenizer(
   files: model_folder.ModelFiles,
   config: modeling.BertConfig | None = None,
-  do_lower_case: bool | None = None,
+  settings: tokenizer_settings.TokenizerSettings | None = None,
 ) -> tokenization.FullTokenizer:
   """Returns the tokenizer of a model.
 
   Args:
     files: The files of the model.
     config: Config to check the vocabulary against, or None.
-    do_lower_case: Whether to lower-case; None for --do_lower_case.
+    settings: Settings of the tokenizer; None for those of `text_settings`.
 
   Raises:
-    UserError: the vocabulary does not fit the config or the casing.
+    UserError: the vocabulary does not fit the config, the casing, or the names
+      of the special tokens.
   """
-  if do_lower_case is None:
-    do_lower_case = FLAGS.do_lower_case
-  tokenizer = tokenization.FullTokenizer(files.vocab_file, do_lower_case)
+  if settings is None:
+    settings = text_settings(files)
+  tokenizer = tokenization.FullTokenizer.from_settings(
+    files.vocab_file, settings
+  )
+  given = [text.partition("=")[0] for text in FLAGS.special_tokens]
+  tokenizer.check_special_tokens(*given)
   tokenization.validate_case_matches_vocab(
-    do_lower_case, tokenizer.vocab, files.vocab_file
+    settings.do_lower_case, tokenizer.vocab, files.vocab_file
   )
   if config:
     check_vocab_size(len(tokenizer.inv_vocab), config, files)
@@ -893,6 +978,7 @@ def export_model(
   trained: estimator.TPUEstimator,
   config: modeling.BertConfig,
   vocab_file: str,
+  settings: tokenizer_settings.TokenizerSettings | None,
   classifier: classifier_config.ClassifierConfig | None = None,
 ) -> None:
   """Writes `export`, a folder like those of released models, in --output_dir.
@@ -901,6 +987,7 @@ def export_model(
     trained: Has the weights.
     config: Config of the model.
     vocab_file: Path of its vocabulary; empty for none.
+    settings: Settings of its tokenizer; None if they are not known.
     classifier: Config of the head, for heads that need one.
   """
   if trained.is_chief:
@@ -908,6 +995,7 @@ def export_model(
       os.path.join(FLAGS.output_dir, "export"),
       config.to_json_string(),
       vocab_file,
+      settings,
       classifier.write if classifier else None,
       trained.export_weights,
     )

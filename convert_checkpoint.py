@@ -17,7 +17,7 @@ import launch  # First: from here on a signal ends the program quietly.
 from collections.abc import Iterable
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -28,6 +28,7 @@ import checkpoint
 from command_line import flag_help
 from data import file_io
 from data import locks
+from data import tokenizer_settings
 from data import transformers_format
 from data import unfinished
 from errors import UserError
@@ -46,11 +47,17 @@ _TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # The files of both kinds of folders, in the order in which they are written.
 _RELEASED_FILES = (
   _VOCAB,
+  tokenizer_settings.FILE,
   f"{_CHECKPOINT}.data-00000-of-00001",
   f"{_CHECKPOINT}.index",
   _CONFIG,
 )
-_TRANSFORMERS_FILES = (_VOCAB, _TRANSFORMERS_WEIGHTS[0], _TRANSFORMERS_CONFIG)
+_TRANSFORMERS_FILES = (
+  _VOCAB,
+  tokenizer_settings.FILE,
+  _TRANSFORMERS_WEIGHTS[0],
+  _TRANSFORMERS_CONFIG,
+)
 
 
 @flag_help.group("Conversion")
@@ -119,11 +126,37 @@ def _output_path(name: str) -> str:
   return os.path.join(FLAGS.output_dir, name)
 
 
-def _read_vocabulary() -> bytes:
-  """Returns the contents of the vocabulary, after a check."""
-  path = _input_path(_VOCAB)
-  tokenization.load_vocab(path)
-  return file_io.read_bytes(path)
+def _move_files(folder: str, names: Iterable[str]) -> None:
+  """Moves those of the files that were written to the output."""
+  written = [
+    name for name in names if tf.io.gfile.exists(os.path.join(folder, name))
+  ]
+  unfinished.move_files(folder, FLAGS.output_dir, written)
+
+
+class _TokenizerFiles(NamedTuple):
+  """The vocabulary, and its settings if they are known."""
+
+  vocabulary: bytes
+  settings: tokenizer_settings.TokenizerSettings | None
+
+  @classmethod
+  def read(cls) -> _TokenizerFiles:
+    """Returns the files of the input, after a check."""
+    path = _input_path(_VOCAB)
+    settings = tokenizer_settings.TokenizerSettings.read(FLAGS.input_dir)
+    classifier = classifier_config.ClassifierConfig.read(FLAGS.input_dir)
+    if classifier and not settings:
+      settings = classifier.text_settings
+    known = settings or tokenizer_settings.TokenizerSettings()
+    tokenization.load_vocab(path, known.special_tokens)
+    return cls(file_io.read_bytes(path), settings)
+
+  def write(self, folder: str) -> None:
+    """Writes the files."""
+    file_io.write_bytes(os.path.join(folder, _VOCAB), self.vocabulary)
+    if self.settings:
+      self.settings.write(folder)
 
 
 def from_transformers(weights_name: str) -> modeling.BertConfig:
@@ -133,12 +166,12 @@ def from_transformers(weights_name: str) -> modeling.BertConfig:
   )
   weights = _open_weights(config, _input_path(weights_name))
   tensors = {name: weights.get_tensor(name) for name in weights.shapes}
-  vocabulary = _read_vocabulary()
+  tokenizer_files = _TokenizerFiles.read()
   with file_io.temporary_folder(_output_path("model")) as folder:
-    file_io.write_bytes(os.path.join(folder, _VOCAB), vocabulary)
+    tokenizer_files.write(folder)
     checkpoint.write(os.path.join(folder, _CHECKPOINT), tensors)
     file_io.write_text(os.path.join(folder, _CONFIG), config.to_json_string())
-    unfinished.move_files(folder, FLAGS.output_dir, _RELEASED_FILES)
+    _move_files(folder, _RELEASED_FILES)
   return config
 
 
@@ -156,16 +189,16 @@ def to_transformers() -> modeling.BertConfig:
     **_describe_head(names),
   }
   config_text = json.dumps(transformers_config, indent=2, sort_keys=True)
-  vocabulary = _read_vocabulary()
+  tokenizer_files = _TokenizerFiles.read()
   try:
     with file_io.temporary_folder(_output_path("model")) as folder:
-      file_io.write_bytes(os.path.join(folder, _VOCAB), vocabulary)
+      tokenizer_files.write(folder)
       weights_path = os.path.join(folder, _TRANSFORMERS_WEIGHTS[0])
       with file_io.atomic_file(weights_path) as temporary:
         checkpoint.write_transformers(temporary, tensors)
       config_path = os.path.join(folder, _TRANSFORMERS_CONFIG)
       file_io.write_text(config_path, config_text + "\n")
-      unfinished.move_files(folder, FLAGS.output_dir, _TRANSFORMERS_FILES)
+      _move_files(folder, _TRANSFORMERS_FILES)
   except safetensors.SafetensorError as error:  # such as a full disk
     raise UserError(
       f"--output_dir={FLAGS.output_dir} cannot be written: {error}."

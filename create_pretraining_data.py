@@ -39,6 +39,7 @@ from pretraining import corpus
 from pretraining import instances
 from pretraining import shards
 from pretraining import workers
+import tokenization
 from training import model_folder
 from training import training_log
 
@@ -152,9 +153,10 @@ class Job:
 def main(argv):
   input_files = file_names.find_files(FLAGS.input_file, "--input_file")
   files = common_flags.model_files("vocab_file")
-  common_flags.create_tokenizer(files)  # checks the vocabulary
+  tokenizer = common_flags.create_tokenizer(files)
+  tokenizer.check_special_tokens("mask")
   parser = common_flags.text_parser()
-  settings = instance_settings(files)
+  settings = instance_settings(files, tokenizer)
   output = sharded_output(input_files, parser, settings)
   check_not_inputs(output, input_files, settings.vocab_file)
   with contextlib.ExitStack() as stack:
@@ -171,6 +173,7 @@ def main(argv):
 
 def instance_settings(
   files: model_folder.ModelFiles,
+  tokenizer: tokenization.FullTokenizer,
 ) -> instances.InstanceSettings:
   """Returns the settings of records that the flags describe.
 
@@ -199,7 +202,7 @@ def instance_settings(
     max_instances_per_row = FLAGS.max_pairs_per_record
   return instances.InstanceSettings(
     vocab_file=str(files.vocab_file),
-    do_lower_case=FLAGS.do_lower_case,
+    text_settings=tokenizer.settings,
     max_seq_length=FLAGS.max_seq_length,
     masking_settings=common_flags.masking_settings(),
     word_segmenter=FLAGS.word_segmenter,

@@ -112,11 +112,11 @@ def main(_):
   )
   config = common_flags.read_config(files)
   version_dir = _version_dir()
-  head, classifier = _find_head(config, files.init_checkpoint)
-  do_lower_case = FLAGS.do_lower_case
-  if classifier and not FLAGS["do_lower_case"].present:
-    do_lower_case = classifier.do_lower_case
-  tokenizer = common_flags.create_tokenizer(files, config, do_lower_case)
+  head, classifier = _find_head(config, files)
+  settings = common_flags.text_settings(
+    files, classifier.text_settings if classifier else None
+  )
+  tokenizer = common_flags.create_tokenizer(files, config, settings)
   max_seq_length = _max_seq_length(config, files, head, classifier)
   preprocessor = signatures.Preprocessor(
     files.vocab_file, tokenizer, max_seq_length
@@ -142,17 +142,18 @@ def _version_dir() -> str:
 
 
 def _find_head(
-  config: modeling.BertConfig, path: str
+  config: modeling.BertConfig, files: model_folder.ModelFiles
 ) -> tuple[heads.Head, classifier_config.ClassifierConfig | None]:
   """Returns the head, and its labels and settings if it is a classifier.
 
   Args:
     config: Config of the model.
-    path: Path of its weights.
+    files: Files of the model.
 
   Raises:
     UserError: The weights have no such head, or its labels are not known.
   """
+  path = files.init_checkpoint
   names = checkpoint.open_checkpoint(path).shapes
   classifier = classifier_config.ClassifierConfig.read(os.path.dirname(path))
   if FLAGS.head:
@@ -183,7 +184,7 @@ def _find_head(
     classifier = classifier_config.ClassifierConfig(
       head.name,
       tuple(FLAGS.labels),
-      FLAGS.do_lower_case,
+      common_flags.text_settings(files),
       config.max_position_embeddings,
       encoding.TRUNCATE,
     )
@@ -275,6 +276,8 @@ def save(served: signatures.ServedModel, folder: str) -> None:
   with file_io.temporary_folder(folder) as temporary:
     tf.saved_model.save(served, temporary, signatures=served.signatures())
     _set_fingerprint(os.path.join(temporary, _FINGERPRINT_FILE))
+    # Next to the vocabulary, where our own programs look for it.
+    served.preprocessor.text_settings.write(os.path.join(temporary, "assets"))
     parent, version = os.path.split(folder)
     model_name = os.path.basename(os.path.abspath(parent))
     _write_warmup_requests(

@@ -127,7 +127,7 @@ def main(_):
   check_not_inputs(input_files, lock_file, files)
   with locks.Lock(lock_file, f"--output_file={FLAGS.output_file}"):
     file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
-    output = open_output(layers, input_files, files)
+    output = open_output(layers, input_files, files, tokenizer)
     estimator = create_estimator(config, layers, files.init_checkpoint)
     sequences = encode_lines(input_files, tokenizer)
     extract(
@@ -202,10 +202,12 @@ def open_output(
   layers: Sequence[int],
   input_files: Sequence[str],
   files: model_folder.ModelFiles,
+  tokenizer: tokenization.FullTokenizer,
 ) -> feature_files.PartedFile:
   """Returns the output file, some parts of which may exist already."""
+  settings = _settings(input_files, files, tokenizer)
   return feature_files.PartedFile(
-    FLAGS.output_file, _file_format(layers), _settings(input_files, files)
+    FLAGS.output_file, _file_format(layers), settings
   )
 
 
@@ -223,7 +225,9 @@ def _file_format(layers: Sequence[int]) -> Any:
 
 
 def _settings(
-  input_files: Sequence[str], files: model_folder.ModelFiles
+  input_files: Sequence[str],
+  files: model_folder.ModelFiles,
+  tokenizer: tokenization.FullTokenizer,
 ) -> dict[str, object]:
   """Returns all that the features depend on."""
   names = (
@@ -233,12 +237,12 @@ def _settings(
     "pooling",
     "max_seq_length",
     "batch_size",
-    "do_lower_case",
     "precision",
   )
   stats = [tf.io.gfile.stat(file) for file in input_files]
   return {
     **{name: FLAGS[name].value for name in names},
+    **tokenizer.settings.to_fields(),
     **files._asdict(),
     "config_hash": file_io.compute_checksum(files.bert_config_file),
     "vocab_hash": file_io.compute_checksum(files.vocab_file),
@@ -361,7 +365,6 @@ def encode_lines(
   input_files: Sequence[str], tokenizer: tokenization.FullTokenizer
 ) -> Iterator[encoding.InputFeatures]:
   """Yields the features of each line; `a ||| b` is a pair."""
-  cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
   for file in input_files:
     for line in file_io.read_lines(file):
       # A line with several separators is split at the last one.
@@ -372,8 +375,8 @@ def encode_lines(
         tokenizer.encode(text_a),
         tokenizer.encode(text_b),
         FLAGS.max_seq_length,
-        cls_id,
-        sep_id,
+        tokenizer.cls_id,
+        tokenizer.sep_id,
       )
 
 

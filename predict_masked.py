@@ -33,10 +33,9 @@ import heads
 import modeling
 from tasks import metrics
 import tokenization
+from training import model_folder
 
 FLAGS = flags.FLAGS
-
-_MASK = "[MASK]"
 
 
 @flag_help.group("Masked words")
@@ -74,19 +73,32 @@ def main(_):
   )
   config = common_flags.read_config(files)
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
-  common_flags.create_tokenizer(files, config)  # checks the vocabulary
-  tokenizer = tokenization.FullTokenizer(
-    files.vocab_file, FLAGS.do_lower_case, never_split=[_MASK]
-  )
+  tokenizer = create_tokenizer(files, config)
   model = MaskedLM(config, files.init_checkpoint, common_flags.compute_dtype())
   for text, sequence in read_sequences(tokenizer):
     if FLAGS.score:
-      scores = score_tokens(model, sequence, tokenizer.vocab[_MASK])
+      scores = score_tokens(model, sequence, tokenizer.mask_id)
       answer = _show_scores(text, scores)
     else:
       masks = fill_masks(model, sequence, tokenizer)
       answer = _show_masks(text, masks)
     print(answer, flush=True)
+
+
+def create_tokenizer(
+  files: model_folder.ModelFiles, config: modeling.BertConfig
+) -> tokenization.FullTokenizer:
+  """Returns the tokenizer, which recognizes masks in texts.
+
+  Raises:
+    UserError: The vocabulary has no token for masks, or does not fit the model.
+  """
+  settings = common_flags.text_settings(files)
+  tokenizer = common_flags.create_tokenizer(files, config, settings)
+  tokenizer.check_special_tokens("mask")
+  return tokenization.FullTokenizer.from_settings(
+    files.vocab_file, settings, never_split=[settings.special_tokens.mask]
+  )
 
 
 # --- Texts -------------------------------------------------------------------
@@ -139,9 +151,6 @@ def encode_text(
     UserError: The text is too long, or has nothing to predict.
   """
   parts = [tokenizer.encode(part) for part in text.split("|||", 1)]
-  cls_id, sep_id, mask_id = tokenizer.convert_tokens_to_ids(
-    ["[CLS]", "[SEP]", _MASK]
-  )
   num_ids = 1 + sum(len(part) + 1 for part in parts)
   if num_ids > FLAGS.max_seq_length:
     raise UserError(
@@ -149,18 +158,21 @@ def encode_text(
       f"--max_seq_length={FLAGS.max_seq_length}. Shorten it, or raise the flag."
     )
   ids_b = parts[1] if len(parts) > 1 else None
-  features = encoding.encode_pair(parts[0], ids_b, num_ids, cls_id, sep_id)
+  features = encoding.encode_pair(
+    parts[0], ids_b, num_ids, tokenizer.cls_id, tokenizer.sep_id
+  )
   positions = []
   for position, token_id in enumerate(features.input_ids):
     if FLAGS.score:
-      is_predicted = position > 0 and token_id != sep_id
+      is_predicted = position > 0 and token_id != tokenizer.sep_id
     else:
-      is_predicted = token_id == mask_id
+      is_predicted = token_id == tokenizer.mask_id
     if is_predicted:
       positions.append(position)
   if not positions:
+    mask = tokenizer.settings.special_tokens.mask
     raise UserError(
-      f"{text[:60]!r} has no {'tokens' if FLAGS.score else _MASK}."
+      f"{text[:60]!r} has no {'tokens' if FLAGS.score else mask}."
     )
   return MaskedSequence(features, positions)
 

@@ -416,7 +416,11 @@ def run(
     )
     if config:
       common_flags.export_model(
-        recipe.estimator, config, files.vocab_file, classifier
+        recipe.estimator,
+        config,
+        files.vocab_file,
+        tokenizer.settings,
+        classifier,
       )
 
   if FLAGS.do_eval:
@@ -518,7 +522,7 @@ def _create_classifier(
   classifier = classifier_config.ClassifierConfig(
     task.problem_type,
     task.find_labels(examples.get("train", ())),
-    tokenizer.basic_tokenizer.do_lower_case,
+    tokenizer.settings,
     FLAGS.max_seq_length,
     FLAGS.long_text,
   )

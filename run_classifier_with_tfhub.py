@@ -18,6 +18,7 @@ from __future__ import annotations
 import launch  # First: from here on a signal ends the program quietly.
 
 import contextlib
+import dataclasses
 
 from absl import flags
 
@@ -51,6 +52,7 @@ def define_flags() -> None:
     True,
     "Whether to lower-case the text, for an encoder that does not say.",
   )
+  common_flags.define_token_flags()
   run_classifier.define_classifier_flags()
 
 
@@ -100,7 +102,8 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
       "a vocabulary. Pass --vocab_file, and --nodo_lower_case "
       "if it is cased."
     )
-  do_lower_case = FLAGS.do_lower_case
+  files = model_folder.ModelFiles(vocab_file=vocab_file)
+  settings = common_flags.text_settings(files)
   if encoder.do_lower_case is not None:
     if FLAGS["do_lower_case"].present and (
       FLAGS.do_lower_case != encoder.do_lower_case
@@ -109,10 +112,10 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
         f"--do_lower_case={FLAGS.do_lower_case}: the encoder "
         f"says {encoder.do_lower_case}. Leave the flag out."
       )
-    do_lower_case = encoder.do_lower_case
-  return common_flags.create_tokenizer(
-    model_folder.ModelFiles(vocab_file=vocab_file), do_lower_case=do_lower_case
-  )
+    settings = dataclasses.replace(
+      settings, do_lower_case=encoder.do_lower_case
+    )
+  return common_flags.create_tokenizer(files, settings=settings)
 
 
 if __name__ == "__main__":

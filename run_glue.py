@@ -210,10 +210,24 @@ def _common_arguments(
     f"--data_dir={_data_dir(task)}",
     f"--bert_config_file={files.bert_config_file}",
     f"--vocab_file={files.vocab_file}",
-    f"--do_lower_case={FLAGS.do_lower_case}",
+    *_text_arguments(files),
     f"--precision={FLAGS.precision}",
     f"--max_seq_length={FLAGS.max_seq_length}",
   ]
+
+
+def _text_arguments(files: model_folder.ModelFiles) -> list[str]:
+  """Returns the arguments that decide how text is read.
+
+  What lies next to the vocabulary is read by the program itself.
+  """
+  settings = common_flags.text_settings(files)
+  arguments = [f"--do_lower_case={settings.do_lower_case}"]
+  if FLAGS.strip_accents is not None:
+    arguments.append(f"--strip_accents={FLAGS.strip_accents}")
+  if FLAGS.special_tokens:
+    arguments.append(f"--special_tokens={','.join(FLAGS.special_tokens)}")
+  return arguments
 
 
 def _run_classifier(arguments: Sequence[str], log_file: str) -> None:

@@ -130,7 +130,7 @@ def main(_):
   )
   tokenizer = _create_tokenizer(config, files)
   sentences = {name: _read_sentences(name) for name in wanted}
-  tagger = _create_tagger(sentences, files.init_checkpoint)
+  tagger = _create_tagger(sentences, files.init_checkpoint, tokenizer.settings)
   for name in sentences:
     _check_tags(name, sentences[name], tagger.labels)
     _log_scheme(name, sentences[name], tagger.labels)
@@ -168,7 +168,7 @@ def main(_):
       [_path("train")],
     )
     common_flags.export_model(
-      recipe.estimator, config, files.vocab_file, tagger
+      recipe.estimator, config, files.vocab_file, tokenizer.settings, tagger
     )
 
   if FLAGS.do_eval:
@@ -196,13 +196,13 @@ def _create_tokenizer(
     for token in tokenizer.vocab
     if not token.startswith("[")
   )
-  if not has_capitals and not FLAGS.do_lower_case:
+  if not has_capitals and not tokenizer.settings.do_lower_case:
     raise UserError(
       f"--vocab_file={files.vocab_file} has no capitals, so "
       "most words with one would be unknown. Use a cased model, "
       "which tells names from other words, or pass --do_lower_case."
     )
-  if FLAGS.do_lower_case:
+  if tokenizer.settings.do_lower_case:
     logging.warning(
       "An uncased model cannot see capitals, which tell names from other "
       "words: a cased model does better."
@@ -231,7 +231,7 @@ def _read_sentences(name: str) -> list[ner.Sentence]:
 
 
 def _create_tagger(
-  sentences, init_checkpoint
+  sentences, init_checkpoint, settings
 ) -> classifier_config.ClassifierConfig:
   """Returns the config of the tagger: as trained earlier, or from the data.
 
@@ -253,7 +253,7 @@ def _create_tagger(
     tagger = classifier_config.ClassifierConfig(
       heads.TAGGING,
       tuple(tags),
-      FLAGS.do_lower_case,
+      settings,
       FLAGS.max_seq_length,
       encoding.SLIDING_WINDOW,
     )

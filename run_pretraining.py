@@ -32,6 +32,7 @@ from data import checkpoint_folder
 from data import file_io
 from data import file_names
 from data import record_files
+from data import tokenizer_settings
 from errors import UserError
 import estimator as estimator_lib
 import heads
@@ -106,6 +107,7 @@ def define_flags() -> None:
     "Vocabulary of the records; --dynamic_masking needs it, and it is copied "
     "next to the weights.",
   )
+  common_flags.define_special_tokens_flag()
   common_flags.define_masking_flags("--dynamic_masking")
   flags.DEFINE_bool(
     "skip_damaged_records",
@@ -170,7 +172,14 @@ def main(_):
         evaluate_fn=evaluate if FLAGS.do_eval else None,
         data_files=data_files,
       )
-    common_flags.export_model(estimator, config, files.vocab_file)
+    text_settings = None
+    if files.vocab_file:
+      text_settings = tokenizer_settings.TokenizerSettings.read(
+        os.path.dirname(files.vocab_file)
+      )
+    common_flags.export_model(
+      estimator, config, files.vocab_file, text_settings
+    )
 
   if FLAGS.do_eval:
     logging.info("***** Running evaluation *****")
@@ -286,7 +295,7 @@ def _create_mask_function(
     UserError: Flags contradict each other.
   """
   common_flags.check_belongs(
-    common_flags.MASKING_FLAGS,
+    (*common_flags.MASKING_FLAGS, "special_tokens"),
     FLAGS.dynamic_masking,
     "--dynamic_masking",
   )
@@ -302,11 +311,15 @@ def _create_mask_function(
       "--dynamic_masking runs on the machine of the TPU. Start the program "
       "there, with --tpu_name=local."
     )
-  vocab = tokenization.load_vocab(files.vocab_file)
-  common_flags.check_vocab_size(max(vocab.values()) + 1, config, files)
-  masker = masking.Masker(
-    masking.Vocabulary.from_tokens(vocab), common_flags.masking_settings()
+  tokenizer = tokenization.FullTokenizer.from_settings(
+    files.vocab_file, common_flags.text_settings(files)
   )
+  tokenizer.check_special_tokens("mask")
+  common_flags.check_vocab_size(len(tokenizer.inv_vocab), config, files)
+  vocabulary = masking.Vocabulary.from_tokens(
+    tokenizer.vocab, tokenizer.settings.special_tokens
+  )
+  masker = masking.Masker(vocabulary, common_flags.masking_settings())
   return masker.redraw_masks
 
 

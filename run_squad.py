@@ -199,7 +199,9 @@ def main(_):
       else None,
       [FLAGS.train_file],
     )
-    common_flags.export_model(recipe.estimator, config, files.vocab_file)
+    common_flags.export_model(
+      recipe.estimator, config, files.vocab_file, tokenizer.settings
+    )
 
   if FLAGS.do_predict:
     _predict(recipe, predict_maker, windows)

@@ -93,7 +93,7 @@ def main(_):
   classifier = classifier_config.ClassifierConfig(
     heads.MULTIPLE_CHOICE,
     (),
-    FLAGS.do_lower_case,
+    tokenizer.settings,
     FLAGS.max_seq_length,
     encoding.TRUNCATE,
   )
@@ -121,7 +121,11 @@ def main(_):
       [os.path.join(FLAGS.data_dir, FLAGS.train_file)],
     )
     common_flags.export_model(
-      recipe.estimator, config, files.vocab_file, classifier
+      recipe.estimator,
+      config,
+      files.vocab_file,
+      tokenizer.settings,
+      classifier,
     )
 
   if FLAGS.do_eval:
@@ -145,7 +149,6 @@ def _write_records(
   tokenizer: tokenization.FullTokenizer,
 ) -> finetuning.TaskRecords:
   """Writes the records of a file, unless the same are there already."""
-  cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
   path = run_folder.record_path(FLAGS.output_dir, name)
 
   def create_record(example: swag.ChoiceExample) -> bytes:
@@ -158,8 +161,8 @@ def _write_records(
         context,
         tokenizer.encode(choice),
         FLAGS.max_seq_length,
-        cls_id,
-        sep_id,
+        tokenizer.cls_id,
+        tokenizer.sep_id,
       )
       features.input_ids.extend(sequence.input_ids)
       features.segment_ids.extend(sequence.segment_ids)

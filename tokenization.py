@@ -14,18 +14,21 @@ occurred before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import functools
 import itertools
+import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import unicodedata
 
 from absl import logging
 
 from data import file_io
+from data import text_decoding
+from data import tokenizer_settings
 from errors import UserError
-
-REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # The blocks that count as Chinese characters. Hangul, Hiragana and Katakana
 # are not among them: the released models were made with text in which those
@@ -50,6 +53,12 @@ _CACHED_LENGTH = 40
 _STRETCH = re.compile(r"\S+")
 # Stands for bytes that are no text. It is dropped, although it is printable.
 _REPLACEMENT = "\ufffd"
+# Maximum number of lines of a vocabulary in a message.
+_MOST_LINES_SHOWN = 5
+_BERT_TOKENS = tokenizer_settings.BERT_TOKENS
+# Folders of released models, such as uncased_L-12_H-768_A-12. Those without a
+# word about case, multilingual and Chinese, are uncased.
+_RELEASED_NAME = re.compile(r"(?P<kind>\w+)_L-\d+_H-\d+_A-\d+")
 
 
 # --- Characters --------------------------------------------------------------
@@ -197,6 +206,7 @@ class BasicTokenizer:
       `do_lower_case`.
     never_split: Tokens, such as `[MASK]`, that stay as they are wherever they
       occur in the text.
+    tokenize_chinese_chars: Whether each Chinese character is a word.
   """
 
   def __init__(
@@ -204,11 +214,13 @@ class BasicTokenizer:
     do_lower_case: bool = True,
     strip_accents: bool | None = None,
     never_split: Sequence[str] = (),
+    tokenize_chinese_chars: bool = True,
   ):
     self.do_lower_case = do_lower_case
     self.strip_accents = (
       do_lower_case if strip_accents is None else strip_accents
     )
+    self.tokenize_chinese_chars = tokenize_chinese_chars
     self.never_split = frozenset(never_split)
     # If two tokens begin alike, the longer one matches. The parenthesis
     # makes `re.split` return the tokens, as every second part.
@@ -217,10 +229,10 @@ class BasicTokenizer:
     self._never_split_pattern = re.compile(f"({alternatives})")
     self._table = _Table(self.normalize_char)
 
-  def tokenize(self, text: str) -> list[str]:
+  def tokenize(self, text: str | bytes) -> list[str]:
     """Returns the words and punctuation marks of `text`."""
     words = []
-    for stretch in self.split_at_spaces(text):
+    for stretch in self.split_at_spaces(convert_to_unicode(text)):
       words += self.split_stretch(stretch)
     return words
 
@@ -348,7 +360,7 @@ class BasicTokenizer:
     Spaces in it separate words.
     """
     form = _clean(char)
-    if _is_cjk(char):
+    if self.tokenize_chinese_chars and _is_cjk(char):
       form = f" {form} "
     if self.do_lower_case:
       form = form.lower()
@@ -376,13 +388,14 @@ class WordpieceTokenizer:
     # The search for a piece needs no longer candidates than this.
     self._longest = max(map(len, vocab))
 
-  def tokenize(self, text: str) -> list[str]:
+  def tokenize(self, text: str | bytes) -> list[str]:
     """Returns the pieces of text that `BasicTokenizer` normalized.
 
     `unaffable` gives `una ##ffa ##ble`. A word that the vocabulary has no
     pieces for, or that is too long, gives the unknown token.
     """
-    return [piece for word in text.split() for piece in self.split_word(word)]
+    words = whitespace_tokenize(text)
+    return [piece for word in words for piece in self.split_word(word)]
 
   def split_word(self, word: str) -> list[str]:
     """Returns the pieces of one word."""
@@ -441,14 +454,20 @@ class FullTokenizer:
     strip_accents: Whether to drop accents; None to drop them if
       `do_lower_case`.
     never_split: Tokens, such as `[MASK]`, that are recognized in the text.
+    tokenize_chinese_chars: Whether each Chinese character is a word.
+    special_tokens: Names of the special tokens.
 
   Attributes:
     vocab: token -> id.
     inv_vocab: id -> token.
+    settings: The settings, as they are kept with models.
+    unk_id: Id of the token of unknown words, `[UNK]`.
+    cls_id: Id of the token that begins a sequence, `[CLS]`.
+    sep_id: Id of the token that ends a text, `[SEP]`.
 
   Raises:
-    UserError: The vocabulary cannot be read, is not UTF-8, or lacks `[UNK]`,
-      `[CLS]`, `[SEP]` or `[MASK]`; or a never-split token is not in it.
+    UserError: The vocabulary cannot be read, is not UTF-8, or lacks the token
+      of unknown words, `[CLS]` or `[SEP]`; or a never-split token is not in it.
   """
 
   def __init__(
@@ -457,10 +476,19 @@ class FullTokenizer:
     do_lower_case: bool = True,
     strip_accents: bool | None = None,
     never_split: Sequence[str] = (),
+    tokenize_chinese_chars: bool = True,
+    special_tokens: tokenizer_settings.SpecialTokens = _BERT_TOKENS,
   ):
+    self.settings = tokenizer_settings.TokenizerSettings(
+      do_lower_case, strip_accents, tokenize_chinese_chars, special_tokens
+    )
+    self._vocab_file = vocab_file
     tokens = _read_vocab(vocab_file)
-    self.vocab = _number_tokens(tokens, vocab_file)
+    self.vocab = _number_tokens(tokens, vocab_file, special_tokens)
     self.inv_vocab = dict(enumerate(tokens))
+    self.unk_id = self.vocab[special_tokens.unk]
+    self.cls_id = self.vocab[special_tokens.cls]
+    self.sep_id = self.vocab[special_tokens.sep]
     unknown = [token for token in never_split if token not in self.vocab]
     if unknown:
       raise UserError(
@@ -468,18 +496,61 @@ class FullTokenizer:
         "in the text. Use the vocabulary of a BERT model."
       )
     self.basic_tokenizer = BasicTokenizer(
-      do_lower_case, strip_accents, never_split
+      do_lower_case, strip_accents, never_split, tokenize_chinese_chars
     )
-    self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
+    self.wordpiece_tokenizer = WordpieceTokenizer(
+      self.vocab, special_tokens.unk
+    )
     self._word_ids = _IdCache(self._encode_word)
     self._stretch_ids = _IdCache(self._encode_stretch)
 
-  def tokenize(self, text: str) -> list[str]:
+  @classmethod
+  def from_settings(
+    cls,
+    vocab_file: str,
+    settings: tokenizer_settings.TokenizerSettings,
+    never_split: Sequence[str] = (),
+  ) -> FullTokenizer:
+    """Returns a tokenizer with the settings of a model."""
+    return cls(
+      vocab_file,
+      settings.do_lower_case,
+      settings.strip_accents,
+      never_split,
+      settings.tokenize_chinese_chars,
+      settings.special_tokens,
+    )
+
+  @property
+  def mask_id(self) -> int:
+    """Id of the token that stands for a masked one, `[MASK]`.
+
+    Not every vocabulary has it; see `check_special_tokens`.
+    """
+    return self.vocab[self.settings.special_tokens.mask]
+
+  def check_special_tokens(self, *names: str) -> None:
+    """Raises a UserError if special tokens are missing in the vocabulary.
+
+    Args:
+      *names: Names of the tokens, such as `mask`.
+    """
+    for name in names:
+      token = getattr(self.settings.special_tokens, name)
+      if token not in self.vocab:
+        raise UserError(
+          f"The vocabulary {self._vocab_file} has no token {token}, which is "
+          f"needed. If it has another name there, pass "
+          f"--special_tokens={name}=<name>."
+        )
+
+  def tokenize(self, text: str | bytes) -> list[str]:
     """Returns the WordPiece tokens of `text`."""
     return self.convert_ids_to_tokens(self.encode(text))
 
-  def encode(self, text: str) -> list[int]:
+  def encode(self, text: str | bytes) -> list[int]:
     """Returns the ids of the WordPiece tokens of `text`."""
+    text = convert_to_unicode(text)
     stretches = self.basic_tokenizer.split_at_spaces(text)
     ids = map(self._stretch_ids.__getitem__, stretches)
     return list(itertools.chain.from_iterable(ids))
@@ -501,16 +572,17 @@ class FullTokenizer:
     ]
 
   def encode_with_offsets(
-    self, text: str
+    self, text: str | bytes
   ) -> tuple[list[int], list[tuple[int, int]]]:
     """Returns ids, and for each (start, end) of its source in `text`.
 
     Slower than `encode`; the ids are the same. `text[start:end]` is the text as
     it was written, accents and capitals included. The source of `[UNK]` is the
-    whole word.
+    whole word. Offsets in bytes count the characters of `convert_to_unicode`.
     """
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
+    text = convert_to_unicode(text)
     for word in self.basic_tokenizer.split_with_offsets(text):
       pieces = self.wordpiece_tokenizer.split_word(word.text)
       ids.extend(self.vocab[piece] for piece in pieces)
@@ -526,11 +598,11 @@ class FullTokenizer:
 
   def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
     """Returns the id of each token; raises a KeyError for an unknown one."""
-    return [self.vocab[token] for token in tokens]
+    return convert_by_vocab(self.vocab, tokens)
 
   def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
     """Returns the token of each id."""
-    return list(map(self.inv_vocab.__getitem__, ids))
+    return convert_by_vocab(self.inv_vocab, ids)
 
   def _encode_stretch(self, stretch: str) -> tuple[int, ...]:
     words = self.basic_tokenizer.split_stretch(stretch)
@@ -545,7 +617,10 @@ class FullTokenizer:
 # --- Vocabularies ------------------------------------------------------------
 
 
-def load_vocab(vocab_file: str) -> dict[str, int]:
+def load_vocab(
+  vocab_file: str,
+  special_tokens: tokenizer_settings.SpecialTokens = _BERT_TOKENS,
+) -> dict[str, int]:
   """Returns a vocabulary, one token per line, as token -> id.
 
   Lines are stripped. A token that occurs twice has the later id, as in the
@@ -554,34 +629,95 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
   Raises:
     UserError: See `FullTokenizer`.
   """
-  return _number_tokens(_read_vocab(vocab_file), vocab_file)
+  return _number_tokens(_read_vocab(vocab_file), vocab_file, special_tokens)
 
 
 def _read_vocab(vocab_file: str) -> list[str]:
-  """Returns the stripped lines of a vocabulary."""
-  text = file_io.read_text(vocab_file)
-  if not text.strip():
+  """Returns the stripped lines of a vocabulary, without blank ones at its end.
+
+  A blank line before the end keeps its number.
+  """
+  content = file_io.read_bytes(vocab_file)
+  text = _decode_vocab(content, vocab_file)
+  # Only line feeds end a line: some tokens are other line separators. Files
+  # without any may come from an old Mac.
+  lines = text.split("\n" if "\n" in text else "\r")
+  blank = [i for i, line in enumerate(lines) if not line.strip(" \t\r")]
+  while blank and blank[-1] == len(lines) - 1:
+    blank.pop()
+    lines.pop()
+  if not lines:
     raise UserError(f"The vocabulary {vocab_file} is empty.")
+  if blank:
+    numbers = _join_some([str(i + 1) for i in blank])
+    _warn_once(f"{vocab_file}, line {numbers}: blank. No text can have its id.")
+  return [line.strip() for line in lines]
+
+
+def _decode_vocab(content: bytes, vocab_file: str) -> str:
+  """Returns the text of a vocabulary; raises a UserError if it is not UTF-8."""
+  encoding = text_decoding.find_marked_encoding(content) or "utf-8"
+  # The first character is ASCII, so one of its two bytes is zero.
+  if content[:2].count(0) == 1:
+    encoding = "utf-16"
+  if encoding != "utf-8":
+    raise UserError(
+      f"The vocabulary {vocab_file} is text in {encoding.upper()}. Convert it "
+      f"to UTF-8, for example with `iconv -f {encoding} -t utf-8`."
+    )
+  text = text_decoding.decode(content, vocab_file)
   if "\0" in text:
     line = text.count("\n", 0, text.index("\0")) + 1
     raise UserError(
       f"The vocabulary {vocab_file} has a zero byte in line {line}. Is it text "
       "in UTF-8?"
     )
-  # Only line feeds end a line: some tokens are other line separators.
-  return [line.strip() for line in text.removesuffix("\n").split("\n")]
+  return text
 
 
-def _number_tokens(tokens: list[str], vocab_file: str) -> dict[str, int]:
+@functools.cache
+def _warn_once(message: str) -> None:
+  """Logs a warning, once even if a file is read several times."""
+  logging.warning("%s", message)
+
+
+def _join_some(names: Sequence[str]) -> str:
+  """Returns the first few of the names, and the number of the others."""
+  shown = ", ".join(names[:_MOST_LINES_SHOWN])
+  more = len(names) - _MOST_LINES_SHOWN
+  return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _number_tokens(
+  tokens: list[str],
+  vocab_file: str,
+  special_tokens: tokenizer_settings.SpecialTokens,
+) -> dict[str, int]:
   """Returns token -> id, after a check for the tokens that are required."""
-  vocab = {token: i for i, token in enumerate(tokens)}
-  missing = [token for token in REQUIRED_TOKENS if token not in vocab]
-  if missing:
+  vocab: dict[str, int] = {}
+  doubled = []
+  for i, token in enumerate(tokens):
+    if token and token in vocab:
+      doubled.append(f"{token!r} in lines {vocab[token] + 1} and {i + 1}")
+    vocab[token] = i
+  required = (special_tokens.unk, special_tokens.cls, special_tokens.sep)
+  if not all(token in vocab for token in required):
+    names = dataclasses.asdict(special_tokens).values()
+    missing = [token for token in names if token not in vocab]
     raise UserError(
       f"The vocabulary {vocab_file} has {len(vocab)} tokens, but not "
-      f"{', '.join(missing)}. Is it the vocab.txt of a BERT model?"
+      f"{', '.join(missing)}. If they have other names there, pass "
+      "--special_tokens=cls=<name>,sep=<name> and so on; if not, use the "
+      "vocab.txt of a BERT model."
+    )
+  if doubled:
+    _warn_once(
+      f"{vocab_file} has {_join_some(doubled)}. The later line counts."
     )
   return vocab
+
+
+# --- Casing ------------------------------------------------------------------
 
 
 def validate_case_matches_vocab(
@@ -607,3 +743,72 @@ def validate_case_matches_vocab(
       "with a capital becomes [UNK]. For an uncased model, leave it on.",
       vocab_file,
     )
+
+
+def validate_case_matches_checkpoint(
+  do_lower_case: bool, init_checkpoint: str | None
+) -> None:
+  """Checks that lower-casing suits a checkpoint, by the name of its folder.
+
+  Only names of released models tell, such as `cased_L-12_H-768_A-12`. Our own
+  programs look at the vocabulary instead.
+
+  Raises:
+    UserError: The name says the opposite.
+  """
+  folder = os.path.basename(os.path.dirname(init_checkpoint or ""))
+  released = _RELEASED_NAME.fullmatch(folder)
+  if not released:
+    return
+  is_cased = released["kind"].split("_")[-1] == "cased"
+  if do_lower_case == is_cased:
+    kind = "a cased" if is_cased else "an uncased"
+    raise UserError(
+      f"--do_lower_case={do_lower_case}, but {init_checkpoint} is {kind} "
+      f"model. Pass --do_lower_case={not is_cased}."
+    )
+
+
+# --- Functions that other people's programs import ---------------------------
+
+
+def convert_to_unicode(text: str | bytes) -> str:
+  """Returns text; of bytes, their UTF-8 without those that are no text.
+
+  Raises:
+    ValueError: The argument is neither.
+  """
+  if isinstance(text, str):
+    return text
+  if isinstance(text, bytes):
+    return text.decode("utf-8", "ignore")
+  raise ValueError(f"{text!r} is neither str nor bytes.")
+
+
+def printable_text(text: str | bytes) -> str:
+  """Returns text in the form in which `print` takes it."""
+  return convert_to_unicode(text)
+
+
+def whitespace_tokenize(text: str | bytes) -> list[str]:
+  """Returns the parts of text between white space."""
+  return convert_to_unicode(text).split()
+
+
+def convert_by_vocab(vocab: Mapping[Any, Any], items: Iterable[Any]) -> list:
+  """Returns the entry of each item; raises a KeyError for an unknown one."""
+  return list(map(vocab.__getitem__, items))
+
+
+def convert_tokens_to_ids(
+  vocab: Mapping[str, int], tokens: Iterable[str]
+) -> list[int]:
+  """Returns the id of each token, by `load_vocab`."""
+  return convert_by_vocab(vocab, tokens)
+
+
+def convert_ids_to_tokens(
+  inv_vocab: Mapping[int, str], ids: Iterable[int]
+) -> list[str]:
+  """Returns the token of each id, by an inverted vocabulary."""
+  return convert_by_vocab(inv_vocab, ids)

@@ -57,6 +57,7 @@ def run_ours(settings) -> None:
   # pylint: disable=g-import-not-at-top
   import tensorflow as tf
 
+  from data import tokenizer_settings
   import estimator as estimator_lib
   import heads
   import modeling
@@ -70,7 +71,11 @@ def run_ours(settings) -> None:
   config = modeling.BertConfig.from_json_file(settings["bert_config_file"])
   examples = glue.TASKS["mrpc"].read_examples(settings["data_dir"], "train")
   classifier = classifier_config.ClassifierConfig(
-    heads.SINGLE_LABEL, ("0", "1"), True, settings["max_seq_length"], "truncate"
+    heads.SINGLE_LABEL,
+    ("0", "1"),
+    tokenizer_settings.TokenizerSettings(),
+    settings["max_seq_length"],
+    "truncate",
   )
   dtype = tf.as_dtype(settings["precision"])
   recipe = finetuning.Recipe(

@@ -171,11 +171,15 @@ def _to_json(value) -> object:
 def compute_tokenizer_digest(tokenizer) -> str:
   """Returns a digest of everything that decides how a text is tokenized."""
   basic = tokenizer.basic_tokenizer
+  unusual = tokenizer.settings.unusual_fields()
   return compute_digest(
     list(tokenizer.vocab.items()),
     basic.do_lower_case,
     basic.strip_accents,
     sorted(basic.never_split),
+    # Most tokenizers have none, and records that were made before there were
+    # such settings can be used again.
+    *([unusual] if unusual else []),
   )
 
 

@@ -57,6 +57,14 @@ def check_encoding(encoding: str, flag: str) -> None:
     ) from error
 
 
+def find_marked_encoding(content: bytes) -> str | None:
+  """Returns the encoding that a byte order mark says, or None without one."""
+  for mark, encoding in _BYTE_ORDER_MARKS.items():
+    if content.startswith(mark):
+      return encoding
+  return None
+
+
 def decode(content: bytes, source: str, encoding: str | None = None) -> str:
   """Returns the text of bytes, without a byte order mark.
 

@@ -27,6 +27,7 @@ from absl import logging
 import numpy as np
 
 from data import serialization
+from data import tokenizer_settings
 from errors import UserError
 from pretraining import masking
 import tokenization
@@ -108,7 +109,7 @@ class InstanceSettings:
 
   Attributes:
     vocab_file: Path of the vocabulary, one token per line.
-    do_lower_case: Whether to lower-case the text.
+    text_settings: Settings of the tokenizer.
     max_seq_length: Number of tokens of a row.
     masking_settings: How to mask the rows.
     word_segmenter: "jieba" to find Chinese words with jieba; "" for no
@@ -126,7 +127,9 @@ class InstanceSettings:
   """
 
   vocab_file: str
-  do_lower_case: bool = True
+  text_settings: tokenizer_settings.TokenizerSettings = (
+    tokenizer_settings.TokenizerSettings()
+  )
   max_seq_length: int = 128
   masking_settings: masking.MaskingSettings = masking.MaskingSettings()
   word_segmenter: str = ""
@@ -141,7 +144,9 @@ class InstanceSettings:
     """Returns the settings as they are stored with the records."""
     result: dict[str, object] = {}
     for name, value in dataclasses.asdict(self).items():
-      if name == "masking_settings":
+      if name == "text_settings":
+        result.update(self.text_settings.to_fields())
+      elif name == "masking_settings":
         result.update(value)
       elif name == "max_instances_per_row":
         # The first name of this setting, by which builds are recognized.
@@ -160,11 +165,13 @@ class InstanceMaker:
 
   def __init__(self, settings: InstanceSettings):
     self.settings = settings
-    self.tokenizer = tokenization.FullTokenizer(
-      settings.vocab_file, settings.do_lower_case
+    self.tokenizer = tokenization.FullTokenizer.from_settings(
+      settings.vocab_file, settings.text_settings
     )
     self.masker = masking.Masker(
-      masking.Vocabulary.from_tokens(self.tokenizer.vocab),
+      masking.Vocabulary.from_tokens(
+        self.tokenizer.vocab, settings.text_settings.special_tokens
+      ),
       settings.masking_settings,
     )
     self._is_one_word_cache: dict[str, bool] = {}
@@ -243,7 +250,7 @@ class InstanceMaker:
       sentence_starts,
       document_starts,
     )
-    is_unknown = block.ids == self.tokenizer.vocab["[UNK]"]
+    is_unknown = block.ids == self.tokenizer.unk_id
     counts["tokens"] += len(ids)
     counts["unknown_tokens"] += int(np.count_nonzero(is_unknown))
     return block

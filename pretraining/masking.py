@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data import tokenizer_settings
 from errors import UserError
 
 
@@ -29,7 +30,7 @@ class Vocabulary(NamedTuple):
     mask_id: Id of `[MASK]`.
     continues_word: bool [vocab_size], whether a token begins with `##`.
     replacements: int32 [n], ids that may replace a predicted token: all tokens
-      but those in brackets.
+      but special ones and those in brackets.
   """
 
   cls_id: int
@@ -39,29 +40,40 @@ class Vocabulary(NamedTuple):
   replacements: np.ndarray
 
   @classmethod
-  def from_tokens(cls, vocab: Mapping[str, int]) -> Vocabulary:
-    """Returns the facts about a vocabulary, given as token -> id.
+  def from_tokens(
+    cls,
+    vocab: Mapping[str, int],
+    special_tokens: tokenizer_settings.SpecialTokens = (
+      tokenizer_settings.BERT_TOKENS
+    ),
+  ) -> Vocabulary:
+    """Returns the facts about a vocabulary.
+
+    Args:
+      vocab: token -> id.
+      special_tokens: Names of the special tokens, which it has.
 
     Raises:
       UserError: It has only tokens in brackets, such as `[PAD]`.
     """
+    special = dataclasses.astuple(special_tokens)
     continues_word = np.zeros(max(vocab.values()) + 1, bool)
     replacements = []
     for token, token_id in vocab.items():
       if token.startswith("##"):
         continues_word[token_id] = True
       # Text contains no `[PAD]`, `[unused5]` and the like.
-      is_special = len(token) > 2 and token[0] == "[" and token[-1] == "]"
-      if token and not is_special:
+      is_bracketed = len(token) > 2 and token[0] == "[" and token[-1] == "]"
+      if token and not is_bracketed and token not in special:
         replacements.append(token_id)
     if not replacements:
       raise UserError(
         "The vocabulary has no words, only tokens in brackets such as [MASK]."
       )
     return cls(
-      vocab["[CLS]"],
-      vocab["[SEP]"],
-      vocab["[MASK]"],
+      vocab[special_tokens.cls],
+      vocab[special_tokens.sep],
+      vocab[special_tokens.mask],
       continues_word,
       np.array(replacements, np.int32),
     )

@@ -63,7 +63,7 @@ class GraphTokenizer(tf.Module):
     assert not tokenizer.basic_tokenizer.never_split
     self._characters = _CharacterTable(tokenizer.basic_tokenizer)
     self._trie = _Trie(tokenizer.vocab)
-    self._unk_id = tokenizer.vocab[tokenizer.wordpiece_tokenizer.unk_token]
+    self._unk_id = tokenizer.unk_id
     self._max_chars = tokenizer.wordpiece_tokenizer.max_input_chars_per_word
 
   def __call__(self, texts: tf.Tensor) -> Tokens:
@@ -220,10 +220,14 @@ def _kind_of(
 
 @functools.lru_cache(maxsize=4)
 def _kinds_of_characters(
-  do_lower_case: bool, strip_accents: bool
+  do_lower_case: bool, strip_accents: bool, tokenize_chinese_chars: bool
 ) -> _CharacterKinds:
   """Returns the kinds of all characters for these settings."""
-  basic_tokenizer = tokenization.BasicTokenizer(do_lower_case, strip_accents)
+  basic_tokenizer = tokenization.BasicTokenizer(
+    do_lower_case,
+    strip_accents,
+    tokenize_chinese_chars=tokenize_chinese_chars,
+  )
   chars = [chr(codepoint) for codepoint in range(_NUM_CODEPOINTS)]
   # Three quarters of the code points have no character. They stay as they are,
   # unless they are in a block that counts as Chinese.
@@ -249,7 +253,9 @@ class _CharacterTable(tf.Module):
   def __init__(self, basic_tokenizer: tokenization.BasicTokenizer):
     super().__init__()
     pages, page_of, kinds = _kinds_of_characters(
-      basic_tokenizer.do_lower_case, basic_tokenizer.strip_accents
+      basic_tokenizer.do_lower_case,
+      basic_tokenizer.strip_accents,
+      basic_tokenizer.tokenize_chinese_chars,
     )
     forms = [kind.form for kind in kinds]
     form_ends = np.cumsum([len(form) for form in forms])

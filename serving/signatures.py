@@ -55,6 +55,7 @@ class Preprocessor(tf.Module):
     vocab_file: The vocabulary, a file of the SavedModel.
     do_lower_case: Whether text is lower-cased, a bool variable.
     max_seq_length: Largest number of tokens of a sequence.
+    text_settings: Settings of the tokenizer.
     tokenizer: The tokenizer, in a graph.
   """
 
@@ -73,9 +74,8 @@ class Preprocessor(tf.Module):
     )
     self.tokenizer = graph_tokenization.GraphTokenizer(tokenizer)
     self.max_seq_length = max_seq_length
-    self._cls_id, self._sep_id = tokenizer.convert_tokens_to_ids(
-      ["[CLS]", "[SEP]"]
-    )
+    self.text_settings = tokenizer.settings
+    self._cls_id, self._sep_id = tokenizer.cls_id, tokenizer.sep_id
 
   def preprocess(
     self, texts_a: tf.Tensor, texts_b: tf.Tensor | None = None

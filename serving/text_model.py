@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import checkpoint
 from data import encoding
+from data import tokenizer_settings
 from errors import UserError
 import heads
 import modeling
@@ -40,9 +41,6 @@ class BatchTokenizer:
   ):
     self.tokenizer = tokenizer
     self.max_seq_length = max_seq_length
-    self._cls_id, self._sep_id = tokenizer.convert_tokens_to_ids(
-      ["[CLS]", "[SEP]"]
-    )
 
   def __call__(self, texts: str | Sequence[Text]) -> dict[str, tf.Tensor]:
     """Returns the arguments of a model for a batch.
@@ -86,8 +84,8 @@ class BatchTokenizer:
       ids_a,
       ids_b[0] if ids_b else None,
       self.max_seq_length,
-      self._cls_id,
-      self._sep_id,
+      self.tokenizer.cls_id,
+      self.tokenizer.sep_id,
     )
 
 
@@ -174,11 +172,17 @@ def _create_tokenizer(
 ) -> tokenization.FullTokenizer:
   """Returns the tokenizer of a model.
 
-  It lower-cases if the classifier says so, or if there is none and the
-  vocabulary has few capitals.
+  Its settings are those of the classifier, or else those next to the
+  vocabulary. If there are none, it lower-cases if the vocabulary has few
+  capitals.
   """
+  settings = tokenizer_settings.TokenizerSettings.read(
+    os.path.dirname(vocab_file)
+  )
   if classifier:
-    return tokenization.FullTokenizer(vocab_file, classifier.do_lower_case)
+    settings = classifier.text_settings
+  if settings:
+    return tokenization.FullTokenizer.from_settings(vocab_file, settings)
   vocab = tokenization.load_vocab(vocab_file)
   try:
     tokenization.validate_case_matches_vocab(True, vocab, vocab_file)

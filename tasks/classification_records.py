@@ -7,7 +7,6 @@ one example: the windows share its weight, and their logits are averaged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +73,7 @@ def write_records(
     teacher_logits = np.asarray(teacher_logits, np.float32)
   digest = record_files.compute_digest(
     "classification",
-    dataclasses.asdict(classifier),
+    classifier.to_fields(),
     record_files.compute_tokenizer_digest(tokenizer),
     [(example.text_a, example.text_b) for example in examples],
     np.asarray(targets),
@@ -112,14 +111,13 @@ def _records(
 ) -> Iterator[bytes]:
   """Yields records; appends to `numbers` the example of each."""
   targets, weights, teacher_logits = training_targets
-  cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
   for number, example in enumerate(examples):
     windows = encoding.encode_long_pair(
       tokenizer.encode(example.text_a),
       tokenizer.encode(example.text_b) if example.text_b else None,
       classifier.max_seq_length,
-      cls_id,
-      sep_id,
+      tokenizer.cls_id,
+      tokenizer.sep_id,
       classifier.long_text,
     )
     # A text counts once, however many windows it has.

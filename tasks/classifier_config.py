@@ -15,6 +15,7 @@ import tensorflow as tf
 import checkpoint
 from data import encoding
 from data import file_io
+from data import tokenizer_settings
 from errors import UserError
 import heads
 from tasks import problem_types
@@ -29,6 +30,14 @@ _PROBLEM_TYPES = (
 )
 _WITHOUT_LABELS = (heads.REGRESSION, heads.MULTIPLE_CHOICE)
 _LONG_TEXT = (encoding.TRUNCATE, encoding.HEAD_TAIL, encoding.SLIDING_WINDOW)
+# A file also has the settings of the tokenizer that are not those of BERT.
+_REQUIRED_FIELDS = (
+  "problem_type",
+  "labels",
+  "do_lower_case",
+  "max_seq_length",
+  "long_text",
+)
 # Special tokens need 3; windows of a text need some more.
 _SHORTEST_SEQUENCE, _SHORTEST_WINDOW = 3, 8
 
@@ -41,14 +50,14 @@ class ClassifierConfig:
     problem_type: Name of the head: a key of `problem_types.PROBLEM_TYPES`,
       `heads.TAGGING` or `heads.MULTIPLE_CHOICE`.
     labels: Labels in the order of their ids; empty for regression and choices.
-    do_lower_case: Whether text is lower-cased.
+    text_settings: Settings of the tokenizer.
     max_seq_length: Length of the longest sequence, in tokens.
     long_text: How longer texts are handled; see `encoding.encode_long_pair`.
   """
 
   problem_type: str
   labels: tuple[str, ...]
-  do_lower_case: bool
+  text_settings: tokenizer_settings.TokenizerSettings
   max_seq_length: int
   long_text: str
 
@@ -69,7 +78,17 @@ class ClassifierConfig:
 
   def write(self, folder: str) -> None:
     """Writes `classifier.json`."""
-    file_io.write_json(os.path.join(folder, _FILE), dataclasses.asdict(self))
+    file_io.write_json(os.path.join(folder, _FILE), self.to_fields())
+
+  def to_fields(self) -> dict[str, object]:
+    """Returns the fields of `classifier.json`."""
+    return {
+      "problem_type": self.problem_type,
+      "labels": self.labels,
+      **self.text_settings.to_fields(),
+      "max_seq_length": self.max_seq_length,
+      "long_text": self.long_text,
+    }
 
   @classmethod
   def read(cls, folder: str) -> ClassifierConfig | None:
@@ -82,14 +101,21 @@ class ClassifierConfig:
     if not tf.io.gfile.exists(path):
       return None
     fields = file_io.read_json(path)
-    names = [field.name for field in dataclasses.fields(cls)]
-    if set(fields) != set(names):
+    optional = set(tokenizer_settings.field_names()) - set(_REQUIRED_FIELDS)
+    if set(fields) - optional != set(_REQUIRED_FIELDS):
       raise UserError(
         f"{path} has {text_files.format_names(fields) or 'no fields'}, "
-        f"but needs {', '.join(names)}, and no others."
+        f"but needs {', '.join(_REQUIRED_FIELDS)}, and no others."
       )
     _check_fields(fields, path)
-    return cls(**{**fields, "labels": tuple(fields["labels"])})
+    text_fields = tokenizer_settings.pick_fields(fields, path)
+    return cls(
+      fields["problem_type"],
+      tuple(fields["labels"]),
+      tokenizer_settings.TokenizerSettings.from_fields(text_fields),
+      fields["max_seq_length"],
+      fields["long_text"],
+    )
 
   def check_weights(self, path: str, flag: str) -> None:
     """Raises a UserError unless a checkpoint has the head of this classifier.

@@ -175,12 +175,15 @@ def _describe_labels(classifier: classifier_config.ClassifierConfig) -> str:
 def _cache_key(teacher, prefix: str, examples) -> str:
   """Returns a digest of all that the logits depend on."""
   texts = [(example.text_a, example.text_b) for example in examples]
-  settings = [
+  settings: list[object] = [
     teacher.max_seq_length,
     teacher.long_text,
-    teacher.do_lower_case,
+    teacher.text_settings.do_lower_case,
     texts,
   ]
+  unusual = teacher.text_settings.unusual_fields()
+  if unusual:
+    settings.append(unusual)
   digest = hashlib.sha256(json.dumps(settings).encode())
   # The index of a checkpoint has a checksum of each tensor.
   with tf.io.gfile.GFile(prefix + ".index", "rb") as reader:
@@ -206,8 +209,8 @@ def _compute_logits(
       f"{teacher.max_seq_length}, but the model has max_position_embeddings="
       f"{config.max_position_embeddings}. Correct it."
     )
-  tokenizer = tokenization.FullTokenizer(
-    os.path.join(folder, "vocab.txt"), teacher.do_lower_case
+  tokenizer = tokenization.FullTokenizer.from_settings(
+    os.path.join(folder, "vocab.txt"), teacher.text_settings
   )
 
   def create_model(params):

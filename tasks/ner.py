@@ -120,9 +120,6 @@ def cut_windows(
   """
   # tokens     the un ##aff ##able cat
   # numbers      0  1    -1     -1   2      in the first text
-  cls_id, sep_id, unk_id = tokenizer.convert_tokens_to_ids(
-    ["[CLS]", "[SEP]", "[UNK]"]
-  )
   room = max_seq_length - 2
   first_word = 0
   for words in _join_texts(sentences, document_context):
@@ -130,7 +127,7 @@ def cut_windows(
     numbers: list[int] = []
     for number, pieces in enumerate(tokenizer.encode_each(words), first_word):
       # A word that the tokenizer drops, such as U+200B, needs a tag as well.
-      pieces = pieces[:MAX_PIECES] or [unk_id]
+      pieces = pieces[:MAX_PIECES] or [tokenizer.unk_id]
       ids.extend(pieces)
       numbers.append(number)
       numbers.extend([-1] * (len(pieces) - 1))
@@ -139,7 +136,7 @@ def cut_windows(
     for start, length, is_max_context in zip(*windows):
       here = slice(start, start + length)
       features = encoding.InputFeatures(
-        [cls_id, *ids[here], sep_id], [0] * (length + 2)
+        [tokenizer.cls_id, *ids[here], tokenizer.sep_id], [0] * (length + 2)
       )
       counted = np.where(is_max_context[:length], numbers[here], -1).tolist()
       yield TagWindow(features, [-1, *counted, -1])

@@ -347,9 +347,6 @@ class WindowMaker:
     self.settings = settings
     self.counts = collections.Counter(questions=len(dataset.questions))
     self._is_verbose = is_verbose
-    self._cls_id, self._sep_id = tokenizer.convert_tokens_to_ids(
-      ["[CLS]", "[SEP]"]
-    )
     self._paragraphs: dict[int, Paragraph] = {}
     self._characters_kept = 0
 
@@ -397,7 +394,7 @@ class WindowMaker:
     for question_number, question in enumerate(self.dataset.questions):
       paragraph, windows = self.cut_paragraph(question)
       question_ids = self._encode_question(question)
-      prefix = [self._cls_id, *question_ids, self._sep_id]
+      prefix = [self.tokenizer.cls_id, *question_ids, self.tokenizer.sep_id]
       offset = len(prefix)
       if not len(windows.starts):
         self.count_question(question, "questions about empty paragraphs")
@@ -405,7 +402,8 @@ class WindowMaker:
         length = int(windows.lengths[number])
         ids = paragraph.ids[start : start + length]
         features = encoding.InputFeatures(
-          [*prefix, *ids, self._sep_id], [0] * offset + [1] * (length + 1)
+          [*prefix, *ids, self.tokenizer.sep_id],
+          [0] * offset + [1] * (length + 1),
         )
         self.counts["windows"] += 1
         yield QuestionWindow(question_number, number, start, offset, features)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data import batching
+from data import tokenizer_settings
 from tasks import classification
 from tasks import classification_records
 from tasks import classifier_config
@@ -14,7 +15,11 @@ import tokenization
 def records(vocab_file, tmp_path):
   """Records of a text that fits and of one that is read in windows."""
   classifier = classifier_config.ClassifierConfig(
-    "single_label", ("x", "y"), True, 8, "sliding_window"
+    "single_label",
+    ("x", "y"),
+    tokenizer_settings.TokenizerSettings(),
+    8,
+    "sliding_window",
   )
   examples = [
     classification.Example("", str(i), "the " * length, None, "x")

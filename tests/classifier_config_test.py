@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import checkpoint
+from data import tokenizer_settings
 import errors
 from tasks import classifier_config
 
@@ -20,7 +21,7 @@ FIELDS = {
 
 def create_classifier(problem_type, labels=("x", "y")):
   return classifier_config.ClassifierConfig(
-    problem_type, labels, True, 8, "truncate"
+    problem_type, labels, tokenizer_settings.TokenizerSettings(), 8, "truncate"
   )
 
 

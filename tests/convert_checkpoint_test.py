@@ -12,6 +12,7 @@ import safetensors.numpy
 
 import checkpoint
 import convert_checkpoint
+from data import tokenizer_settings
 from errors import UserError
 import modeling
 from tasks import classifier_config
@@ -124,7 +125,11 @@ def test_conversion_of_heads(
   (source / "vocab.txt").write_text(pathlib.Path(vocab_file).read_text())
   if settings:
     classifier_config.ClassifierConfig(
-      settings[0], tuple(settings[1]), True, 8, "truncate"
+      settings[0],
+      tuple(settings[1]),
+      tokenizer_settings.TokenizerSettings(),
+      8,
+      "truncate",
     ).write(str(source))
   theirs, back = tmp_path / "theirs", tmp_path / "back"
   run_program(convert_checkpoint, input_dir=source, output_dir=theirs)

@@ -47,6 +47,7 @@ from data import file_names
 from data import locks
 from data import record_files
 from data import serialization
+from data import tokenizer_settings
 from data import transformers_format
 import download_model
 import errors
@@ -535,7 +536,7 @@ def _write_classifier(folder, rng):
   classifier_config.ClassifierConfig(
     "single_label",
     ("x", "y\u00e9", _text(rng)),
-    True,
+    tokenizer_settings.TokenizerSettings(strip_accents=False),
     rng.randint(8, 128),
     "sliding_window",
   ).write(folder)

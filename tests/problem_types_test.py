@@ -5,6 +5,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 
+from data import tokenizer_settings
 import heads
 from tasks import classifier_config
 from tasks import distillation
@@ -69,7 +70,11 @@ def test_losses_of_labels_and_of_a_teacher(
 ):
   is_value = problem_type == "regression"
   classifier = classifier_config.ClassifierConfig(
-    problem_type, () if is_value else ("x", "y"), True, 8, "truncate"
+    problem_type,
+    () if is_value else ("x", "y"),
+    tokenizer_settings.TokenizerSettings(),
+    8,
+    "truncate",
   )
   logits, teacher = LOGITS, TEACHER
   if is_value:
@@ -123,7 +128,11 @@ def test_logits_decide_and_predictions_have_names(
   problem_type, decisions, names
 ):
   classifier = classifier_config.ClassifierConfig(
-    problem_type, ("x", "y"), True, 8, "truncate"
+    problem_type,
+    ("x", "y"),
+    tokenizer_settings.TokenizerSettings(),
+    8,
+    "truncate",
   )
   problem = classifier.problem
   found = problem.decide(LOGITS)

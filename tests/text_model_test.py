@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+from data import tokenizer_settings
 from errors import UserError
 import heads
 from serving import text_model
@@ -79,7 +80,11 @@ def test_a_classifier_comes_with_its_labels_and_settings(tmp_path):
   write_folder(tmp_path, heads.SINGLE_LABEL, 3)
   labels = ("bad", "fair", "good")
   classifier_config.ClassifierConfig(
-    heads.SINGLE_LABEL, labels, False, 7, "truncate"
+    heads.SINGLE_LABEL,
+    labels,
+    tokenizer_settings.TokenizerSettings(do_lower_case=False),
+    7,
+    "truncate",
   ).write(str(tmp_path))
   bert = text_model.load_model(str(tmp_path))
   batch = bert.tokenizer(["a b c d e f g h", "a"])

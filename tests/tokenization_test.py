@@ -10,6 +10,7 @@ import unicodedata
 import builders
 import pytest
 
+from data import tokenizer_settings
 from errors import UserError
 import tokenization
 
@@ -316,11 +317,22 @@ def test_vocabulary_may_begin_with_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
   "content, message",
   [
-    (b"[UNK]\n[CLS]\n[SEP]\n", r"not \[MASK\]"),
+    (
+      b"[UNK]\n[CLS]\n<s>\n",
+      r"3 tokens, but not \[PAD\], \[SEP\], \[MASK\]. .*--special_tokens=cls=",
+    ),
     (b"", "is empty"),
     (b"\xef\xbb\xbf\n", "is empty"),
-    (b"[UNK]\n\xff\n", "not UTF-8: line 2"),
-    ("[UNK]\n[CLS]\n".encode("utf-16-le"), "zero byte in line 1. Is it text"),
+    (b"\r\n \r\n", "is empty"),
+    (b"[UNK]\n\xff\n", "line 2: not UTF-8"),
+    (b"[UNK]\n\0\n", "zero byte in line 2. Is it text"),
+    (
+      "[UNK]\n[CLS]\n".encode("utf-16"),
+      "text in UTF-16-LE.*iconv -f utf-16-le ",
+    ),
+    ("[UNK]\n[CLS]\n".encode("utf-16-le"), "text in UTF-16"),
+    ("[UNK]\n[CLS]\n".encode("utf-16-be"), "text in UTF-16"),
+    ("[UNK]\n[CLS]\n".encode("utf-32"), "text in UTF-32-LE"),
   ],
 )
 def test_bad_vocabularies_are_refused(tmp_path, content, message):
@@ -337,12 +349,163 @@ def test_vocabularies_that_are_no_files_are_refused(tmp_path):
     tokenization.load_vocab(str(tmp_path / "vocab.txt"))
 
 
-def test_lower_casing_for_a_cased_vocabulary_is_refused():
-  cased = ["[CLS]", "a", "The", "Cat", "dog"]
-  with pytest.raises(ValueError, match="do_lower_case=False"):
-    tokenization.validate_case_matches_vocab(True, cased, "vocab.txt")
-  tokenization.validate_case_matches_vocab(False, cased, "vocab.txt")
-  tokenization.validate_case_matches_vocab(True, ["[CLS]", "a"], "vocab.txt")
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n\r\n\r\n", "\n \n\t\n"])
+def test_blank_lines_at_the_end_are_no_tokens(tmp_path, end, caplog):
+  path = tmp_path / "vocab.txt"
+  path.write_bytes(("[UNK]\n[CLS]\n[SEP]\na" + end).encode())
+  tokenizer = tokenization.FullTokenizer(str(path))
+  assert list(tokenizer.inv_vocab.values()) == ["[UNK]", "[CLS]", "[SEP]", "a"]
+  assert not caplog.messages
+
+
+def test_only_carriage_returns_end_the_lines_of_an_old_mac(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_bytes(b"[UNK]\r[CLS]\r[SEP]\ra\r")
+  assert tokenization.load_vocab(str(path))["a"] == 3
+
+
+def test_a_blank_line_keeps_its_number_and_is_named(tmp_path, caplog):
+  path = tmp_path / "vocab.txt"
+  # A token that is itself white space, as in the Chinese vocabulary, is none.
+  path.write_text("[UNK]\n[CLS]\n[SEP]\n\u2028\na\n\nb\n")
+  for _ in range(2):
+    vocab = tokenization.load_vocab(str(path))
+  assert (vocab["a"], vocab["b"]) == (4, 6)
+  [message] = caplog.messages
+  assert "line 6: blank" in message
+
+
+def test_doubled_tokens_are_named(tmp_path, caplog):
+  path = tmp_path / "vocab.txt"
+  many = "".join(f"x{i}\n" for i in range(8))
+  path.write_text("[UNK]\n[CLS]\n[SEP]\na\na\n" + 2 * many)
+  vocab = tokenization.load_vocab(str(path))
+  assert (vocab["a"], vocab["x0"]) == (4, 13)
+  [message] = caplog.messages
+  assert "'a' in lines 4 and 5, 'x0' in lines 6 and 14, " in message
+  assert "and 4 more. The later line counts." in message
+
+
+def test_special_tokens_may_have_other_names(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("<s>\n</s>\n<unk>\ngood\n")
+  names = tokenizer_settings.SpecialTokens(unk="<unk>", cls="<s>", sep="</s>")
+  tokenizer = tokenization.FullTokenizer(str(path), special_tokens=names)
+  assert (tokenizer.cls_id, tokenizer.sep_id) == (0, 1)
+  assert tokenizer.encode("good bad") == [3, 2]
+  tokenizer.check_special_tokens("cls", "sep", "unk")
+  with pytest.raises(
+    UserError, match=r"no token \[MASK\].*--special_tokens=mask=<name>"
+  ):
+    tokenizer.check_special_tokens("mask")
+
+
+def test_chinese_characters_are_words_unless_they_are_not():
+  text = "\u4e2d\u6587a"
+  assert tokenization.BasicTokenizer().tokenize(text) == [
+    "\u4e2d",
+    "\u6587",
+    "a",
+  ]
+  basic = tokenization.BasicTokenizer(tokenize_chinese_chars=False)
+  assert basic.tokenize(text) == [text]
+
+
+# --- Casing ------------------------------------------------------------------
+
+
+def test_lower_casing_for_a_cased_vocabulary_is_refused(caplog):
+  # Tokens in brackets do not count, neither those with capitals nor others.
+  words = ["[CLS]", "[SEP]", "The", *"abcdefghi"]
+  with pytest.raises(UserError) as error:
+    tokenization.validate_case_matches_vocab(True, words, "vocab.txt")
+  assert str(error.value) == (
+    "--do_lower_case is on, but 1 of the 10 words of vocab.txt have capitals: "
+    "this is a cased model. Pass --do_lower_case=False."
+  )
+  tokenization.validate_case_matches_vocab(False, words, "vocab.txt")
+  # Less than a tenth is no cased vocabulary.
+  tokenization.validate_case_matches_vocab(True, [*words, "j"], "vocab.txt")
+  brackets = ["[unused1]"] * 90
+  with pytest.raises(UserError):
+    tokenization.validate_case_matches_vocab(
+      True, [*words, *brackets], "vocab.txt"
+    )
+  assert not caplog.messages
+
+
+def test_an_uncased_vocabulary_without_lower_casing_is_named(caplog):
+  validate = tokenization.validate_case_matches_vocab
+  validate(True, ["[CLS]", "a", "1"], "vocab.txt")
+  # Words without letters, or of scripts without case, tell nothing.
+  validate(False, ["[CLS]", "1", "\u4e2d"], "vocab.txt")
+  validate(False, ["[CLS]", "[mask]"], "vocab.txt")
+  validate(False, ["a", "b", "C"], "vocab.txt")
+  assert not caplog.messages
+  validate(False, ["[CLS]", "1", "a"], "vocab.txt")
+  assert caplog.messages == [
+    "--do_lower_case is off, but no word of vocab.txt has capitals: every word "
+    "with a capital becomes [UNK]. For an uncased model, leave it on."
+  ]
+
+
+@pytest.mark.parametrize(
+  "folder, is_cased",
+  [
+    ("uncased_L-12_H-768_A-12", False),
+    ("wwm_uncased_L-24_H-1024_A-16", False),
+    ("chinese_L-12_H-768_A-12", False),
+    ("multilingual_L-12_H-768_A-12", False),
+    ("cased_L-12_H-768_A-12", True),
+    ("multi_cased_L-12_H-768_A-12", True),
+  ],
+)
+def test_names_of_released_models_tell_their_case(folder, is_cased):
+  path = f"/models/{folder}/bert_model.ckpt"
+  tokenization.validate_case_matches_checkpoint(not is_cased, path)
+  with pytest.raises(UserError, match=f"Pass --do_lower_case={not is_cased}"):
+    tokenization.validate_case_matches_checkpoint(is_cased, path)
+
+
+@pytest.mark.parametrize("do_lower_case", [True, False])
+def test_other_names_tell_nothing(do_lower_case):
+  for path in (None, "", "bert_model.ckpt", "cased/bert_model.ckpt"):
+    tokenization.validate_case_matches_checkpoint(do_lower_case, path)
+
+
+# --- Functions that other people's programs import ---------------------------
+
+
+def test_bytes_are_taken_wherever_text_is(vocab_file):
+  assert tokenization.convert_to_unicode("\u00e9") == "\u00e9"
+  assert tokenization.convert_to_unicode(b"\xc3\xa9\xff.") == "\u00e9."
+  assert tokenization.printable_text(b"\xc3\xa9") == "\u00e9"
+  assert tokenization.whitespace_tokenize(b" a  b\n") == ["a", "b"]
+  assert tokenization.whitespace_tokenize(" ") == []
+  with pytest.raises(ValueError, match="5 is neither str nor bytes"):
+    tokenization.convert_to_unicode(5)
+  tokenizer = tokenization.FullTokenizer(vocab_file)
+  text = "The unaffable R\u00c9D\ufffd dog"
+  content = text.encode().replace("\ufffd".encode(), b"\xe5\x8c")
+  assert tokenizer.tokenize(content) == tokenizer.tokenize(text)
+  ids, offsets = tokenizer.encode_with_offsets(content)
+  assert (ids, offsets[-1]) == (tokenizer.encode(text), (18, 21))
+  basic = tokenizer.basic_tokenizer
+  assert basic.tokenize(content) == basic.tokenize(text)
+  wordpiece = tokenizer.wordpiece_tokenizer
+  assert wordpiece.tokenize(b"unaffable a") == wordpiece.tokenize("unaffable a")
+
+
+def test_tokens_and_ids_by_a_vocabulary():
+  vocab = {"a": 3, "b": 4}
+  assert tokenization.convert_by_vocab(vocab, "ba") == [4, 3]
+  assert tokenization.convert_tokens_to_ids(vocab, ["a", "b"]) == [3, 4]
+  assert tokenization.convert_ids_to_tokens({3: "a", 4: "b"}, [4]) == ["b"]
+  with pytest.raises(KeyError):
+    tokenization.convert_tokens_to_ids(vocab, ["c"])
+
+
+# --- The reference -----------------------------------------------------------
 
 
 def test_tokens_of_the_reference(golden_dir):

@@ -1,9 +1,10 @@
 """Folders of models: the files that make up a model, found and exported.
 
-bert_config.json   the shape of the model
-vocab.txt          its vocabulary
-bert_model.ckpt.*  its weights
-classifier.json    the meaning of its head, if it has one
+bert_config.json       the shape of the model
+vocab.txt              its vocabulary
+tokenizer_config.json  how text becomes tokens, if that is known
+bert_model.ckpt.*      its weights
+classifier.json        the meaning of its head, if it has one
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from data import file_io
+from data import tokenizer_settings
 from errors import UserError
 
 # Folder of the models that `download_model.py` has downloaded.
@@ -65,6 +67,7 @@ def export_model(
   folder: str,
   config: str,
   vocab_file: str,
+  text_settings: tokenizer_settings.TokenizerSettings | None,
   write_more: Callable[[str], None] | None,
   export_weights: Callable[[str], None],
 ) -> None:
@@ -77,6 +80,7 @@ def export_model(
     folder: Folder to write.
     config: Contents of the config.
     vocab_file: Path of the vocabulary; empty for none.
+    text_settings: Settings of the tokenizer; None if they are not known.
     write_more: Function (folder) that writes further files, or None.
     export_weights: Function (prefix) that writes the checkpoint.
   """
@@ -88,6 +92,8 @@ def export_model(
   if vocab_file:
     vocabulary = file_io.read_bytes(vocab_file)
     file_io.write_bytes(os.path.join(folder, names.vocab_file), vocabulary)
+  if text_settings:
+    text_settings.write(folder)
   if write_more:
     write_more(folder)
   export_weights(prefix)
