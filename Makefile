@@ -18,15 +18,15 @@ test: $(VENV)/dev.installed
 test-large: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -m large -o faulthandler_timeout=20000
 
-# The stamps are newer than the requirements when everything is installed.
-$(VENV)/run.installed: requirements.txt
+# The stamps are newer than pyproject.toml when everything is installed.
+$(VENV)/run.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
 	touch $@
 
-$(VENV)/dev.installed: requirements-dev.txt requirements.txt
+$(VENV)/dev.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@ $(VENV)/run.installed
 
 lint: $(VENV)/dev.installed

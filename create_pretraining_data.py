@@ -319,8 +319,8 @@ def run_beam(job: Job, arguments: Sequence[str]) -> collections.Counter:
     from pretraining import beam_pipeline  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise UserError(
-      f"--runner={FLAGS.runner} requires Apache Beam: pip install -r "
-      "requirements-beam.txt."
+      f"--runner={FLAGS.runner} requires Apache Beam: run "
+      "pip install -e '.[beam]' in the folder of the project."
     ) from error
   # Processes that a runner starts on this machine find our modules by this.
   paths = [os.path.dirname(os.path.abspath(__file__))]

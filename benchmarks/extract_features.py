@@ -10,7 +10,7 @@ transformers in batches of lines sorted by length, with its tokenizer, on
 weights of the same shape, to vectors in memory. Each is a process of its own
 that has loaded its weights and does all lines when it is its turn; the median
 over the turns counts, and the first turns, which compile, do not.
-Needs the packages of requirements-benchmark.txt; --peer_python names another
+Needs `pip install -e '.[benchmark]'`; --peer_python names another
 interpreter that has PyTorch and transformers.
 """
 

@@ -10,8 +10,8 @@ bfloat16. Each is a process of its own that does a part of the epoch when it is
 its turn; the result is the sum of its turns. The first steps, which compile, do
 not count, but the compilation of new lengths does. Weights are random, and
 tokens are made before the start. It needs the packages of
-requirements-benchmark.txt; --peer_python names another interpreter that has
-PyTorch and transformers.
+`pip install -e '.[benchmark]'`; --peer_python names another interpreter that
+has PyTorch and transformers.
 """
 
 import json

@@ -5,7 +5,7 @@
 
 Every tokenizer turns the same lines into ids on one thread. They take turns
 several times, and the best time of each counts. All ids have to be the same.
-Requires the packages of requirements-benchmark.txt.
+Requires `pip install -e '.[benchmark]'`.
 """
 
 import collections

@@ -7,8 +7,8 @@ Both train from random weights on the same shapes, with dropout and with AdamW
 and clipping. Each is a process of its own that does a few steps when it is its
 turn; the result is the median of its turns. Our steps run through the
 estimator, as in every program. It needs the packages of
-requirements-benchmark.txt; --peer_python names another interpreter that has
-PyTorch and transformers.
+`pip install -e '.[benchmark]'`; --peer_python names another interpreter that
+has PyTorch and transformers.
 """
 
 import json

@@ -177,9 +177,9 @@ def _download(handle: str, flag: str) -> str:
     import tensorflow_hub as hub  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise UserError(
-      f"{flag}={handle} is an address. Run `pip install -r "
-      "requirements-hub.txt` to download from there, or download the files "
-      "yourself and pass their folder."
+      f"{flag}={handle} is an address. Run pip install -e "
+      "'.[hub]' in the folder of the project to download from there, or "
+      "download the files yourself and pass their folder."
     ) from error
   try:
     return hub.resolve(handle)
