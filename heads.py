@@ -154,6 +154,10 @@ def _tagging_loss(logits, features: Features) -> NamedSums:
 
 
 def _multiple_choice_loss(logits, features: Features) -> NamedSums:
+  # An example with fewer choices than others is filled up with sequences
+  # without tokens, which get no probability.
+  is_choice = tf.reduce_any(features["input_mask"] > 0, axis=-1)  # [B, choices]
+  logits = tf.where(is_choice, logits, losses.LOGIT_OF_NOTHING)
   return {
     "loss": losses.classification_loss(
       logits, features["label_ids"], features["is_real_example"]

@@ -13,6 +13,9 @@ import tensorflow as tf
 # A sum over a batch, and the number by which it is to be divided.
 SumAndWeight = tuple["tf.Tensor", "tf.Tensor"]
 
+# Logit of a choice that an example does not have: its probability is 0.
+LOGIT_OF_NOTHING = -1e9
+
 
 # --- Losses of single examples -----------------------------------------------
 

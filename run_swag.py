@@ -7,13 +7,14 @@
         --num_train_epochs=3 --output_dir=/tmp/swag
 
 --data_dir holds train.csv, val.csv and test.csv of SWAG, or files named by
-flags: .csv in its layout, or .jsonl with a context and any number of choices.
+flags in the layouts of `tasks/swag.py`, such as those of HellaSwag and RACE.
 """
 
 from __future__ import annotations
 
 import launch  # First: from here on a signal ends the program quietly.
 
+import collections
 import os
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from command_line import flag_help
 import common_flags
 from data import batching
 from data import encoding
+from data import file_names
 from data import record_files
 import heads
 import losses
@@ -58,8 +60,11 @@ def define_flags() -> None:
     ("test", "test.csv"),
   ]:
     flags.DEFINE_string(
-      f"{split}_file", file, f"The {split} file in --data_dir."
+      f"{split}_file",
+      file,
+      f"The {split} file in --data_dir, or a folder of files.",
     )
+  common_flags.define_encoding_flag()
 
 
 class ChoiceSplit(NamedTuple):
@@ -78,12 +83,7 @@ def main(_):
   wanted = common_flags.wanted_splits()
   run_folder.check_inputs_are_kept(
     FLAGS.output_dir,
-    {
-      f"--{name}_file": [
-        os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
-      ]
-      for name in wanted
-    },
+    {f"--{name}_file": _find_files(name) for name in wanted},
   )
   tokenizer = common_flags.create_tokenizer(files, config)
   examples = {name: _read_examples(name) for name in wanted}
@@ -118,7 +118,7 @@ def main(_):
       len(examples["train"]),
       num_train_steps,
       (lambda: _evaluate(recipe, splits["dev"])) if FLAGS.do_eval else None,
-      [os.path.join(FLAGS.data_dir, FLAGS.train_file)],
+      _find_files("train"),
     )
     common_flags.export_model(
       recipe.estimator,
@@ -137,10 +137,28 @@ def main(_):
     _predict(recipe, splits["test"])
 
 
+def _find_files(name: str) -> list[str]:
+  """Returns the paths of the files of a split."""
+  flag = f"{name}_file"
+  path = os.path.join(FLAGS.data_dir, str(FLAGS[flag].value))
+  if tf.io.gfile.isdir(path):
+    return file_names.find_files(path, f"--{flag}")
+  return [path]
+
+
 def _read_examples(name: str) -> list[swag.ChoiceExample]:
-  """Returns the examples of the file of a split."""
-  path = os.path.join(FLAGS.data_dir, str(FLAGS[f"{name}_file"].value))
-  return swag.read_examples(path, has_labels=name != "test")
+  """Returns the examples of the files of a split."""
+  examples = swag.read_examples(
+    _find_files(name), name != "test", common_flags.text_encoding()
+  )
+  counts = collections.Counter(len(example.choices) for example in examples)
+  logging.info(
+    "%s: %d examples, with %s choices.",
+    FLAGS[f"{name}_file"].value,
+    len(examples),
+    " or ".join(map(str, sorted(counts))),
+  )
+  return examples
 
 
 def _write_records(
@@ -150,6 +168,7 @@ def _write_records(
 ) -> finetuning.TaskRecords:
   """Writes the records of a file, unless the same are there already."""
   path = run_folder.record_path(FLAGS.output_dir, name)
+  num_sequences = max(len(example.choices) for example in examples)
 
   def create_record(example: swag.ChoiceExample) -> bytes:
     # The sequences of all choices, one after the other.
@@ -167,6 +186,8 @@ def _write_records(
       features.input_ids.extend(sequence.input_ids)
       features.segment_ids.extend(sequence.segment_ids)
       lengths.append(len(sequence.input_ids))
+    # Missing choices are sequences without tokens.
+    lengths.extend([0] * (num_sequences - len(lengths)))
     return batching.create_task_record(
       features, sequence_lengths=lengths, label_ids=[example.label or 0]
     )
@@ -188,15 +209,21 @@ def _write_records(
     stamped.checksum,
     FLAGS.max_seq_length,
     {"label_ids": tf.io.FixedLenFeature([], tf.int64)},
-    num_sequences=len(examples[0].choices),
+    num_sequences=num_sequences,
   )
 
 
 def _predict_logits(
   recipe: finetuning.Recipe, split: ChoiceSplit, batch_size: int
 ) -> np.ndarray:
-  """Returns the logits of all choices, float32 [num_examples, num_choices]."""
-  return np.array(recipe.predict(split.records, batch_size)["logits"])
+  """Returns the logits of all choices, float32 [num_examples, num_choices].
+
+  Choices that an example does not have get `losses.LOGIT_OF_NOTHING`.
+  """
+  logits = np.array(recipe.predict(split.records, batch_size)["logits"])
+  numbers = [[len(example.choices)] for example in split.examples]
+  is_choice = np.arange(logits.shape[1]) < np.array(numbers)
+  return np.where(is_choice, logits, losses.LOGIT_OF_NOTHING)
 
 
 def _scores(split: ChoiceSplit, logits: np.ndarray) -> dict[str, float]:

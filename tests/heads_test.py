@@ -99,10 +99,14 @@ _CASES = {
     _cross_entropy(_ROW, 1),
     1.0,
   ),
+  # The first row has two choices; its third sequence has no tokens.
   heads.MULTIPLE_CHOICE: (
     _LOGITS,
-    {"label_ids": tf.constant([2, 0])},
-    _cross_entropy(_ROW, 2),
+    {
+      "label_ids": tf.constant([1, 0]),
+      "input_mask": tf.constant([[[1, 1], [1, 0], [0, 0]], [[0, 0]] * 3]),
+    },
+    _cross_entropy(_ROW[:2], 1),
     1.0,
   ),
   heads.SPAN: (

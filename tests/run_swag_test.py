@@ -68,12 +68,52 @@ def test_choices_do_not_depend_on_their_order(choose, tmp_path):
   assert [row[1] for row in predictions[1:]] == ["0", "1"]
 
 
+def test_examples_may_have_different_numbers_of_choices(choose, tmp_path):
+  # The right choice has the word "good"; RACE has an article a file.
+  rng = random.Random(1)
+  for split, count in [("train", 60), ("dev", 12), ("test", 12)]:
+    for number in range(count):
+      words = rng.sample(["bad", "lazy", "quick"], rng.choice([1, 2, 3]))
+      options = ["good", *words]
+      rng.shuffle(options)
+      article = {
+        "id": str(number),
+        "article": "the dog ran",
+        "questions": ["it was a _ cat"],
+        "options": [options],
+        "answers": ["ABCD"[options.index("good")]],
+      }
+      path = tmp_path / split / "high" / f"{number}.txt"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(json.dumps(article), encoding="utf-16")
+  flags = {f"{split}_file": split for split in ("train", "dev", "test")}
+  run = choose(do_train=True, do_eval=True, do_predict=True, **flags)
+  results = builders.read_results(run)
+  # A missing choice with a probability would add to the loss.
+  assert results["eval_accuracy"] == 1.0 and results["eval_loss"] < 0.1
+  header, *rows = builders.read_table(run / "test_predictions.tsv")
+  assert header == ["id", "prediction", "0", "1", "2", "3"]
+  for example_id, _, *probabilities in rows:
+    number = example_id.removesuffix("-0")
+    article = json.loads(
+      (tmp_path / "test" / "high" / f"{number}.txt").read_text("utf-16")
+    )
+    num_choices = len(article["options"][0])
+    assert set(probabilities[num_choices:]) <= {"0.000000"}
+    total = sum(map(float, probabilities[:num_choices]))
+    assert total == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize(
   "flags, message",
   [
     (dict(), "Nothing to do"),
     (dict(do_train=True), "train.csv does not exist"),
     (dict(do_predict=True, test_file="test.jsonl"), "has no classifier"),
+    (
+      dict(do_predict=True, test_file="test.jsonl", encoding="utf-16-le"),
+      "test.jsonl",
+    ),
   ],
 )
 def test_choosing_refuses(choose, tmp_path, flags, message):

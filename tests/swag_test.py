@@ -1,5 +1,6 @@
 """Tests of tasks/swag.py."""
 
+import dataclasses
 import json
 
 import pytest
@@ -14,7 +15,16 @@ HEADER = (
 
 def read(tmp_path, content, file="x.csv", **kwargs):
   (tmp_path / file).write_text(content, encoding="utf-8")
-  return swag.read_examples(str(tmp_path / file), **kwargs)
+  return swag.read_examples([str(tmp_path / file)], **kwargs)
+
+
+def read_objects(tmp_path, *objects, **kwargs):
+  """Returns id, context, choices and label of each example."""
+  lines = [json.dumps(fields) + "\n" for fields in objects]
+  return [
+    dataclasses.astuple(example)
+    for example in read(tmp_path, "".join(lines), "x.jsonl", **kwargs)
+  ]
 
 
 def test_the_published_layout(tmp_path):
@@ -49,6 +59,82 @@ def test_any_number_of_choices(tmp_path):
   assert examples == [
     swag.ChoiceExample("k", "c", ("x", "y", "z"), 2),
     swag.ChoiceExample("1", "d", ("x", "y", "z"), 0),
+  ]
+
+
+def test_the_full_files_of_swag(tmp_path):
+  header = (
+    "video-id,fold-ind,startphrase,gold-ending,distractor-0,distractor-1,"
+    "distractor-2,gold-source,gold-type,distractor-0-type,sent1,sent2\n"
+  )
+  first, second = read(
+    tmp_path,
+    f"{header}v,1,s,right.,w0.,w1.,w2.,gold,pos,unl,A.,He\n"
+    "v,1,s,right.,w0.,,w2.,gold,pos,unl,A.,He\n",
+  )
+  assert first.choices == ("He right.", "He w0.", "He w1.", "He w2.")
+  assert second.choices == ("He right.", "He w0.", "He w2.")
+  assert (second.context, second.label) == ("A.", 0)
+
+
+def test_hellaswag(tmp_path):
+  context = {"ctx_a": "A. B.", "ctx_b": "he", "ctx": "A. B. he"}
+  endings = ["runs.", "sits."]
+  assert read_objects(
+    tmp_path,
+    {"ind": 4, **context, "endings": endings, "label": "1"},
+    {"ind": 4, **context, "ctx_b": "", "endings": endings, "label": 0},
+    {"ctx": "A. B. he", "endings": endings, "label": 1},
+  ) == [
+    ("0", "A. B.", ("he runs.", "he sits."), 1),
+    ("1", "A. B.", ("runs.", "sits."), 0),
+    ("2", "A. B. he", ("runs.", "sits."), 1),
+  ]
+  fields = {"ctx": "A", "endings": endings, "label": ""}
+  [(*_, label)] = read_objects(tmp_path, fields, has_labels=False)
+  assert label is None
+
+
+def test_race(tmp_path):
+  article = {
+    "article": "It rains.",
+    "questions": ["It is ___ now.", "Why?"],
+    "options": [["wet", "dry"], ["Who knows.", "It is May.", "No."]],
+    "answers": ["A", "C"],
+    "id": "high1.txt",
+  }
+  question = {"article": "B.", "question": "Why?", "options": ["x", "y"]}
+  assert read_objects(
+    tmp_path, article, {**question, "answer": "B", "example_id": "k"}
+  ) == [
+    ("high1.txt-0", "It rains.", ("It is wet now.", "It is dry now."), 0),
+    (
+      "high1.txt-1",
+      "It rains.",
+      ("Why? Who knows.", "Why? It is May.", "Why? No."),
+      2,
+    ),
+    ("k", "B.", ("Why? x", "Why? y"), 1),
+  ]
+
+
+def test_questions(tmp_path):
+  texts = ["x", "y"]
+  named = {"text": texts, "label": ["1", "2"]}
+  listed = [{"text": "x", "label": "A"}, {"text": "y", "label": "B"}]
+  assert read_objects(
+    tmp_path,
+    {"question": "q", "choices": texts, "answer": 1},
+    {"question": "q", "context": "c", "choices": texts, "label": "b"},
+    {"id": "k", "question": "q", "choices": named, "answerKey": "1"},
+    {"question_stem": "q", "choices": named, "answerKey": "2"},
+    {"question": {"stem": "q", "choices": listed}, "answerKey": "B"},
+  ) == [
+    ("0", "q", ("x", "y"), 1),
+    ("1", "c", ("q x", "q y"), 1),
+    ("k", "q", ("x", "y"), 0),
+    ("3", "q", ("x", "y"), 1),
+    ("4", "q", ("x", "y"), 1),
   ]
 
 
@@ -100,7 +186,7 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
     (
       "x.jsonl",
       json.dumps({**CHOICES, "choices": ["x", 3]}),
-      "line 1: choice 1 is missing: 3",
+      "entry 1: choice 1 is missing: 3",
     ),
     (
       "x.jsonl",
@@ -116,23 +202,26 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
     ("x.jsonl", json.dumps({**CHOICES, "label": "9" * 5000}), "the label '999"),
     (
       "x.jsonl",
-      json.dumps({**CHOICES, "id": None}),
-      "the id is None, not a string",
-    ),
-    (
-      "x.jsonl",
-      json.dumps(CHOICES)
-      + "\n"
-      + json.dumps({**CHOICES, "choices": ["x", "y", "z"]}),
-      "line 2 has 3 choices, but the examples before have 2",
-    ),
-    (
-      "x.jsonl",
       (json.dumps({**CHOICES, "id": "k"}) + "\n") * 2,
-      "line 2 has the id 'k', but line 1 already has this id",
+      "line 2 has the id 'k', but .*, line 1 already has this id",
     ),
-    ("x.jsonl", "{", "line 1: not JSON"),
-    ("x.txt", "x", "Files of choices end in .csv or .jsonl"),
+    ("x.jsonl", "{", "x.jsonl: not JSON"),
+    (
+      "x.jsonl",
+      json.dumps({**CHOICES, "label": "C"}),
+      "the label 'C' is not the number of a choice, from 0 to 1, nor its",
+    ),
+    (
+      "x.jsonl",
+      json.dumps({"article": "a", "questions": ["q", "r"], "options": []}),
+      "'choices' is None, not a list",
+    ),
+    (
+      "x.jsonl",
+      json.dumps({"text": "a", "options": ["b", "c"]}),
+      "the context is missing: None",
+    ),
+    ("x.txt", "x", "x.txt: not JSON"),
   ],
 )
 def test_files_that_are_refused(tmp_path, file, content, message):
