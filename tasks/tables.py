@@ -16,6 +16,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
+from absl import logging
 import tensorflow as tf
 
 from data import file_io
@@ -40,6 +41,8 @@ _SAMPLE_LINES = 20
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?')
 # A first line that begins with a quoted name.
 _QUOTED_NAME = re.compile(r'"[^"]*"(\t|$)')
+# A field as programs write it that quote some texts.
+_QUOTED_FIELD = re.compile(r'"([^"]|"")*"')
 # The default limit of `csv` is shorter than a long text.
 _LONGEST_FIELD = 2**31 - 1
 # Words that name columns. Files whose columns are numbered should not have them
@@ -192,6 +195,8 @@ def read_table(
   is_fixed = all(isinstance(column, int) and column >= 0 for column in columns)
   lines = read_fields(path, names, table_format, not is_fixed)
   first_line, first = next(lines, (1, []))
+  if not first and not names:
+    return TableRows(None, iter(()))
   header_names = [field.strip() for field in first]
   if names and _are_numbers(names) and not set(names) <= set(header_names):
     has_header = False
@@ -205,11 +210,39 @@ def read_table(
     header = Row(f"{path}, line {first_line}", first_line, first, positions)
   elif first:
     lines = itertools.chain([(first_line, first)], lines)
+  if has_header and not header_names[-1]:
+    lines = _warn_of_unnamed(lines, header_names, path)
   rows = (
     Row(f"{path}, line {line}", line, fields, positions)
     for line, fields in lines
   )
   return TableRows(header, rows)
+
+
+def _warn_of_unnamed(
+  lines: Iterator[tuple[int, list[str]]], names: Sequence[str], path: str
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields rows; warns of values after the last column that has a name.
+
+  They may be the rest of a text with a delimiter that should be quoted.
+  """
+  width = len(names)
+  while width and not names[width - 1]:
+    width -= 1
+  count = first_line = 0
+  for line, fields in lines:
+    if "".join(fields[width:]).strip():
+      count += 1
+      first_line = first_line or line
+    yield line, fields
+  if count:
+    logging.warning(
+      "%s, line %d, and %d other rows: values in columns without name are not "
+      "read. Are they parts of texts that should be quoted?",
+      path,
+      first_line,
+      count - 1,
+    )
 
 
 def _find_ending(path: str) -> str:
@@ -336,6 +369,8 @@ def read_fields(
     rows = _parse_quoted(lines, path, delimiter, has_spaces)
   else:
     rows = ((number, line.split(delimiter)) for number, line in lines)
+    if names:
+      rows = _warn_of_quotation_marks(rows, path)
   first_line, width = 0, 0
   for number, fields in rows:
     if not "".join(fields).strip():
@@ -397,6 +432,27 @@ def _split(line: str, delimiter: str) -> list[str]:
     # Another delimiter may fit; if none does, reading gives the reason.
     return []
   return [field.strip() for field in fields]
+
+
+def _warn_of_quotation_marks(
+  rows: Iterator[tuple[int, list[str]]], path: str
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields rows; warns of fields that another program may have quoted."""
+  count = first_line = 0
+  for number, fields in rows:
+    if any(map(_QUOTED_FIELD.fullmatch, fields)):
+      count += 1
+      first_line = first_line or number
+    yield number, fields
+  if count:
+    logging.warning(
+      "%s, line %d, and %d other rows: quotation marks around fields are part "
+      "of the text in this format. If they are not meant so, name the file "
+      ".csv.",
+      path,
+      first_line,
+      count - 1,
+    )
 
 
 def _parse_quoted(

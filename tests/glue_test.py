@@ -199,6 +199,9 @@ def test_a_header_that_is_missing_is_noticed(tmp_path, name, split):
     message = "line 1 is no example of cola, but perhaps the header of another"
   with pytest.raises(errors.UserError, match=message):
     glue.TASKS[name].read_examples(str(tmp_path / "data"), split)
+  path.write_text("")
+  with pytest.raises(errors.UserError, match="holds no examples"):
+    glue.TASKS[name].read_examples(str(tmp_path / "data"), split)
 
 
 def test_questions_cut_in_two_are_left_out(tmp_path):

@@ -66,6 +66,27 @@ def test_a_delimiter_that_is_named_is_used(tmp_path):
       tables.check_delimiter(delimiter, "--delimiter")
 
 
+def test_quotation_marks_are_text_where_tabs_separate(tmp_path, caplog):
+  content = 'text\tlabel\n"a ""b"""\tx\n"c" and "d"\ty\n"e\tz\n'
+  with caplog.at_level("WARNING"):
+    rows = read(write(tmp_path, "x.tsv", content))
+  assert [row[1] for row in rows] == ['"a ""b"""', '"c" and "d"', '"e']
+  assert "x.tsv, line 2, and 0 other rows: quotation marks" in caplog.text
+  with pytest.raises(UserError, match="line 3: .* expected after"):
+    read(write(tmp_path, "x.csv", content))
+
+
+def test_values_in_columns_without_name_are_counted(tmp_path, caplog):
+  content = ",label,text,,\n1,x,a,,\n2,y,b, and c,\n3,x,d,,e\n"
+  with caplog.at_level("WARNING"):
+    rows = read(write(tmp_path, "x.csv", content))
+  assert rows == [(2, "a", "x"), (3, "b", "y"), (4, "d", "x")]
+  assert "x.csv, line 3, and 1 other rows: values in columns" in caplog.text
+  caplog.clear()
+  read(write(tmp_path, "x.csv", "label,text,,\nx,a,,\n"))
+  assert not caplog.text
+
+
 @pytest.mark.parametrize(
   "content",
   ["x\tone, two\ny\tthree\n", 'x,"one, two"\ny,three\n', "x|one, two\ny|three"],
