@@ -160,7 +160,7 @@ def list_files(path: str) -> list[str]:
   """
   path = find_weights(path)
   if transformers_format.is_transformers_file(path):
-    return [path]
+    return transformers_format.list_files(path)
   # The index of a checkpoint has a checksum of each tensor.
   return [path + ".index"]
 

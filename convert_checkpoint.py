@@ -3,18 +3,19 @@
     python convert_checkpoint.py --input_dir=all-MiniLM-L6-v2 \\
         --output_dir=models/minilm
 
-A folder of PyTorch transformers has config.json, vocab.txt and
-model.safetensors or pytorch_model.bin; a released-style folder has
-bert_config.json, vocab.txt and bert_model.ckpt. The files in --input_dir decide
-the direction. Heads are converted, too. The config is written last, so a folder
-that has one is complete.
+A folder of transformers has config.json, vocab.txt and weights:
+model.safetensors, pytorch_model.bin, the index of several of these, or
+tf_model.h5. A released-style folder has bert_config.json, vocab.txt and
+bert_model.ckpt. The files in --input_dir decide the direction. Heads are
+converted, too, with their labels in classifier.json. The config is written
+last, so a folder that has one is complete.
 """
 
 from __future__ import annotations
 
 import launch  # First: from here on a signal ends the program quietly.
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 import json
 import os
 from typing import Any, NamedTuple
@@ -26,9 +27,11 @@ import tensorflow as tf
 
 import checkpoint
 from command_line import flag_help
+from data import encoding
 from data import file_io
 from data import locks
 from data import tokenizer_settings
+from data import transformers_config
 from data import transformers_format
 from data import unfinished
 from errors import UserError
@@ -41,13 +44,18 @@ from training import model_folder
 FLAGS = flags.FLAGS
 
 _CONFIG, _VOCAB, _CHECKPOINT = model_folder.FILE_NAMES
-_TRANSFORMERS_CONFIG = "config.json"
-# Both are read; the first is the one that is written.
-_TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TRANSFORMERS_CONFIG = transformers_config.FILE_NAME
+# Several are read; this one is written.
+_TRANSFORMERS_WEIGHTS = transformers_format.WEIGHTS_NAMES[0]
+# In a released-style folder: the config of transformers that the model came
+# with, which has settings that ours does not have.
+_ORIGINAL_CONFIG = "transformers_config.json"
 # The files of both kinds of folders, in the order in which they are written.
 _RELEASED_FILES = (
   _VOCAB,
   tokenizer_settings.FILE,
+  classifier_config.FILE,
+  _ORIGINAL_CONFIG,
   f"{_CHECKPOINT}.data-00000-of-00001",
   f"{_CHECKPOINT}.index",
   _CONFIG,
@@ -55,7 +63,7 @@ _RELEASED_FILES = (
 _TRANSFORMERS_FILES = (
   _VOCAB,
   tokenizer_settings.FILE,
-  _TRANSFORMERS_WEIGHTS[0],
+  _TRANSFORMERS_WEIGHTS,
   _TRANSFORMERS_CONFIG,
 )
 
@@ -80,9 +88,9 @@ def main(_):
     FLAGS.output_dir, f"--output_dir={FLAGS.output_dir}"
   ):
     file_io.remove_leftovers(FLAGS.output_dir)
-    weights_name = _find_transformers_weights()
-    if weights_name:
-      config = from_transformers(weights_name)
+    weights_path = transformers_format.find_weights(FLAGS.input_dir)
+    if weights_path:
+      config = from_transformers(weights_path)
     else:
       config = to_transformers()
   logging.info(
@@ -101,37 +109,25 @@ def check_place() -> None:
   file_io.check_not_inputs({"--output_dir": outputs}, {"--input_dir": inputs})
 
 
-def _find_transformers_weights() -> str | None:
-  """Returns the name of their file of weights in the input, or None."""
-  for name in _TRANSFORMERS_WEIGHTS:
-    if tf.io.gfile.exists(os.path.join(FLAGS.input_dir, name)):
-      return name
-  return None
-
-
 def _input_path(name: str) -> str:
   """Returns the path of a file of the input, which has to exist."""
   path = os.path.join(FLAGS.input_dir, name)
   if not tf.io.gfile.exists(path):
     raise UserError(
       f"{path} does not exist. --input_dir holds either "
-      f"{_TRANSFORMERS_CONFIG}, {_VOCAB} and "
-      f"{' or '.join(_TRANSFORMERS_WEIGHTS)}, or {_CONFIG}, {_VOCAB} and "
-      f"{FLAGS.checkpoint}.index."
+      f"{_TRANSFORMERS_CONFIG}, {_VOCAB} and weights "
+      f"({', '.join(transformers_format.WEIGHTS_NAMES)}), or {_CONFIG}, "
+      f"{_VOCAB} and {FLAGS.checkpoint}.index."
     )
   return path
 
 
+def _join_input(name: str) -> str:
+  return os.path.join(FLAGS.input_dir, name)
+
+
 def _output_path(name: str) -> str:
   return os.path.join(FLAGS.output_dir, name)
-
-
-def _move_files(folder: str, names: Iterable[str]) -> None:
-  """Moves those of the files that were written to the output."""
-  written = [
-    name for name in names if tf.io.gfile.exists(os.path.join(folder, name))
-  ]
-  unfinished.move_files(folder, FLAGS.output_dir, written)
 
 
 class _TokenizerFiles(NamedTuple):
@@ -159,20 +155,41 @@ class _TokenizerFiles(NamedTuple):
       self.settings.write(folder)
 
 
-def from_transformers(weights_name: str) -> modeling.BertConfig:
+def from_transformers(weights_path: str) -> modeling.BertConfig:
   """Writes a released-style folder, and returns its config."""
+  fields, config_path = _read_their_config()
   config = modeling.BertConfig.from_dict(
-    transformers_format.read_their_config(_input_path(_TRANSFORMERS_CONFIG))
+    transformers_config.translate_config(fields, config_path), config_path
   )
-  weights = _open_weights(config, _input_path(weights_name))
-  tensors = {name: weights.get_tensor(name) for name in weights.shapes}
+  weights = _open_weights(config, weights_path)
+  head = transformers_config.read_head_fields(fields, config_path)
   tokenizer_files = _TokenizerFiles.read()
+  classifier = _describe_classifier(
+    head, weights.shapes, config, tokenizer_files.settings
+  )
+  tensors = {name: weights.get_tensor(name) for name in weights.shapes}
   with file_io.temporary_folder(_output_path("model")) as folder:
     tokenizer_files.write(folder)
+    if classifier:
+      classifier.write(folder)
+    file_io.write_json(os.path.join(folder, _ORIGINAL_CONFIG), fields)
     checkpoint.write(os.path.join(folder, _CHECKPOINT), tensors)
     file_io.write_text(os.path.join(folder, _CONFIG), config.to_json_string())
     _move_files(folder, _RELEASED_FILES)
   return config
+
+
+def _read_their_config() -> tuple[dict[str, Any], str]:
+  """Returns a config of transformers, and its path.
+
+  In folders of the first versions it has the name of ours.
+  """
+  path = os.path.join(FLAGS.input_dir, _CONFIG)
+  if not tf.io.gfile.exists(path):
+    path = _input_path(_TRANSFORMERS_CONFIG)
+  elif tf.io.gfile.exists(_join_input(_TRANSFORMERS_CONFIG)):
+    path = _join_input(_TRANSFORMERS_CONFIG)
+  return file_io.read_json(path), path
 
 
 def to_transformers() -> modeling.BertConfig:
@@ -184,16 +201,21 @@ def to_transformers() -> modeling.BertConfig:
   )
   names = checkpoint.remove_training_names(weights.shapes)
   tensors = {name: weights.get_tensor(name) for name in names}
-  transformers_config = {
-    **transformers_format.to_their_config(config.to_dict()),
-    **_describe_head(names),
+  original = None
+  original_path = _join_input(_ORIGINAL_CONFIG)
+  if tf.io.gfile.exists(original_path):
+    original = file_io.read_json(original_path)
+  shapes = {name: weights.shapes[name] for name in names}
+  their_config = {
+    **transformers_config.to_their_config(config.to_dict(), original),
+    **_describe_head(config, shapes, original),
   }
-  config_text = json.dumps(transformers_config, indent=2, sort_keys=True)
+  config_text = json.dumps(their_config, indent=2, sort_keys=True)
   tokenizer_files = _TokenizerFiles.read()
   try:
     with file_io.temporary_folder(_output_path("model")) as folder:
       tokenizer_files.write(folder)
-      weights_path = os.path.join(folder, _TRANSFORMERS_WEIGHTS[0])
+      weights_path = os.path.join(folder, _TRANSFORMERS_WEIGHTS)
       with file_io.atomic_file(weights_path) as temporary:
         checkpoint.write_transformers(temporary, tensors)
       config_path = os.path.join(folder, _TRANSFORMERS_CONFIG)
@@ -206,37 +228,161 @@ def to_transformers() -> modeling.BertConfig:
   return config
 
 
-def _open_weights(config: modeling.BertConfig, path: str) -> Any:
+def _move_files(folder: str, names: Sequence[str]) -> None:
+  """Moves the files that were written to the output.
+
+  Args:
+    folder: Folder with the files.
+    names: Names of the files that there may be. One that was not written is
+      removed from the output: it belonged to another model.
+  """
+  written = []
+  obsolete = []
+  for name in names:
+    is_written = tf.io.gfile.exists(os.path.join(folder, name))
+    (written if is_written else obsolete).append(name)
+  # The last file says that the model is whole.
+  paths = [_output_path(name) for name in (names[-1], *obsolete)]
+  file_io.remove_existing_files(paths)
+  unfinished.move_files(folder, FLAGS.output_dir, written)
+
+
+def _open_weights(config: modeling.BertConfig, path: str) -> checkpoint.Reader:
   """Returns a reader of weights whose encoder fits the config.
 
   Raises:
     UserError: Names or shapes differ from those of the config.
   """
-  encoder = checkpoint.variables_by_name(modeling.BertModel(config))
-  checkpoint.restore(encoder, path, "--input_dir")
-  return checkpoint.open_checkpoint(path, "--input_dir")
+  reader = checkpoint.open_checkpoint(path, "--input_dir")
+  add_pooler = heads.has_pooler(reader.shapes)
+  encoder = modeling.BertModel(config, add_pooler=add_pooler)
+  checkpoint.restore(checkpoint.variables_by_name(encoder), path, "--input_dir")
+  return reader
 
 
-def _describe_head(names: Iterable[str]) -> dict[str, object]:
+# --- Heads -------------------------------------------------------------------
+
+
+def _describe_classifier(
+  fields: transformers_config.HeadFields,
+  shapes: Mapping[str, Sequence[int]],
+  config: modeling.BertConfig,
+  settings: tokenizer_settings.TokenizerSettings | None = None,
+) -> classifier_config.ClassifierConfig | None:
+  """Returns the `classifier.json` of a model of transformers, or None.
+
+  Args:
+    fields: What its config says about its head.
+    shapes: Released name -> shape of its variables.
+    config: Shape of its encoder.
+    settings: Settings of its tokenizer; None if they are not known.
+
+  Raises:
+    UserError: The config does not fit the weights.
+  """
+  if "output_weights" not in shapes:
+    return None
+  num_outputs = shapes["output_weights"][0]
+  head = _find_classifier(fields, num_outputs, heads.has_pooler(shapes))
+  labels = fields.labels
+  if head.name in (heads.REGRESSION, heads.MULTIPLE_CHOICE):
+    labels, num_labels = (), 1
+  else:
+    # The names that transformers gives to labels without one.
+    labels = labels or tuple(f"LABEL_{i}" for i in range(num_outputs))
+    num_labels = len(labels)
+  if num_labels != num_outputs:
+    raise UserError(
+      f"--input_dir={FLAGS.input_dir}: the classifier has {num_outputs} "
+      f"outputs, but its {_TRANSFORMERS_CONFIG} describes a {head.name} head "
+      f"of {num_labels}. Are the files those of one model?"
+    )
+  is_tagger = head.name == heads.TAGGING
+  return classifier_config.ClassifierConfig(
+    head.name,
+    labels,
+    settings or tokenizer_settings.TokenizerSettings(),
+    config.max_position_embeddings,
+    encoding.SLIDING_WINDOW if is_tagger else encoding.TRUNCATE,
+  )
+
+
+def _find_classifier(
+  fields: transformers_config.HeadFields, num_outputs: int, has_pooler: bool
+) -> heads.Head:
+  """Returns the head of a classifier of transformers."""
+  by_class: dict[str, list[heads.Head]] = {}
+  for head in heads.HEADS.values():
+    if head.is_classifier:
+      by_class.setdefault(head.transformers_class, []).append(head)
+  name = fields.transformers_class
+  if name not in by_class:
+    tagger = heads.HEADS[heads.TAGGING].transformers_class
+    texts = heads.HEADS[heads.SINGLE_LABEL].transformers_class
+    logging.warning(
+      "The config names the class %s, which tells nothing about the "
+      "classifier. It is read as a %s.",
+      name,
+      name := texts if has_pooler else tagger,
+    )
+  found = by_class[name]
+  if len(found) == 1:
+    return found[0]
+  for head in found:
+    if head.transformers_problem_type == fields.problem_type:
+      return head
+  # The rule of transformers where no problem_type is given.
+  return heads.HEADS[
+    heads.REGRESSION if num_outputs == 1 else heads.SINGLE_LABEL
+  ]
+
+
+def _describe_head(
+  config: modeling.BertConfig,
+  shapes: Mapping[str, Sequence[int]],
+  original: Mapping[str, Any] | None,
+) -> dict[str, Any]:
   """Returns the fields about the head in a config of PyTorch transformers.
 
   Args:
-    names: Names of the variables of the model.
+    config: Shape of the encoder.
+    shapes: Name -> shape of the variables of the model.
+    original: The config that the model came with. If it describes the head
+      already, there is nothing to add to it.
   """
   classifier = classifier_config.ClassifierConfig.read(FLAGS.input_dir)
-  head = heads.find_heads(names)[0]
-  if not (head.is_classifier and classifier):
-    return {"architectures": [head.transformers_class]}
+  found = heads.find_heads(shapes)
+  if not found[0].is_classifier:
+    classifier = None
+  known = None
+  if original:
+    known = transformers_config.read_head_fields(original, _ORIGINAL_CONFIG)
+  if known and not known.transformers_class:
+    known = None
+  if known and classifier:
+    described = _describe_classifier(known, shapes, config)
+    same = ("problem_type", "labels")
+    if all(getattr(classifier, x) == getattr(described, x) for x in same):
+      return {}
+  elif known:
+    ours = {head.transformers_class for head in heads.HEADS.values()}
+    possible = {head.transformers_class for head in found}
+    # A class that is unknown here has its weights all the same.
+    if known.transformers_class not in ours - possible:
+      return {}
+  if not classifier:
+    head_class = found[0].transformers_class
+    return transformers_config.to_head_fields(
+      transformers_config.HeadFields(head_class, None, ())
+    )
   head = classifier.head
-  labels = classifier.labels or ("LABEL_0",)
-  fields: dict[str, object] = {
-    "architectures": [head.transformers_class],
-    "id2label": dict(enumerate(labels)),
-    "label2id": {label: i for i, label in enumerate(labels)},
-  }
-  if head.transformers_problem_type:
-    fields["problem_type"] = head.transformers_problem_type
-  return fields
+  return transformers_config.to_head_fields(
+    transformers_config.HeadFields(
+      head.transformers_class,
+      head.transformers_problem_type,
+      classifier.labels or ("LABEL_0",),
+    )
+  )
 
 
 if __name__ == "__main__":

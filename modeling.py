@@ -28,8 +28,8 @@ import zlib
 from absl import logging
 import tensorflow as tf
 
-from data import file_io
 from data import released_models
+from data import transformers_config
 from errors import UserError
 import operations
 
@@ -168,10 +168,13 @@ class BertConfig:
   def from_json_file(cls, json_file: str) -> BertConfig:
     """Returns the config of a `bert_config.json`.
 
+    A `config.json` of transformers is translated.
+
     Raises:
-      UserError: The file cannot be read, is not JSON, or holds a bad field.
+      UserError: The file cannot be read, is not JSON, or holds a bad field; or
+        it is that of another model of transformers.
     """
-    return cls.from_dict(file_io.read_json(json_file), json_file)
+    return cls.from_dict(transformers_config.read_config(json_file), json_file)
 
   @classmethod
   def from_size(cls, name: str, vocab_size: int = 30522) -> BertConfig:

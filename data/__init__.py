@@ -15,6 +15,7 @@ released_models      names, sizes and other names of the released models
 feature_files        extracted features as JSON, NumPy, TFRecord or Parquet
 checkpoint_folder    the checkpoints of a run: which there are, which is newest
 tokenizer_settings   case, accents and special tokens, kept with a vocabulary
-transformers_format  weights and configs of PyTorch transformers
-pytorch_checkpoint, safetensors_checkpoint  tensors from files of PyTorch
+transformers_format, transformers_config  weights and configs of transformers
+pytorch_checkpoint, safetensors_checkpoint, keras_checkpoint  tensors from the
+                     files of PyTorch and Keras
 """

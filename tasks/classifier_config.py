@@ -21,7 +21,7 @@ import heads
 from tasks import problem_types
 from tasks import text_files
 
-_FILE = "classifier.json"
+FILE = "classifier.json"
 
 _PROBLEM_TYPES = (
   *problem_types.PROBLEM_TYPES,
@@ -78,7 +78,7 @@ class ClassifierConfig:
 
   def write(self, folder: str) -> None:
     """Writes `classifier.json`."""
-    file_io.write_json(os.path.join(folder, _FILE), self.to_fields())
+    file_io.write_json(os.path.join(folder, FILE), self.to_fields())
 
   def to_fields(self) -> dict[str, object]:
     """Returns the fields of `classifier.json`."""
@@ -97,7 +97,7 @@ class ClassifierConfig:
     Raises:
       UserError: the file is damaged, or a field has an impossible value.
     """
-    path = os.path.join(folder, _FILE)
+    path = os.path.join(folder, FILE)
     if not tf.io.gfile.exists(path):
       return None
     fields = file_io.read_json(path)
@@ -130,21 +130,21 @@ class ClassifierConfig:
         f"{flag}={path} has no classifier, only weights from which one can be "
         "trained. Pass --do_train."
       )
-    if self.head.needs_pooler and not heads.has_pooler(shapes):
-      raise UserError(
-        f"{flag}={path} has no bert/pooler/dense, which a classifier reads. "
-        "Its head belongs to another model. Pass --do_train."
-      )
     for name, rank in (("output_bias", 1), ("output_weights", 2)):
       num_outputs, *rest = shapes[name] or (0,)
       if num_outputs != self.num_outputs or len(rest) != rank - 1:
         labels = text_files.format_names(self.labels) or "a number"
         raise UserError(
           f"{flag}={path} is a classifier of {num_outputs} labels, but there "
-          f"are {self.num_outputs}: {labels}. Put the {_FILE} that it was "
+          f"are {self.num_outputs}: {labels}. Put the {FILE} that it was "
           "trained with into the same folder, or train again in another "
           "--output_dir."
         )
+    if self.head.needs_pooler and not heads.has_pooler(shapes):
+      raise UserError(
+        f"{flag}={path} has no bert/pooler/dense, which a classifier reads. "
+        "Its head belongs to another model. Pass --do_train."
+      )
 
   def check_start(
     self, newest: str | None, init_checkpoint: str | None, is_training: bool

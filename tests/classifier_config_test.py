@@ -85,3 +85,15 @@ def test_a_head_of_which_a_part_is_missing(tmp_path):
     create_classifier("single_label").check_weights(
       str(tmp_path / "y.ckpt"), "--x"
     )
+
+
+def test_a_classifier_of_texts_needs_a_pooler(tmp_path):
+  path = str(tmp_path / "y.ckpt")
+  tensors = {"output_weights": np.zeros([2, 4]), "output_bias": np.zeros([2])}
+  tagger, classifier = map(create_classifier, ("tagging", "single_label"))
+  checkpoint.write(path, tensors)
+  tagger.check_weights(path, "--x")
+  with pytest.raises(errors.UserError, match="has no bert/pooler/dense"):
+    classifier.check_weights(path, "--x")
+  checkpoint.write(path, {**tensors, "bert/pooler/dense/bias": np.zeros([4])})
+  classifier.check_weights(path, "--x")

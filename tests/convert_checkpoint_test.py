@@ -13,6 +13,7 @@ import safetensors.numpy
 import checkpoint
 import convert_checkpoint
 from data import tokenizer_settings
+from data import transformers_config
 from errors import UserError
 import modeling
 from tasks import classifier_config
@@ -76,7 +77,6 @@ def test_conversion_of_a_transformers_model(run_program, vocab_file, tmp_path):
       "BertForPreTraining",
       {
         "cls.predictions.bias",
-        "cls.predictions.decoder.weight",
         "cls.predictions.transform.LayerNorm.weight",
         "cls.seq_relationship.weight",
       },
@@ -147,6 +147,69 @@ def test_conversion_of_heads(
   assert set(tensors) == set(variables)
   for name, variable in variables.items():
     np.testing.assert_array_equal(tensors[name], variable)
+
+
+def test_a_model_of_transformers_comes_back_as_it_was(
+  run_program, vocab_file, tmp_path
+):
+  config = builders.tiny_config(hidden_act="gelu_erf", layer_norm_eps=1e-5)
+  model = modeling.BertForTokenClassification(config, 3, add_pooler=False)
+  source, ours, back = (tmp_path / name for name in ("theirs", "ours", "back"))
+  source.mkdir()
+  variables = checkpoint.variables_by_name(model)
+  tensors = builders.to_transformers(variables, "bert.")
+  for name in ("weight", "bias"):
+    tensors[f"classifier.{name}"] = tensors.pop(name)
+  safetensors.numpy.save_file(tensors, str(source / "model.safetensors"))
+  labels = ["O", "B-x", "I-x"]
+  fields = {
+    **config.to_dict(),
+    "hidden_act": "gelu",
+    "model_type": "bert",
+    "architectures": ["BertForTokenClassification"],
+    "id2label": {str(i): label for i, label in enumerate(labels)},
+    "label2id": {label: i for i, label in enumerate(labels)},
+    "classifier_dropout": 0.3,
+  }
+  (source / "config.json").write_text(json.dumps(fields))
+  (source / "vocab.txt").write_text(pathlib.Path(vocab_file).read_text())
+  run_program(convert_checkpoint, input_dir=source, output_dir=ours)
+  classifier = classifier_config.ClassifierConfig.read(str(ours))
+  assert classifier.problem_type == "tagging"
+  assert list(classifier.labels) == labels
+  assert set(builders.read_tensors(ours / "bert_model.ckpt")) == set(variables)
+  run_program(convert_checkpoint, input_dir=ours, output_dir=back)
+  assert json.loads((back / "config.json").read_text()) == fields
+  after = safetensors.numpy.load_file(str(back / "model.safetensors"))
+  builders.assert_same_values(after, tensors)
+  # Files of another model do not stay.
+  encoder = checkpoint.variables_by_name(modeling.BertModel(config))
+  safetensors.numpy.save_file(
+    builders.to_transformers(encoder, ""), str(source / "model.safetensors")
+  )
+  run_program(convert_checkpoint, input_dir=source, output_dir=ours)
+  assert not (ours / "classifier.json").exists()
+
+
+@pytest.mark.parametrize(
+  "fields, has_pooler, expected",
+  [
+    (("BertForSequenceClassification", None, ()), True, "single_label"),
+    (
+      ("BertForSequenceClassification", "multi_label_classification", ()),
+      True,
+      "multi_label",
+    ),
+    (("BertForTokenClassification", None, ()), False, "tagging"),
+    (("BertForMultipleChoice", None, ()), True, "multiple_choice"),
+    ((None, None, ()), True, "single_label"),
+    ((None, None, ()), False, "tagging"),
+  ],
+)
+def test_the_class_decides_the_head(fields, has_pooler, expected):
+  head_fields = transformers_config.HeadFields(*fields)
+  head = convert_checkpoint._find_classifier(head_fields, 3, has_pooler)
+  assert head.name == expected
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ from data import locks
 from data import record_files
 from data import serialization
 from data import tokenizer_settings
-from data import transformers_format
+from data import transformers_config
 import download_model
 import errors
 import modeling
@@ -528,7 +528,7 @@ def _write_their_config(folder, rng):
   _write(
     folder,
     "config.json",
-    json.dumps(transformers_format.to_their_config(config.to_dict())),
+    json.dumps(transformers_config.to_their_config(config.to_dict())),
   )
 
 
@@ -1206,7 +1206,7 @@ KINDS = (
     "config.json",
     _write_their_config,
     lambda folder: modeling.BertConfig.from_dict(
-      transformers_format.read_their_config(os.path.join(folder, "config.json"))
+      transformers_config.read_config(os.path.join(folder, "config.json"))
     ),
     is_json=True,
   ),

@@ -177,7 +177,7 @@ def test_heads_that_need_a_pooler_cannot_do_without(name):
   shape = (2, 2, 5) if name == heads.MULTIPLE_CHOICE else (2, 5)
   ids = tf.ones(shape, tf.int32)
   arguments = [ids, ids, ids]
-  if head.model_class is modeling.BertForPreTraining:
+  if isinstance(model, modeling.BertForPreTraining):
     arguments.append(ids[:, :1])
   if head.needs_pooler:
     with pytest.raises(AssertionError, match="pooler"):

@@ -8,23 +8,119 @@ import pytest
 from safetensors import numpy as safetensors
 
 import checkpoint
-from data import transformers_format
 from errors import UserError
 import modeling
 
+DECODER_WEIGHT = "cls.predictions.decoder.weight"
+DECODER_BIAS = "cls.predictions.decoder.bias"
 
-@pytest.mark.parametrize("prefix", ["bert.", ""])
-def test_safetensors_with_and_without_prefix(tmp_path, prefix):
-  saved = builders.random_variables(seed=1)
-  tensors = builders.to_transformers(saved, prefix)
-  tensors["cls.predictions.decoder.weight"] = np.zeros([3, 3], np.float32)
-  tensors[prefix + "embeddings.position_ids"] = np.arange(40)
-  path = str(tmp_path / "model.safetensors")
-  safetensors.save_file(tensors, path)
+
+def assert_read_as(path, saved):
   assert set(checkpoint.open_checkpoint(path).shapes) == set(saved)
   loaded = builders.random_variables(seed=2)
   checkpoint.restore_all(loaded, path, "--init_checkpoint")
   builders.assert_same_values(loaded, saved)
+
+
+@pytest.mark.parametrize(
+  "outer, encoder",
+  [("", "bert."), ("", ""), ("module.", "bert."), ("", "0.auto_model.")],
+)
+def test_names_of_the_encoder_may_begin_in_any_way(tmp_path, outer, encoder):
+  saved = builders.random_variables(seed=1)
+  tensors = builders.to_transformers(saved, encoder)
+  words = tensors[encoder + "embeddings.word_embeddings.weight"]
+  # Copies and constants that some versions save.
+  tensors[DECODER_WEIGHT] = words.copy()
+  tensors[DECODER_BIAS] = tensors["cls.predictions.bias"].copy()
+  tensors[encoder + "embeddings.position_ids"] = np.arange(40)
+  path = str(tmp_path / "model.safetensors")
+  safetensors.save_file(
+    {outer + name: tensor for name, tensor in tensors.items()}, path
+  )
+  assert_read_as(path, saved)
+
+
+def test_a_copy_stands_for_a_missing_original(tmp_path):
+  saved = builders.random_variables(seed=1)
+  tensors = builders.to_transformers(saved, "bert.")
+  tensors[DECODER_BIAS] = tensors.pop("cls.predictions.bias")
+  path = str(tmp_path / "model.safetensors")
+  safetensors.save_file(tensors, path)
+  assert_read_as(path, saved)
+
+
+def test_output_weights_of_their_own_are_refused_where_they_matter(tmp_path):
+  saved = builders.random_variables(seed=1)
+  tensors = builders.to_transformers(saved, "bert.")
+  words = tensors["bert.embeddings.word_embeddings.weight"]
+  tensors[DECODER_WEIGHT] = words + 1
+  path = str(tmp_path / "model.safetensors")
+  safetensors.save_file(tensors, path)
+  with pytest.raises(UserError, match="decoder.weight differs.*tie_word"):
+    checkpoint.restore_all(builders.random_variables(), path, "--x")
+  encoder = modeling.BertModel(builders.tiny_config())
+  checkpoint.restore(checkpoint.variables_by_name(encoder), path)
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    (["a.embeddings", "b.embeddings"], "2 encoders.*'a.', 'b.'"),
+    (["roberta.embeddings"], "of the type roberta, not bert"),
+  ],
+)
+def test_files_that_are_no_bert_are_refused(tmp_path, names, message):
+  path = str(tmp_path / "model.safetensors")
+  tensors = {
+    f"{name}.word_embeddings.weight": np.ones([3, 2]) for name in names
+  }
+  safetensors.save_file(tensors, path)
+  with pytest.raises(UserError, match=message):
+    checkpoint.open_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_every_float_type_is_read_as_float32(tmp_path, dtype):
+  path = str(tmp_path / "model.safetensors")
+  weight = np.array([[1.5, -2.25], [0.125, 3.0]], dtype)
+  safetensors.save_file({"bert.pooler.dense.weight": weight}, path)
+  reader = checkpoint.open_checkpoint(path)
+  tensor = reader.get_tensor("bert/pooler/dense/kernel")
+  assert tensor.dtype == np.float32
+  np.testing.assert_array_equal(tensor, weight.T)
+
+
+def write_shards(folder, tensors):
+  """Writes two files and their index, and returns the index as JSON."""
+  weight_map = {}
+  for number in (0, 1):
+    file_name = f"model-{number + 1:05}-of-00002.safetensors"
+    part = dict(sorted(tensors.items())[number::2])
+    safetensors.save_file(part, folder / file_name)
+    weight_map.update(dict.fromkeys(part, file_name))
+  return {"metadata": {"total_size": 1}, "weight_map": weight_map}
+
+
+def test_weights_in_several_files_are_found_by_their_index(tmp_path):
+  saved = builders.random_variables(seed=1)
+  index = write_shards(tmp_path, builders.to_transformers(saved, "bert."))
+  path = tmp_path / "model.safetensors.index.json"
+  path.write_text(json.dumps(index))
+  assert_read_as(str(path), saved)
+  assert_read_as(str(tmp_path), saved)
+  assert len(checkpoint.list_files(str(path))) == 2
+  name = "bert.pooler.dense.bias"
+  for file_name, message in [
+    ("../x.safetensors", "'../x.safetensors', which is no .safetensors"),
+    (None, "'None', which is no .safetensors file"),
+    ("missing.safetensors", "names missing.safetensors, which does not"),
+    (index["weight_map"]["bert.pooler.dense.weight"], "is not in model-"),
+  ]:
+    wrong = {**index["weight_map"], name: file_name}
+    path.write_text(json.dumps({"weight_map": wrong}))
+    with pytest.raises(UserError, match=message):
+      checkpoint.open_checkpoint(str(path))
 
 
 def test_two_tensors_for_one_variable_are_refused(tmp_path):
@@ -37,46 +133,3 @@ def test_two_tensors_for_one_variable_are_refused(tmp_path):
     UserError, match="two tensors for one variable.*'pooler.d"
   ):
     checkpoint.open_checkpoint(path)
-
-
-def test_transformers_config(tmp_path):
-  path = tmp_path / "config.json"
-  fields = {**builders.tiny_config().to_dict(), "model_type": "bert"}
-  for theirs, ours in [
-    ("gelu", "gelu_erf"),
-    ("gelu_new", "gelu"),
-    ("relu", "relu"),
-  ]:
-    path.write_text(json.dumps({**fields, "hidden_act": theirs}))
-    config = transformers_format.read_their_config(str(path))
-    assert modeling.BertConfig.from_dict(config).hidden_act == ours
-  for field, value in [
-    ("model_type", "roberta"),
-    ("layer_norm_eps", 1e-5),
-    ("position_embedding_type", ["relative_key"]),
-  ]:
-    path.write_text(json.dumps({**fields, field: value}))
-    with pytest.raises(UserError, match=f"config.json: {field}=.*is not"):
-      transformers_format.read_their_config(str(path))
-
-
-def test_transformers_config_with_missing_and_bad_fields(tmp_path):
-  path = str(tmp_path / "config.json")
-
-  def read(text):
-    (tmp_path / "config.json").write_text(text)
-    return modeling.BertConfig.from_dict(
-      transformers_format.read_their_config(path), path
-    )
-
-  config = read('{"vocab_size": 99}')
-  assert (config.hidden_act, config.type_vocab_size) == ("gelu_erf", 2)
-  for text, message in [
-    ("{", "not JSON"),
-    ("[1]", "not an object"),
-    ("{}", "vocab_size is missing"),
-    ('{"vocab_size": 99, "hidden_act": ["gelu"]}', "hidden_act=.*one of"),
-    ('{"vocab_size": 99, "hidden_size": null}', "hidden_size=None must be"),
-  ]:
-    with pytest.raises(UserError, match=f"config.json.*{message}"):
-      read(text)

@@ -5,6 +5,8 @@ vocab.txt              its vocabulary
 tokenizer_config.json  how text becomes tokens, if that is known
 bert_model.ckpt.*      its weights
 classifier.json        the meaning of its head, if it has one
+
+A folder of transformers is read, too.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import tensorflow as tf
 
 from data import file_io
 from data import tokenizer_settings
+from data import transformers_config
+from data import transformers_format
 from errors import UserError
 
 # Folder of the models that `download_model.py` has downloaded.
@@ -56,11 +60,22 @@ def find_model(model: str, flag: str = "--model") -> ModelFiles:
   folders = [model, os.path.join(MODELS_DIR, model)]
   for folder in folders:
     if tf.io.gfile.isdir(folder):
-      return ModelFiles(*(os.path.join(folder, name) for name in FILE_NAMES))
+      return _files_in(folder)
   raise UserError(
     f"{flag}={model}: there is neither a folder {folders[0]} nor "
     f"{folders[1]}. Released models are downloaded by download_model.py."
   )
+
+
+def _files_in(folder: str) -> ModelFiles:
+  """Returns the files of the model in a folder, ours or of transformers."""
+  config, vocab, weights = (os.path.join(folder, name) for name in FILE_NAMES)
+  their_config = os.path.join(folder, transformers_config.FILE_NAME)
+  is_theirs = tf.io.gfile.exists(their_config)
+  if is_theirs and not tf.io.gfile.exists(config):
+    their_weights = transformers_format.find_weights(folder)
+    return ModelFiles(their_config, vocab, their_weights or weights)
+  return ModelFiles(config, vocab, weights)
 
 
 def export_model(
