@@ -62,6 +62,12 @@ def define_model_flags() -> None:
     "Weights to start from: the prefix of a checkpoint (such as "
     "bert_model.ckpt), or a file of PyTorch transformers (.safetensors, .bin).",
   )
+  define_precision_flag()
+
+
+@flag_help.group("Model")
+def define_precision_flag() -> None:
+  """Defines the flag of the type of the activations."""
   flags.DEFINE_enum(
     "precision",
     "float32",

@@ -33,8 +33,9 @@ def set_up() -> None:
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().setFormatter(_Formatter())
-  # Messages of TensorFlow's C++ code: warnings and errors only.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+  # Messages of TensorFlow's C++ code: errors only. Its warnings are about ways
+  # of computing, and mean nothing to most people.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def load_model(
   )
   variables = checkpoint.variables_by_name(model)
   checkpoint.restore_all(variables, files.init_checkpoint, _SOURCE)
-  tokenizer = _create_tokenizer(files.vocab_file, classifier)
+  tokenizer = create_tokenizer(files.vocab_file, classifier)
   max_seq_length = config.max_position_embeddings
   if classifier:
     max_seq_length = classifier.max_seq_length
@@ -167,8 +167,9 @@ def load_model(
   )
 
 
-def _create_tokenizer(
-  vocab_file: str, classifier: classifier_config.ClassifierConfig | None
+def create_tokenizer(
+  vocab_file: str,
+  classifier: classifier_config.ClassifierConfig | None = None,
 ) -> tokenization.FullTokenizer:
   """Returns the tokenizer of a model.
 

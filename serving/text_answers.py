@@ -1,0 +1,334 @@
+"""Answers of any model to texts, as Python values that JSON can hold.
+
+A row of the input is a tuple of texts, whose number depends on the head:
+
+    single_label, multi_label, regression   a text, or two
+    tagging                                 a text
+    span                                    a question and a context
+    multiple_choice                         a context and its choices
+    masked LM                               a text with masks, or two
+    encoder                                 a text, or two; compared with others
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import checkpoint
+from errors import UserError
+import heads
+import modeling
+from serving import masked_words
+from serving import serving_settings
+from serving import signatures
+from serving import text_model
+from tasks import classifier_config
+from tasks import metrics
+import tokenization
+from training import model_folder
+
+Row = tuple[str, ...]
+Answer = dict[str, Any]
+
+_NUM_NEAREST = 3
+_BATCH_SIZE = 64
+# Head -> smallest and largest number of texts of a row, and what they are.
+_PARTS = {
+  heads.TAGGING: (1, 1, "one text"),
+  heads.SPAN: (2, 2, "a question and a context"),
+  heads.MULTIPLE_CHOICE: (3, 1000, "a context and two choices or more"),
+}
+_DEFAULT_PARTS = (1, 2, "a text or two")
+
+
+def find_head(files: model_folder.ModelFiles) -> heads.Head:
+  """Returns the head of a model that answers texts.
+
+  Args:
+    files: Files of the model.
+
+  Raises:
+    UserError: The weights cannot be read, or the labels are missing.
+  """
+  path = files.init_checkpoint
+  classifier = classifier_config.ClassifierConfig.read(os.path.dirname(path))
+  if classifier:
+    return classifier.head
+  names = checkpoint.open_checkpoint(path, "--model").shapes
+  head = heads.find_heads(names)[0]
+  if head.is_classifier:
+    raise UserError(
+      f"{path} has a classifier, but there is no classifier.json next to it, "
+      "which has its labels. Pass the folder `export` of its training."
+    )
+  return head
+
+
+class TextAnswers:
+  """Answers texts with the model in a folder.
+
+  Attributes:
+    head: Head of the model. A model with the heads of pre-training is taken for
+      a masked LM if `fills_masks`, otherwise for an encoder.
+    mask: The token for masks.
+  """
+
+  def __init__(
+    self,
+    model: str,
+    fills_masks: bool = False,
+    top_k: int = 5,
+    compute_dtype: tf.DType = tf.float32,
+  ):
+    """Loads the model.
+
+    Args:
+      model: Folder or name of the model.
+      fills_masks: Whether a model of pre-training fills masks.
+      top_k: Number of tokens for each mask.
+      compute_dtype: Type of the activations.
+
+    Raises:
+      UserError: The model cannot be read.
+    """
+    files = model_folder.find_model(model)
+    head = find_head(files)
+    is_pretraining = head.name in (heads.PRETRAINING, heads.MASKED_LM)
+    if is_pretraining and not fills_masks:
+      head = heads.HEADS[heads.ENCODER]
+    if fills_masks and not is_pretraining:
+      raise UserError(
+        f"--model={model} has no masked LM, but its head is {head.name}. Pass "
+        "texts without masks, or a model of pre-training."
+      )
+    self.head = head
+    self._top_k = top_k
+    if is_pretraining and fills_masks:
+      self._answer = self._load_masked_lm(files, compute_dtype)
+    else:
+      self._answer = self._load_served_model(files, model, compute_dtype)
+
+  def answer(self, rows: Sequence[Row]) -> list[Answer]:
+    """Returns the answer to each row.
+
+    Args:
+      rows: See the module. An encoder compares all of them.
+
+    Raises:
+      UserError: A row has another number of texts than the head takes.
+    """
+    fewest, most, what = _PARTS.get(self.head.name, _DEFAULT_PARTS)
+    for row in rows:
+      if not fewest <= len(row) <= most:
+        raise UserError(
+          f"{' ||| '.join(row)[:60]!r} has {len(row)} parts, but the "
+          f"{self.head.name} head reads {what}. Separate parts by |||."
+        )
+    if self.head.name == heads.ENCODER:
+      return self._answer(rows)
+    answers: list[Answer] = []
+    for start in range(0, len(rows), _BATCH_SIZE):
+      answers.extend(self._answer(rows[start : start + _BATCH_SIZE]))
+    return answers
+
+  # --- Loading ---------------------------------------------------------------
+
+  def _load_masked_lm(
+    self, files: model_folder.ModelFiles, compute_dtype: tf.DType
+  ) -> Callable[[Sequence[Row]], list[Answer]]:
+    config = modeling.BertConfig.from_json_file(files.bert_config_file)
+    tokenizer = text_model.create_tokenizer(files.vocab_file)
+    tokenizer.check_special_tokens("mask")
+    settings = tokenizer.settings
+    tokenizer = tokenization.FullTokenizer.from_settings(
+      files.vocab_file, settings, never_split=[settings.special_tokens.mask]
+    )
+    model = masked_words.MaskedLM(config, files.init_checkpoint, compute_dtype)
+
+    def answer(rows: Sequence[Row]) -> list[Answer]:
+      answers: list[Answer] = []
+      for row in rows:
+        sequence = masked_words.encode_text(
+          "|||".join(row), tokenizer, config.max_position_embeddings
+        )
+        masks = masked_words.fill_masks(model, sequence, tokenizer, self._top_k)
+        choices = [
+          [{"token": token, "probability": value} for token, value in mask]
+          for mask in masks
+        ]
+        answers.append({"masks": choices})
+      return answers
+
+    return answer
+
+  def _load_served_model(
+    self, files: model_folder.ModelFiles, model: str, compute_dtype: tf.DType
+  ) -> Callable[[Sequence[Row]], list[Answer]]:
+    loaded = text_model.load_model(model, self.head.name, compute_dtype)
+    settings = serving_settings.ServingSettings(labels=loaded.labels)
+    classifier = classifier_config.ClassifierConfig.read(
+      os.path.dirname(files.init_checkpoint)
+    )
+    if classifier:
+      settings = settings._replace(
+        problem_type=classifier.problem_type, long_text=classifier.long_text
+      )
+    batch_tokenizer = loaded.tokenizer
+    preprocessor = signatures.Preprocessor(
+      files.vocab_file,
+      batch_tokenizer.tokenizer,
+      batch_tokenizer.max_seq_length,
+    )
+    serving_class = getattr(signatures, str(self.head.serving_class))
+    served = serving_class(loaded.model, preprocessor, settings)
+    answer_head = _ANSWERS[self.head.name]
+    return lambda rows: answer_head(served, rows)
+
+
+# --- Answers of each head ----------------------------------------------------
+
+
+def _by_row(outputs: Any, num_rows: int) -> list[dict[str, np.ndarray]]:
+  """Returns the outputs of a signature, as a dictionary for each row."""
+  arrays = {name: output.numpy() for name, output in outputs.items()}
+  return [
+    {name: array[row] for name, array in arrays.items()}
+    for row in range(num_rows)
+  ]
+
+
+def _text(value: Any) -> str:
+  return bytes(value).decode("utf-8", "replace")
+
+
+def _call_with_pairs(served: Any, rows: Sequence[Row]) -> list[dict]:
+  """Returns the outputs for rows of one or two texts each, in their order."""
+  outputs: dict[int, dict] = {}
+  for num_parts in (1, 2):
+    numbers = [i for i, row in enumerate(rows) if len(row) == num_parts]
+    if not numbers:
+      continue
+    first = tf.constant([rows[i][0] for i in numbers])
+    second = None
+    if num_parts == 2:
+      second = tf.constant([rows[i][1] for i in numbers])
+    answer_pairs = served.answer_pairs
+    found = _by_row(answer_pairs(first, second), len(numbers))
+    outputs.update(zip(numbers, found))
+  return [outputs[i] for i in range(len(rows))]
+
+
+def _classify(served: Any, rows: Sequence[Row]) -> list[Answer]:
+  answers: list[Answer] = []
+  for output in _call_with_pairs(served, rows):
+    if "value" in output:
+      answers.append({"value": float(output["value"])})
+      continue
+    labels = [_text(label) for label in output["labels"]]
+    values = map(float, output["probabilities"])
+    probabilities = dict(zip(labels, values))
+    if "label" in output:
+      answer: Answer = {"label": _text(output["label"])}
+    else:
+      chosen = [label for label in labels if probabilities[label] > 0.5]
+      answer = {"labels": chosen}
+    answers.append({**answer, "probabilities": probabilities})
+  return answers
+
+
+def _tag(served: Any, rows: Sequence[Row]) -> list[Answer]:
+  texts = tf.constant([row[0] for row in rows])
+  answer_texts = served.answer_texts
+  answers: list[Answer] = []
+  for row, output in zip(rows, _by_row(answer_texts(texts), len(rows))):
+    num_words = int(np.count_nonzero(output["ends"]))
+    tags = [_text(tag) for tag in output["tags"][:num_words]]
+    entities = []
+    for kind, first, end in sorted(
+      metrics.find_entities(tags), key=lambda entity: entity[1]
+    ):
+      start = int(output["starts"][first])
+      stop = int(output["ends"][end - 1])
+      probability = float(np.min(output["probabilities"][first:end]))
+      entities.append(
+        {
+          "text": row[0][start:stop],
+          "type": kind,
+          "start": start,
+          "end": stop,
+          "probability": probability,
+        }
+      )
+    words = [_text(word) for word in output["words"][:num_words]]
+    answers.append({"entities": entities, "words": words, "tags": tags})
+  return answers
+
+
+def _answer_questions(served: Any, rows: Sequence[Row]) -> list[Answer]:
+  questions, contexts = zip(*rows)
+  answer = served.answer_questions
+  outputs = answer(tf.constant(questions), tf.constant(contexts))
+  return [
+    {
+      "answer": _text(output["answer"]),
+      "start": int(output["start"]),
+      "end": int(output["end"]),
+      "score": float(output["score"]),
+      "null_score": float(output["null_score"]),
+    }
+    for output in _by_row(outputs, len(rows))
+  ]
+
+
+def _choose(served: Any, rows: Sequence[Row]) -> list[Answer]:
+  answer = served.answer_choices
+  answers: list[Answer] = []
+  for context, *choices in rows:
+    outputs = answer(tf.constant([context]), tf.constant([choices]))
+    [output] = _by_row(outputs, 1)
+    chosen = int(output["choice"])
+    probabilities = [float(value) for value in output["probabilities"]]
+    answers.append(
+      {
+        "choice": chosen,
+        "text": choices[chosen],
+        "probabilities": probabilities,
+      }
+    )
+  return answers
+
+
+def _compare(served: Any, rows: Sequence[Row]) -> list[Answer]:
+  """Returns the nearest other rows of each, by the cosine of their means."""
+  outputs = _call_with_pairs(served, rows)
+  vectors = []
+  for output in outputs:
+    mask = output["input_mask"].astype(np.float32)[:, np.newaxis]
+    vector = (output["sequence_output"] * mask).sum(axis=0)
+    vectors.append(vector / np.linalg.norm(vector))
+  similarities = np.array(vectors) @ np.transpose(vectors)  # [rows, rows]
+  answers: list[Answer] = []
+  for number, row in enumerate(similarities):
+    order = [int(i) for i in np.argsort(-row, kind="stable") if i != number]
+    nearest = [
+      {"text": " ||| ".join(rows[i]), "cosine": float(row[i])}
+      for i in order[:_NUM_NEAREST]
+    ]
+    answers.append({"nearest": nearest})
+  return answers
+
+
+_ANSWERS = {
+  heads.SINGLE_LABEL: _classify,
+  heads.MULTI_LABEL: _classify,
+  heads.REGRESSION: _classify,
+  heads.TAGGING: _tag,
+  heads.SPAN: _answer_questions,
+  heads.MULTIPLE_CHOICE: _choose,
+  heads.ENCODER: _compare,
+}
