@@ -998,7 +998,7 @@ def export_model(
   """
   if trained.is_chief:
     model_folder.export_model(
-      os.path.join(FLAGS.output_dir, "export"),
+      os.path.join(FLAGS.output_dir, model_folder.EXPORT_DIR),
       config.to_json_string(),
       vocab_file,
       settings,

@@ -333,7 +333,7 @@ def _list_files(folder: str) -> list[str]:
 
 def _delete_weights(run: Run) -> None:
   """Deletes the exported weights of a run."""
-  export_dir = os.path.join(run.folder, "export")
+  export_dir = os.path.join(run.folder, model_folder.EXPORT_DIR)
   if tf.io.gfile.exists(export_dir):
     tf.io.gfile.rmtree(export_dir)
 
@@ -428,7 +428,7 @@ def _predict(
   if tf.io.gfile.exists(done_file):
     if file_io.read_json(done_file, object) == folder:
       return
-  export_dir = os.path.join(folder, "export")
+  export_dir = os.path.join(folder, model_folder.EXPORT_DIR)
   if not tf.io.gfile.exists(export_dir):
     raise UserError(
       f"{folder} is the best of these runs, but its weights were deleted when "

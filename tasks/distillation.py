@@ -101,7 +101,7 @@ def teacher_logits(
   Raises:
     UserError: the folder holds no classifier, or one with other labels.
   """
-  export_dir = os.path.join(teacher_dir, "export")
+  export_dir = os.path.join(teacher_dir, model_folder.EXPORT_DIR)
   folder = export_dir if tf.io.gfile.isdir(export_dir) else teacher_dir
   teacher = classifier_config.ClassifierConfig.read(folder)
   prefix = os.path.join(folder, "bert_model.ckpt")

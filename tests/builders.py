@@ -95,7 +95,10 @@ def write_config(folder: pathlib.Path) -> str:
 
 
 def set_flags(program: types.ModuleType, **values) -> None:
-  """Sets the flags of a program, like its command line does."""
+  """Sets the flags of a program, like its command line does.
+
+  A tuple stands for a flag that is repeated.
+  """
   by_module = flags.FLAGS.flags_by_module_dict()
   for module in list(by_module):
     if not module.startswith("absl"):
@@ -103,7 +106,10 @@ def set_flags(program: types.ModuleType, **values) -> None:
         if flag.name in flags.FLAGS:
           delattr(flags.FLAGS, flag.name)
   program.define_flags()
-  arguments = [f"--{name}={value}" for name, value in values.items()]
+  arguments = []
+  for name, value in values.items():
+    repeated = value if isinstance(value, tuple) else (value,)
+    arguments += [f"--{name}={one}" for one in repeated]
   flags.FLAGS([program.__name__, *arguments])
 
 

@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from data import checkpoint_folder
 from data import file_io
+from data import released_models
 from data import tokenizer_settings
 from data import transformers_config
 from data import transformers_format
@@ -43,6 +45,8 @@ class ModelFiles(NamedTuple):
   init_checkpoint: str = ""
 
 
+# Folder in an --output_dir that the trained model is exported to.
+EXPORT_DIR = "export"
 # The names of these files in a folder.
 FILE_NAMES = ModelFiles("bert_config.json", "vocab.txt", "bert_model.ckpt")
 
@@ -51,20 +55,50 @@ def find_model(model: str, flag: str = "--model") -> ModelFiles:
   """Returns the files of a model.
 
   Args:
-    model: Path of its folder, or name of a folder in `MODELS_DIR`.
+    model: Path of its folder, ours or of transformers; of the `--output_dir` of
+      a training, which has exported it; or name of a released model, here or in
+      transformers, that was downloaded to `MODELS_DIR`.
     flag: Flag that it comes from, for error messages.
 
   Raises:
     UserError: there is no such folder.
   """
-  folders = [model, os.path.join(MODELS_DIR, model)]
-  for folder in folders:
+  name = released_models.find_name(model)
+  downloaded = os.path.join(MODELS_DIR, name)
+  for folder in (model, downloaded):
     if tf.io.gfile.isdir(folder):
-      return _files_in(folder)
+      return _files_in(_exported_folder(folder, flag))
+  advice = "Released models are downloaded by download_model.py."
+  if name in released_models.PATHS:
+    advice = f"Run python download_model.py --name={name} to download it."
   raise UserError(
-    f"{flag}={model}: there is neither a folder {folders[0]} nor "
-    f"{folders[1]}. Released models are downloaded by download_model.py."
+    f"{flag}={model}: there is neither a folder {model} nor {downloaded}. "
+    f"{advice}"
   )
+
+
+def _exported_folder(folder: str, flag: str) -> str:
+  """Returns the folder of a model, or that of its export in a training's.
+
+  Raises:
+    UserError: It is the folder of a training that has exported nothing.
+  """
+  if _has_config(folder):
+    return folder
+  exported = os.path.join(folder, EXPORT_DIR)
+  if _has_config(exported):
+    return exported
+  if checkpoint_folder.find_latest(folder):
+    raise UserError(
+      f"{flag}={folder} is the folder of a training that has not ended: it has "
+      f"no model in {exported}. Run the same training again to its end."
+    )
+  return folder
+
+
+def _has_config(folder: str) -> bool:
+  names = (FILE_NAMES.bert_config_file, transformers_config.FILE_NAME)
+  return any(tf.io.gfile.exists(os.path.join(folder, name)) for name in names)
 
 
 def _files_in(folder: str) -> ModelFiles:
