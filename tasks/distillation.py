@@ -27,6 +27,7 @@ from tasks import classification_records
 from tasks import classifier_config
 from tasks import finetuning
 import tokenization
+from training import model_folder
 
 _BATCH_SIZE = 32
 
