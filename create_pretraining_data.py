@@ -34,6 +34,7 @@ import common_flags
 from data import file_io
 from data import file_names
 from data import locks
+from data import original_names
 from errors import UserError
 from pretraining import corpus
 from pretraining import instances
@@ -44,6 +45,7 @@ from training import model_folder
 from training import training_log
 
 FLAGS = flags.FLAGS
+original_names.explain_missing_names(__name__)
 
 _SECONDS_PER_LOG_LINE = 10.0
 

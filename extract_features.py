@@ -34,6 +34,7 @@ from data import feature_files
 from data import file_io
 from data import file_names
 from data import locks
+from data import original_names
 from errors import UserError
 import estimator as estimator_lib
 import heads
@@ -42,6 +43,7 @@ import tokenization
 from training import model_folder
 
 FLAGS = flags.FLAGS
+original_names.explain_missing_names(__name__)
 
 _SEPARATE = "separate"
 # Limits of a part of the output: about a gigabyte of numbers, and its lines.

@@ -28,10 +28,13 @@ import zlib
 from absl import logging
 import tensorflow as tf
 
+from data import original_names
 from data import released_models
 from data import transformers_config
 from errors import UserError
 import operations
+
+original_names.explain_missing_names(__name__)
 
 # --- The config --------------------------------------------------------------
 

@@ -28,6 +28,7 @@ import tensorflow as tf
 from command_line import flag_help
 import common_flags
 from data import encoding
+from data import original_names
 from errors import UserError
 import estimator as estimator_lib
 import heads
@@ -47,6 +48,7 @@ from training import model_folder
 from training import run_folder
 
 FLAGS = flags.FLAGS
+original_names.explain_missing_names(__name__)
 
 # Flags that --task_file replaces.
 _COLUMN_FLAGS = (

@@ -24,6 +24,8 @@ from absl import flags
 
 from command_line import flag_help
 import common_flags
+from data import original_names
+import errors
 from errors import UserError
 import run_classifier
 from serving import hub_encoder
@@ -31,8 +33,11 @@ import tokenization
 from training import model_folder
 
 FLAGS = flags.FLAGS
+original_names.explain_missing_names(__name__)
 
 _HANDLE = "--bert_hub_module_handle"
+# Commands for the original code may have these.
+_FLAGS_WITHOUT_EFFECT = ("bert_config_file", "init_checkpoint")
 
 
 @flag_help.group("Hub module")
@@ -53,6 +58,10 @@ def define_flags() -> None:
     "Whether to lower-case the text, for an encoder that does not say.",
   )
   common_flags.define_token_flags()
+  for name in _FLAGS_WITHOUT_EFFECT:
+    flags.DEFINE_string(
+      name, None, "No effect, as in the original code; a warning says so."
+    )
   run_classifier.define_classifier_flags()
 
 
@@ -75,7 +84,16 @@ def main(_):
 
 
 def _check_flags() -> None:
-  """Raises a UserError for flags that need an encoder of ours."""
+  """Raises a UserError for flags that need an encoder of ours.
+
+  Flags that the original code ignores are ignored, with a warning.
+  """
+  for name in _FLAGS_WITHOUT_EFFECT:
+    if FLAGS[name].value:
+      errors.warn_now_and_at_end(
+        f"--{name}={FLAGS[name].value} has no effect: the encoder of {_HANDLE} "
+        "has its own shape and weights."
+      )
   for name in ("layerwise_lr_decay", "recompute_activations"):
     if FLAGS[name].value != FLAGS[name].default:
       raise UserError(

@@ -31,6 +31,7 @@ from data import batching
 from data import checkpoint_folder
 from data import file_io
 from data import file_names
+from data import original_names
 from data import record_files
 from data import tokenizer_settings
 from errors import UserError
@@ -45,6 +46,7 @@ from training import model_folder
 from training import run_folder
 
 FLAGS = flags.FLAGS
+original_names.explain_missing_names(__name__)
 
 
 @flag_help.group("Pre-training")

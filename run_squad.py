@@ -30,6 +30,7 @@ import checkpoint
 from command_line import flag_help
 import common_flags
 from data import file_io
+from data import original_names
 from data import text_decoding
 from errors import UserError
 import heads
@@ -42,6 +43,7 @@ from tasks import squad_windows
 from training import run_folder
 
 FLAGS = flags.FLAGS
+original_names.explain_missing_names(__name__)
 
 _NUM_SHOWN = 3  # answers to a question from the command line
 _CONTEXT_SHOWN = 60  # characters on either side of an answer

@@ -3,6 +3,7 @@
 file_io              text and JSON; atomic, durable files
 file_names           the files that a flag names: folders, patterns, lists
 text_decoding        encodings, byte order marks, advice on both
+original_names       what to write for names of the original code
 locks                one writer at a time in a folder
 unfinished           parts of an output while it is made
 row_files            rows of JSON, JSON lines and Parquet files

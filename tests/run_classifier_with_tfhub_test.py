@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import checkpoint
+from errors import UserError
 import run_classifier_with_tfhub
 from serving import hub_encoder
 
@@ -75,6 +76,14 @@ def test_classifying_with_the_hub_refuses(
   )
   with pytest.raises(ValueError, match=message):
     classify_with_hub(folder, do_train=True, **flags)
+
+
+def test_flags_of_the_original_code_without_effect(classify_with_hub, caplog):
+  unused = dict(bert_config_file="x.json", init_checkpoint="y.ckpt")
+  with pytest.raises(UserError, match="there is no such folder"):
+    classify_with_hub("/nowhere", do_train=True, **unused)
+  for name, value in unused.items():
+    assert f"--{name}={value} has no effect" in caplog.text
 
 
 def test_an_encoder_without_vocabulary_needs_one(
