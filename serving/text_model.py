@@ -8,6 +8,7 @@ print(encode(**batch).pooled_output)
 """
 
 from collections.abc import Sequence
+import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -173,20 +174,21 @@ def create_tokenizer(
 ) -> tokenization.FullTokenizer:
   """Returns the tokenizer of a model.
 
-  Its settings are those of the classifier, or else those next to the
-  vocabulary. If there are none, it lower-cases if the vocabulary has few
-  capitals.
+  It is that of the classifier, or as the files next to the vocabulary say. If
+  they do not say whether to lower-case, the capitals of the vocabulary do.
   """
-  settings = tokenizer_settings.TokenizerSettings.read(
-    os.path.dirname(vocab_file)
-  )
   if classifier:
-    settings = classifier.text_settings
-  if settings:
-    return tokenization.FullTokenizer.from_settings(vocab_file, settings)
-  vocab = tokenization.load_vocab(vocab_file)
+    return tokenization.FullTokenizer.from_settings(
+      vocab_file, classifier.text_settings
+    )
+  fields = tokenizer_settings.read_fields(os.path.dirname(vocab_file))
+  settings = tokenizer_settings.TokenizerSettings.from_fields(fields)
+  tokenizer = tokenization.FullTokenizer.from_settings(vocab_file, settings)
+  if "do_lower_case" in fields:
+    return tokenizer
   try:
-    tokenization.validate_case_matches_vocab(True, vocab, vocab_file)
+    tokenization.validate_case_matches_vocab(True, tokenizer.vocab, vocab_file)
   except UserError:
-    return tokenization.FullTokenizer(vocab_file, do_lower_case=False)
-  return tokenization.FullTokenizer(vocab_file, do_lower_case=True)
+    settings = dataclasses.replace(settings, do_lower_case=False)
+    return tokenization.FullTokenizer.from_settings(vocab_file, settings)
+  return tokenizer

@@ -107,6 +107,9 @@ def test_a_vocabulary_with_capitals_is_not_lower_cased(folder):
   with open(path, "w", encoding="utf-8") as writer:
     writer.write("\n".join(capitals))
   assert not is_lower_casing()
+  # What the folder says goes before what the vocabulary looks like.
+  tokenizer_settings.TokenizerSettings(do_lower_case=True).write(folder)
+  assert is_lower_casing()
 
 
 def test_mistakes_are_explained(folder):
