@@ -50,6 +50,15 @@ class Tokens(NamedTuple):
   words: tf.RaggedTensor
 
 
+def drop_invalid_bytes(texts: tf.Tensor) -> tf.Tensor:
+  """Returns texts, string [n], without bytes that are not UTF-8.
+
+  As `tokenization.convert_to_unicode` does it. Operations that count characters
+  need valid texts.
+  """
+  return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", "ignore")
+
+
 class GraphTokenizer(tf.Module):
   """Does the work of a `tokenization.FullTokenizer` inside a graph.
 
@@ -67,12 +76,15 @@ class GraphTokenizer(tf.Module):
     self._max_chars = tokenizer.wordpiece_tokenizer.max_input_chars_per_word
 
   def __call__(self, texts: tf.Tensor) -> Tokens:
-    """Returns the tokens of UTF-8 texts, string [n]."""
+    """Returns the tokens of UTF-8 texts, string [n].
+
+    Places in them are those after `drop_invalid_bytes`.
+    """
     # texts         "Réd cats "  "!"       a space ends each text
     # normal.codes   r e d _ c a t s _  !  _
     # codes          r e d   c a t s    !      without spaces, [m]
     # word_starts    0       3          7      words without spaces, [w]
-    ended = tf.strings.join([texts, " "])
+    ended = tf.strings.join([drop_invalid_bytes(texts), " "])
     chars = tf.strings.unicode_decode(ended, "UTF-8")  # [n, (c)]
     normal = self._characters(chars.flat_values)
     is_space = normal.codes == _SPACE

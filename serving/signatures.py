@@ -12,6 +12,7 @@ programs can continue to train it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -391,9 +392,30 @@ class ServedModel(tf.Module):
 
 
 def _signature(method, *specs: tf.TensorSpec):
+  """Returns a method as a signature whose inputs have the names of its own."""
+
+  # Reshapes, maxima and the like fail without rows. One row is answered in
+  # their place, and taken away again.
+  @functools.wraps(method)
+  def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    num_rows = tf.shape(inputs[0])[0]
+    outputs = method(*map(_replace_no_rows, inputs))
+    return {name: value[:num_rows] for name, value in outputs.items()}
+
   return tf.function(
-    method, input_signature=specs, autograph=False
+    answer, input_signature=specs, autograph=False
   ).get_concrete_function()
+
+
+def _replace_no_rows(values: tf.Tensor) -> tf.Tensor:
+  """Returns values [n, ...]; if n is 0, one row of zeros or empty texts."""
+  shape = tf.shape(values)
+  result = tf.cond(
+    shape[0] > 0,
+    lambda: values,
+    lambda: tf.zeros(tf.maximum(shape, 1), values.dtype),
+  )
+  return tf.ensure_shape(result, values.shape)
 
 
 def _features(
@@ -653,6 +675,7 @@ class ServedTagger(ServedModel):
     Texts may be of any length. Rows of fewer words are filled with empty
     strings and zeros.
     """
+    text = graph_tokenization.drop_invalid_bytes(text)
     tokens = self.preprocessor.tokenizer(text)
     words = _TokenizedWords.from_tokens(tokens)
     probabilities = self._word_probabilities(tokens.ids, words)  # [words, tags]
@@ -764,6 +787,7 @@ class ServedSpanFinder(ServedModel):
     settings = self._settings
     query_ids = self.preprocessor.tokenizer(question).ids
     query_ids = query_ids[:, : settings.max_query_length]
+    context = graph_tokenization.drop_invalid_bytes(context)
     tokens = self.preprocessor.tokenizer(context)
     # [CLS] query [SEP] window [SEP]
     rooms = self.preprocessor.max_seq_length - 3 - query_ids.row_lengths()
