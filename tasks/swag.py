@@ -208,7 +208,8 @@ def _fill_blanks(question: Any, options: Any) -> Any:
   """Returns the question with each option as its answer."""
 
   def fill(option):
-    if isinstance(question, str) and "_" in question and option:
+    are_texts = isinstance(question, str) and isinstance(option, str)
+    if are_texts and "_" in question and option.strip():
       return _BLANKS.sub(lambda _: option, question)
     return _join(question, option)
 
@@ -269,9 +270,11 @@ def _map_choices(choices: Any, function) -> Any:
 
 
 def _join(beginning: Any, ending: Any) -> Any:
-  """Returns two texts as one; a missing ending as it is, to be reported."""
+  """Returns two texts as one; what is none as it is, to be reported."""
   if not isinstance(ending, str) or not ending.strip():
     return ending
+  if beginning and not isinstance(beginning, str):
+    return beginning
   return f"{beginning or ''} {ending}".strip()
 
 

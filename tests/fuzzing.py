@@ -773,6 +773,44 @@ def _write_tags(folder, rng):
   _write(folder, "train.txt", f"-DOCSTART- O\n\n{sentences}\n")
 
 
+def _write_numbered_tags(folder, rng):
+  sentences = []
+  for number in range(4):
+    rows = [
+      f"{place}\t{word}\t{rng.choice(['O', 'B-x', 'I-x'])}\tO"
+      for place, word in enumerate(_text(rng).split(), 1)
+    ]
+    sentences.append("\n".join([f"#\tsource {number}", *rows]))
+  _write(folder, "train.txt", "\n\n".join(sentences) + "\n")
+
+
+def _write_tagged_texts(folder, rng):
+  lines = []
+  for _ in range(3):
+    words = _text(rng).split()
+    tags = [rng.choice(["O", "B-x", "I-y"]) for _ in words]
+    fields = {"tokens": words, "ner_tags": tags}
+    if rng.random() < 0.5:
+      span = [0, len(words[0]), "x"]
+      fields = {"text": " ".join(words), "label": [span]}
+    lines.append(json.dumps(fields))
+  _write(folder, "train.txt", "\n".join(lines) + "\n")
+
+
+def _write_articles(folder, rng):
+  lines = []
+  for number in range(3):
+    fields = {
+      "id": f"k{number}",
+      "article": _text(rng),
+      "questions": ["it is _ .", _text(rng)],
+      "options": [[_text(rng) for _ in range(n)] for n in (2, 3)],
+      "answers": ["A", "C"],
+    }
+    lines.append(json.dumps(fields))
+  _write(folder, "x.jsonl", "\n".join(lines) + "\n")
+
+
 def _tokenizer(folder):
   path = os.path.join(folder, "vocab.txt")
   with open(path, "w", encoding="utf-8") as writer:
@@ -1317,6 +1355,10 @@ KINDS = (
   ),
   Kind("questions, Parquet", "x.json", _write_flat_parquet, _read_questions),
   Kind("tags", "train.txt", _write_tags, _read_tags),
+  Kind("tags, GermEval", "train.txt", _write_numbered_tags, _read_tags),
+  Kind(
+    "tags, JSON", "train.txt", _write_tagged_texts, _read_tags, is_json=True
+  ),
   Kind(
     "choices, .csv",
     "x.csv",
@@ -1327,6 +1369,13 @@ KINDS = (
     "choices, .jsonl",
     "x.jsonl",
     _write_choices,
+    lambda folder: swag.read_examples([os.path.join(folder, "x.jsonl")]),
+    is_json=True,
+  ),
+  Kind(
+    "choices, RACE",
+    "x.jsonl",
+    _write_articles,
     lambda folder: swag.read_examples([os.path.join(folder, "x.jsonl")]),
     is_json=True,
   ),

@@ -221,6 +221,16 @@ CHOICES = {"context": "c", "choices": ["x", "y"], "label": 0}
       json.dumps({"text": "a", "options": ["b", "c"]}),
       "the context is missing: None",
     ),
+    (
+      "x.jsonl",
+      json.dumps({"ctx_a": "a", "ctx_b": 7, "endings": ["x", "y"]}),
+      "choice 0 is missing: 7",
+    ),
+    (
+      "x.jsonl",
+      json.dumps({"article": "a", "questions": ["_"], "options": [["x", 2]]}),
+      "choice 1 is missing: 2",
+    ),
     ("x.txt", "x", "x.txt: not JSON"),
   ],
 )
