@@ -18,6 +18,7 @@ from data import checkpoint_folder
 from data import text_decoding
 from data import tokenizer_settings
 from errors import UserError
+from errors import warn_now_and_at_end
 import estimator
 import heads
 import modeling
@@ -904,6 +905,15 @@ def training_cost(
   return {"work_fn": work_fn, "activation_bytes": activation_bytes}
 
 
+def _warn_of_random_weights() -> None:
+  """Warns if fine-tuning begins without pre-trained weights."""
+  if FLAGS.restart or not checkpoint_folder.find_latest(FLAGS.output_dir):
+    warn_now_and_at_end(
+      "There is no --init_checkpoint and no --model: this training starts from "
+      "random weights. Scores are far better from pre-trained ones."
+    )
+
+
 def create_recipe(
   head: heads.Head,
   run_config: estimator.RunConfig,
@@ -933,6 +943,8 @@ def create_recipe(
   """
   if create_model is None:
     assert config is not None  # every model of ours has one
+    if num_train_steps and not init_checkpoint:
+      _warn_of_random_weights()
 
     add_pooler = _adds_pooler(head, init_checkpoint)
 

@@ -46,6 +46,11 @@ InputFn = training_data.InputFn
 Losses = training_step.Losses
 Work = training_step.Work
 
+# Flags that decide how a run learns. A change in the middle of a run may be a
+# mistake.
+_SETTINGS_OF_METHOD = frozenset(
+  ("learning_rate", "lr_decay", "optimizer", "bias_correction")
+)
 _GIBIBYTE = 2**30
 
 
@@ -638,13 +643,13 @@ class TPUEstimator:
       return
     old, new = self._state.settings, self._config.settings
     for name in sorted(set(old) & set(new)):
-      if old[name] != new[name]:
-        logging.info(
-          "  --%s was %s when the checkpoint was saved, and is %s now.",
-          name,
-          old[name],
-          new[name],
-        )
+      if old[name] == new[name]:
+        continue
+      change = f"--{name} was {old[name]} so far, and is {new[name]} now."
+      if name in _SETTINGS_OF_METHOD:
+        warn_now_and_at_end(f"{change} The run continues with both.")
+      else:
+        logging.info("  %s", change)
 
   def _restore_best(self) -> None:
     """Loads the weights of the best evaluation, if there was one."""

@@ -511,6 +511,12 @@ def _create_classifier(
         os.path.dirname(init_checkpoint)
       )
     if known and known.problem_type == task.problem_type:
+      if task.labels and set(known.labels) != set(task.labels):
+        raise UserError(
+          f"The model was trained on the labels {', '.join(known.labels)}, but "
+          f"--task_name={task.name} has the labels {', '.join(task.labels)}. "
+          "Pass the task that it was trained on, or another model."
+        )
       return dataclasses.replace(
         known, max_seq_length=FLAGS.max_seq_length, long_text=FLAGS.long_text
       )

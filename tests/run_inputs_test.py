@@ -88,3 +88,27 @@ def test_pretraining_notices_other_records(create, pretrain, caplog):
   caplog.clear()
   pretrain(create("second.tfrecord", random_seed=7))
   assert "second.tfrecord is not a file that this run was" in caplog.text
+
+
+def test_fine_tuning_from_random_weights_is_warned_of(classify, caplog):
+  classify(do_train=True, num_train_epochs=1)
+  assert "random weights. Scores" not in caplog.text
+  classify("other", do_train=True, num_train_epochs=1, init_checkpoint="")
+  assert caplog.text.count("random weights. Scores are far better") == 1
+
+
+def test_another_learning_rate_is_warned_of(classify, caplog):
+  classify(do_train=True, num_train_epochs=1)
+  caplog.clear()
+  classify(do_train=True, num_train_epochs=2, learning_rate=0.1)
+  warnings = [
+    record.message for record in caplog.records if record.levelname == "WARNING"
+  ]
+  assert "--learning_rate was 0.001 so far, and is 0.1 now." in warnings[0]
+
+
+def test_labels_of_another_task_are_refused(classify):
+  classify(do_train=True, num_train_epochs=1)
+  (classify.data_dir / "test.tsv").write_text("index\tsentence\n0\tgood\n")
+  with pytest.raises(UserError, match="labels moving, still, but .*SST-2 has"):
+    classify(task_name="SST-2", do_predict=True)
