@@ -110,5 +110,5 @@ def test_another_learning_rate_is_warned_of(classify, caplog):
 def test_labels_of_another_task_are_refused(classify):
   classify(do_train=True, num_train_epochs=1)
   (classify.data_dir / "test.tsv").write_text("index\tsentence\n0\tgood\n")
-  with pytest.raises(UserError, match="labels moving, still, but .*SST-2 has"):
+  with pytest.raises(UserError, match="labels moving, still, but .*sst-2 has"):
     classify(task_name="SST-2", do_predict=True)

@@ -142,3 +142,15 @@ def test_the_time_that_is_left_is_shown(clock, lines, monkeypatch):
   assert lines[0].endswith("examples/s")  # the first call compiles
   assert lines[2].startswith("step 3/7300  loss nan  ")
   assert lines[2].endswith("  2:01:37 left")
+
+
+def test_long_evaluations_show_how_far_they_are(monkeypatch, caplog):
+  clock = iter([0.0, 4.0, 20.0, 21.0])
+  monkeypatch.setattr(training_log.time, "monotonic", lambda: next(clock))
+  counter = training_log.ExampleCounter()
+  with caplog.at_level("INFO"):
+    for _ in range(3):
+      counter.add(32)
+  assert [record.message for record in caplog.records] == [
+    "  64 examples, 3.2 examples/s"
+  ]

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from training import devices as devices_lib
 from training import training_data
+from training import training_log
 
 
 class BatchRunner:
@@ -41,12 +42,15 @@ class BatchRunner:
     """
     replicas = self._devices.replicas_of_this_worker()
     compiled = self._compile(function, dataset.element_spec, len(replicas))
+    counter = training_log.ExampleCounter()
     for features in training_data.disable_autotune(dataset):
       inputs = features
       if len(replicas) > 1:
         inputs = self._split_between(replicas, features)
       outputs = compiled(inputs)
-      yield features, tf.nest.map_structure(self._to_arrays, outputs)
+      arrays = tf.nest.map_structure(self._to_arrays, outputs)
+      counter.add(len(next(iter(features.values()))))
+      yield features, arrays
 
   def _compile(self, function, element_spec, num_replicas):
     """Returns a graph function for batches of a dataset."""

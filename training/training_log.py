@@ -80,6 +80,7 @@ class Progress:
       self._log = tf.io.gfile.GFile(path, "a")
 
   def __enter__(self) -> Progress:
+    logging.info("  The first step compiles the graph, which takes a while.")
     return self
 
   def __exit__(self, *unused_exception) -> None:
@@ -206,6 +207,25 @@ class Progress:
       sys.stderr.flush()
     else:
       logging.info("%s", line)
+
+
+class ExampleCounter:
+  """Shows how many examples were evaluated or predicted, if it takes long."""
+
+  def __init__(self):
+    """Starts the clock."""
+    self._num_examples = 0
+    self._start = self._last_line_time = time.monotonic()
+
+  def add(self, num_examples: int) -> None:
+    """Counts examples, and shows their number now and then."""
+    self._num_examples += num_examples
+    now = time.monotonic()
+    if now - self._last_line_time < _SECONDS_PER_LOG_LINE:
+      return
+    self._last_line_time = now
+    rate = self._num_examples / (now - self._start)
+    logging.info("  %d examples, %.1f examples/s", self._num_examples, rate)
 
 
 def _join(
