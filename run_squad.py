@@ -228,6 +228,8 @@ def _check_flags(config, files) -> None:
     raise UserError(
       "Nothing to do: pass --do_train, --do_predict, or --context_file."
     )
+  if FLAGS.context_file and not tf.io.gfile.exists(FLAGS.context_file):
+    raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
   for is_wanted, name, file in [
     (FLAGS.do_train, "do_train", "train_file"),
     (FLAGS.do_predict, "do_predict", "predict_file"),
@@ -357,8 +359,6 @@ def _answer_questions(
   create_maker: Callable[[squad.Dataset], squad_windows.WindowMaker],
 ) -> None:
   """Prints answers to questions about a text."""
-  if not tf.io.gfile.exists(FLAGS.context_file):
-    raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
   text = "\n".join(
     file_io.read_lines(FLAGS.context_file, common_flags.text_encoding())
   )

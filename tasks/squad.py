@@ -35,7 +35,7 @@ _KINDS = {
 _CONTEXT = ("context", "context_text")
 _QUESTION = ("question", "query_text")
 _ID = ("id", "query_id", "qid", "guid")
-_ANSWERS = ("answers", "answer")
+_ANSWERS = ("answers", "answer", "answer_text")
 # How annotation tools write true and false; they leave an empty text where
 # nobody decided.
 _TRUTH_VALUES = {"true": True, "1": True, "false": False, "0": False, "": None}
@@ -250,7 +250,8 @@ class _DatasetReader:
     if value is None:
       return []
     if isinstance(value, str):
-      value = [value]
+      # The only answer, whose offset may be a field of its own.
+      value = [{"text": value, "answer_start": entry.get("answer_start")}]
     elif isinstance(value, dict):
       value = self._split_columns(value, place)
     elif not isinstance(value, list):
@@ -342,8 +343,10 @@ def _to_integer(value: Any) -> int | None:
   """
   if isinstance(value, bool):
     return None
-  if isinstance(value, (int, float)):
-    return int(value) if float(value).is_integer() else None
+  if isinstance(value, int):
+    return value
+  if isinstance(value, float):
+    return int(value) if value.is_integer() else None
   if isinstance(value, str):
     try:
       return int(value)

@@ -124,6 +124,11 @@ def test_questions_without_answer(answer):
       dict(do_train=True, train_file="v1.json", max_query_length=21),
       "max_seq_length=24 leaves no room next to --max_query_length=21",
     ),
+    (dict(context_file="/nowhere"), "--context_file=/nowhere does not exist"),
+    (
+      dict(do_train=True, train_file="v1.json", answer_scores="cmrc"),
+      "answer_scores=cmrc belongs to --do_predict",
+    ),
     (dict(question="who?"), "--question=who.* belongs to --context_file"),
     (dict(null_score_diff_threshold=1), "belongs to --version_2_with_negative"),
     (

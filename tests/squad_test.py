@@ -186,6 +186,7 @@ def test_ids(tmp_path, caplog, given, expected):
     ([{"text": "", "answer_start": -1}], []),
     ({"text": "cat", "answer_start": 4}, [("cat", 4)]),
     ({"text": ["cat"]}, [("cat", None)]),
+    ([{"text": "cat", "answer_start": 10**400}], [("cat", 10**400)]),
     ("cat", [("cat", None)]),
     (None, []),
   ],
@@ -195,6 +196,13 @@ def test_forms_of_answers(tmp_path, answers, expected):
   dataset = squad.read_dataset(write(tmp_path, article(question)))
   [read] = dataset.questions
   assert list(read.answers) == expected
+
+
+def test_an_answer_may_have_its_offset_next_to_it(tmp_path):
+  row = {"context": "a cat", "question": "who?", "id": "q"}
+  row.update(answer_text="cat", answer_start=2)
+  dataset = squad.read_dataset(write(tmp_path, [row]))
+  assert dataset.questions[0].answers == (squad.Answer("cat", 2),)
 
 
 @pytest.mark.parametrize(
