@@ -36,11 +36,14 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def lines(monkeypatch):
-  """The lines that are shown on the screen."""
+  """The lines about steps that are shown on the screen."""
   shown = []
-  monkeypatch.setattr(
-    logging, "info", lambda text, *args: shown.append(text % args)
-  )
+
+  def show(text, *args):
+    if "%" in text:
+      shown.append(text % args)
+
+  monkeypatch.setattr(logging, "info", show)
   return shown
 
 
