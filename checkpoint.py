@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from data import checkpoint_folder
 from data import file_io
+from data import model_garden
 from data import transformers_format
 from errors import UserError
 import heads
@@ -96,7 +97,11 @@ class TensorFlowReader:
     return tensor
 
 
-Reader = TensorFlowReader | transformers_format.TransformersReader
+Reader = (
+  TensorFlowReader
+  | model_garden.ModelGardenReader
+  | transformers_format.TransformersReader
+)
 
 
 def find_weights(path: str, flag: str = "--init_checkpoint") -> str:
@@ -149,7 +154,12 @@ def open_checkpoint(path: str, flag: str = "--init_checkpoint") -> Reader:
       f"{flag}={given}: there is no {path}.index. Give the part of the file "
       "names before `.index` and `.data-00000-of-00001`, or the folder."
     )
-  return TensorFlowReader(path, f"{flag}={given}")
+  reader = TensorFlowReader(path, f"{flag}={given}")
+  if model_garden.OBJECT_GRAPH in reader.shapes:
+    garden_reader = model_garden.ModelGardenReader(reader)
+    if garden_reader.shapes:
+      return garden_reader
+  return reader
 
 
 def list_files(path: str) -> list[str]:

@@ -19,4 +19,5 @@ tokenizer_settings   case, accents and special tokens, kept with a vocabulary
 transformers_format, transformers_config  weights and configs of transformers
 pytorch_checkpoint, safetensors_checkpoint, keras_checkpoint  tensors from the
                      files of PyTorch and Keras
+model_garden         released names for checkpoints of the Model Garden
 """
