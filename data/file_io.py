@@ -373,7 +373,7 @@ def atomic_file(path: str, temporary_dir: str | None = None) -> Iterator[str]:
   descriptor = None
   try:
     tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    if not is_remote(path):
+    if locks.ARE_AVAILABLE and not is_remote(path):
       # The lock tells `remove_leftovers` that the file is in use.
       descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
       locks.try_lock(descriptor)
@@ -423,7 +423,7 @@ def temporary_folder(path: str) -> Iterator[str]:
   descriptor = None
   try:
     tf.io.gfile.makedirs(temporary)
-    if not is_remote(path) and os.name != "nt":
+    if locks.ARE_AVAILABLE and not is_remote(path):
       descriptor = os.open(temporary, os.O_RDONLY)
       locks.try_lock(descriptor)
   except file_errors() as error:
@@ -446,7 +446,7 @@ def temporary_folder(path: str) -> Iterator[str]:
 
 def temporary_path(path: str, folder: str | None = None) -> str:
   """Returns a new temporary path for `path`, known to `remove_leftovers`."""
-  path = path.rstrip("/")
+  path = path.rstrip("/" + os.sep)
   if folder is not None:
     path = os.path.join(folder, os.path.basename(path))
   random_name = uuid.uuid4().hex[:8]

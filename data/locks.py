@@ -26,6 +26,9 @@ try:
 except ImportError:  # not a Unix system
   fcntl = None
 
+# Whether this system can lock files at all; Windows cannot. There, an open file
+# can be neither renamed nor removed, so none is kept open for its lock.
+ARE_AVAILABLE = fcntl is not None
 # Errors of file systems that cannot lock files.
 _NO_LOCKS = (
   errno.ENOLCK,
@@ -88,7 +91,10 @@ class Lock:
       return self
     try:
       self._create_folders()
-      self._acquire()
+      if ARE_AVAILABLE:
+        self._acquire()
+      else:
+        self._log_missing_locks()
     except OSError as error:
       raise UserError(f"{self._place} cannot be written: {error}.") from error
     return self

@@ -25,11 +25,15 @@ import threading
 import traceback
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from errors import UserError
 
 # Returns the function to map; called once in each worker.
 Factory = Callable[[], Callable[[Any], Any]]
 
+# Windows cannot fork.
+CAN_FORK = hasattr(os, "fork")
 # An input with fewer bytes of text is not worth the start of workers.
 _BYTES_WORTH_A_START = 2**25
 # Time that the processes have to end by themselves before they are killed.
@@ -61,6 +65,14 @@ def choose_num_workers(requested: int, num_items: int, num_bytes: int) -> int:
     num_items: Number of items.
     num_bytes: Total amount of text to process.
   """
+  if not CAN_FORK:
+    if requested > 1:
+      logging.warning(
+        "--num_workers=%d: this system cannot fork processes, so this one does "
+        "all the work.",
+        requested,
+      )
+    return 1
   if not requested:
     is_large = num_bytes > _BYTES_WORTH_A_START
     requested = count_processors() if is_large else 1

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import ntpath
 import os
 
 import pytest
@@ -93,6 +94,17 @@ def test_output_that_is_an_input_is_refused(tmp_path):
   for output in (a, link, hard, str(tmp_path / "." / "a")):
     with pytest.raises(UserError, match="--output would write .*--input reads"):
       file_io.check_not_inputs({"--output": [b, output]}, {"--input": [a]})
+
+
+def test_temporary_files_lie_next_to_their_targets_on_windows(monkeypatch):
+  monkeypatch.setattr(os, "path", ntpath)
+  monkeypatch.setattr(os, "sep", "\\")
+  for path in ("C:\\data\\x", "C:\\data\\x\\", "C:\\data\\x/"):
+    temporary = file_io.temporary_path(path)
+    assert temporary.startswith("C:\\data\\x.")
+    assert file_io.is_companion(temporary)
+  moved = file_io.temporary_path("C:\\data\\x", "D:\\tmp")
+  assert moved.startswith("D:\\tmp\\x.")
 
 
 # --- Reading -----------------------------------------------------------------

@@ -299,3 +299,63 @@ def test_arguments_are_utf8_whatever_the_locale_says(start):
   output, _ = process.communicate(timeout=60)
   shown = "['M\\xfcller', '\\U0001f600'] M\\xfcller\n"
   assert (process.returncode, output) == (0, shown)
+
+
+def test_the_home_folder_is_found_in_flags(start, tmp_path):
+  process = start(
+    body="print(flags.FLAGS.data)",
+    imports="from absl import flags; flags.DEFINE_string('data', '', '')",
+    arguments=["--data=~/texts/a~b.txt"],
+    env={**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
+  )
+  output, _ = process.communicate(timeout=120)
+  assert output.strip() == str(tmp_path / "texts" / "a~b.txt")
+
+
+# Removes what Python lacks on Windows. Python runs it when it starts.
+LIKE_WINDOWS = """
+import os, select, signal, sys
+
+for module, names in {
+  os: "fork forkpty wait killpg getuid geteuid getgid setsid getpgid statvfs "
+  "EX_TEMPFAIL sched_getaffinity sysconf mkfifo nice O_NOFOLLOW",
+  signal: "SIGKILL SIGHUP SIGUSR1 SIGUSR2 SIGALRM SIGCHLD SIGPIPE alarm "
+  "setitimer pthread_sigmask sigwait siginterrupt",
+  select: "poll epoll",
+}.items():
+  for name in names.split():
+    vars(module).pop(name, None)
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "pty"):
+  sys.modules[name] = None
+"""
+
+
+def test_programs_run_without_what_windows_lacks(tmp_path, vocab_file):
+  (tmp_path / "sitecustomize.py").write_text(LIKE_WINDOWS)
+  (tmp_path / "text.txt").write_text(builders.TEXT)
+  records = tmp_path / "out" / "records"
+  result = subprocess.run(
+    [
+      sys.executable,
+      str(builders.ROOT / "create_pretraining_data.py"),
+      f"--input_file={tmp_path / 'text.txt'}",
+      f"--output_file={records}",
+      f"--vocab_file={vocab_file}",
+      "--max_seq_length=24",
+      "--max_predictions_per_seq=4",
+      "--num_shards=2",
+      "--num_workers=2",
+    ],
+    env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert "cannot fork processes, so this one does all" in result.stderr
+  assert sorted(os.listdir(tmp_path / "out")) == [
+    "records-00000-of-00002",
+    "records-00001-of-00002",
+    "records.report.json",
+  ]
