@@ -650,7 +650,8 @@ def _read_vocab(vocab_file: str) -> list[str]:
     raise UserError(f"The vocabulary {vocab_file} is empty.")
   if blank:
     numbers = _join_some([str(i + 1) for i in blank])
-    _warn_once(f"{vocab_file}, line {numbers}: blank. No text can have its id.")
+    which = f"line {numbers} is" if len(blank) == 1 else f"lines {numbers} are"
+    _warn_once(f"{vocab_file}: {which} blank. No text can have such an id.")
   return [line.strip() for line in lines]
 
 

@@ -1,5 +1,6 @@
 """Tests of tasks/classifier_config.py."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -30,6 +31,17 @@ def test_a_classifier_is_read_as_it_was_written(tmp_path):
   classifier = create_classifier("multi_label", ("x", "\u00e9"))
   classifier.write(str(tmp_path))
   assert classifier_config.ClassifierConfig.read(str(tmp_path)) == classifier
+  # Files of classifiers with BERT's tokenizer have no further fields.
+  fields = json.loads((tmp_path / "classifier.json").read_text())
+  assert list(fields) == list(FIELDS)
+  classifier = dataclasses.replace(
+    classifier,
+    text_settings=tokenizer_settings.TokenizerSettings(
+      True, False, False, tokenizer_settings.SpecialTokens(cls="<s>")
+    ),
+  )
+  classifier.write(str(tmp_path))
+  assert classifier_config.ClassifierConfig.read(str(tmp_path)) == classifier
 
 
 @pytest.mark.parametrize(
@@ -52,6 +64,7 @@ def test_a_classifier_is_read_as_it_was_written(tmp_path):
       r"labels is \['x', 'x'\], not a list of different",
     ),
     ({"labels": ["x", ["y"]]}, r"labels is \['x', \['y'\]\], not a list"),
+    ({"strip_accents": 1}, "strip_accents is 1, not true or false"),
     ({"do_lower_case": "true"}, "do_lower_case is 'true', not true or false"),
     (
       {"long_text": None},

@@ -2,18 +2,24 @@
 
 import contextlib
 import functools
+import json
+import os
 
 from absl import flags
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import create_pretraining_data
+from data import tokenizer_settings
+from errors import UserError
 import estimator
 import export_saved_model
 import extract_features
 import optimization
 import predict_masked
 import run_glue
+import tokenization
 
 # Flags of the optimizer, and the optimizer that they should give. No flag can
 # have the effect of another.
@@ -253,4 +259,135 @@ def test_precision_reaches_the_runs_of_glue(
       init_checkpoint=init_checkpoint,
       output_dir=tmp_path / "results",
       precision="bfloat16",
+    )
+
+
+# --- The tokenizer -----------------------------------------------------------
+
+# Program without training -> flags that it requires.
+OTHER_PROGRAMS = {
+  create_pretraining_data: dict(input_file="in.txt", output_file="x.tfrecord"),
+  extract_features: dict(
+    input_file="in.txt", output_file="x", layers="-1", max_seq_length=16
+  ),
+  predict_masked: dict(text="the [MASK] sat", max_seq_length=16),
+  export_saved_model: dict(export_dir="served"),
+}
+
+
+class TokenizerWasCreated(BaseException):
+  """Ends a program that creates a tokenizer; its argument are the settings."""
+
+
+@pytest.fixture
+def read_settings(
+  run_program,
+  config_file,
+  init_checkpoint,
+  vocab_file,
+  request,
+  monkeypatch,
+  tmp_path,
+):
+  """Returns the settings with which a program creates its tokenizer."""
+
+  def create(vocab_file, settings, never_split=()):
+    raise TokenizerWasCreated(settings)
+
+  monkeypatch.setattr(tokenization.FullTokenizer, "from_settings", create)
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "in.txt").write_text("the cat sat\n")
+
+  def read(program, **values):
+    with pytest.raises(TokenizerWasCreated) as reached:
+      if program in PROGRAMS:
+        fixture = request.getfixturevalue(PROGRAMS[program])
+        if program == "run_squad":
+          values["train_file"] = fixture.write("train.json")
+        fixture(do_train=True, **values)
+      else:
+        run_program(
+          program, model=tmp_path, **OTHER_PROGRAMS[program], **values
+        )
+    return reached.value.args[0]
+
+  read.folder = tmp_path
+  return read
+
+
+@pytest.mark.parametrize(
+  "program",
+  [*OTHER_PROGRAMS, *(set(PROGRAMS) - {"run_pretraining"})],
+  ids=lambda program: getattr(program, "__name__", program),
+)
+def test_settings_next_to_the_vocabulary_and_flags_reach_the_tokenizer(
+  read_settings, program
+):
+  given = dict(do_lower_case=True)  # the fixture of one program gives it
+  assert read_settings(program, **given).to_fields() == {"do_lower_case": True}
+  fields = {
+    "do_lower_case": True,
+    "strip_accents": False,
+    "tokenize_chinese_chars": False,
+    "sep_token": "[END]",
+  }
+  path = read_settings.folder / "tokenizer_config.json"
+  path.write_text(json.dumps(fields))
+  assert read_settings(program, **given).to_fields() == fields
+  settings = read_settings(
+    program, strip_accents=True, special_tokens="cls=<s>,sep=</s>", **given
+  )
+  assert settings == tokenizer_settings.TokenizerSettings(
+    True, True, False, tokenizer_settings.SpecialTokens(cls="<s>", sep="</s>")
+  )
+
+
+def test_flags_decide_against_the_folder_with_a_warning(read_settings, caplog):
+  path = read_settings.folder / "tokenizer_config.json"
+  path.write_text('{"do_lower_case": false}')
+  assert not read_settings(extract_features).do_lower_case
+  assert not caplog.messages
+  assert read_settings(extract_features, do_lower_case=True).do_lower_case
+  [message] = caplog.messages
+  assert "The flags say do_lower_case=True, but the files next to" in message
+  assert message.endswith("vocab.txt say False. The flags decide.")
+
+
+@pytest.mark.parametrize("program", [create_pretraining_data, predict_masked])
+def test_masks_need_their_token(
+  run_program,
+  init_checkpoint,
+  vocab_file,
+  config_file,
+  tmp_path,
+  monkeypatch,
+  program,
+):
+  monkeypatch.chdir(tmp_path)
+  path = tmp_path / "vocab.txt"
+  path.write_text(path.read_text().replace("[MASK]", "<mask>"))
+  (tmp_path / "in.txt").write_text("the cat sat\n")
+  with pytest.raises(
+    UserError, match=r"no token \[MASK\].*--special_tokens=mask=<name>"
+  ):
+    run_program(program, model=tmp_path, **OTHER_PROGRAMS[program])
+
+
+@pytest.mark.parametrize(
+  "special_tokens, message",
+  [
+    ("mask=<mask>", "has no token <mask>, which is needed.*=mask=<name>"),
+    ("<s>", "'<s>' is not of the form name=token"),
+  ],
+)
+def test_special_tokens_that_are_refused(
+  run_program, text_file, vocab_file, special_tokens, message
+):
+  with pytest.raises(UserError, match=message):
+    run_program(
+      create_pretraining_data,
+      input_file=text_file,
+      vocab_file=vocab_file,
+      output_file=os.path.join(os.path.dirname(vocab_file), "x.tfrecord"),
+      special_tokens=special_tokens,
     )

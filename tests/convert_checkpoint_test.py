@@ -237,6 +237,21 @@ def released(config_file, vocab_file, tmp_path):
   return folder
 
 
+def test_the_settings_of_the_tokenizer_are_kept(convert, released, tmp_path):
+  theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+  # Nothing is written about settings that are not known.
+  convert(released, tmp_path / "unknown")
+  assert not (tmp_path / "unknown" / "tokenizer_config.json").exists()
+  fields = {"do_lower_case": True, "strip_accents": False, "mask_token": "red"}
+  path = released / "tokenizer_config.json"
+  path.write_text(json.dumps({**fields, "model_max_length": 512}))
+  convert(released, theirs)
+  convert(theirs, ours)
+  for folder in (theirs, ours):
+    text = (folder / "tokenizer_config.json").read_text()
+    assert json.loads(text) == fields
+
+
 def test_a_killed_conversion_ends_with_the_same_files(
   convert, released, tmp_path
 ):

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from tokenization_test import ODD
 
+from data import tokenizer_settings
 from serving import graph_tokenization
 import tokenization
 
@@ -65,8 +66,17 @@ def test_known_examples(vocab_file):
   assert (starts[-1], ends[-1]) == ([0, 202], [201, 205])
 
 
-@pytest.mark.parametrize("do_lower_case", [True, False])
-def test_agrees_with_the_tokenizer_about_odd_text(tmp_path, do_lower_case):
+@pytest.mark.parametrize(
+  "settings",
+  [
+    tokenizer_settings.TokenizerSettings(True),
+    tokenizer_settings.TokenizerSettings(False),
+    tokenizer_settings.TokenizerSettings(
+      True, False, False, tokenizer_settings.SpecialTokens(unk="ab")
+    ),
+  ],
+)
+def test_agrees_with_the_tokenizer_about_odd_text(tmp_path, settings):
   path = tmp_path / "vocab.txt"
   pieces = sorted(
     set("abcdeAÉéñnßσςΣ文字한ﬁ.,$-" + unicodedata.normalize("NFD", "글भाषा"))
@@ -89,7 +99,7 @@ def test_agrees_with_the_tokenizer_about_odd_text(tmp_path, do_lower_case):
     )
     + "\n"
   )
-  tokenizer = tokenization.FullTokenizer(str(path), do_lower_case)
+  tokenizer = tokenization.FullTokenizer.from_settings(str(path), settings)
   rng = random.Random(1)
   texts = [
     "".join(rng.choices("abcdeAÉéñΣΣΣ  ..'" + ODD, k=rng.randrange(12)))

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from data import record_files
+from data import tokenizer_settings
 from errors import UserError
+import tokenization
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -188,3 +190,20 @@ def test_everything_that_records_depend_on_is_in_the_digest():
     parts
   )
   assert record_files.compute_digest(1, 2) != record_files.compute_digest(2, 1)
+
+
+def test_settings_of_the_tokenizer_are_in_its_digest(vocab_file):
+  special_tokens = tokenizer_settings.SpecialTokens(sep="[CLS]")
+  tokenizers = [
+    tokenization.FullTokenizer(vocab_file),
+    tokenization.FullTokenizer(vocab_file, do_lower_case=False),
+    tokenization.FullTokenizer(vocab_file, strip_accents=False),
+    tokenization.FullTokenizer(vocab_file, never_split=["[MASK]"]),
+    tokenization.FullTokenizer(vocab_file, tokenize_chinese_chars=False),
+    tokenization.FullTokenizer(vocab_file, special_tokens=special_tokens),
+  ]
+  digests = list(map(record_files.compute_tokenizer_digest, tokenizers))
+  assert len(set(digests)) == len(digests)
+  # That of a usual tokenizer is the one of older records.
+  vocab = list(tokenizers[0].vocab.items())
+  assert digests[0] == record_files.compute_digest(vocab, True, True, [])

@@ -372,7 +372,7 @@ def test_a_blank_line_keeps_its_number_and_is_named(tmp_path, caplog):
     vocab = tokenization.load_vocab(str(path))
   assert (vocab["a"], vocab["b"]) == (4, 6)
   [message] = caplog.messages
-  assert "line 6: blank" in message
+  assert "vocab.txt: line 6 is blank" in message
 
 
 def test_doubled_tokens_are_named(tmp_path, caplog):
