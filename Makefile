@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-large lint clean
+.PHONY: quickstart test test-large lint site clean
 
 quickstart: $(VENV)/run.installed
 	$(BIN)/python quickstart.py
@@ -29,10 +29,19 @@ $(VENV)/dev.installed: pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@ $(VENV)/run.installed
 
+$(VENV)/docs.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[docs]'
+	touch $@ $(VENV)/run.installed
+
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation as a site, in site/.
+site: $(VENV)/docs.installed
+	$(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) quickstart
+	rm -rf $(VENV) quickstart site

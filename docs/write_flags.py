@@ -88,8 +88,8 @@ def read_help(program: str) -> Help:
       name, words = flag.group(1) if flag else "", []
     elif name:
       words.append(line.strip())
-    elif _GROUP.fullmatch(line):
-      title = _GROUP.fullmatch(line).group(1)
+    elif group := _GROUP.fullmatch(line):
+      title = group.group(1)
   return Help(text.partition("\n")[0], groups)
 
 

@@ -94,11 +94,8 @@ def write_config(folder: pathlib.Path) -> str:
   return str(path)
 
 
-def set_flags(program: types.ModuleType, **values) -> None:
-  """Sets the flags of a program, like its command line does.
-
-  A tuple stands for a flag that is repeated.
-  """
+def define_flags(program: types.ModuleType) -> None:
+  """Defines the flags of a program, in place of those of another."""
   by_module = flags.FLAGS.flags_by_module_dict()
   for module in list(by_module):
     if not module.startswith("absl"):
@@ -106,6 +103,14 @@ def set_flags(program: types.ModuleType, **values) -> None:
         if flag.name in flags.FLAGS:
           delattr(flags.FLAGS, flag.name)
   program.define_flags()
+
+
+def set_flags(program: types.ModuleType, **values) -> None:
+  """Sets the flags of a program, like its command line does.
+
+  A tuple stands for a flag that is repeated.
+  """
+  define_flags(program)
   arguments = []
   for name, value in values.items():
     repeated = value if isinstance(value, tuple) else (value,)

@@ -279,6 +279,7 @@ def test_only_programs_define_and_read_flags():
 # Test modules that test a promise of several modules.
 TESTS_OF_SEVERAL_MODULES = {
   "contracts_test",
+  "documentation_test",
   "fuzz_test",
   "house_test",
 }
@@ -301,7 +302,9 @@ def test_modules_of_tests_have_names_of_their_own():
 
 def test_words_that_we_do_not_use():
   wrong = []
-  paths = [*ROOT.glob("*.py"), *ROOT.glob("*/*.py"), *ROOT.glob("*.md")]
+  endings = ("py", "md")
+  paths = [path for end in endings for path in ROOT.glob(f"*.{end}")]
+  paths += [path for end in endings for path in ROOT.glob(f"*/*.{end}")]
   for path in paths:
     if path == pathlib.Path(__file__):
       continue
