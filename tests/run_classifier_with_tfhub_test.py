@@ -1,10 +1,14 @@
 """Tests of run_classifier_with_tfhub.py."""
 
+import json
+import shutil
+
 import builders
 import numpy as np
 import pytest
 
 import checkpoint
+import common_flags
 from errors import UserError
 import run_classifier_with_tfhub
 from serving import hub_encoder
@@ -76,6 +80,30 @@ def test_classifying_with_the_hub_refuses(
   )
   with pytest.raises(ValueError, match=message):
     classify_with_hub(folder, do_train=True, **flags)
+
+
+class TokenizerWasCreated(BaseException):
+  """Ends the program; its argument are the settings of the tokenizer."""
+
+
+def test_an_encoder_keeps_the_settings_of_its_tokenizer(
+  classify_with_hub, exported_encoder, monkeypatch, tmp_path
+):
+  def create(files, settings):
+    raise TokenizerWasCreated(settings)
+
+  monkeypatch.setattr(common_flags, "create_tokenizer", create)
+  folder = tmp_path / "encoder"
+  shutil.copytree(exported_encoder, folder)
+  path = folder / "assets" / "tokenizer_config.json"
+  assert json.loads(path.read_text()) == {"do_lower_case": True}
+  path.write_text('{"do_lower_case": true, "strip_accents": false}')
+  for flags, strip_accents in (({}, False), ({"strip_accents": True}, True)):
+    with pytest.raises(TokenizerWasCreated) as reached:
+      classify_with_hub(folder, do_train=True, **flags)
+    settings = reached.value.args[0]
+    assert settings.do_lower_case
+    assert settings.strips_accents == strip_accents
 
 
 def test_flags_of_the_original_code_without_effect(classify_with_hub, caplog):
