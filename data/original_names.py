@@ -4,6 +4,8 @@ A module of the original code answers for each of them with what to write now.
 The page docs/porting.md shows the same table.
 """
 
+from __future__ import annotations
+
 import sys
 from typing import NoReturn
 

@@ -12,6 +12,8 @@ calls the encoder as it is would train nothing, and say nothing. So the layer
 creates the weights, and the encoder takes them over.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 

@@ -7,6 +7,8 @@ batch = bert.tokenizer(["A cat sat.", ("A pair of texts", "is a tuple.")])
 print(encode(**batch).pooled_output)
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 import dataclasses
 import os
