@@ -390,7 +390,7 @@ def define_evaluation_flags() -> None:
   )
 
 
-@flag_help.group("Sequences and epochs")
+@flag_help.group("Fine-tuning")
 def define_task_flags(max_seq_length: int) -> None:
   """Defines the flags of programs that fine-tune and predict.
 

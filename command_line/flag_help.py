@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import functools
 import inspect
+import re
 import textwrap
 
 from absl import flags
@@ -13,6 +14,10 @@ _WIDTH = 80
 _INDENT = " " * 6
 # Name of a flag -> title of its group.
 _groups: dict[str, str] = {}
+# Titles in the order in which their groups were begun -> whether several
+# programs share the group.
+_titles: dict[str, bool] = {}
+_SHARED_FLAGS = "common_flags"  # the module that defines shared flags
 
 
 def group(title: str) -> Callable:
@@ -28,6 +33,7 @@ def group(title: str) -> Callable:
   def decorator(define):
     @functools.wraps(define)
     def define_in_group(*args, **kwargs):
+      _titles.setdefault(title, define.__module__ == _SHARED_FLAGS)
       known = set(flags.FLAGS)
       define(*args, **kwargs)
       for name in flags.FLAGS:
@@ -37,6 +43,14 @@ def group(title: str) -> Callable:
     return define_in_group
 
   return decorator
+
+
+def titles() -> list[str]:
+  """Returns the titles of groups: first those of the program itself."""
+  used = set(_groups.values())
+  return sorted(
+    (title for title in _titles if title in used), key=_titles.__getitem__
+  )
 
 
 def own_flags() -> list[str]:
@@ -50,9 +64,8 @@ def help_text(docstring: str) -> str:
   Args:
     docstring: Docstring of the program: a summary, an example and more.
   """
-  titles = list(dict.fromkeys(_groups.values()))
   parts = [inspect.cleandoc(docstring)]
-  for title in titles:
+  for title in titles():
     names = [name for name in _groups if _groups[name] == title]
     described = [_describe(flags.FLAGS[name]) for name in names]
     parts.append("\n".join([f"{title}:", *described]))
@@ -62,15 +75,18 @@ def help_text(docstring: str) -> str:
 
 def _describe(flag: flags.Flag) -> str:
   """Returns the lines about a flag."""
+  # absl puts the choices in front of the text of the program.
+  text = re.sub(r"^<[^>]*>:\s", "", " ".join((flag.help or "").split()))
   name = f"  --{flag.name}"
   if flag.boolean:
     name = f"  --[no]{flag.name}"
   elif isinstance(flag, flags.EnumFlag):
     choices = "|".join(flag.parser.enum_values)
     name += f"={choices}" if len(choices) < 50 else "=NAME"
+    if len(choices) >= 50:
+      text = f"{text} One of {', '.join(flag.parser.enum_values)}."
   else:
     name += f"={_KINDS.get(flag.flag_type(), 'TEXT')}"
-  text = " ".join((flag.help or "").split())
   if flag.default not in (None, False, "", []):
     text += f" Default: {str(flag.default_as_str).strip(chr(39))}."
   lines = textwrap.wrap(
