@@ -43,6 +43,7 @@ import zstandard
 import checkpoint
 from data import checkpoint_folder
 from data import feature_files
+from data import file_io
 from data import file_names
 from data import locks
 from data import record_files
@@ -540,6 +541,27 @@ def _write_classifier(folder, rng):
     rng.randint(8, 128),
     "sliding_window",
   ).write(folder)
+
+
+def _write_tokenizer_files(folder, rng):
+  fields = {
+    "do_lower_case": rng.random() < 0.5,
+    "strip_accents": False,
+    "cls_token": {"content": "<s>", "lstrip": False},
+    "mask_token": _text(rng),
+    "model_max_length": 512,
+  }
+  normalizer = {
+    "type": "BertNormalizer",
+    "handle_chinese_chars": False,
+    "lowercase": True,
+  }
+  sequence = {"type": "Sequence", "normalizers": [{"type": "NFC"}, normalizer]}
+  for name, content in (
+    ("tokenizer_config.json", fields),
+    ("tokenizer.json", {"normalizer": sequence}),
+  ):
+    file_io.write_json(os.path.join(folder, name), content)
 
 
 def _write_vocab(folder, rng):
@@ -1254,6 +1276,16 @@ KINDS = (
     _write_classifier,
     classifier_config.ClassifierConfig.read,
     is_json=True,
+  ),
+  *(
+    Kind(
+      name,
+      name,
+      _write_tokenizer_files,
+      tokenizer_settings.TokenizerSettings.read,
+      is_json=True,
+    )
+    for name in ("tokenizer_config.json", "tokenizer.json")
   ),
   Kind("vocab.txt", "vocab.txt", _write_vocab, _read_vocab),
   Kind(
