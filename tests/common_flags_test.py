@@ -317,7 +317,7 @@ def read_settings(
 
 @pytest.mark.parametrize(
   "program",
-  [*OTHER_PROGRAMS, *(set(PROGRAMS) - {"run_pretraining"})],
+  [*OTHER_PROGRAMS, *sorted(set(PROGRAMS) - {"run_pretraining"})],
   ids=lambda program: getattr(program, "__name__", program),
 )
 def test_settings_next_to_the_vocabulary_and_flags_reach_the_tokenizer(
