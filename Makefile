@@ -41,7 +41,7 @@ lint: $(VENV)/dev.installed
 
 # The documentation as a site, in site/.
 site: $(VENV)/docs.installed
-	$(BIN)/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf $(VENV) quickstart site
