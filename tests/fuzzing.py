@@ -700,7 +700,9 @@ def _write_rows(folder, rng, file, separator):
 def _compress_rows(folder, rng):
   _write_rows(folder, rng, "train.csv", ",")
   path = pathlib.Path(folder, "train.csv")
-  path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+  path.with_suffix(".csv.gz").write_bytes(
+    gzip.compress(path.read_bytes(), mtime=0)
+  )
   path.unlink()
 
 

@@ -32,7 +32,7 @@ def write(folder, name, content):
   [
     ("x.tsv", "text\tlabel\na; b\tx\nc, d\ty\n"),
     ("x.tsv", '"text"\t"label"\n"a; b"\t"x"\nc, d\ty\n'),
-    ("x.tsv.gz", gzip.compress(b"text\tlabel\na; b\tx\nc, d\ty\n")),
+    ("x.tsv.gz", gzip.compress(b"text\tlabel\na; b\tx\nc, d\ty\n", mtime=0)),
     ("x.csv", 'text,label\na; b,x\n"c, d",y\n'),
     ("x.csv", "text|label\na; b|x\nc, d|y\n"),
     ("x.csv", "text\tlabel\na; b\tx\nc, d\ty\n"),
