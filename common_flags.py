@@ -61,7 +61,8 @@ def define_model_flags() -> None:
     "init_checkpoint",
     None,
     "Weights to start from: the prefix of a checkpoint (such as "
-    "bert_model.ckpt), or a file of PyTorch transformers (.safetensors, .bin).",
+    "bert_model.ckpt) or its folder, or a file of transformers (.safetensors, "
+    ".bin, .h5, or the .index.json of several).",
   )
   define_precision_flag()
 

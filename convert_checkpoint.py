@@ -50,6 +50,8 @@ _TRANSFORMERS_WEIGHTS = transformers_format.WEIGHTS_NAMES[0]
 # In a released-style folder: the config of transformers that the model came
 # with, which has settings that ours does not have.
 _ORIGINAL_CONFIG = "transformers_config.json"
+# Length of the shortest sequence for which there are windows.
+_SHORTEST = 8
 # The files of both kinds of folders, in the order in which they are written.
 _RELEASED_FILES = (
   _VOCAB,
@@ -131,28 +133,62 @@ def _output_path(name: str) -> str:
 
 
 class _TokenizerFiles(NamedTuple):
-  """The vocabulary, and its settings if they are known."""
+  """The files of the tokenizer.
+
+  Attributes:
+    vocabulary: Contents of `vocab.txt`.
+    fields: Contents of `tokenizer_config.json`; empty if nothing is known.
+    settings: The settings in them; if they say nothing, those of the classifier
+      or those that the vocabulary suggests.
+  """
 
   vocabulary: bytes
-  settings: tokenizer_settings.TokenizerSettings | None
+  fields: dict[str, Any]
+  settings: tokenizer_settings.TokenizerSettings
 
   @classmethod
   def read(cls) -> _TokenizerFiles:
     """Returns the files of the input, after a check."""
-    path = _input_path(_VOCAB)
+    path = tokenizer_settings.find_vocabulary(FLAGS.input_dir)
+    path = _input_path(os.path.basename(path))
+    fields_path = _join_input(tokenizer_settings.FILE)
+    fields: dict[str, Any] = {}
+    if tf.io.gfile.exists(fields_path):
+      fields = file_io.read_json(fields_path)
     settings = tokenizer_settings.TokenizerSettings.read(FLAGS.input_dir)
     classifier = classifier_config.ClassifierConfig.read(FLAGS.input_dir)
     if classifier and not settings:
       settings = classifier.text_settings
+    if settings:
+      # Fields that are not ours, such as the longest length, are kept.
+      fields.update(settings.to_fields())
     known = settings or tokenizer_settings.TokenizerSettings()
-    tokenization.load_vocab(path, known.special_tokens)
-    return cls(file_io.read_bytes(path), settings)
+    vocab = tokenization.load_vocab(path, known.special_tokens)
+    if settings is None and tokenization.has_capitals(vocab):
+      known = tokenizer_settings.TokenizerSettings(do_lower_case=False)
+    vocabulary = tokenizer_settings.read_vocabulary(path)
+    return cls(vocabulary, fields, known)
 
   def write(self, folder: str) -> None:
     """Writes the files."""
     file_io.write_bytes(os.path.join(folder, _VOCAB), self.vocabulary)
-    if self.settings:
-      self.settings.write(folder)
+    if self.fields:
+      path = os.path.join(folder, tokenizer_settings.FILE)
+      file_io.write_json(path, self.fields)
+
+  def add_defaults(self, max_length: int) -> _TokenizerFiles:
+    """Returns files that leave nothing to the defaults of transformers.
+
+    Args:
+      max_length: Length of the longest sequence that the model reads.
+    """
+    fields = {
+      "model_max_length": max_length,
+      "tokenizer_class": "BertTokenizer",
+      **self.settings.to_fields(),
+      **self.fields,
+    }
+    return self._replace(fields=fields)
 
 
 def from_transformers(weights_path: str) -> modeling.BertConfig:
@@ -164,8 +200,9 @@ def from_transformers(weights_path: str) -> modeling.BertConfig:
   weights = _open_weights(config, weights_path)
   head = transformers_config.read_head_fields(fields, config_path)
   tokenizer_files = _TokenizerFiles.read()
+  max_length = tokenizer_files.fields.get("model_max_length")
   classifier = _describe_classifier(
-    head, weights.shapes, config, tokenizer_files.settings
+    head, weights.shapes, config, tokenizer_files.settings, max_length
   )
   tensors = {name: weights.get_tensor(name) for name in weights.shapes}
   with file_io.temporary_folder(_output_path("model")) as folder:
@@ -211,7 +248,9 @@ def to_transformers() -> modeling.BertConfig:
     **_describe_head(config, shapes, original),
   }
   config_text = json.dumps(their_config, indent=2, sort_keys=True)
-  tokenizer_files = _TokenizerFiles.read()
+  tokenizer_files = _TokenizerFiles.read().add_defaults(
+    config.max_position_embeddings
+  )
   try:
     with file_io.temporary_folder(_output_path("model")) as folder:
       tokenizer_files.write(folder)
@@ -267,7 +306,8 @@ def _describe_classifier(
   fields: transformers_config.HeadFields,
   shapes: Mapping[str, Sequence[int]],
   config: modeling.BertConfig,
-  settings: tokenizer_settings.TokenizerSettings | None = None,
+  settings: tokenizer_settings.TokenizerSettings,
+  max_length: object = None,
 ) -> classifier_config.ClassifierConfig | None:
   """Returns the `classifier.json` of a model of transformers, or None.
 
@@ -275,7 +315,8 @@ def _describe_classifier(
     fields: What its config says about its head.
     shapes: Released name -> shape of its variables.
     config: Shape of its encoder.
-    settings: Settings of its tokenizer; None if they are not known.
+    settings: Settings of its tokenizer.
+    max_length: What its tokenizer calls the longest length, if anything.
 
   Raises:
     UserError: The config does not fit the weights.
@@ -298,11 +339,15 @@ def _describe_classifier(
       f"of {num_labels}. Are the files those of one model?"
     )
   is_tagger = head.name == heads.TAGGING
+  longest = config.max_position_embeddings
+  # Tokenizers without a limit name a number with thirty digits.
+  if isinstance(max_length, int) and _SHORTEST <= max_length < longest:
+    longest = max_length
   return classifier_config.ClassifierConfig(
     head.name,
     labels,
-    settings or tokenizer_settings.TokenizerSettings(),
-    config.max_position_embeddings,
+    settings,
+    longest,
     encoding.SLIDING_WINDOW if is_tagger else encoding.TRUNCATE,
   )
 
@@ -360,7 +405,9 @@ def _describe_head(
   if known and not known.transformers_class:
     known = None
   if known and classifier:
-    described = _describe_classifier(known, shapes, config)
+    described = _describe_classifier(
+      known, shapes, config, classifier.text_settings
+    )
     same = ("problem_type", "labels")
     if all(getattr(classifier, x) == getattr(described, x) for x in same):
       return {}

@@ -25,7 +25,6 @@ import unicodedata
 
 from absl import logging
 
-from data import file_io
 from data import text_decoding
 from data import tokenizer_settings
 from errors import UserError
@@ -637,7 +636,7 @@ def _read_vocab(vocab_file: str) -> list[str]:
 
   A blank line before the end keeps its number.
   """
-  content = file_io.read_bytes(vocab_file)
+  content = tokenizer_settings.read_vocabulary(vocab_file)
   text = _decode_vocab(content, vocab_file)
   # Only line feeds end a line: some tokens are other line separators. Files
   # without any may come from an old Mac.
@@ -721,6 +720,13 @@ def _number_tokens(
 # --- Casing ------------------------------------------------------------------
 
 
+def has_capitals(vocab: Iterable[str]) -> bool:
+  """Returns whether a tenth of a vocabulary or more has capitals."""
+  words = [token for token in vocab if not token.startswith("[")]
+  num_capitals = sum(token != token.lower() for token in words)
+  return num_capitals >= 0.1 * len(words)
+
+
 def validate_case_matches_vocab(
   do_lower_case: bool, vocab: Iterable[str], vocab_file: str
 ) -> None:
@@ -732,7 +738,7 @@ def validate_case_matches_vocab(
   """
   words = [token for token in vocab if not token.startswith("[")]
   num_capitals = sum(token != token.lower() for token in words)
-  if do_lower_case and num_capitals >= 0.1 * len(words):
+  if do_lower_case and has_capitals(words):
     raise UserError(
       f"--do_lower_case is on, but {num_capitals} of the {len(words)} words "
       f"of {vocab_file} have capitals: this is a cased model. Pass "

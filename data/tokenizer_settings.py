@@ -21,6 +21,7 @@ from data import file_io
 from errors import UserError
 
 FILE = "tokenizer_config.json"
+VOCAB_FILE = "vocab.txt"
 _TOKENS_FILE = "special_tokens_map.json"
 _WHOLE_FILE = "tokenizer.json"
 
@@ -122,6 +123,49 @@ class TokenizerSettings:
   def write(self, folder: str) -> None:
     """Writes `tokenizer_config.json`."""
     file_io.write_json(os.path.join(folder, FILE), self.to_fields())
+
+
+def read_vocabulary(path: str) -> bytes:
+  """Returns a vocabulary in the form of `vocab.txt`, one token per line.
+
+  Args:
+    path: Path of a `vocab.txt`, or of a `tokenizer.json`, which has the
+      vocabulary, too, and in new folders of transformers is the only file that
+      does.
+
+  Raises:
+    UserError: The file cannot be read, or is the tokenizer of another model.
+  """
+  if not path.endswith(".json"):
+    return file_io.read_bytes(path)
+  fields = file_io.read_json(path)
+  model = fields.get("model")
+  kind = model.get("type", "WordPiece") if isinstance(model, dict) else None
+  vocab = model.get("vocab") if kind == "WordPiece" else None
+  if not isinstance(vocab, dict):
+    raise UserError(f"{path} is not the WordPiece tokenizer of a BERT.")
+  # As texts, because a damaged file may have anything for a number.
+  tokens = {str(number): token for token, number in vocab.items()}
+  added_tokens = fields.get("added_tokens")
+  for added in added_tokens if isinstance(added_tokens, list) else []:
+    if isinstance(added, dict):
+      tokens.setdefault(str(added.get("id")), added.get("content"))
+  lines = [tokens.get(str(number)) for number in range(len(tokens))]
+  for number, token in enumerate(lines):
+    if not isinstance(token, str) or "\n" in token:
+      raise UserError(
+        f"{path}: the vocabulary has {len(tokens)} ids, but none of them is "
+        f"{number}. Is the file complete?"
+      )
+  return "".join(f"{token}\n" for token in lines).encode()
+
+
+def find_vocabulary(folder: str) -> str:
+  """Returns the path of the vocabulary in a folder; see `read_vocabulary`."""
+  path = os.path.join(folder, VOCAB_FILE)
+  whole_path = os.path.join(folder, _WHOLE_FILE)
+  is_whole = not tf.io.gfile.exists(path) and tf.io.gfile.exists(whole_path)
+  return whole_path if is_whole else path
 
 
 def field_names() -> list[str]:

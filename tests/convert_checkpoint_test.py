@@ -182,6 +182,12 @@ def test_a_model_of_transformers_comes_back_as_it_was(
   assert json.loads((back / "config.json").read_text()) == fields
   after = safetensors.numpy.load_file(str(back / "model.safetensors"))
   builders.assert_same_values(after, tensors)
+  # Nothing is left to the defaults of transformers.
+  assert json.loads((back / "tokenizer_config.json").read_text()) == {
+    "do_lower_case": True,
+    "model_max_length": 40,
+    "tokenizer_class": "BertTokenizer",
+  }
   # Files of another model do not stay.
   encoder = checkpoint.variables_by_name(modeling.BertModel(config))
   safetensors.numpy.save_file(

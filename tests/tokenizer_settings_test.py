@@ -126,3 +126,21 @@ def test_special_tokens_of_a_flag():
   for text in ("[START]", "cls=", "bos=<s>", "=x", "cls= x"):
     with pytest.raises(UserError, match="--x: .* is not of the form name=tok"):
       parse([text], "--x")
+
+
+def test_a_vocabulary_may_be_in_tokenizer_json_alone(tmp_path):
+  path = tmp_path / "tokenizer.json"
+  assert tokenizer_settings.find_vocabulary(str(tmp_path)).endswith("vocab.txt")
+  model = {"type": "WordPiece", "vocab": {"b": 1, "[PAD]": 0}}
+  added = [{"id": 0, "content": "[PAD]"}, {"id": 2, "content": "[MASK]"}]
+  path.write_text(json.dumps({"model": model, "added_tokens": added}))
+  assert tokenizer_settings.find_vocabulary(str(tmp_path)) == str(path)
+  assert tokenizer_settings.read_vocabulary(str(path)) == b"[PAD]\nb\n[MASK]\n"
+  for wrong, message in [
+    ({"type": "BPE", "vocab": {"b": 0}}, "not the WordPiece tokenizer"),
+    ({"vocab": {"a": 0, "b": 2}}, "2 ids, but none of them is 1"),
+    ({"vocab": {"a\n": 0}}, "1 ids, but none of them is 0"),
+  ]:
+    path.write_text(json.dumps({"model": wrong}))
+    with pytest.raises(UserError, match=message):
+      tokenizer_settings.read_vocabulary(str(path))

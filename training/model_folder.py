@@ -108,7 +108,8 @@ def _files_in(folder: str) -> ModelFiles:
   is_theirs = tf.io.gfile.exists(their_config)
   if is_theirs and not tf.io.gfile.exists(config):
     their_weights = transformers_format.find_weights(folder)
-    return ModelFiles(their_config, vocab, their_weights or weights)
+    their_vocab = tokenizer_settings.find_vocabulary(folder)
+    return ModelFiles(their_config, their_vocab, their_weights or weights)
   return ModelFiles(config, vocab, weights)
 
 
@@ -139,7 +140,7 @@ def export_model(
   file_io.remove_existing_files([prefix + ".index"])
   file_io.write_text(os.path.join(folder, names.bert_config_file), config)
   if vocab_file:
-    vocabulary = file_io.read_bytes(vocab_file)
+    vocabulary = tokenizer_settings.read_vocabulary(vocab_file)
     file_io.write_bytes(os.path.join(folder, names.vocab_file), vocabulary)
   if text_settings:
     text_settings.write(folder)
