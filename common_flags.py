@@ -25,6 +25,9 @@ import modeling
 import optimization
 from pretraining import corpus
 from pretraining import masking
+from reports import example_files
+from reports import run_files
+from reports import run_report
 from tasks import classifier_config
 from tasks import finetuning
 import tokenization
@@ -1018,3 +1021,28 @@ def export_model(
       classifier.write if classifier else None,
       trained.export_weights,
     )
+
+
+# --- The page of a run -------------------------------------------------------
+
+
+def write_report(seconds: float, warnings: list[str]) -> None:
+  """Writes `report.html`, the page of the run, in --output_dir.
+
+  An error becomes a warning, because the run is complete.
+
+  Args:
+    seconds: Time that the program took.
+    warnings: Warnings that it logged.
+  """
+  with example_files.keep_running():
+    if not tf.io.gfile.isdir(FLAGS.output_dir):
+      return
+    program = os.path.basename(sys.argv[0])
+    arguments = []
+    for name in sorted(_own_settings()):
+      if FLAGS[name].present:
+        arguments.append(run_files.format_flag(name, FLAGS[name].value))
+    command = run_files.Command(program, arguments, seconds, warnings)
+    run_files.add_command(FLAGS.output_dir, command)
+    run_report.write(FLAGS.output_dir)

@@ -337,7 +337,11 @@ def _is_output_closed() -> bool:
 # --- One writer at a time ----------------------------------------------------
 
 
-def owns(flag: str, needs_lock: Callable[[], bool] = lambda: True) -> Callable:
+def owns(
+  flag: str,
+  needs_lock: Callable[[], bool] = lambda: True,
+  finish: Callable[[float, list[str]], None] = lambda *unused: None,
+) -> Callable:
   """Returns a decorator of `main` that holds the lock of a folder.
 
   Files that an earlier run left half-written in the folder are removed first.
@@ -346,6 +350,8 @@ def owns(flag: str, needs_lock: Callable[[], bool] = lambda: True) -> Callable:
   Args:
     flag: Name of the flag that names the folder.
     needs_lock: Returns whether the program will write to the folder at all.
+    finish: Called when `main` has ended well, with the seconds that it took and
+      the warnings that it logged.
   """
 
   def decorator(main):
@@ -353,6 +359,7 @@ def owns(flag: str, needs_lock: Callable[[], bool] = lambda: True) -> Callable:
     def locked_main(argv):
       from absl import flags  # pylint: disable=g-import-not-at-top
 
+      from command_line import messages  # pylint: disable=g-import-not-at-top
       from data import file_io  # pylint: disable=g-import-not-at-top
       from data import locks  # pylint: disable=g-import-not-at-top
 
@@ -361,7 +368,10 @@ def owns(flag: str, needs_lock: Callable[[], bool] = lambda: True) -> Callable:
         return main(argv)
       with locks.Lock.of_folder(folder, f"--{flag}={folder}"):
         file_io.remove_leftovers(folder)
-        return main(argv)
+        started = time.monotonic()
+        with messages.collected_warnings() as warnings:
+          main(argv)
+        return finish(time.monotonic() - started, warnings)
 
     return locked_main
 

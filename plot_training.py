@@ -12,7 +12,6 @@ from __future__ import annotations
 import launch  # First: from here on a signal ends the program quietly.
 
 import os
-import re
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -23,15 +22,9 @@ from command_line import flag_help
 from data import file_io
 from data import locks
 from errors import UserError
-from tasks import text_files
+from reports import run_log
 
 FLAGS = flags.FLAGS
-
-# Python writes these in JSON for numbers that are not finite. Between these
-# characters they are not part of a text.
-_NOT_FINITE = re.compile(r"(?<=: )(NaN|-?Infinity)(?=[,}])")
-# The largest int64 and float32, the types of steps and losses.
-_LARGEST_STEP, _LARGEST_LOSS = 2**63 - 1, 3.5e38
 
 
 @flag_help.group("Plots")
@@ -60,10 +53,6 @@ class Curves(NamedTuple):
   evaluation: list[tuple[int, float]]
 
 
-def _log_file(run_dir: str) -> str:
-  return os.path.join(run_dir, "training_log.jsonl")
-
-
 def read_log(run_dir: str, loss: str) -> Curves:
   """Returns the curves of a run.
 
@@ -75,66 +64,19 @@ def read_log(run_dir: str, loss: str) -> Curves:
     UserError: The folder holds no log, a log without this loss, or a damaged
       log.
   """
-  path = _log_file(run_dir)
+  path = run_log.log_file(run_dir)
   if not tf.io.gfile.exists(path):
     raise UserError(
       f"{path} does not exist. --runs takes the --output_dir of trainings."
     )
-  curves = Curves([], [])
-  lines = list(file_io.read_lines(path))
-  for number, line in enumerate(lines, 1):
-    place = f"{path}, line {number}"
-    try:
-      record = file_io.parse_json(_NOT_FINITE.sub("null", line), place)
-    except UserError:
-      if number < len(lines):
-        raise
-      break  # the run was killed while it wrote the line, or is writing it
-    scores, curve = record, curves.training
-    if "evaluation" in record:
-      scores, curve = record["evaluation"], curves.evaluation
-    if not isinstance(scores, dict):
-      raise UserError(
-        f"{place}: evaluation={text_files.format_value(scores)} is no object "
-        "of scores."
-      )
-    # The loss is None if no step since the line before had a finite one.
-    if scores.get(loss) is not None:
-      step = _get_number(record, "step", (int,), _LARGEST_STEP, place)
-      value = _get_number(scores, loss, (int, float), _LARGEST_LOSS, place)
-      curve.append((step, value))
+  lines = run_log.read_lines(path)
+  curves = Curves(
+    run_log.read_curve(lines, loss, of_evaluations=False),
+    run_log.read_curve(lines, loss, of_evaluations=True),
+  )
   if not curves.training:
     raise UserError(f"No line of {path} has --loss={loss}.")
   return curves
-
-
-def _get_number(
-  record: dict[str, Any],
-  name: str,
-  kinds: tuple[type, ...],
-  largest: float,
-  place: str,
-) -> Any:
-  """Returns a number of a line.
-
-  Args:
-    record: Entries of the line, or of the evaluation in it.
-    name: Name of the entry.
-    kinds: Types that it may have.
-    largest: Largest absolute value that it may have.
-    place: The line, for error messages.
-
-  Raises:
-    UserError: There is no such number.
-  """
-  value: Any = record.get(name)
-  is_number = isinstance(value, kinds) and not isinstance(value, bool)
-  if not is_number or not -largest <= value <= largest:
-    raise UserError(
-      f"{place}: {name}={text_files.format_value(value)} is no number that a "
-      "training writes."
-    )
-  return value
 
 
 def _escape(text: str) -> str:
@@ -181,7 +123,7 @@ def main(_):
     raise UserError("--runs names no folder.")
   file_io.check_not_inputs(
     {"--output_file": [FLAGS.output_file]},
-    {"--runs": map(_log_file, FLAGS.runs)},
+    {"--runs": map(run_log.log_file, FLAGS.runs)},
   )
   curves_by_run = {run: read_log(run, FLAGS.loss) for run in FLAGS.runs}
   picture = _draw(curves_by_run, FLAGS.loss, FLAGS.together)

@@ -33,6 +33,7 @@ from errors import UserError
 import estimator as estimator_lib
 import heads
 import modeling
+from reports import classification_report
 from tasks import classification
 from tasks import classification_records
 from tasks import classification_results
@@ -339,7 +340,7 @@ class TrainingData(NamedTuple):
   num_steps: int = 0
 
 
-@launch.owns("output_dir")
+@launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
   run_config = common_flags.run_config()
   files = common_flags.model_files("bert_config_file", "vocab_file")
@@ -630,12 +631,18 @@ def _evaluate(
     # A label that training did not see has no finite loss.
     results[prefix + "loss"] = float(np.mean(losses[~np.isposinf(losses)]))
     if writes_mistakes:
+      predictions = _name_predictions(classifier, decisions)
       classification_results.write_mistakes(
+        FLAGS.output_dir, suffix, examples, predictions, losses
+      )
+      classification_report.write_examples(
         FLAGS.output_dir,
-        suffix,
+        name,
+        classifier,
         examples,
-        _name_predictions(classifier, decisions),
-        losses,
+        predictions,
+        logits,
+        {key: results[key] for key in results if key.startswith(prefix)},
       )
       if labels:
         classification_results.write_confusion(
@@ -679,6 +686,9 @@ def _predict(
     )
     classification_results.write_submission(
       FLAGS.output_dir, task, name, examples, predictions
+    )
+    classification_report.write_examples(
+      FLAGS.output_dir, name, classifier, examples, predictions, logits
     )
     path = os.path.join(FLAGS.output_dir, f"test_predictions{suffix}.tsv")
     logging.info(

@@ -65,7 +65,7 @@ def define_flags() -> None:
   run_classifier.define_classifier_flags()
 
 
-@launch.owns("output_dir")
+@launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
   run_config = common_flags.run_config()
   _check_flags()

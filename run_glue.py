@@ -700,7 +700,7 @@ def _find_tasks() -> list[glue.GlueTask]:
   return found
 
 
-@launch.owns("output_dir")
+@launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
   files = common_flags.model_files(
     "bert_config_file", "vocab_file", "init_checkpoint"

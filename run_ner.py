@@ -117,7 +117,7 @@ class TaggedSplit(NamedTuple):
   dropped_words: set[str]
 
 
-@launch.owns("output_dir")
+@launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
   run_config = common_flags.run_config()
   files = common_flags.model_files("bert_config_file", "vocab_file")

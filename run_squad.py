@@ -140,7 +140,9 @@ def define_flags() -> None:
 
 
 @launch.owns(
-  "output_dir", needs_lock=lambda: FLAGS.do_train or FLAGS.do_predict
+  "output_dir",
+  needs_lock=lambda: FLAGS.do_train or FLAGS.do_predict,
+  finish=common_flags.write_report,
 )
 def main(_):
   run_config = common_flags.run_config("do_predict")

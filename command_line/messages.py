@@ -38,6 +38,30 @@ def set_up() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+class _Collector(python_logging.Handler):
+  """Keeps the warnings that it is given."""
+
+  def __init__(self):
+    """Starts without warnings."""
+    super().__init__(python_logging.WARNING)
+    self.warnings: list[str] = []
+
+  def emit(self, record: python_logging.LogRecord) -> None:
+    self.warnings.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+  """Yields a list to which the warnings of our code are added."""
+  collector = _Collector()
+  logger = logging.get_absl_logger()
+  logger.addHandler(collector)
+  try:
+    yield collector.warnings
+  finally:
+    logger.removeHandler(collector)
+
+
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
   """Holds back what is written to standard error, unless the block fails.

@@ -61,6 +61,7 @@ _NEXT_TO_WEIGHTS = (
 _UNEQUAL_IN_TRAINING = (
   r"(^|/)events\.out\.tfevents\.[^/]*$",
   r"/training_log\.jsonl$",
+  r"(^|/)report(\.html|_run\.json)$",
 )
 
 

@@ -1,0 +1,59 @@
+"""Makes the page of a run: report.html, one file that opens in any browser.
+
+    python report.py --run=/tmp/mrpc
+
+A run is the --output_dir of a program that trains, evaluates or predicts. These
+programs write the page themselves; this one makes it again, or for runs that
+have none.
+"""
+
+from __future__ import annotations
+
+import launch  # First: from here on a signal ends the program quietly.
+
+import os
+
+from absl import flags
+
+from command_line import flag_help
+from data import file_io
+from data import locks
+from errors import UserError
+from reports import page
+from reports import run_report
+
+FLAGS = flags.FLAGS
+
+
+@flag_help.group("Reports")
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  flags.DEFINE_string(
+    "run", None, "Folder of a run: its --output_dir.", required=True
+  )
+  flags.DEFINE_string(
+    "output_file",
+    None,
+    "HTML file to write; by default report.html in the folder of the run.",
+  )
+
+
+def main(_):
+  if not FLAGS.run:
+    raise UserError("--run names no folder. Pass an --output_dir.")
+  content = run_report.make_page(FLAGS.run)
+  path = FLAGS.output_file or os.path.join(FLAGS.run, run_report.FILE)
+  _write(path, content)
+  print(path)
+
+
+def _write(path: str, content: str) -> None:
+  """Writes the page, unless another process is writing it."""
+  with locks.Lock(f"{path}.lock", f"--output_file={path}"):
+    file_io.remove_leftovers(os.path.dirname(path) or ".")
+    page.write(path, content)
+
+
+if __name__ == "__main__":
+  define_flags()
+  launch.run(main, saves_at_signals=False)

@@ -1,0 +1,11 @@
+"""Pages of HTML about runs, made from the files in their folders.
+
+run_report             the page of a run: which parts it has
+page                   parts made into one file; tables and lists of examples
+charts                 curves and heat maps, laid out for the templates
+overview               parts of all runs: scores, curves, data, commands
+run_files, run_log     what a run left in its folder
+example_files          evaluated examples that programs hand over for the page
+classification_report  parts about texts with labels or values
+score_intervals        confidence intervals by resampling
+"""

@@ -1,0 +1,172 @@
+"""Reads what a run left in its folder, except examples and its log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+import re
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from data import checkpoint_folder
+from data import file_io
+from errors import UserError
+
+_COMMANDS = "report_run.json"
+_RESULT_FILE = re.compile(r"(eval_results|test_scores\w*)\.txt")
+_SPLIT_FILES = {
+  "train": "train.tf_record",
+  "dev": "eval.tf_record",
+  "test": "predict.tf_record",
+}
+# Records whose lengths are measured.
+_MOST_RECORDS = 3000
+_MOST_WARNINGS = 50
+
+
+class Command(NamedTuple):
+  """A command that wrote to the folder.
+
+  Attributes:
+    program: File of the program.
+    arguments: The flags that were given.
+    seconds: Time that it took.
+    warnings: Warnings that it logged.
+  """
+
+  program: str
+  arguments: Sequence[str]
+  seconds: float
+  warnings: Sequence[str]
+
+  @property
+  def actions(self) -> list[str]:
+    """The flags that say what the command did, such as --do_train."""
+    return [a for a in self.arguments if re.fullmatch(r"--do_[a-z]+=true", a)]
+
+
+class SplitSummary(NamedTuple):
+  """A file of records in numbers.
+
+  Attributes:
+    name: Name of the split.
+    num_records: Number of records.
+    lengths: Number of tokens of the first records.
+    label_ids: The label of each of them, if each has one.
+  """
+
+  name: str
+  num_records: int
+  lengths: list[int]
+  label_ids: list[int]
+
+
+def add_command(folder: str, command: Command) -> None:
+  """Adds a command to those of a folder; it replaces one that did the same."""
+  try:
+    earlier = read_commands(folder)
+  except UserError:
+    earlier = []  # damaged; the new command counts
+  kept = [other for other in earlier if other.actions != command.actions]
+  command = command._replace(warnings=command.warnings[:_MOST_WARNINGS])
+  commands = [other._asdict() for other in (*kept, command)]
+  file_io.write_json(os.path.join(folder, _COMMANDS), {"commands": commands})
+
+
+def read_commands(folder: str) -> list[Command]:
+  """Returns the commands that wrote to a folder, if they are known.
+
+  Raises:
+    UserError: The file is damaged.
+  """
+  path = os.path.join(folder, _COMMANDS)
+  if not tf.io.gfile.exists(path):
+    return []
+  commands = []
+  for fields in file_io.read_json(path).get("commands", [None]):
+    try:
+      command = Command(**fields)
+      "".join([command.program, *command.arguments, *command.warnings])
+      command = command._replace(seconds=float(command.seconds))
+    except (TypeError, ValueError) as error:
+      raise UserError(
+        f"{path} is damaged: an entry is no command. Delete it."
+      ) from error
+    commands.append(command)
+  return commands
+
+
+def read_settings(folder: str) -> Mapping[str, Any]:
+  """Returns the flags of the training: name -> value, if they are known."""
+  newest = checkpoint_folder.find_latest(folder)
+  if not newest or not tf.io.gfile.exists(f"{newest}.json"):
+    return {}
+  settings = file_io.read_json(f"{newest}.json").get("settings")
+  return settings if isinstance(settings, dict) else {}
+
+
+def read_model_config(folder: str) -> Mapping[str, Any]:
+  """Returns the config of the model, if it is known."""
+  newest = checkpoint_folder.find_latest(folder)
+  for path in (
+    f"{newest}.json",
+    os.path.join(folder, "export", "bert_config.json"),
+  ):
+    if tf.io.gfile.exists(path):
+      fields = file_io.read_json(path)
+      config = fields.get("model_config", fields)
+      if isinstance(config, dict) and "hidden_size" in config:
+        return config
+  return {}
+
+
+def read_results(folder: str) -> dict[str, dict[str, str]]:
+  """Returns file of results -> name of a score -> its value as in the file."""
+  results = {}
+  for name in sorted(tf.io.gfile.listdir(folder)):
+    if _RESULT_FILE.fullmatch(name):
+      lines = file_io.read_lines(os.path.join(folder, name))
+      pairs = [line.split(" = ", 1) for line in lines if " = " in line]
+      results[name] = {pair[0]: pair[1] for pair in pairs}
+  return results
+
+
+def summarize_splits(folder: str) -> list[SplitSummary]:
+  """Returns the files of records in numbers."""
+  summaries = []
+  for split, name in _SPLIT_FILES.items():
+    path = os.path.join(folder, name)
+    if tf.io.gfile.exists(path):
+      summaries.append(_summarize_records(split, path))
+  return summaries
+
+
+def _summarize_records(split: str, path: str) -> SplitSummary:
+  """Returns a file of records in numbers."""
+  dataset = tf.data.TFRecordDataset(path)
+  num_records = int(dataset.reduce(0, lambda count, _: count + 1).numpy())
+  lengths, label_ids = [], []
+  for record in dataset.take(_MOST_RECORDS).as_numpy_iterator():
+    features = tf.train.Example.FromString(record).features.feature
+    lengths.append(len(features["input_ids"].int64_list.value))
+    labels = features["label_ids"].int64_list.value
+    if len(labels) == 1:
+      label_ids.append(int(labels[0]))
+  return SplitSummary(split, num_records, lengths, label_ids)
+
+
+def read_optional_json(folder: str, name: str) -> dict[str, Any] | None:
+  """Returns the content of a JSON file of a run, or None without the file."""
+  path = os.path.join(folder, name)
+  return file_io.read_json(path) if tf.io.gfile.exists(path) else None
+
+
+def format_flag(name: str, value: Any) -> str:
+  """Returns a flag as an argument: --name=value."""
+  if isinstance(value, list):
+    value = ",".join(map(str, value))
+  if isinstance(value, bool):
+    value = json.dumps(value)
+  return f"--{name}={value}"

@@ -1,0 +1,137 @@
+"""Makes `report.html`, the page of a run, from the files in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import os
+from typing import NamedTuple
+
+from absl import logging
+import tensorflow as tf
+
+from errors import UserError
+from reports import classification_report
+from reports import example_files
+from reports import overview
+from reports import page
+from reports import run_files
+from reports import run_log
+
+FILE = "report.html"
+MOST_BYTES = 2_000_000
+# Bytes for examples, from which the first is taken that fits.
+_BUDGETS = (1_300_000, 700_000, 200_000, 0)
+
+
+class _ExampleKind(NamedTuple):
+  """How examples of a kind are shown.
+
+  Attributes:
+    make_part: Function (content, budget) -> part of the page.
+    compute_intervals: Function (content) -> score -> its interval as text.
+  """
+
+  make_part: Callable[[example_files.ExampleFile, int], page.Part]
+  compute_intervals: Callable[[example_files.ExampleFile], dict[str, str]]
+
+
+_KINDS = {
+  kind: _ExampleKind(
+    classification_report.make_part, classification_report.compute_intervals
+  )
+  for kind in classification_report.KINDS
+}
+
+
+def write(folder: str) -> str:
+  """Writes the page of a run, and returns its path.
+
+  Raises:
+    UserError: The folder holds no run, or a file of it is damaged.
+  """
+  path = os.path.join(folder, FILE)
+  page.write(path, make_page(folder))
+  logging.info("%s shows the run.", path)
+  return path
+
+
+def make_page(folder: str) -> str:
+  """Returns the HTML of the page of a run, of at most `MOST_BYTES`.
+
+  Raises:
+    UserError: The folder holds no run, or a file of it is damaged.
+  """
+  if not tf.io.gfile.isdir(folder):
+    raise UserError(f"--run={folder} is no folder. Pass an --output_dir.")
+  commands = run_files.read_commands(folder)
+  settings = run_files.read_settings(folder)
+  log_file = run_log.log_file(folder)
+  has_log = tf.io.gfile.exists(log_file)
+  log = run_log.read_lines(log_file) if has_log else []
+  results = run_files.read_results(folder)
+  contents = _read_examples(folder)
+  if not (commands or settings or log or results or contents):
+    raise UserError(
+      f"--run={folder} holds neither scores nor a log of a training. Pass the "
+      "--output_dir of a run."
+    )
+  intervals = {}
+  for content in contents:
+    file = _result_file(content.split)
+    known = _KINDS[content.kind].compute_intervals(content)
+    intervals.setdefault(file, {}).update(known)
+  first = [overview.make_scores_part(results, intervals, commands, log)]
+  curves = overview.make_curves_part(log)
+  last = [
+    overview.make_data_part(
+      folder,
+      run_files.read_model_config(folder),
+      run_files.summarize_splits(folder),
+      log,
+      settings.get("train_batch_size"),
+    ),
+    overview.make_commands_part(commands, settings),
+  ]
+  if curves:
+    last.insert(0, curves)
+  name = os.path.basename(os.path.abspath(folder))
+  subtitle = _describe(commands, results)
+  for budget in _BUDGETS:
+    share = budget // max(1, len(contents))
+    parts = [_KINDS[c.kind].make_part(c, share) for c in contents]
+    text = page.render(name, subtitle, [*first, *parts, *last])
+    if len(text.encode("utf-8", "replace")) <= MOST_BYTES:
+      break
+  return text
+
+
+def _read_examples(folder: str) -> list[example_files.ExampleFile]:
+  """Returns the examples of all splits, those of dev first."""
+  contents = []
+  for split in example_files.find_splits(folder):
+    content = example_files.read(folder, split)
+    if content.kind not in _KINDS:
+      raise UserError(
+        f"{folder}: report_{split}.jsonl is of the kind {content.kind!r}, "
+        f"which is none of {', '.join(_KINDS)}."
+      )
+    if content.rows:
+      contents.append(content)
+  return contents
+
+
+def _result_file(split: str) -> str:
+  """Returns the name of the file with the scores of a split."""
+  kind, _, rest = split.partition("_")
+  suffix = f"_{rest}" if rest else ""
+  return f"test_scores{suffix}.txt" if kind == "test" else "eval_results.txt"
+
+
+def _describe(commands, results) -> str:
+  """Returns the line below the title."""
+  programs = list(dict.fromkeys(command.program for command in commands))
+  words = [", ".join(programs)] if programs else []
+  step = results.get("eval_results.txt", {}).get("global_step")
+  if step:
+    words.append(f"step {step}")
+  return " · ".join(words)

@@ -1,0 +1,187 @@
+"""Tests of run_report.py: the pages of runs."""
+
+import html.parser
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from data import tokenizer_settings
+import errors
+import heads
+from reports import classification_report
+from reports import run_report
+from tasks import classification
+from tasks import classifier_config
+from tasks import metrics
+
+HOSTILE = (
+  '<script>alert(1)</script> "><img src=x onerror=alert(2)> </style> \ud800'
+)
+RIGHT_TO_LEFT = "שלום עולם"
+VOID = {"meta", "input", "br", "img", "line", "circle", "polyline"}
+
+
+class Page(html.parser.HTMLParser):
+  """The elements of a page, and its text."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.elements, self.texts, self.cells = [], [], [], []
+    self.feed(text)
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    if tag not in VOID:
+      self.open.append(tag)
+    if tag in ("td", "th"):
+      self.cells.append("")
+
+  def handle_endtag(self, tag):
+    if tag not in VOID:
+      assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if self.open[-1:] not in (["style"], ["script"]):
+      self.texts.append(data)
+    if {"td", "th"} & set(self.open):
+      self.cells[-1] += data
+
+  @property
+  def text(self):
+    return "".join(self.texts)
+
+  def attributes(self, tag):
+    return [attributes for name, attributes in self.elements if name == tag]
+
+  def facets(self):
+    """Returns the facets of the examples."""
+    items = [a for a in self.attributes("li") if "data-facets" in a]
+    return [json.loads(item["data-facets"]) for item in items]
+
+
+def read_page(folder):
+  path = run_report.write(str(folder))
+  text = pathlib.Path(path).read_text()
+  assert len(text.encode()) <= run_report.MOST_BYTES
+  return Page(text)
+
+
+def classify(folder, texts, kind=heads.SINGLE_LABEL, labels=("no", "yes")):
+  """Writes a run that classified texts: the first half of them rightly."""
+  classifier = classifier_config.ClassifierConfig(
+    kind, labels, tokenizer_settings.TokenizerSettings(), 16, "truncate"
+  )
+  half = len(texts) // 2
+  targets = np.arange(len(texts)) % 2
+  decisions = np.where(np.arange(len(texts)) < half, targets, 1 - targets)
+  examples = [
+    classification.Example("x", str(i), text, None, labels[target])
+    for i, (text, target) in enumerate(zip(texts, targets))
+  ]
+  scores = metrics.accuracy_and_macro_f1(targets, decisions)
+  scores = {f"eval_{name}": score for name, score in scores.items()}
+  lines = [f"{name} = {score}" for name, score in scores.items()]
+  (folder / "eval_results.txt").write_text("\n".join(lines) + "\n")
+  classification_report.write_examples(
+    str(folder),
+    "dev",
+    classifier,
+    examples,
+    [labels[decision] for decision in decisions],
+    np.eye(len(labels))[decisions] * 2.0,
+    scores,
+  )
+  return scores
+
+
+def test_text_of_data_is_never_markup(tmp_path):
+  texts = [HOSTILE, RIGHT_TO_LEFT, HOSTILE, "x"]
+  classify(tmp_path, texts, labels=(HOSTILE.strip("\ud800 "), "'yes' & \"no\""))
+  page = read_page(tmp_path)
+  assert len(page.attributes("script")) == len(page.attributes("style")) == 1
+  assert not page.attributes("img")
+  assert page.text.count("onerror=alert(2)>") >= 2
+  assert RIGHT_TO_LEFT in page.text
+  for tag, attributes in page.elements:
+    assert not [name for name in attributes if name.startswith("on")], tag
+    assert not {"src", "srcset"} & set(attributes), tag
+  # Nothing but the page's own script may run, and nothing is loaded.
+  (policy,) = [a for a in page.attributes("meta") if "http-equiv" in a]
+  assert re.search(
+    "default-src 'none'.*script-src 'sha256-[^ ]*';", policy["content"]
+  )
+
+
+def test_scores_are_those_of_the_result_file(tmp_path):
+  scores = classify(tmp_path, ["a", "b", "c", "d"] * 10)
+  cells = read_page(tmp_path).cells
+  for name, score in scores.items():
+    place = cells.index(name)
+    assert cells[place + 1] == str(score)
+    low, high = map(float, cells[place + 2].split(" to "))
+    assert low < score < high
+
+
+def test_cells_of_the_matrix_lead_to_examples(tmp_path):
+  classify(tmp_path, ["a", "b", "c", "d"] * 2)
+  page = read_page(tmp_path)
+  buttons = [a for a in page.attributes("button") if "data-list" in a]
+  assert len(buttons) == 4
+  for button in buttons:
+    wanted = json.loads(button["data-facets"])
+    pairs = {f"{key}={value}" for key, value in wanted.items()}
+    assert sum(pairs <= set(facets) for facets in page.facets()) == 2
+
+
+def test_many_predictions_stay_below_two_megabytes(tmp_path):
+  texts = [f"{i} " + "<&> a long text " * 30 for i in range(10_000)]
+  classify(tmp_path, texts)
+  page = read_page(tmp_path)
+  shown = page.facets()
+  assert 500 < len(shown) < 10_000
+  assert f"A sample: {len(shown)} of 10000 examples" in page.text
+  # Every kind of mistake has examples.
+  assert len({tuple(facets) for facets in shown}) == 4
+
+
+def test_curves_show_the_values_of_the_log(tmp_path):
+  lines = [
+    {"step": 1, "loss": 3.0, "masked_lm_loss": 2.5, "learning_rate": 0.1},
+    {"step": 2, "evaluation": {"loss": 2.25, "accuracy": 0.5}},
+    {"step": 3, "loss": None, "masked_lm_loss": 1.5, "learning_rate": 0.0},
+  ]
+  (tmp_path / "training_log.jsonl").write_text(
+    "\n".join(map(json.dumps, lines))
+  )
+  figures = read_page(tmp_path).attributes("figure")
+  curves = {}
+  for figure in figures:
+    for curve in json.loads(figure["data-curves"]):
+      curves[curve["name"]] = [point[1:] for point in curve["points"]]
+  assert curves["training"] == [["1", "3"]]
+  assert curves["evaluation"] == [["2", "2.25"]]
+  assert curves["accuracy"] == [["2", "0.5"]]
+  assert curves["masked_lm_loss"] == [["1", "2.5"], ["3", "1.5"]]
+
+
+@pytest.mark.parametrize("line", ["[]", '{"kind": "x"}', "{}", '{"id": 3}'])
+@pytest.mark.parametrize("number", [0, 1])
+def test_damaged_examples_are_refused(tmp_path, line, number):
+  classify(tmp_path, ["a", "b"])
+  path = tmp_path / "report_dev.jsonl"
+  lines = path.read_text().splitlines()
+  lines[number] = line
+  path.write_text("\n".join(lines))
+  with pytest.raises(errors.UserError, match=r"report_dev\.jsonl"):
+    run_report.make_page(str(tmp_path))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match="neither scores nor a log"):
+    run_report.make_page(str(tmp_path))
+  with pytest.raises(errors.UserError, match="is no folder"):
+    run_report.make_page(str(tmp_path / "x"))
