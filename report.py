@@ -1,10 +1,11 @@
 """Makes the page of a run: report.html, one file that opens in any browser.
 
     python report.py --run=/tmp/mrpc
+    python report.py --run=/tmp/mrpc,/tmp/mrpc_large --output_file=both.html
 
 A run is the --output_dir of a program that trains, evaluates or predicts. These
 programs write the page themselves; this one makes it again, or for runs that
-have none.
+have none. Several runs come next to each other on one page.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from command_line import flag_help
 from data import file_io
 from data import locks
 from errors import UserError
+from reports import comparison
 from reports import page
 from reports import run_report
 
@@ -28,21 +30,35 @@ FLAGS = flags.FLAGS
 @flag_help.group("Reports")
 def define_flags() -> None:
   """Defines the flags of this program."""
-  flags.DEFINE_string(
-    "run", None, "Folder of a run: its --output_dir.", required=True
+  flags.DEFINE_list(
+    "run",
+    None,
+    "Folder of a run, its --output_dir; or several, separated by commas, to "
+    "compare.",
+    required=True,
   )
   flags.DEFINE_string(
     "output_file",
     None,
-    "HTML file to write; by default report.html in the folder of the run.",
+    "HTML file to write; by default report.html in the folder of the run. "
+    "Several runs need it.",
   )
 
 
 def main(_):
   if not FLAGS.run:
     raise UserError("--run names no folder. Pass an --output_dir.")
-  content = run_report.make_page(FLAGS.run)
-  path = FLAGS.output_file or os.path.join(FLAGS.run, run_report.FILE)
+  if len(FLAGS.run) == 1:
+    content = run_report.make_page(FLAGS.run[0])
+    path = os.path.join(FLAGS.run[0], run_report.FILE)
+  elif FLAGS.output_file:
+    content = comparison.make_page(FLAGS.run)
+  else:
+    raise UserError(
+      f"--run={','.join(FLAGS.run)} names several runs: pass --output_file for "
+      "the page that compares them."
+    )
+  path = FLAGS.output_file or path
   _write(path, content)
   print(path)
 

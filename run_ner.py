@@ -33,6 +33,7 @@ from data import record_files
 from errors import UserError
 import heads
 import modeling
+from reports import tagging_report
 from tasks import classifier_config
 from tasks import finetuning
 from tasks import metrics
@@ -175,7 +176,7 @@ def main(_):
     run_folder.write_results(
       FLAGS.output_dir,
       "eval_results.txt",
-      _evaluate(recipe, splits["dev"], tagger),
+      _evaluate(recipe, splits["dev"], tagger, writes_examples=True),
     )
 
   if FLAGS.do_predict:
@@ -525,13 +526,17 @@ def _evaluate(
   recipe: finetuning.Recipe,
   split: TaggedSplit,
   tagger: classifier_config.ClassifierConfig,
+  writes_examples: bool = False,
 ) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
   tags = predict_tags(recipe, split, tagger, FLAGS.eval_batch_size).tags
   scores = _scores(split.sentences, tags, tagger)
-  return recipe.report_scores(
-    {f"eval_{name}": score for name, score in scores.items()}
-  )
+  results = {f"eval_{name}": score for name, score in scores.items()}
+  if writes_examples:
+    tagging_report.write_examples(
+      FLAGS.output_dir, "dev", tagger.labels, split.sentences, tags, results
+    )
+  return recipe.report_scores(results)
 
 
 def _predict(
@@ -553,12 +558,18 @@ def _predict(
     path = os.path.join(FLAGS.output_dir, name)
     file_io.write_text(path, "\n".join(content) + "\n")
     logging.info("Predictions are in %s.", path)
+  scores = None
   if split.sentences[0].tags is not None:
-    run_folder.write_results(
-      FLAGS.output_dir,
-      "test_scores.txt",
-      _scores(split.sentences, predictions.tags, tagger),
-    )
+    scores = _scores(split.sentences, predictions.tags, tagger)
+    run_folder.write_results(FLAGS.output_dir, "test_scores.txt", scores)
+  tagging_report.write_examples(
+    FLAGS.output_dir,
+    "test",
+    tagger.labels,
+    split.sentences,
+    predictions.tags,
+    scores,
+  )
 
 
 if __name__ == "__main__":

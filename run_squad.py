@@ -34,6 +34,7 @@ from data import original_names
 from data import text_decoding
 from errors import UserError
 import heads
+from reports import question_report
 from tasks import finetuning
 from tasks import squad
 from tasks import squad_answers
@@ -326,16 +327,29 @@ def _predict(
     FLAGS.output_dir, predictions, FLAGS.version_2_with_negative
   )
   _write_report(maker, "predict")
-  if not maker.dataset.has_answers:
+  metric = squad_evaluation.METRICS[FLAGS.answer_scores]
+  results = None
+  if maker.dataset.has_answers:
+    results = squad_evaluation.evaluate(
+      maker.dataset.questions,
+      predictions,
+      FLAGS.version_2_with_negative,
+      metric,
+    )
+  question_report.write_examples(
+    FLAGS.output_dir,
+    maker,
+    predictions,
+    FLAGS.version_2_with_negative,
+    metric,
+    results,
+  )
+  if results is None:
     logging.info(
       "%s has questions without answers, so it is not scored.",
       maker.dataset.path,
     )
     return
-  metric = squad_evaluation.METRICS[FLAGS.answer_scores]
-  results = squad_evaluation.evaluate(
-    maker.dataset.questions, predictions, FLAGS.version_2_with_negative, metric
-  )
   results["global_step"] = recipe.estimator.global_step
   run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
   if FLAGS.version_2_with_negative:

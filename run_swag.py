@@ -31,6 +31,7 @@ from data import file_names
 from data import record_files
 import heads
 import losses
+from reports import choice_report
 from tasks import classification_results
 from tasks import classifier_config
 from tasks import finetuning
@@ -129,9 +130,8 @@ def main(_):
     )
 
   if FLAGS.do_eval:
-    run_folder.write_results(
-      FLAGS.output_dir, "eval_results.txt", _evaluate(recipe, splits["dev"])
-    )
+    results = _evaluate(recipe, splits["dev"], writes_examples=True)
+    run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
 
   if FLAGS.do_predict:
     _predict(recipe, splits["test"])
@@ -239,14 +239,17 @@ def _scores(split: ChoiceSplit, logits: np.ndarray) -> dict[str, float]:
 
 
 def _evaluate(
-  recipe: finetuning.Recipe, split: ChoiceSplit
+  recipe: finetuning.Recipe, split: ChoiceSplit, writes_examples: bool = False
 ) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
   logits = _predict_logits(recipe, split, FLAGS.eval_batch_size)
   scores = _scores(split, logits)
-  return recipe.report_scores(
-    {f"eval_{name}": score for name, score in scores.items()}
-  )
+  results = {f"eval_{name}": score for name, score in scores.items()}
+  if writes_examples:
+    choice_report.write_examples(
+      FLAGS.output_dir, "dev", split.examples, logits, results
+    )
+  return recipe.report_scores(results)
 
 
 def _predict(recipe: finetuning.Recipe, split: ChoiceSplit) -> None:
@@ -263,10 +266,13 @@ def _predict(recipe: finetuning.Recipe, split: ChoiceSplit) -> None:
   )
   path = os.path.join(FLAGS.output_dir, "test_predictions.tsv")
   logging.info("Predictions of %d examples are in %s.", len(logits), path)
+  scores = None
   if all(example.label is not None for example in split.examples):
-    run_folder.write_results(
-      FLAGS.output_dir, "test_scores.txt", _scores(split, logits)
-    )
+    scores = _scores(split, logits)
+    run_folder.write_results(FLAGS.output_dir, "test_scores.txt", scores)
+  choice_report.write_examples(
+    FLAGS.output_dir, "test", split.examples, logits, scores
+  )
 
 
 if __name__ == "__main__":

@@ -7,5 +7,10 @@ overview               parts of all runs: scores, curves, data, commands
 run_files, run_log     what a run left in its folder
 example_files          evaluated examples that programs hand over for the page
 classification_report  parts about texts with labels or values
+tagging_report         parts about tagged words
+question_report        parts about questions and answers
+choice_report          parts about choices of what follows
+grid_report            the part about the runs of run_glue.py
+comparison             a page of several runs next to each other
 score_intervals        confidence intervals by resampling
 """

@@ -41,12 +41,14 @@ class Cell(NamedTuple):
   Attributes:
     text: Its text.
     value: Its color, from 0 to 1.
-    facets: The filters that a click sets; None if it cannot be clicked.
+    facets: The filters that a click sets; None if it sets none.
+    link: Address that it leads to, or None.
   """
 
   text: str
   value: float
   facets: dict[str, str] | None = None
+  link: str | None = None
 
 
 class _Axis(NamedTuple):
@@ -80,6 +82,7 @@ def line_chart(
     curves: Its curves. Long ones are thinned out.
     from_zero: Whether the vertical axis begins at 0.
   """
+  colors = {curve.name: i % _NUM_COLORS for i, curve in enumerate(curves)}
   curves = [_thin_out(curve) for curve in curves if curve.points]
   if not curves:
     return None
@@ -89,12 +92,12 @@ def line_chart(
   lowest = min(0.0, *ys) if from_zero else min(ys)
   y_axis = _Axis(*_widen(lowest, max(ys)), _BOTTOM, _TOP)
   drawn, hover = [], []
-  for number, curve in enumerate(curves):
+  for curve in curves:
     places = [(x_axis.place(x), y_axis.place(y)) for x, y in curve.points]
     drawn.append(
       {
         "name": curve.name,
-        "color": f"c{number % _NUM_COLORS}",
+        "color": f"c{colors[curve.name]}",
         "is_line": curve.is_line,
         "path": " ".join(f"{x},{y}" for x, y in places),
         "dots": places if curve.has_dots or len(places) == 1 else [],
@@ -190,6 +193,7 @@ def heat_map(
             "text": cell.text,
             "percent": round(_FULLEST_CELL * min(max(cell.value, 0.0), 1.0)),
             "facets": cell.facets,
+            "link": cell.link,
           }
           for cell in cells
         ],

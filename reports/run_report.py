@@ -10,12 +10,16 @@ from absl import logging
 import tensorflow as tf
 
 from errors import UserError
+from reports import choice_report
 from reports import classification_report
 from reports import example_files
+from reports import grid_report
 from reports import overview
 from reports import page
+from reports import question_report
 from reports import run_files
 from reports import run_log
+from reports import tagging_report
 
 FILE = "report.html"
 MOST_BYTES = 2_000_000
@@ -36,10 +40,14 @@ class _ExampleKind(NamedTuple):
 
 
 _KINDS = {
-  kind: _ExampleKind(
-    classification_report.make_part, classification_report.compute_intervals
+  kind: _ExampleKind(module.make_part, module.compute_intervals)
+  for module in (
+    classification_report,
+    tagging_report,
+    question_report,
+    choice_report,
   )
-  for kind in classification_report.KINDS
+  for kind in module.KINDS
 }
 
 
@@ -70,7 +78,8 @@ def make_page(folder: str) -> str:
   log = run_log.read_lines(log_file) if has_log else []
   results = run_files.read_results(folder)
   contents = _read_examples(folder)
-  if not (commands or settings or log or results or contents):
+  grid = run_files.read_optional_json(folder, grid_report.FILE)
+  if not (commands or settings or log or results or contents or grid):
     raise UserError(
       f"--run={folder} holds neither scores nor a log of a training. Pass the "
       "--output_dir of a run."
@@ -81,6 +90,8 @@ def make_page(folder: str) -> str:
     known = _KINDS[content.kind].compute_intervals(content)
     intervals.setdefault(file, {}).update(known)
   first = [overview.make_scores_part(results, intervals, commands, log)]
+  if grid:
+    first.insert(0, grid_report.make_part(folder, grid))
   curves = overview.make_curves_part(log)
   last = [
     overview.make_data_part(

@@ -65,7 +65,7 @@ def format_intervals(
       if name.endswith(f"_{candidate}") and len(candidate) > len(short):
         short = candidate
     is_same = short in computed and math.isclose(
-      computed[short], score, rel_tol=1e-9, abs_tol=1e-12
+      computed[short], score, rel_tol=1e-4, abs_tol=1e-9
     )
     if is_same and short in intervals:
       low, high = intervals[short]

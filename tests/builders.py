@@ -159,6 +159,14 @@ def read_results(run):
   }
 
 
+def assert_has_report(run, *splits):
+  """Asserts that a run has its page, made from the examples of its splits."""
+  page = (run / "report.html").read_text(encoding="utf-8")
+  assert all(f"Examples of {split}</h2>" in page for split in splits)
+  (command,) = json.loads((run / "report_run.json").read_text())["commands"]
+  assert f"--output_dir={run}" in command["arguments"]
+
+
 def read_table(path):
   """Returns the rows of a file of tab-separated values."""
   with open(path, newline="", encoding="utf-8") as reader:

@@ -578,6 +578,14 @@ PROGRAMS = {
         output_file="out/loss.png",
       ),
     ),
+    Program(
+      "report",
+      "report.py",
+      _flags(
+        run="{inputs}/pretrained/out,{inputs}/teacher/out",
+        output_file="out/runs.html",
+      ),
+    ),
   )
 }
 
@@ -614,5 +622,10 @@ READERS = (
     "plot of a run",
     "plot_training.py",
     _flags(runs="{run}", output_file="loss.png"),
+  ),
+  Program(
+    "report of a run",
+    "report.py",
+    _flags(run="{run}", output_file="run.html"),
   ),
 )

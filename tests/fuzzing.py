@@ -57,6 +57,9 @@ import plot_training
 from pretraining import corpus
 from pretraining import input_pipeline
 from pretraining import record_formats
+from reports import example_files
+from reports import run_files
+from reports import run_report
 import run_glue
 from tasks import classification
 from tasks import classifier_config
@@ -1151,6 +1154,63 @@ def _read_cache(folder):
   return _comparable({"logits": logits})
 
 
+# Kind of the examples for a page -> one of them.
+_REPORT_ROWS = {
+  "single_label": dict(
+    id="7",
+    text_a="a cat",
+    text_b=None,
+    label="yes",
+    prediction="no",
+    probabilities=[0.25, 0.75],
+  ),
+  "tagging": dict(
+    words=["Bo", "ran"], tags=["B-p", "O"], prediction=["O", "O"], line=3
+  ),
+  "span": dict(
+    id="7",
+    question="who",
+    context="Bo ran",
+    is_cut=[False, True],
+    answers=["Bo"],
+    answer_spans=[[0, 2]],
+    prediction="ran",
+    span=[3, 6],
+    n_best=[["ran", 0.5]],
+    exact=0.0,
+    f1=0.5,
+  ),
+  "multiple_choice": dict(
+    id="7",
+    context="Bo",
+    choices=["ran", "sat"],
+    label=1,
+    prediction=0,
+    probabilities=[0.75, 0.25],
+  ),
+}
+
+
+def _write_report_examples(kind, folder, rng):
+  labels = {"single_label": ["yes", "no"], "tagging": ["B-p", "O"]}
+  example_files.write(
+    folder,
+    "dev",
+    kind,
+    3,
+    lambda number: _REPORT_ROWS[kind],
+    labels.get(kind, []),
+    {"eval_accuracy": rng.random()},
+  )
+
+
+def _write_report_run(folder, rng):
+  command = run_files.Command(
+    "run_classifier.py", ["--do_train=true"], rng.random(), ["A warning."]
+  )
+  run_files.add_command(folder, command)
+
+
 def _write_log(folder, rng):
   _write(
     folder,
@@ -1470,6 +1530,23 @@ KINDS = (
     "training_log.jsonl",
     _write_log,
     lambda folder: plot_training.read_log(folder, "loss"),
+    is_json=True,
+  ),
+  *(
+    Kind(
+      f"examples for the page, {kind}",
+      "report_dev.jsonl",
+      functools.partial(_write_report_examples, kind),
+      lambda folder: run_report.make_page(folder),
+      is_json=True,
+    )
+    for kind in _REPORT_ROWS
+  ),
+  Kind(
+    "commands for the page",
+    "report_run.json",
+    _write_report_run,
+    lambda folder: run_report.make_page(folder),
     is_json=True,
   ),
   Kind(

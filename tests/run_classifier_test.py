@@ -14,6 +14,7 @@ from tasks import distillation
 
 def test_classifier_learns_evaluates_and_predicts(classify):
   run = classify(do_train=True, do_eval=True, do_predict=True)
+  builders.assert_has_report(run, "dev", "test")
   results = builders.read_results(run)
   assert (
     list(results)

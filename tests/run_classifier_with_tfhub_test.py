@@ -52,6 +52,7 @@ def test_encoders_from_the_hub_are_trained(classify_with_hub, hub_folder):
     hub_folder, do_train=True, do_eval=True, do_predict=True
   )
   assert builders.read_results(run)["global_step"] == 27
+  builders.assert_has_report(run, "dev", "test")
   before = (run / "test_results.tsv").read_bytes()
   trained = checkpoint.open_checkpoint(str(run))
   assert {"output_weights", "output_bias"} <= set(trained.shapes)

@@ -13,6 +13,7 @@ import run_ner
 
 def test_words_are_tagged(tag):
   run = tag(do_train=True, do_eval=True, do_predict=True, eval_every_steps=20)
+  builders.assert_has_report(run, "dev", "test")
   results = builders.read_results(run)
   assert results["eval_f1"] == results["eval_pet_recall"] == 1.0
   assert results["eval_accuracy"] == 1.0

@@ -146,6 +146,7 @@ def test_pretraining_runs_evaluates_and_resumes(
   records, pretrain, init_checkpoint
 ):
   run = pretrain(records, do_eval=True, init_checkpoint=init_checkpoint)
+  builders.assert_has_report(run)
   results = dict(
     line.split(" = ")
     for line in (run / "eval_results.txt").read_text().splitlines()

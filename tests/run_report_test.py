@@ -1,10 +1,10 @@
 """Tests of run_report.py: the pages of runs."""
 
-import html.parser
 import json
-import pathlib
 import re
 
+import browser
+import html_pages
 import numpy as np
 import pytest
 
@@ -21,53 +21,6 @@ HOSTILE = (
   '<script>alert(1)</script> "><img src=x onerror=alert(2)> </style> \ud800'
 )
 RIGHT_TO_LEFT = "שלום עולם"
-VOID = {"meta", "input", "br", "img", "line", "circle", "polyline"}
-
-
-class Page(html.parser.HTMLParser):
-  """The elements of a page, and its text."""
-
-  def __init__(self, text):
-    super().__init__()
-    self.open, self.elements, self.texts, self.cells = [], [], [], []
-    self.feed(text)
-    assert not self.open
-
-  def handle_starttag(self, tag, attrs):
-    self.elements.append((tag, dict(attrs)))
-    if tag not in VOID:
-      self.open.append(tag)
-    if tag in ("td", "th"):
-      self.cells.append("")
-
-  def handle_endtag(self, tag):
-    if tag not in VOID:
-      assert self.open.pop() == tag
-
-  def handle_data(self, data):
-    if self.open[-1:] not in (["style"], ["script"]):
-      self.texts.append(data)
-    if {"td", "th"} & set(self.open):
-      self.cells[-1] += data
-
-  @property
-  def text(self):
-    return "".join(self.texts)
-
-  def attributes(self, tag):
-    return [attributes for name, attributes in self.elements if name == tag]
-
-  def facets(self):
-    """Returns the facets of the examples."""
-    items = [a for a in self.attributes("li") if "data-facets" in a]
-    return [json.loads(item["data-facets"]) for item in items]
-
-
-def read_page(folder):
-  path = run_report.write(str(folder))
-  text = pathlib.Path(path).read_text()
-  assert len(text.encode()) <= run_report.MOST_BYTES
-  return Page(text)
 
 
 def classify(folder, texts, kind=heads.SINGLE_LABEL, labels=("no", "yes")):
@@ -101,7 +54,7 @@ def classify(folder, texts, kind=heads.SINGLE_LABEL, labels=("no", "yes")):
 def test_text_of_data_is_never_markup(tmp_path):
   texts = [HOSTILE, RIGHT_TO_LEFT, HOSTILE, "x"]
   classify(tmp_path, texts, labels=(HOSTILE.strip("\ud800 "), "'yes' & \"no\""))
-  page = read_page(tmp_path)
+  page = html_pages.read_page(tmp_path)
   assert len(page.attributes("script")) == len(page.attributes("style")) == 1
   assert not page.attributes("img")
   assert page.text.count("onerror=alert(2)>") >= 2
@@ -118,7 +71,7 @@ def test_text_of_data_is_never_markup(tmp_path):
 
 def test_scores_are_those_of_the_result_file(tmp_path):
   scores = classify(tmp_path, ["a", "b", "c", "d"] * 10)
-  cells = read_page(tmp_path).cells
+  cells = html_pages.read_page(tmp_path).cells
   for name, score in scores.items():
     place = cells.index(name)
     assert cells[place + 1] == str(score)
@@ -128,7 +81,7 @@ def test_scores_are_those_of_the_result_file(tmp_path):
 
 def test_cells_of_the_matrix_lead_to_examples(tmp_path):
   classify(tmp_path, ["a", "b", "c", "d"] * 2)
-  page = read_page(tmp_path)
+  page = html_pages.read_page(tmp_path)
   buttons = [a for a in page.attributes("button") if "data-list" in a]
   assert len(buttons) == 4
   for button in buttons:
@@ -140,7 +93,7 @@ def test_cells_of_the_matrix_lead_to_examples(tmp_path):
 def test_many_predictions_stay_below_two_megabytes(tmp_path):
   texts = [f"{i} " + "<&> a long text " * 30 for i in range(10_000)]
   classify(tmp_path, texts)
-  page = read_page(tmp_path)
+  page = html_pages.read_page(tmp_path)
   shown = page.facets()
   assert 500 < len(shown) < 10_000
   assert f"A sample: {len(shown)} of 10000 examples" in page.text
@@ -157,7 +110,7 @@ def test_curves_show_the_values_of_the_log(tmp_path):
   (tmp_path / "training_log.jsonl").write_text(
     "\n".join(map(json.dumps, lines))
   )
-  figures = read_page(tmp_path).attributes("figure")
+  figures = html_pages.read_page(tmp_path).attributes("figure")
   curves = {}
   for figure in figures:
     for curve in json.loads(figure["data-curves"]):
@@ -185,3 +138,38 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     run_report.make_page(str(tmp_path))
   with pytest.raises(errors.UserError, match="is no folder"):
     run_report.make_page(str(tmp_path / "x"))
+
+
+VISIBLE = "document.querySelectorAll('ul.items > li:not([hidden])').length"
+
+
+@pytest.mark.large
+def test_filters_and_links_work_in_a_browser(tmp_path):
+  """Nothing leaves the page, and text of the data stays text."""
+  classify(tmp_path, [HOSTILE, RIGHT_TO_LEFT, "x", "y"] * 20)
+  path = run_report.write(str(tmp_path))
+  with browser.opened() as page:
+    page.open(path)
+    assert page.evaluate(VISIBLE) == 40
+    page.evaluate("document.querySelector('button.more').click()")
+    assert page.evaluate(VISIBLE) == 80
+    page.evaluate("document.querySelector('td button').click()")
+    assert page.evaluate(VISIBLE) == 20
+    page.evaluate(
+      "const search = document.querySelector('input[type=search]');"
+      "search.value = 'onError'; search.dispatchEvent(new Event('input'))"
+    )
+    assert page.evaluate(VISIBLE) == 10
+    # The arrow keys show the values of a chart.
+    page.evaluate(
+      "document.querySelector('figure svg').dispatchEvent("
+      "new KeyboardEvent('keydown', {key: 'ArrowRight'}))"
+    )
+    output = "document.querySelector('figure output').textContent"
+    shown = page.evaluate(output)
+    assert shown == "probability 0: perfect calibration 0"
+    assert page.evaluate(
+      "document.documentElement.scrollWidth"
+    ) <= page.evaluate("window.innerWidth")
+    assert page.requests == [f"file://{path}"]
+    assert not page.errors

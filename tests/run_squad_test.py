@@ -19,6 +19,7 @@ def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
     predict_file=file,
     eval_every_steps=100,
   )
+  builders.assert_has_report(run, "dev")
   results = builders.read_results(run)
   assert list(results) == ["exact_match", "f1", "global_step"]
   assert results["exact_match"] > 90

@@ -88,6 +88,7 @@ def test_examples_may_have_different_numbers_of_choices(choose, tmp_path):
       path.write_text(json.dumps(article), encoding="utf-16")
   flags = {f"{split}_file": split for split in ("train", "dev", "test")}
   run = choose(do_train=True, do_eval=True, do_predict=True, **flags)
+  builders.assert_has_report(run, "dev", "test")
   results = builders.read_results(run)
   # A missing choice with a probability would add to the loss.
   assert results["eval_accuracy"] == 1.0 and results["eval_loss"] < 0.1
