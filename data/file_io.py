@@ -151,8 +151,9 @@ def read_bytes(path: str) -> bytes:
     ) from error
 
 
-def read_content(path: str) -> bytes:
+def read_content(path: str | os.PathLike) -> bytes:
   """Returns the content of a file, decompressed if it is named `.gz`."""
+  path = os.fspath(path)
   if _is_compressed(path):
     return b"".join(_read_chunks(path))
   return read_bytes(path)

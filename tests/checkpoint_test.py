@@ -54,7 +54,7 @@ def test_a_pooler_is_new_where_the_weights_have_none(tmp_path, caplog):
   checkpoint.write(prefix, without)
   model = builders.random_variables(seed=2)
   kernel = model["bert/pooler/dense/kernel"].numpy()
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     checkpoint.restore(model, prefix)
   assert (
     "newly initialized: bert/pooler/dense/bias, bert/pooler/dense/kernel"

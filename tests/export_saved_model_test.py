@@ -23,6 +23,7 @@ import tf_keras
 import checkpoint
 from data import encoding
 from data import file_io
+from data import tokenizer_settings
 from errors import UserError
 import export_saved_model
 import heads
@@ -522,6 +523,10 @@ def test_weights_of_an_unknown_classifier_are_refused(classify, serve_eagerly):
 
 class Served:
   """Stands for a model with signatures."""
+
+  preprocessor = types.SimpleNamespace(
+    text_settings=tokenizer_settings.TokenizerSettings()
+  )
 
   def signatures(self):
     return {}

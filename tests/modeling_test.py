@@ -319,7 +319,7 @@ def test_released_sizes():
 def test_config_round_trip_and_unknown_keys(tmp_path):
   config = builders.tiny_config()
   fields = {**json.loads(config.to_json_string()), "pooler_fc_size": 768}
-  path = tmp_path / "config.json"
+  path = tmp_path / "bert_config.json"
   path.write_text(json.dumps(fields))
   assert modeling.BertConfig.from_json_file(str(path)) == config
 

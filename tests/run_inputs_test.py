@@ -21,7 +21,7 @@ def test_config_of_another_model_is_refused_by_field():
 def test_config_may_change_what_only_training_uses(caplog):
   # A field that the older version of the program did not know is no change.
   new = {"hidden_size": 8, "hidden_dropout_prob": 0.0, "layer_norm_eps": 1e-12}
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     run_inputs.check_config(
       {"hidden_size": 8, "hidden_dropout_prob": 0.1}, new, "run"
     )

@@ -151,7 +151,7 @@ def test_long_evaluations_show_how_far_they_are(monkeypatch, caplog):
   clock = iter([0.0, 4.0, 20.0, 21.0])
   monkeypatch.setattr(training_log.time, "monotonic", lambda: next(clock))
   counter = training_log.ExampleCounter()
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     for _ in range(3):
       counter.add(32)
   assert [record.message for record in caplog.records] == [
