@@ -22,6 +22,7 @@ from data import locks
 from errors import UserError
 from reports import comparison
 from reports import page
+from reports import records_report
 from reports import run_report
 
 FLAGS = flags.FLAGS
@@ -34,31 +35,39 @@ def define_flags() -> None:
     "run",
     None,
     "Folder of a run, its --output_dir; or several, separated by commas, to "
-    "compare.",
+    "compare. With --vocab_file, files of pre-training records.",
     required=True,
+  )
+  flags.DEFINE_string(
+    "vocab_file",
+    None,
+    "Vocabulary of pre-training records, to show some of them as text.",
   )
   flags.DEFINE_string(
     "output_file",
     None,
     "HTML file to write; by default report.html in the folder of the run. "
-    "Several runs need it.",
+    "Several runs and records need it.",
   )
 
 
 def main(_):
   if not FLAGS.run:
     raise UserError("--run names no folder. Pass an --output_dir.")
-  if len(FLAGS.run) == 1:
-    content = run_report.make_page(FLAGS.run[0])
-    path = os.path.join(FLAGS.run[0], run_report.FILE)
-  elif FLAGS.output_file:
-    content = comparison.make_page(FLAGS.run)
-  else:
+  path = FLAGS.output_file
+  is_one_run = len(FLAGS.run) == 1 and not FLAGS.vocab_file
+  if not (path or is_one_run):
     raise UserError(
-      f"--run={','.join(FLAGS.run)} names several runs: pass --output_file for "
-      "the page that compares them."
+      f"--run={','.join(FLAGS.run)} is not the folder of one run: pass "
+      "--output_file for the page."
     )
-  path = FLAGS.output_file or path
+  if FLAGS.vocab_file:
+    content = records_report.make_page(",".join(FLAGS.run), FLAGS.vocab_file)
+  elif is_one_run:
+    content = run_report.make_page(FLAGS.run[0])
+    path = path or os.path.join(FLAGS.run[0], run_report.FILE)
+  else:
+    content = comparison.make_page(FLAGS.run)
   _write(path, content)
   print(path)
 

@@ -12,5 +12,7 @@ question_report        parts about questions and answers
 choice_report          parts about choices of what follows
 grid_report            the part about the runs of run_glue.py
 comparison             a page of several runs next to each other
+earlier_files          parts about runs without files of examples
+records_report         a page of pre-training records
 score_intervals        confidence intervals by resampling
 """

@@ -102,7 +102,11 @@ def make_curves_part(log: list[run_log.LogLine]) -> page.Part | None:
   }
   parts = sorted(of_training - _OTHER_ENTRIES - {"loss"})
   if parts:
-    curves = [charts.Curve(name, read(name)) for name in parts]
+    curves = []
+    for name in parts:
+      curves.append(charts.Curve(name, read(name)))
+      points = read(name, of_evaluations=True)
+      curves.append(charts.Curve(f"{name}, evaluation", points, has_dots=True))
     drawn.append(charts.line_chart("Parts of the loss", "step", curves, True))
   scores = []
   for name in sorted(entries - of_training - {"global_step"}):

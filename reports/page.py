@@ -21,7 +21,7 @@ from data import file_io
 
 _TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
 # Bytes of HTML around the texts of an item of a list.
-_ITEM_BYTES = 600
+_ITEM_BYTES = 400
 
 
 class Part(NamedTuple):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from errors import UserError
 from reports import choice_report
 from reports import classification_report
+from reports import earlier_files
 from reports import example_files
 from reports import grid_report
 from reports import overview
@@ -72,28 +73,49 @@ def make_page(folder: str) -> str:
   if not tf.io.gfile.isdir(folder):
     raise UserError(f"--run={folder} is no folder. Pass an --output_dir.")
   commands = run_files.read_commands(folder)
-  settings = run_files.read_settings(folder)
+  results = run_files.read_results(folder)
+  contents = _read_examples(folder)
   log_file = run_log.log_file(folder)
   has_log = tf.io.gfile.exists(log_file)
   log = run_log.read_lines(log_file) if has_log else []
-  results = run_files.read_results(folder)
-  contents = _read_examples(folder)
   grid = run_files.read_optional_json(folder, grid_report.FILE)
-  if not (commands or settings or log or results or contents or grid):
+  earlier = earlier_files.make_parts(folder, [c.split for c in contents])
+  if not (commands or log or results or contents or grid or earlier):
     raise UserError(
       f"--run={folder} holds neither scores nor a log of a training. Pass the "
       "--output_dir of a run."
     )
-  intervals = {}
-  for content in contents:
-    file = _result_file(content.split)
-    known = _KINDS[content.kind].compute_intervals(content)
-    intervals.setdefault(file, {}).update(known)
-  first = [overview.make_scores_part(results, intervals, commands, log)]
+  first = [_make_scores_part(results, contents, commands, log)]
   if grid:
     first.insert(0, grid_report.make_part(folder, grid))
+  last = [*earlier, *_make_last_parts(folder, commands, log)]
+  name = os.path.basename(os.path.abspath(folder))
+  for budget in _BUDGETS:
+    share = budget // max(1, len(contents))
+    parts = [_KINDS[c.kind].make_part(c, share) for c in contents]
+    text = page.render(
+      name, _describe(commands, results), [*first, *parts, *last]
+    )
+    if len(text.encode("utf-8", "replace")) <= MOST_BYTES:
+      break
+  return text
+
+
+def _make_scores_part(results, contents, commands, log) -> page.Part:
+  """Returns the part with the scores and their intervals."""
+  intervals: dict[str, dict[str, str]] = {}
+  for content in contents:
+    known = _KINDS[content.kind].compute_intervals(content)
+    intervals.setdefault(_result_file(content.split), {}).update(known)
+  return overview.make_scores_part(results, intervals, commands, log)
+
+
+def _make_last_parts(folder: str, commands, log) -> list[page.Part]:
+  """Returns the parts about the training, its data and the commands."""
+  settings = run_files.read_settings(folder)
   curves = overview.make_curves_part(log)
-  last = [
+  return [
+    *([curves] if curves else []),
     overview.make_data_part(
       folder,
       run_files.read_model_config(folder),
@@ -103,17 +125,6 @@ def make_page(folder: str) -> str:
     ),
     overview.make_commands_part(commands, settings),
   ]
-  if curves:
-    last.insert(0, curves)
-  name = os.path.basename(os.path.abspath(folder))
-  subtitle = _describe(commands, results)
-  for budget in _BUDGETS:
-    share = budget // max(1, len(contents))
-    parts = [_KINDS[c.kind].make_part(c, share) for c in contents]
-    text = page.render(name, subtitle, [*first, *parts, *last])
-    if len(text.encode("utf-8", "replace")) <= MOST_BYTES:
-      break
-  return text
 
 
 def _read_examples(folder: str) -> list[example_files.ExampleFile]:

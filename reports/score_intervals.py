@@ -10,7 +10,7 @@ import numpy as np
 _SEED = 1
 _MOST_RESAMPLES, _FEWEST_RESAMPLES = 1000, 100
 # Values that all resamples together may touch.
-_MOST_VALUES = 2e7
+_MOST_VALUES = 8e6
 _PERCENTILES = (2.5, 97.5)
 
 
