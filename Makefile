@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test test-large lint site clean
 
 quickstart: $(VENV)/run.installed
-	$(BIN)/python quickstart.py
+	$(BIN)/python docs/quickstart.py
 
 # One process per core, but at most four because of their memory. A module stays
 # in one process, whose tests share trained models.

@@ -1,4 +1,4 @@
-"""Tests of quickstart.py, without the runs that take minutes."""
+"""Tests of docs/quickstart.py, without the runs that take minutes."""
 
 import importlib
 import json
@@ -9,9 +9,9 @@ import zipfile
 import builders
 import numpy as np
 import pytest
+import quickstart
 
 from errors import UserError
-import quickstart
 
 SCORES = {
   "pretraining_before": {

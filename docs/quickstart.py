@@ -10,8 +10,6 @@ quickstart/, where the next tour replaces them.
 
 from __future__ import annotations
 
-import launch  # First: from here on a signal ends the program quietly.
-
 import json
 import os
 import pathlib
@@ -23,12 +21,16 @@ from typing import Any
 import zipfile
 import zlib
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import launch
+
 import numpy as np
 
 from data import locks
 from errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = pathlib.Path("quickstart")
 MODEL = WORK / "minilm"
 # MiniLM, 6 layers of 384 units (Wang et al., 2020), trained for sentence
