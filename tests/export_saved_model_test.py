@@ -367,6 +367,7 @@ def test_encoders_need_nothing_but_their_folder(
     np.testing.assert_allclose(answer, expected[text, : len(answer)], atol=1e-5)
 
 
+@pytest.mark.large
 def test_encoders_without_a_pooler_have_no_pooled_output(
   init_checkpoint, serve, tmp_path
 ):
@@ -383,6 +384,7 @@ def test_encoders_without_a_pooler_have_no_pooled_output(
   )
 
 
+@pytest.mark.large
 def test_encoders_can_be_trained_through_the_hub(
   exported_encoder, init_checkpoint, vocab_file
 ):

@@ -188,6 +188,7 @@ def test_regression(classify):
   assert not (run / "confusion_matrix.tsv").exists()
 
 
+@pytest.mark.large
 def test_rare_labels_count_more_by_their_weight(classify):
   train = classify.data_dir / "train.tsv"
   # The texts are all the same, so the model learns how frequent each label is.

@@ -46,7 +46,13 @@ def _change_rows(path):
   path.write_text(path.read_text().replace("sat", "lay"))
 
 
-@pytest.fixture(params=[run_classifier, run_ner, run_squad])
+@pytest.fixture(
+  params=[
+    run_classifier,
+    pytest.param(run_ner, marks=pytest.mark.large),
+    pytest.param(run_squad, marks=pytest.mark.large),
+  ]
+)
 def training(request):
   """Function that trains a little, and the file that it trains on."""
   if request.param is run_squad:

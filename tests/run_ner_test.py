@@ -48,6 +48,7 @@ def test_words_are_tagged(tag):
   assert not (other / "test_scores.txt").exists()
 
 
+@pytest.mark.large
 def test_a_tagger_has_a_pooler_if_its_weights_have(
   tag, init_checkpoint, tmp_path
 ):

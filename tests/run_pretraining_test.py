@@ -189,6 +189,7 @@ def test_pretraining_in_bfloat16(records, pretrain):
   assert reader.get_tensor("bert/pooler/dense/kernel").dtype == np.float32
 
 
+@pytest.mark.large
 def test_pretraining_with_every_option_of_the_engine(records, pretrain):
   run = pretrain(
     records,
