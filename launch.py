@@ -50,9 +50,6 @@ _LONGEST_DAMAGE = 200
 # Time that a program which saves nothing has for cleaning up after a signal.
 _SECONDS_TO_END = 1.0
 
-# A flag with a path in the home folder.
-_HOME = re.compile(r"(?P<flag>--?\w+=)(?P<path>~[/\\].*)", re.DOTALL)
-
 # Errors of file systems, in the form in which TensorFlow reports them.
 _FILE_ERROR = re.compile(
   r"^(?P<path>[^\n;]+); (?P<reason>No space left on device|Permission denied|"
@@ -156,15 +153,12 @@ def _read_arguments() -> list[str]:
   """Returns the command line, read as UTF-8 whatever the locale says.
 
   With `LC_ALL=C`, Python does not decode bytes that are not ASCII. An argument
-  that is not UTF-8 stays as it is. Shells leave the `~` in `--flag=~/file`.
+  that is not UTF-8 stays as it is.
   """
   arguments = []
   for argument in sys.argv:
     with contextlib.suppress(UnicodeError):
       argument = os.fsencode(argument).decode("utf-8")
-    home = _HOME.fullmatch(argument)
-    if home:
-      argument = home["flag"] + os.path.expanduser(home["path"])
     arguments.append(argument)
   return arguments
 

@@ -23,7 +23,6 @@ from absl import flags
 from command_line import flag_help
 import common_flags
 from data import file_io
-from data import text_decoding
 from errors import UserError
 import heads
 from serving import text_answers
@@ -31,7 +30,6 @@ from serving import text_answers
 FLAGS = flags.FLAGS
 
 _SEPARATOR = "|||"
-_MASKS = ("[MASK]", "<mask>")
 _NUM_SHOWN = 5
 
 
@@ -64,18 +62,17 @@ def define_flags() -> None:
 
 def main(_):
   rows = _read_rows()
-  texts = " ".join(part for row in rows for part in row)
-  fills_masks = any(mask in texts for mask in _MASKS)
   model = text_answers.TextAnswers(
-    FLAGS.model, fills_masks, FLAGS.top_k, common_flags.compute_dtype()
+    FLAGS.model, FLAGS.top_k, common_flags.compute_dtype()
   )
+  show = _SHOWN[model.choose_head(rows).name]
   for row, answer in zip(rows, model.answer(rows)):
     if FLAGS.json:
       fields = {"text": row[0] if len(row) == 1 else list(row), **answer}
       print(json.dumps(fields))
     else:
-      shown = _SHOWN[model.head.name](answer)
-      print("\n".join([_shorten(f" {_SEPARATOR} ".join(row)), *shown]))
+      shown = _shorten(f" {_SEPARATOR} ".join(row))
+      print("\n".join([shown, *show(answer)]))
 
 
 # --- Texts -------------------------------------------------------------------
@@ -90,14 +87,12 @@ def _read_rows() -> list[text_answers.Row]:
   if bool(FLAGS.question) != bool(FLAGS.context_file):
     raise UserError("Pass --question and --context_file together.")
   if FLAGS.question:
-    content = file_io.read_bytes(FLAGS.context_file)
-    context = text_decoding.decode(content, FLAGS.context_file)
+    context = file_io.read_text(FLAGS.context_file)
     return [(question, context) for question in FLAGS.question]
   if FLAGS.text:
     texts = list(FLAGS.text)
   elif FLAGS.input_file:
-    content = file_io.read_bytes(FLAGS.input_file)
-    texts = text_decoding.decode(content, FLAGS.input_file).splitlines()
+    texts = list(file_io.read_lines(FLAGS.input_file))
   else:
     texts = list(file_io.read_standard_input())
   rows = []

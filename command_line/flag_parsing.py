@@ -12,8 +12,8 @@ from absl import flags
 from command_line import flag_help
 from errors import UserError
 
-# What people call some flags who come from other programs -> our names, of
-# which a program has one or more.
+# Names of flags in other programs -> our names for the same thing, of which a
+# program has one or more.
 _OTHER_NAMES = {
   "lr": ["learning_rate"],
   "epochs": ["num_train_epochs"],
@@ -31,7 +31,6 @@ _OTHER_NAMES = {
   "config_file": ["bert_config_file"],
   "vocab": ["vocab_file"],
   "task": ["task_name"],
-  "gpus": ["num_gpus", "use_tpu"],
   "fp16": ["precision"],
   "bf16": ["precision"],
   "warmup_ratio": ["warmup_proportion"],
@@ -46,8 +45,8 @@ _BOOLEANS = {
   **dict.fromkeys(("true", "yes", "t", "y", "1"), "true"),
   **dict.fromkeys(("false", "no", "f", "n", "0"), "false"),
 }
-# Flags whose values are paths, or lists of paths.
-_PATH_FLAG = re.compile(r"model|.*_(file|dir|checkpoint|path)")
+# A flag or a value that begins in the home folder; `~a` is no path.
+_HOME = re.compile(r"(?P<flag>--?\w+=)?(?P<path>~[/\\].*)", re.DOTALL)
 _NUM_SUGGESTIONS = 3
 
 
@@ -82,8 +81,8 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 def _normalize(argv: Sequence[str]) -> list[str]:
   """Returns a command line as absl understands it.
 
-  `--flag True` becomes `--flag=True`, and `~` at the beginning of a path the
-  home folder: a shell replaces neither after `=`.
+  `--flag True` becomes `--flag=true`. In `--flag=~/file` the home folder
+  replaces `~`, which shells do only at the beginning of a word.
   """
   words: list[str] = []
   for word in argv:
@@ -92,18 +91,11 @@ def _normalize(argv: Sequence[str]) -> list[str]:
     if is_value and flags.FLAGS[previous].boolean and word.lower() in _BOOLEANS:
       words[-1] += f"={_BOOLEANS[word.lower()]}"
       continue
-    name, equals, value = word.partition("=")
-    flag = _flag_name(name)
-    if equals and flag and _PATH_FLAG.fullmatch(flag):
-      word = f"{name}={_expand_home(value)}"
-    elif is_value and _PATH_FLAG.fullmatch(previous):
-      word = _expand_home(word)
+    home = _HOME.fullmatch(word)
+    if home and (home["flag"] or is_value):
+      word = (home["flag"] or "") + os.path.expanduser(home["path"])
     words.append(word)
   return words
-
-
-def _expand_home(path: str) -> str:
-  return os.path.expanduser(path) if path.startswith("~") else path
 
 
 def _flag_name(word: str) -> str:

@@ -78,7 +78,7 @@ class _Postponer(importlib.abc.MetaPathFinder):
     spec = importlib.machinery.PathFinder.find_spec(name, path)
     if spec is None or spec.loader is None:
       return None
-    is_ours = os.path.dirname(str(spec.origin)).startswith(_ROOT)
+    is_ours = str(spec.origin).startswith(_ROOT + os.sep)
     is_installed = "site-packages" in str(spec.origin)
     if name != "tensorflow" and (is_installed or not is_ours):
       return None

@@ -34,7 +34,7 @@ def set_up() -> None:
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().setFormatter(_Formatter())
   # Messages of TensorFlow's C++ code: errors only. Its warnings are about ways
-  # of computing, and mean nothing to most people.
+  # of computing, which users do not choose.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

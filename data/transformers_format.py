@@ -40,7 +40,7 @@ _SUFFIXES = (
 # Prefix of the released names of the encoder.
 ENCODER_PREFIX = "bert/"
 
-# A name that is in every encoder; what stands before it differs.
+# A name that every encoder has, after a prefix that differs.
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 _THEIR_ENCODER = "bert."
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
@@ -216,7 +216,7 @@ def _remove_prefix(names: Iterable[str], path: str) -> dict[str, str]:
   model = prefix.rstrip(".").rpartition(".")[2]
   if model in _OTHER_MODELS:
     raise UserError(f"{path} holds a model of the type {model}, not bert.")
-  # What stands before the names of the encoder and of the heads alike.
+  # The prefix of the names of the encoder and of the heads.
   outer = prefix.removesuffix(_THEIR_ENCODER) if model == "bert" else ""
   plain_names: dict[str, str] = {}
   for theirs in names:

@@ -87,9 +87,8 @@ def compute_intervals(content: example_files.ExampleFile) -> dict[str, str]:
   def score(numbers) -> dict[str, float]:
     return {"accuracy": float(np.mean(is_right[numbers]))}
 
-  intervals = score_intervals.compute_intervals(score, len(is_right))
-  return score_intervals.format_intervals(
-    content.scores, score(slice(None)), intervals
+  return score_intervals.describe_intervals(
+    content.scores, score, len(is_right)
   )
 
 

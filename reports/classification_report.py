@@ -170,11 +170,12 @@ def compute_intervals(content: example_files.ExampleFile) -> dict[str, str]:
   texts = ClassifiedTexts(content)
   if not texts.has_labels or not content.is_whole:
     return {}
-  intervals = score_intervals.compute_intervals(
-    texts.compute_scores, len(texts.rows), max(1, len(texts.labels))
+  return score_intervals.describe_intervals(
+    content.scores,
+    texts.compute_scores,
+    len(texts.rows),
+    max(1, len(texts.labels)),
   )
-  computed = texts.compute_scores(slice(None))
-  return score_intervals.format_intervals(content.scores, computed, intervals)
 
 
 # --- Parts -------------------------------------------------------------------

@@ -199,10 +199,7 @@ def compute_intervals(content: example_files.ExampleFile) -> dict[str, str]:
         scores[f"{prefix}f1"] = 100 * float(np.mean(overlap_here[is_here]))
     return scores
 
-  intervals = score_intervals.compute_intervals(score, len(exact))
-  return score_intervals.format_intervals(
-    content.scores, score(slice(None)), intervals
-  )
+  return score_intervals.describe_intervals(content.scores, score, len(exact))
 
 
 # --- Parts -------------------------------------------------------------------
@@ -236,7 +233,7 @@ def make_part(content: example_files.ExampleFile, budget: int) -> page.Part:
     by_length = _average_by(content.rows, _describe_length, lengths)
     tables.append(page.table(["answer", *_COLUMNS], by_length))
   items = [_make_item(row, is_scored) for row in content.rows]
-  # Of each state some, wrong ones first.
+  # Some questions of each state, wrong ones first.
   ranks: collections.Counter[str] = collections.Counter()
   keyed = []
   for number, item in enumerate(items):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,24 @@ _MOST_RESAMPLES, _FEWEST_RESAMPLES = 1000, 100
 # Values that all resamples together may touch.
 _MOST_VALUES = 8e6
 _PERCENTILES = (2.5, 97.5)
+
+
+def describe_intervals(
+  recorded: Mapping[str, float],
+  score_fn: Callable[[Any], Mapping[str, float]],
+  num_examples: int,
+  values_per_example: int = 1,
+) -> dict[str, str]:
+  """Returns the 95 % intervals of recorded scores as text.
+
+  Args:
+    recorded: Scores that the run recorded, whose names may have a prefix.
+    score_fn: Function (index of arrays of examples) -> scores of them.
+    num_examples: Number of examples.
+    values_per_example: See `compute_intervals`.
+  """
+  intervals = compute_intervals(score_fn, num_examples, values_per_example)
+  return format_intervals(recorded, score_fn(slice(None)), intervals)
 
 
 def compute_intervals(

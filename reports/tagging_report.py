@@ -146,11 +146,8 @@ def compute_intervals(content: example_files.ExampleFile) -> dict[str, str]:
       scores.update(_compute_f1(f"{kind}_", *sums[:, column]))
     return scores
 
-  intervals = score_intervals.compute_intervals(
-    score, len(sentences), len(kinds)
-  )
-  return score_intervals.format_intervals(
-    content.scores, score(slice(None)), intervals
+  return score_intervals.describe_intervals(
+    content.scores, score, len(sentences), len(kinds)
   )
 
 

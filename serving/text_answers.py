@@ -13,6 +13,7 @@ A row of the input is a tuple of texts, whose number depends on the head:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 import os
 from typing import Any
 
@@ -34,6 +35,7 @@ from training import model_folder
 
 Row = tuple[str, ...]
 Answer = dict[str, Any]
+AnswerFunction = Callable[[Sequence[Row]], list[Answer]]
 
 _NUM_NEAREST = 3
 _BATCH_SIZE = 64
@@ -70,48 +72,49 @@ def find_head(files: model_folder.ModelFiles) -> heads.Head:
 
 
 class TextAnswers:
-  """Answers texts with the model in a folder.
-
-  Attributes:
-    head: Head of the model. A model with the heads of pre-training is taken for
-      a masked LM if `fills_masks`, otherwise for an encoder.
-    mask: The token for masks.
-  """
+  """Answers texts with a model. A head is loaded when it is first needed."""
 
   def __init__(
-    self,
-    model: str,
-    fills_masks: bool = False,
-    top_k: int = 5,
-    compute_dtype: tf.DType = tf.float32,
+    self, model: str, top_k: int = 5, compute_dtype: tf.DType = tf.float32
   ):
-    """Loads the model.
+    """Finds the files of the model, and its head.
 
     Args:
       model: Folder or name of the model.
-      fills_masks: Whether a model of pre-training fills masks.
       top_k: Number of tokens for each mask.
       compute_dtype: Type of the activations.
 
     Raises:
       UserError: The model cannot be read.
     """
-    files = model_folder.find_model(model)
-    head = find_head(files)
-    is_pretraining = head.name in (heads.PRETRAINING, heads.MASKED_LM)
-    if is_pretraining and not fills_masks:
-      head = heads.HEADS[heads.ENCODER]
-    if fills_masks and not is_pretraining:
-      raise UserError(
-        f"--model={model} has no masked LM, but its head is {head.name}. Pass "
-        "texts without masks, or a model of pre-training."
-      )
-    self.head = head
+    self._files = model_folder.find_model(model)
+    self._head = find_head(self._files)
     self._top_k = top_k
-    if is_pretraining and fills_masks:
-      self._answer = self._load_masked_lm(files, compute_dtype)
-    else:
-      self._answer = self._load_served_model(files, model, compute_dtype)
+    self._compute_dtype = compute_dtype
+    self._answer_functions: dict[str, AnswerFunction] = {}
+    tokenizer = text_model.create_tokenizer(self._files.vocab_file)
+    self._mask = tokenizer.settings.special_tokens.mask
+
+  def choose_head(self, rows: Sequence[Row]) -> heads.Head:
+    """Returns the head that answers rows.
+
+    A model with the heads of pre-training is a masked LM if there are masks in
+    the rows, otherwise an encoder.
+
+    Raises:
+      UserError: There are masks, but no head for them.
+    """
+    has_masks = any(self._mask in part for row in rows for part in row)
+    is_pretraining = self._head.name in (heads.PRETRAINING, heads.MASKED_LM)
+    if has_masks and not is_pretraining:
+      raise UserError(
+        f"A text has {self._mask}. {self._files.init_checkpoint} has no "
+        f"masked LM, but its head is {self._head.name}. Pass texts without masks, or a "
+        "model of pre-training."
+      )
+    if is_pretraining and not has_masks:
+      return heads.HEADS[heads.ENCODER]
+    return self._head
 
   def answer(self, rows: Sequence[Row]) -> list[Answer]:
     """Returns the answer to each row.
@@ -122,33 +125,51 @@ class TextAnswers:
     Raises:
       UserError: A row has another number of texts than the head takes.
     """
-    fewest, most, what = _PARTS.get(self.head.name, _DEFAULT_PARTS)
-    for row in rows:
-      if not fewest <= len(row) <= most:
-        raise UserError(
-          f"{' ||| '.join(row)[:60]!r} has {len(row)} parts, but the "
-          f"{self.head.name} head reads {what}. Separate parts by |||."
-        )
-    if self.head.name == heads.ENCODER:
-      return self._answer(rows)
+    head = self.choose_head(rows)
+    _check_parts(rows, head)
+    if head.name not in self._answer_functions:
+      self._answer_functions[head.name] = self._load(head)
+    answer = self._answer_functions[head.name]
+    if head.name == heads.ENCODER:
+      return answer(rows)
     answers: list[Answer] = []
     for start in range(0, len(rows), _BATCH_SIZE):
-      answers.extend(self._answer(rows[start : start + _BATCH_SIZE]))
+      answers.extend(answer(rows[start : start + _BATCH_SIZE]))
     return answers
 
   # --- Loading ---------------------------------------------------------------
 
-  def _load_masked_lm(
-    self, files: model_folder.ModelFiles, compute_dtype: tf.DType
-  ) -> Callable[[Sequence[Row]], list[Answer]]:
+  def _load(self, head: heads.Head) -> AnswerFunction:
+    if head.name in (heads.PRETRAINING, heads.MASKED_LM):
+      return self._load_masked_lm()
+    loaded = text_model.load_files(self._files, head.name, self._compute_dtype)
+    settings = serving_settings.ServingSettings()
+    if loaded.classifier:
+      settings = settings._replace(
+        problem_type=loaded.classifier.problem_type,
+        labels=loaded.labels,
+        long_text=loaded.classifier.long_text,
+      )
+    preprocessor = signatures.Preprocessor(
+      self._files.vocab_file,
+      loaded.tokenizer.tokenizer,
+      loaded.tokenizer.max_seq_length,
+    )
+    serving_class = getattr(signatures, str(head.serving_class))
+    served = serving_class(loaded.model, preprocessor, settings)
+    return functools.partial(_ANSWERS[head.name], served)
+
+  def _load_masked_lm(self) -> AnswerFunction:
+    files = self._files
     config = modeling.BertConfig.from_json_file(files.bert_config_file)
     tokenizer = text_model.create_tokenizer(files.vocab_file)
     tokenizer.check_special_tokens("mask")
-    settings = tokenizer.settings
     tokenizer = tokenization.FullTokenizer.from_settings(
-      files.vocab_file, settings, never_split=[settings.special_tokens.mask]
+      files.vocab_file, tokenizer.settings, never_split=[self._mask]
     )
-    model = masked_words.MaskedLM(config, files.init_checkpoint, compute_dtype)
+    model = masked_words.MaskedLM(
+      config, files.init_checkpoint, self._compute_dtype
+    )
 
     def answer(rows: Sequence[Row]) -> list[Answer]:
       answers: list[Answer] = []
@@ -166,28 +187,16 @@ class TextAnswers:
 
     return answer
 
-  def _load_served_model(
-    self, files: model_folder.ModelFiles, model: str, compute_dtype: tf.DType
-  ) -> Callable[[Sequence[Row]], list[Answer]]:
-    loaded = text_model.load_model(model, self.head.name, compute_dtype)
-    settings = serving_settings.ServingSettings(labels=loaded.labels)
-    classifier = classifier_config.ClassifierConfig.read(
-      os.path.dirname(files.init_checkpoint)
-    )
-    if classifier:
-      settings = settings._replace(
-        problem_type=classifier.problem_type, long_text=classifier.long_text
+
+def _check_parts(rows: Sequence[Row], head: heads.Head) -> None:
+  """Raises a UserError for a row with a wrong number of texts."""
+  fewest, most, what = _PARTS.get(head.name, _DEFAULT_PARTS)
+  for row in rows:
+    if not fewest <= len(row) <= most:
+      raise UserError(
+        f"{' ||| '.join(row)[:60]!r} has {len(row)} parts, but the "
+        f"{head.name} head reads {what}. Separate parts by |||."
       )
-    batch_tokenizer = loaded.tokenizer
-    preprocessor = signatures.Preprocessor(
-      files.vocab_file,
-      batch_tokenizer.tokenizer,
-      batch_tokenizer.max_seq_length,
-    )
-    serving_class = getattr(signatures, str(self.head.serving_class))
-    served = serving_class(loaded.model, preprocessor, settings)
-    answer_head = _ANSWERS[self.head.name]
-    return lambda rows: answer_head(served, rows)
 
 
 # --- Answers of each head ----------------------------------------------------

@@ -105,13 +105,18 @@ class TextModel(NamedTuple):
       arguments that `tokenizer` returns.
     tokenizer: Makes texts into batches.
     config: Shape of the encoder.
-    labels: Labels in the order of the logits; empty if there are none.
+    classifier: Labels and settings of the head; None if it needs none.
   """
 
   model: tf.Module
   tokenizer: BatchTokenizer
   config: modeling.BertConfig
-  labels: tuple[str, ...]
+  classifier: classifier_config.ClassifierConfig | None
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """Labels in the order of the logits; empty if there are none."""
+    return self.classifier.labels if self.classifier else ()
 
 
 def load_model(
@@ -131,6 +136,15 @@ def load_model(
       or the weights have no such head.
   """
   files = model_folder.find_model(folder, _SOURCE)
+  return load_files(files, head, compute_dtype)
+
+
+def load_files(
+  files: model_folder.ModelFiles,
+  head: str | None = None,
+  compute_dtype: tf.DType = tf.float32,
+) -> TextModel:
+  """Returns the model in files; see `load_model`."""
   config = modeling.BertConfig.from_json_file(files.bert_config_file)
   classifier = classifier_config.ClassifierConfig.read(
     os.path.dirname(files.init_checkpoint)
@@ -142,20 +156,20 @@ def load_model(
       f"head={head!r} is not the name of a head. Use one of: "
       f"{', '.join(heads.HEADS)}."
     )
-  labels: tuple[str, ...] = ()
-  num_outputs = None
+  of_head = None  # for the encoder of a classifier, its labels mean nothing
   if heads.HEADS[head].is_classifier:
     if classifier is None or classifier.head.name != head:
       raise UserError(
-        f"head={head!r}: {folder} has no classifier.json of such a head, which "
-        "holds its labels. Pass the folder `export` of its training."
+        f"head={head!r}: {os.path.dirname(files.init_checkpoint)} has no "
+        "classifier.json of such a head, which holds its labels. Pass the "
+        "folder `export` of its training."
       )
     classifier.check_weights(files.init_checkpoint, _SOURCE)
-    labels, num_outputs = classifier.labels, classifier.num_outputs
+    of_head = classifier
   names = checkpoint.open_checkpoint(files.init_checkpoint, _SOURCE).shapes
   model = heads.HEADS[head].create_model(
     config,
-    num_outputs,
+    of_head.num_outputs if of_head else None,
     compute_dtype=compute_dtype,
     add_pooler=heads.HEADS[head].adds_pooler(names),
   )
@@ -166,7 +180,7 @@ def load_model(
   if classifier:
     max_seq_length = classifier.max_seq_length
   return TextModel(
-    model, BatchTokenizer(tokenizer, max_seq_length), config, labels
+    model, BatchTokenizer(tokenizer, max_seq_length), config, of_head
   )
 
 

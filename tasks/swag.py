@@ -270,7 +270,7 @@ def _map_choices(choices: Any, function) -> Any:
 
 
 def _join(beginning: Any, ending: Any) -> Any:
-  """Returns two texts as one; what is none as it is, to be reported."""
+  """Returns two texts as one; a value that is no text stays, to be reported."""
   if not isinstance(ending, str) or not ending.strip():
     return ending
   if beginning and not isinstance(beginning, str):

@@ -94,7 +94,8 @@ def describe_other_files(
   """
   if not old:
     return None
-  others = [path for path, mark in new.items() if mark not in old.values()]
+  known = set(old.values())
+  others = [path for path, mark in new.items() if mark not in known]
   if not others:
     return None
   names = ", ".join(map(os.path.basename, others[:_NUM_SHOWN]))
