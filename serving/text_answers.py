@@ -108,9 +108,10 @@ class TextAnswers:
     is_pretraining = self._head.name in (heads.PRETRAINING, heads.MASKED_LM)
     if has_masks and not is_pretraining:
       raise UserError(
-        f"A text has {self._mask}. {self._files.init_checkpoint} has no "
-        f"masked LM, but its head is {self._head.name}. Pass texts without masks, or a "
-        "model of pre-training."
+        f"A text has {self._mask}. The model in "
+        f"{self._files.init_checkpoint} has no masked LM, but its head is "
+        f"{self._head.name}. Pass texts without masks, or a model of "
+        "pre-training."
       )
     if is_pretraining and not has_masks:
       return heads.HEADS[heads.ENCODER]

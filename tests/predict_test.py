@@ -1,6 +1,7 @@
 """Tests of predict.py: its answers are those of the programs that trained."""
 
 import json
+import shutil
 
 import builders
 import numpy as np
@@ -129,6 +130,23 @@ def test_released_model_fills_masks_or_compares(
     if number != 1:
       assert row["nearest"][0]["text"] == "the cat sat"
       assert row["nearest"][0]["cosine"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_mask_is_the_token_that_the_model_names(
+  answers, shared_dir, tmp_path
+):
+  model = shutil.copytree(shared_dir, tmp_path / "model")
+  settings = {"do_lower_case": True, "mask_token": "red"}
+  (model / "tokenizer_config.json").write_text(json.dumps(settings))
+  [filled] = answers(model, text="the red sat", top_k=2)
+  assert len(filled["masks"]) == 1
+
+
+def test_only_line_ends_end_a_text(answers, shared_dir, tmp_path):
+  # Python's splitlines() would also split at this character.
+  texts = ["the cat\u2028sat", "the dog"]
+  found = answers(shared_dir, input_file=write_lines(tmp_path / "texts", texts))
+  assert [row["text"] for row in found] == texts
 
 
 def test_answers_are_shown_to_people(classify, run_program, capsys):
