@@ -1,4 +1,4 @@
-"""A tour of the project in a few minutes, on a laptop.
+"""A tour of the project in seven minutes on two cores.
 
     make quickstart
 

@@ -139,6 +139,7 @@ def test_glue_with_real_runs(glue_runs, tmp_path):
   )
   results = glue_runs(tasks="rte", learning_rates="0.001,0.002")
   assert "| RTE | 2 |" in (results / "results.md").read_text()
+  builders.assert_has_report(results)
   assert len(builders.read_table(results / "submission" / "RTE.tsv")) == 2
   with pytest.raises(ValueError, match="multiple of 4.*The rest is in"):
     glue_runs(
