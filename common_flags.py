@@ -189,20 +189,21 @@ def masking_settings() -> masking.MaskingSettings:
 
 
 @flag_help.group("Model")
-def define_vocab_flags(do_lower_case: bool = True) -> None:
+def define_vocab_flags(do_lower_case: bool | None = True) -> None:
   """Defines the flags of the tokenizer.
 
   Args:
-    do_lower_case: Default of the flag.
+    do_lower_case: Default of the flag; None if the vocabulary decides.
   """
   _define_model_name()
+  default = " Default: as the vocabulary." if do_lower_case is None else ""
   flags.DEFINE_string("vocab_file", None, "The vocab.txt of the model.")
   flags.DEFINE_bool(
     "do_lower_case",
     do_lower_case,
     "Whether to lower-case the text: True for uncased models, False for cased "
     "ones. A tokenizer_config.json next to the vocabulary replaces the "
-    "default.",
+    f"default.{default}",
   )
   define_token_flags()
 
@@ -587,7 +588,7 @@ def text_settings(
     folder = os.path.dirname(files.vocab_file)
     fields = tokenizer_settings.read_fields(folder)
     source = f"the files next to {files.vocab_file} say"
-  given = _given_text_fields()
+  given = given_text_fields()
   for name, value in given.items():
     known = fields.get(name, value)
     if known != value:
@@ -606,7 +607,7 @@ def text_settings(
   )
 
 
-def _given_text_fields() -> dict[str, Any]:
+def given_text_fields() -> dict[str, Any]:
   """Returns the settings of the tokenizer that are given by flags."""
   given: dict[str, Any] = {}
   for name in ("do_lower_case", "strip_accents"):

@@ -5,104 +5,181 @@
         --context_file=report.txt
     python predict.py --model=uncased_L-4_H-512_A-8 --text='Paris is [MASK].'
 
-What the model does decides what is printed. Texts come from --text, from
+The head of the model decides what is printed. Texts come from --text, from
 --input_file, or from standard input, one per line; `|||` separates the parts of
 a pair, of a question and its context, or of a context and its choices. --json
 prints an object per text.
+
+--score prints the pseudo-log-likelihood of each text (Salazar et al., 2020): a
+masked LM reads the text with each token masked in turn, and the
+log-probabilities of the original tokens are added up.
 """
 
 from __future__ import annotations
 
 import launch  # First: from here on a signal ends the program quietly.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+import functools
+import itertools
 import json
+import sys
+from typing import Any
 
 from absl import flags
 
 from command_line import flag_help
 import common_flags
 from data import file_io
+from data import text_decoding
 from errors import UserError
 import heads
 from serving import text_answers
 
 FLAGS = flags.FLAGS
 
+# Function (text, its answer) -> lines for people.
+ShowFunction = Callable[[text_answers.Row, text_answers.Answer], list[str]]
+
 _SEPARATOR = "|||"
 _NUM_SHOWN = 5
+_CONTEXT_SHOWN = 60  # characters on either side of an answer
+_BATCH_SIZE = 64
 
 
 @flag_help.group("Prediction")
 def define_flags() -> None:
   """Defines the flags of this program."""
-  flags.DEFINE_string(
-    "model",
-    None,
-    "Folder of a model, such as the --output_dir of a training, or name of a "
-    "model that download_model.py downloaded.",
-    required=True,
-  )
+  common_flags.define_model_flags()
+  common_flags.define_vocab_flags(do_lower_case=None)
   flags.DEFINE_multi_string(
     "text", [], "A text to answer; the flag may be repeated."
   )
   flags.DEFINE_string("input_file", None, "File with a text per line.")
   flags.DEFINE_multi_string(
-    "question", [], "A question about --context_file; may be repeated."
+    "question",
+    [],
+    "A question about --context_file; may be repeated. By default the texts "
+    "are the questions.",
   )
   flags.DEFINE_string(
     "context_file", None, "File with the text that questions are about."
   )
+  common_flags.define_encoding_flag()
   flags.DEFINE_bool("json", False, "Print one object of JSON per text.")
   flags.DEFINE_integer(
     "top_k", 5, "Number of tokens to print for each [MASK].", lower_bound=1
   )
-  common_flags.define_precision_flag()
+  flags.DEFINE_bool(
+    "score",
+    False,
+    "Whether to print how likely a masked LM finds each text, instead of "
+    "answers.",
+  )
 
 
 def main(_):
-  rows = _read_rows()
-  model = text_answers.TextAnswers(
-    FLAGS.model, FLAGS.top_k, common_flags.compute_dtype()
+  files = common_flags.model_files(
+    "bert_config_file", "vocab_file", "init_checkpoint"
   )
-  show = _SHOWN[model.choose_head(rows).name]
-  for row, answer in zip(rows, model.answer(rows)):
-    if FLAGS.json:
-      fields = {"text": row[0] if len(row) == 1 else list(row), **answer}
-      print(json.dumps(fields))
-    else:
-      shown = _shorten(f" {_SEPARATOR} ".join(row))
-      print("\n".join([shown, *show(answer)]))
+  model = text_answers.TextAnswers(
+    files,
+    FLAGS.top_k,
+    common_flags.compute_dtype(),
+    common_flags.given_text_fields(),
+  )
+  batches = _cut_batches(_read_rows())
+  if FLAGS.score:
+    _print_answers(batches, model.score, _show_score)
+    return
+  first = next(batches)
+  head = model.choose_head(first)
+  if head.name == heads.ENCODER:
+    # It compares all texts, of which later ones may have masks.
+    first.extend(itertools.chain.from_iterable(batches))
+    head = model.choose_head(first)
+  _print_answers(
+    itertools.chain([first], batches),
+    functools.partial(model.answer, head=head),
+    _SHOWN[head.name],
+  )
+
+
+def _print_answers(
+  batches: Iterable[list[text_answers.Row]],
+  answer: text_answers.AnswerFunction,
+  show: ShowFunction,
+) -> None:
+  """Prints the answers to texts, each batch as soon as it is answered.
+
+  Args:
+    batches: The texts.
+    answer: Function (texts) -> their answers.
+    show: Function (text, its answer) -> lines for people.
+  """
+  for batch in batches:
+    for row, found in zip(batch, answer(batch)):
+      if FLAGS.json:
+        fields = {"text": row[0] if len(row) == 1 else list(row), **found}
+        print(json.dumps(fields))
+      else:
+        texts = row[:1] if FLAGS.context_file else row
+        shown = _shorten(f" {_SEPARATOR} ".join(texts))
+        print("\n".join([shown, *show(row, found)]))
+    sys.stdout.flush()
 
 
 # --- Texts -------------------------------------------------------------------
 
 
-def _read_rows() -> list[text_answers.Row]:
-  """Returns the texts, each split into its parts.
+def _cut_batches(
+  rows: Iterator[text_answers.Row],
+) -> Iterator[list[text_answers.Row]]:
+  """Yields the rows in batches; those of standard input as they arrive."""
+  are_given = FLAGS.text or FLAGS.question or FLAGS.input_file
+  batch_size = _BATCH_SIZE if are_given else 1
+  while batch := list(itertools.islice(rows, batch_size)):
+    yield batch
+
+
+def _read_rows() -> Iterator[text_answers.Row]:
+  """Yields the texts, each split into its parts.
 
   Raises:
     UserError: There is no text, or it cannot be read.
   """
-  if bool(FLAGS.question) != bool(FLAGS.context_file):
-    raise UserError("Pass --question and --context_file together.")
-  if FLAGS.question:
-    context = file_io.read_text(FLAGS.context_file)
-    return [(question, context) for question in FLAGS.question]
-  if FLAGS.text:
-    texts = list(FLAGS.text)
-  elif FLAGS.input_file:
-    texts = list(file_io.read_lines(FLAGS.input_file))
-  else:
-    texts = list(file_io.read_standard_input())
-  rows = []
-  for text in texts:
+  common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
+  context = None
+  if FLAGS.context_file:
+    context = file_io.read_text(
+      FLAGS.context_file, common_flags.text_encoding()
+    )
+  has_rows = False
+  for text in _read_texts():
+    parts = text.split(_SEPARATOR)
+    if context is not None:
+      parts = [text, context]
     if text.strip():
-      parts = text.split(_SEPARATOR)
-      rows.append(tuple(part.strip() for part in parts))
-  if not rows:
+      has_rows = True
+      yield tuple(part.strip() for part in parts)
+  if not has_rows:
     raise UserError("There is no text. Pass --text, or lines in --input_file.")
-  return rows
+
+
+def _read_texts() -> Iterator[str]:
+  """Yields the texts of the flags, or else of standard input."""
+  for name in ("question", "text"):
+    given: Any = FLAGS[name].value
+    if given:
+      for number, text in enumerate(given, 1):
+        content = text.encode("utf-8", "surrogateescape")
+        yield text_decoding.decode_line(content, f"--{name}", number)
+      return
+  if FLAGS.input_file:
+    encoding = common_flags.text_encoding()
+    yield from file_io.read_lines(FLAGS.input_file, encoding)
+  else:
+    yield from file_io.read_standard_input()
 
 
 # --- Answers -----------------------------------------------------------------
@@ -113,7 +190,9 @@ def _shorten(text: str) -> str:
   return text if len(text) <= 200 else text[:200] + " ..."
 
 
-def _show_classes(answer: text_answers.Answer) -> list[str]:
+def _show_classes(
+  unused_row: text_answers.Row, answer: text_answers.Answer
+) -> list[str]:
   if "value" in answer:
     return [f"  {answer['value']:.4f}"]
   ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
@@ -124,7 +203,9 @@ def _show_classes(answer: text_answers.Answer) -> list[str]:
   return lines
 
 
-def _show_tags(answer: text_answers.Answer) -> list[str]:
+def _show_tags(
+  unused_row: text_answers.Row, answer: text_answers.Answer
+) -> list[str]:
   if not answer["entities"]:
     pairs = zip(answer["words"], answer["tags"])
     return ["  " + "  ".join(f"{word}/{tag}" for word, tag in pairs)]
@@ -134,17 +215,37 @@ def _show_tags(answer: text_answers.Answer) -> list[str]:
   ]
 
 
-def _show_span(answer: text_answers.Answer) -> list[str]:
+def _show_span(row: text_answers.Row, answer: text_answers.Answer) -> list[str]:
   place = f"characters {answer['start']} to {answer['end']}"
-  return [f"  {answer['answer']}   {place}, score {answer['score']:.2f}"]
+  return [
+    f"  {answer['answer']}   {place}, score {answer['score']:.2f} "
+    f"(no answer: {answer['null_score']:.2f})",
+    f"  {_in_context(row[1], answer['start'], answer['end'])}",
+  ]
 
 
-def _show_choice(answer: text_answers.Answer) -> list[str]:
+def _in_context(text: str, begin: int, end: int) -> str:
+  """Returns a stretch of a text in brackets, with the text around it."""
+  before = text[max(0, begin - _CONTEXT_SHOWN) : begin]
+  after = text[end : end + _CONTEXT_SHOWN]
+  if begin > _CONTEXT_SHOWN:
+    before = "..." + before
+  if end + _CONTEXT_SHOWN < len(text):
+    after += "..."
+  shown = f"{before}[{text[begin:end]}]{after}"
+  return " ".join(shown.split())
+
+
+def _show_choice(
+  unused_row: text_answers.Row, answer: text_answers.Answer
+) -> list[str]:
   probability = answer["probabilities"][answer["choice"]]
   return [f"  {answer['choice']}: {answer['text']}   {probability:.3f}"]
 
 
-def _show_masks(answer: text_answers.Answer) -> list[str]:
+def _show_masks(
+  unused_row: text_answers.Row, answer: text_answers.Answer
+) -> list[str]:
   lines = []
   for choices in answer["masks"]:
     shown = [f"{x['token']} {x['probability']:.3f}" for x in choices]
@@ -152,7 +253,9 @@ def _show_masks(answer: text_answers.Answer) -> list[str]:
   return lines
 
 
-def _show_neighbours(answer: text_answers.Answer) -> list[str]:
+def _show_neighbours(
+  unused_row: text_answers.Row, answer: text_answers.Answer
+) -> list[str]:
   if not answer["nearest"]:
     return ["  An encoder compares texts: pass two or more."]
   return [
@@ -161,7 +264,15 @@ def _show_neighbours(answer: text_answers.Answer) -> list[str]:
   ]
 
 
-_SHOWN: dict[str, Callable[[text_answers.Answer], Sequence[str]]] = {
+def _show_score(
+  unused_row: text_answers.Row, answer: text_answers.Answer
+) -> list[str]:
+  total = answer["pseudo_log_likelihood"]
+  mean = total / answer["tokens"]
+  return [f"  {total:.3f}, which is {mean:.3f} per token"]
+
+
+_SHOWN: dict[str, ShowFunction] = {
   heads.SINGLE_LABEL: _show_classes,
   heads.MULTI_LABEL: _show_classes,
   heads.REGRESSION: _show_classes,

@@ -8,30 +8,24 @@
         --learning_rate=3e-5 --num_train_epochs=2.0 --max_seq_length=384 \\
         --doc_stride=128 --output_dir=/tmp/squad
 
-For SQuAD 2.0 add --version_2_with_negative. To ask questions of a text:
-
-    python run_squad.py --question='Who ...?' --context_file=text.txt ...
+For SQuAD 2.0 add --version_2_with_negative. predict.py asks a trained model
+single questions.
 """
 
 from __future__ import annotations
 
 import launch  # First: from here on a signal ends the program quietly.
 
-from collections.abc import Callable
 import os
-import sys
-import tempfile
 
 from absl import flags
 from absl import logging
-import tensorflow as tf
 
 import checkpoint
 from command_line import flag_help
 import common_flags
 from data import file_io
 from data import original_names
-from data import text_decoding
 from errors import UserError
 import heads
 from reports import question_report
@@ -45,9 +39,6 @@ from training import run_folder
 
 FLAGS = flags.FLAGS
 original_names.explain_missing_names(__name__)
-
-_NUM_SHOWN = 3  # answers to a question from the command line
-_CONTEXT_SHOWN = 60  # characters on either side of an answer
 
 
 @flag_help.group("Questions")
@@ -127,17 +118,6 @@ def define_flags() -> None:
     False,
     "Whether to log each question with a problem, and not only their number.",
   )
-  flags.DEFINE_string(
-    "context_file",
-    None,
-    "Text file to ask questions about, instead of a data set.",
-  )
-  flags.DEFINE_string(
-    "question",
-    None,
-    "Question about --context_file. By default questions are read from "
-    "standard input, one per line.",
-  )
 
 
 @launch.owns(
@@ -154,7 +134,7 @@ def main(_):
     FLAGS.output_dir,
     {
       f"--{name}": [FLAGS[name].value]
-      for name in ("train_file", "predict_file", "context_file")
+      for name in ("train_file", "predict_file")
       if FLAGS[name].value
     },
   )
@@ -211,14 +191,10 @@ def main(_):
   if FLAGS.do_predict:
     _predict(recipe, predict_maker, windows)
 
-  if FLAGS.context_file:
-    _answer_questions(recipe, create_maker)
-
 
 def _check_flags(config, files) -> None:
   """Raises a UserError for flags that do not fit together."""
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
-  common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
   common_flags.check_belongs(
     ["answer_scores"], FLAGS.do_predict, "--do_predict"
   )
@@ -227,12 +203,8 @@ def _check_flags(config, files) -> None:
     FLAGS.version_2_with_negative,
     "--version_2_with_negative",
   )
-  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.context_file):
-    raise UserError(
-      "Nothing to do: pass --do_train, --do_predict, or --context_file."
-    )
-  if FLAGS.context_file and not tf.io.gfile.exists(FLAGS.context_file):
-    raise UserError(f"--context_file={FLAGS.context_file} does not exist.")
+  if not (FLAGS.do_train or FLAGS.do_predict):
+    raise UserError("Nothing to do: pass --do_train, --do_predict, or both.")
   for is_wanted, name, file in [
     (FLAGS.do_train, "do_train", "train_file"),
     (FLAGS.do_predict, "do_predict", "predict_file"),
@@ -365,54 +337,6 @@ def _predict(
       best_f1,
       threshold,
     )
-
-
-# --- Questions from the command line -----------------------------------------
-
-
-def _answer_questions(
-  recipe: finetuning.Recipe,
-  create_maker: Callable[[squad.Dataset], squad_windows.WindowMaker],
-) -> None:
-  """Prints answers to questions about a text."""
-  text = "\n".join(
-    file_io.read_lines(FLAGS.context_file, common_flags.text_encoding())
-  )
-  questions = file_io.read_standard_input()
-  if FLAGS.question:
-    content = FLAGS.question.encode("utf-8", "surrogateescape")
-    questions = iter([text_decoding.decode_line(content, "--question", 1)])
-  # The folder of the model is only read: a training may be running there.
-  with tempfile.TemporaryDirectory() as folder:
-    path = os.path.join(folder, "windows.tf_record")
-    for question in questions:
-      dataset = squad.Dataset(
-        FLAGS.context_file, [text], [squad.Question("0", question, 0)]
-      )
-      maker = create_maker(dataset)
-      windows = squad_records.write_records(maker, path)
-      prediction = _predict_answers(recipe, maker, windows)["0"]
-      print(f"\n{question}")
-      best = list(zip(prediction.n_best, prediction.spans))[:_NUM_SHOWN]
-      for candidate, span in best:
-        shown = "(no answer)"
-        if span:
-          begin, end = maker.get_paragraph(0).find_span(*span)
-          shown = _in_context(text, begin, end)
-        print(f"  {candidate.probability:6.1%}  {shown}")
-      sys.stdout.flush()
-
-
-def _in_context(text: str, begin: int, end: int) -> str:
-  """Returns a stretch of a text in brackets, with the text around it."""
-  before = text[max(0, begin - _CONTEXT_SHOWN) : begin]
-  after = text[end : end + _CONTEXT_SHOWN]
-  if begin > _CONTEXT_SHOWN:
-    before = "..." + before
-  if end + _CONTEXT_SHOWN < len(text):
-    after += "..."
-  shown = f"{before}[{text[begin:end]}]{after}"
-  return " ".join(shown.split())
 
 
 if __name__ == "__main__":

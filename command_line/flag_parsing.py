@@ -40,6 +40,11 @@ _OTHER_NAMES = {
   "dataset": ["data_dir", "input_file"],
   "lower_case": ["do_lower_case"],
 }
+# Flag that another program has now -> what to run.
+_MOVED_FLAGS = {
+  "question": "predict.py --model=... --context_file=... --question=...",
+  "context_file": "predict.py --model=... --context_file=... --question=...",
+}
 # Values of booleans -> the same as absl writes them.
 _BOOLEANS = {
   **dict.fromkeys(("true", "yes", "t", "y", "1"), "true"),
@@ -111,6 +116,8 @@ def _unknown_flag_message(name: str) -> str:
   longer = [flag for flag in own if len(name) > 2 and name in flag]
   suggestions = known or similar or longer[:_NUM_SUGGESTIONS]
   message = f"There is no flag --{name}."
+  if name in _MOVED_FLAGS:
+    return f"{message} Questions about a text: {_MOVED_FLAGS[name]}"
   if suggestions:
     choices = " or ".join(f"--{flag}" for flag in suggestions)
     message += f" Did you mean {choices}?"

@@ -14,6 +14,8 @@ import os
 import runpy
 import sys
 
+# Program that is gone -> the program that does its work.
+_REPLACEMENTS = {"predict_masked": "predict"}
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -40,6 +42,9 @@ def run_program() -> str | None:
   if name in ("--help", "-h", "help"):
     sys.stdout.write(_help_text(programs))
     return None
+  if name in _REPLACEMENTS:
+    new_name = _REPLACEMENTS[name]
+    return f"bert: {name} is now part of {new_name}. bert {new_name} --help."
   if name not in programs:
     similar = difflib.get_close_matches(name, programs, 3, 0.5)
     hint = f" Did you mean {' or '.join(similar)}?" if similar else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -10,86 +11,51 @@ import tensorflow as tf
 import checkpoint
 from data import encoding
 from errors import UserError
-import heads
 import modeling
 from tasks import metrics
 import tokenization
+from training import model_folder
+
+_NUM_SCORED = 32  # tokens of a text that are masked at once, each in its row
 
 
-class MaskedSequence(NamedTuple):
+class _MaskedSequence(NamedTuple):
   """The features of a text, and the positions whose tokens are predicted."""
 
   features: encoding.InputFeatures
   positions: list[int]
 
 
-def encode_text(
-  text: str,
-  tokenizer: tokenization.FullTokenizer,
-  max_seq_length: int,
-  predicts_all: bool = False,
-) -> MaskedSequence:
-  """Returns the sequence of a text, or of two texts separated by `|||`.
-
-  Args:
-    text: The text.
-    tokenizer: The tokenizer, which never splits masks.
-    max_seq_length: Largest number of tokens.
-    predicts_all: Whether to predict all tokens, instead of the masks.
-
-  Raises:
-    UserError: The text is too long, or has nothing to predict.
-  """
-  parts = [tokenizer.encode(part) for part in text.split("|||", 1)]
-  num_ids = 1 + sum(len(part) + 1 for part in parts)
-  if num_ids > max_seq_length:
-    raise UserError(
-      f"{text[:60]!r} has {num_ids} tokens, more than "
-      f"--max_seq_length={max_seq_length}. Shorten it, or raise the flag."
-    )
-  ids_b = parts[1] if len(parts) > 1 else None
-  features = encoding.encode_pair(
-    parts[0], ids_b, num_ids, tokenizer.cls_id, tokenizer.sep_id
-  )
-  positions = []
-  for position, token_id in enumerate(features.input_ids):
-    if predicts_all:
-      is_predicted = position > 0 and token_id != tokenizer.sep_id
-    else:
-      is_predicted = token_id == tokenizer.mask_id
-    if is_predicted:
-      positions.append(position)
-  if not positions:
-    mask = tokenizer.settings.special_tokens.mask
-    raise UserError(
-      f"{text[:60]!r} has no {'tokens' if predicts_all else mask}."
-    )
-  return MaskedSequence(features, positions)
-
-
 class MaskedLM:
-  """Predicts masked tokens."""
+  """Predicts masked tokens of texts, or of pairs of texts."""
 
   def __init__(
     self,
     config: modeling.BertConfig,
-    init_checkpoint: str,
+    tokenizer: tokenization.FullTokenizer,
+    files: model_folder.ModelFiles,
     compute_dtype: tf.DType,
   ):
     """Loads the weights.
 
+    Args:
+      config: Config of the model.
+      tokenizer: Tokenizer of texts without masks.
+      files: Files of the model, whose weights have a masked LM.
+      compute_dtype: Type of the activations.
+
     Raises:
-      UserError: The weights have no masked LM.
+      UserError: The vocabulary has no token for masks.
     """
-    head = heads.HEADS[heads.MASKED_LM]
+    tokenizer.check_special_tokens("mask")
+    self._mask = tokenizer.settings.special_tokens.mask
+    self._tokenizer = tokenization.FullTokenizer.from_settings(
+      files.vocab_file, tokenizer.settings, never_split=[self._mask]
+    )
+    self._max_seq_length = config.max_position_embeddings
     model = modeling.BertForPreTraining(config, compute_dtype)
-    checkpoint.restore(checkpoint.variables_by_name(model), init_checkpoint)
-    if not head.is_in(checkpoint.open_checkpoint(init_checkpoint).shapes):
-      raise UserError(
-        f"--init_checkpoint={init_checkpoint} has no {head.recognized_by[0]}: "
-        "it was saved without the masked LM of its pre-training. Use the "
-        "checkpoint of a pre-training."
-      )
+    variables = checkpoint.variables_by_name(model)
+    checkpoint.restore(variables, files.init_checkpoint)
     ids = tf.TensorSpec([None, None], tf.int32)
 
     @tf.function(input_signature=[ids, ids, ids], autograph=False)
@@ -99,71 +65,110 @@ class MaskedLM:
 
     self._logits = logits
 
-  def log_probabilities(
-    self, input_ids: Any, segment_ids: Any, positions: Any
+  def fill_masks(
+    self, texts: Sequence[str], top_k: int
+  ) -> list[list[tuple[str, float]]]:
+    """Returns the `top_k` likeliest tokens of each mask, with probabilities.
+
+    Args:
+      texts: A text, or two.
+      top_k: Number of tokens.
+
+    Raises:
+      UserError: The texts are too long, or have no mask.
+    """
+    features, positions = self._encode(texts, predicts_all=False)
+    log_probabilities = self._log_probabilities(
+      np.array([features.input_ids]), features.segment_ids, [positions]
+    )
+    masks = []
+    for row in log_probabilities:
+      choices = []
+      for token_id in np.argsort(-row, kind="stable")[:top_k].tolist():
+        # A vocabulary may be smaller than the model.
+        token = self._tokenizer.inv_vocab.get(token_id, f"[{token_id}]")
+        choices.append((token, float(np.exp(row[token_id]))))
+      masks.append(choices)
+    return masks
+
+  def score(self, texts: Sequence[str]) -> list[float]:
+    """Returns the log-probability of each token, with all others in place.
+
+    Args:
+      texts: A text, or two.
+
+    Raises:
+      UserError: The texts are too long, or empty.
+    """
+    features, all_positions = self._encode(texts, predicts_all=True)
+    ids = np.array(features.input_ids)
+    scores: list[float] = []
+    for start in range(0, len(all_positions), _NUM_SCORED):
+      # One row for each position, which is masked in it.
+      positions = np.array(all_positions[start : start + _NUM_SCORED])
+      rows = np.arange(len(positions))
+      masked_ids = np.tile(ids, (len(positions), 1))
+      masked_ids[rows, positions] = self._tokenizer.mask_id
+      log_probabilities = self._log_probabilities(
+        masked_ids, features.segment_ids, positions[:, np.newaxis]
+      )
+      scores.extend(log_probabilities[rows, ids[positions]].tolist())
+    return scores
+
+  def _encode(
+    self, texts: Sequence[str], predicts_all: bool
+  ) -> _MaskedSequence:
+    """Returns the sequence of one text or two.
+
+    Args:
+      texts: A text, or two.
+      predicts_all: Whether to predict all tokens, instead of the masks.
+
+    Raises:
+      UserError: The texts are too long, or have nothing to predict.
+    """
+    tokenizer = self._tokenizer
+    shown = " ||| ".join(texts)[:60]
+    ids_a, *others = [tokenizer.encode(text) for text in texts]
+    ids_b = others[0] if others else None
+    num_ids = len(ids_a) + 2 + (len(ids_b) + 1 if ids_b is not None else 0)
+    if num_ids > self._max_seq_length:
+      raise UserError(
+        f"{shown!r} has {num_ids} tokens, but the model reads at most "
+        f"{self._max_seq_length}. Shorten the text."
+      )
+    features = encoding.encode_pair(
+      ids_a, ids_b, num_ids, tokenizer.cls_id, tokenizer.sep_id
+    )
+    positions = []
+    for position, token_id in enumerate(features.input_ids):
+      if predicts_all:
+        is_predicted = position > 0 and token_id != tokenizer.sep_id
+      else:
+        is_predicted = token_id == tokenizer.mask_id
+      if is_predicted:
+        positions.append(position)
+    if not positions:
+      missing = "tokens" if predicts_all else self._mask
+      raise UserError(f"{shown!r} has no {missing}.")
+    return _MaskedSequence(features, positions)
+
+  def _log_probabilities(
+    self,
+    input_ids: np.ndarray,
+    segment_ids: Sequence[int],
+    positions: Sequence[Sequence[int]] | np.ndarray,
   ) -> np.ndarray:
     """Returns float64 [rows * positions, vocab_size].
 
     Args:
       input_ids: ints of shape [rows, seq_length], without padding.
-      segment_ids: ints of shape [rows, seq_length].
+      segment_ids: ints of shape [seq_length], the same for all rows.
       positions: ints of shape [rows, positions], the positions to predict.
     """
     logits = self._logits(
-      np.array(input_ids, np.int32),
-      np.array(segment_ids, np.int32),
+      input_ids.astype(np.int32),
+      np.tile(np.array(segment_ids, np.int32), (len(input_ids), 1)),
       np.array(positions, np.int32),
     )
     return metrics.log_softmax(logits)
-
-
-def fill_masks(
-  model: MaskedLM,
-  sequence: MaskedSequence,
-  tokenizer: tokenization.FullTokenizer,
-  top_k: int,
-) -> list[list[tuple[str, float]]]:
-  """Returns the `top_k` likeliest tokens of each mask, with probabilities."""
-  log_probabilities = model.log_probabilities(
-    [sequence.features.input_ids],
-    [sequence.features.segment_ids],
-    [sequence.positions],
-  )
-  masks = []
-  for row in log_probabilities:
-    choices = []
-    for token_id in np.argsort(-row, kind="stable")[:top_k].tolist():
-      # A vocabulary may be smaller than the model.
-      token = tokenizer.inv_vocab.get(token_id, f"[{token_id}]")
-      choices.append((token, float(np.exp(row[token_id]))))
-    masks.append(choices)
-  return masks
-
-
-def score_tokens(
-  model: MaskedLM, sequence: MaskedSequence, mask_id: int, batch_size: int
-) -> list[float]:
-  """Returns the log-probability of each token, with all others in place.
-
-  Args:
-    model: The model.
-    sequence: Sequence whose tokens are all predicted.
-    mask_id: Id of the mask.
-    batch_size: Number of tokens to predict at once.
-  """
-  ids = np.array(sequence.features.input_ids)
-  scores: list[float] = []
-  for start in range(0, len(sequence.positions), batch_size):
-    # One row for each position, which is masked in it.
-    positions = np.array(sequence.positions[start : start + batch_size])
-    num_rows = len(positions)
-    rows = np.arange(num_rows)
-    masked_ids = np.tile(ids, (num_rows, 1))
-    masked_ids[rows, positions] = mask_id
-    log_probabilities = model.log_probabilities(
-      masked_ids,
-      np.tile(sequence.features.segment_ids, (num_rows, 1)),
-      positions[:, np.newaxis],
-    )
-    scores.extend(log_probabilities[rows, ids[positions]].tolist())
-  return scores

@@ -12,7 +12,7 @@ A row of the input is a tuple of texts, whose number depends on the head:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 from typing import Any
@@ -30,7 +30,6 @@ from serving import signatures
 from serving import text_model
 from tasks import classifier_config
 from tasks import metrics
-import tokenization
 from training import model_folder
 
 Row = tuple[str, ...]
@@ -38,7 +37,6 @@ Answer = dict[str, Any]
 AnswerFunction = Callable[[Sequence[Row]], list[Answer]]
 
 _NUM_NEAREST = 3
-_BATCH_SIZE = 64
 # Head -> smallest and largest number of texts of a row, and what they are.
 _PARTS = {
   heads.TAGGING: (1, 1, "one text"),
@@ -75,24 +73,30 @@ class TextAnswers:
   """Answers texts with a model. A head is loaded when it is first needed."""
 
   def __init__(
-    self, model: str, top_k: int = 5, compute_dtype: tf.DType = tf.float32
+    self,
+    files: model_folder.ModelFiles,
+    top_k: int = 5,
+    compute_dtype: tf.DType = tf.float32,
+    text_fields: Mapping[str, Any] | None = None,
   ):
-    """Finds the files of the model, and its head.
+    """Finds the head of the model.
 
     Args:
-      model: Folder or name of the model.
+      files: Files of the model.
       top_k: Number of tokens for each mask.
       compute_dtype: Type of the activations.
+      text_fields: See `text_model.create_tokenizer`.
 
     Raises:
       UserError: The model cannot be read.
     """
-    self._files = model_folder.find_model(model)
-    self._head = find_head(self._files)
+    self._files = files
+    self._head = find_head(files)
     self._top_k = top_k
     self._compute_dtype = compute_dtype
+    self._text_fields = text_fields
     self._answer_functions: dict[str, AnswerFunction] = {}
-    tokenizer = text_model.create_tokenizer(self._files.vocab_file)
+    tokenizer = text_model.create_tokenizer(files.vocab_file, None, text_fields)
     self._mask = tokenizer.settings.special_tokens.mask
 
   def choose_head(self, rows: Sequence[Row]) -> heads.Head:
@@ -104,46 +108,74 @@ class TextAnswers:
     Raises:
       UserError: There are masks, but no head for them.
     """
-    has_masks = any(self._mask in part for row in rows for part in row)
-    is_pretraining = self._head.name in (heads.PRETRAINING, heads.MASKED_LM)
-    if has_masks and not is_pretraining:
+    self._check_masks(rows)
+    if self._is_masked_lm() and not self._has_masks(rows):
+      return heads.HEADS[heads.ENCODER]
+    return self._head
+
+  def answer(self, rows: Sequence[Row], head: heads.Head) -> list[Answer]:
+    """Returns the answer to each row.
+
+    Args:
+      rows: See the module. An encoder compares all of them.
+      head: The head, of those that `choose_head` returns.
+
+    Raises:
+      UserError: A row has another number of texts than the head takes, or
+        masks that the head does not fill.
+    """
+    self._check_masks(rows)
+    _check_parts(rows, head)
+    if head.name not in self._answer_functions:
+      self._answer_functions[head.name] = self._load(head)
+    answer = self._answer_functions[head.name]
+    return answer(rows)
+
+  def score(self, rows: Sequence[Row]) -> list[Answer]:
+    """Returns how likely a masked LM finds each row.
+
+    Raises:
+      UserError: The model has no masked LM, or a row has more than two texts.
+    """
+    if not self._is_masked_lm():
+      raise UserError(
+        "Only a masked LM scores texts. The head of the model in "
+        f"{self._files.init_checkpoint} is {self._head.name}. Pass a model of "
+        "pre-training."
+      )
+    _check_parts(rows, self._head)
+    answers: list[Answer] = []
+    for row in rows:
+      scores = self._masked_lm.score(row)
+      answers.append(
+        {"pseudo_log_likelihood": sum(scores), "tokens": len(scores)}
+      )
+    return answers
+
+  def _is_masked_lm(self) -> bool:
+    return self._head.name in (heads.PRETRAINING, heads.MASKED_LM)
+
+  def _has_masks(self, rows: Sequence[Row]) -> bool:
+    return any(self._mask in part for row in rows for part in row)
+
+  def _check_masks(self, rows: Sequence[Row]) -> None:
+    """Raises a UserError if there are masks, but no head for them."""
+    if self._has_masks(rows) and not self._is_masked_lm():
       raise UserError(
         f"A text has {self._mask}. The model in "
         f"{self._files.init_checkpoint} has no masked LM, but its head is "
         f"{self._head.name}. Pass texts without masks, or a model of "
         "pre-training."
       )
-    if is_pretraining and not has_masks:
-      return heads.HEADS[heads.ENCODER]
-    return self._head
-
-  def answer(self, rows: Sequence[Row]) -> list[Answer]:
-    """Returns the answer to each row.
-
-    Args:
-      rows: See the module. An encoder compares all of them.
-
-    Raises:
-      UserError: A row has another number of texts than the head takes.
-    """
-    head = self.choose_head(rows)
-    _check_parts(rows, head)
-    if head.name not in self._answer_functions:
-      self._answer_functions[head.name] = self._load(head)
-    answer = self._answer_functions[head.name]
-    if head.name == heads.ENCODER:
-      return answer(rows)
-    answers: list[Answer] = []
-    for start in range(0, len(rows), _BATCH_SIZE):
-      answers.extend(answer(rows[start : start + _BATCH_SIZE]))
-    return answers
 
   # --- Loading ---------------------------------------------------------------
 
   def _load(self, head: heads.Head) -> AnswerFunction:
     if head.name in (heads.PRETRAINING, heads.MASKED_LM):
-      return self._load_masked_lm()
-    loaded = text_model.load_files(self._files, head.name, self._compute_dtype)
+      return self._fill_masks
+    loaded = text_model.load_files(
+      self._files, head.name, self._compute_dtype, self._text_fields
+    )
     settings = serving_settings.ServingSettings()
     if loaded.classifier:
       settings = settings._replace(
@@ -160,33 +192,28 @@ class TextAnswers:
     served = serving_class(loaded.model, preprocessor, settings)
     return functools.partial(_ANSWERS[head.name], served)
 
-  def _load_masked_lm(self) -> AnswerFunction:
+  @functools.cached_property
+  def _masked_lm(self) -> masked_words.MaskedLM:
     files = self._files
-    config = modeling.BertConfig.from_json_file(files.bert_config_file)
-    tokenizer = text_model.create_tokenizer(files.vocab_file)
-    tokenizer.check_special_tokens("mask")
-    tokenizer = tokenization.FullTokenizer.from_settings(
-      files.vocab_file, tokenizer.settings, never_split=[self._mask]
+    tokenizer = text_model.create_tokenizer(
+      files.vocab_file, None, self._text_fields
     )
-    model = masked_words.MaskedLM(
-      config, files.init_checkpoint, self._compute_dtype
+    return masked_words.MaskedLM(
+      modeling.BertConfig.from_json_file(files.bert_config_file),
+      tokenizer,
+      files,
+      self._compute_dtype,
     )
 
-    def answer(rows: Sequence[Row]) -> list[Answer]:
-      answers: list[Answer] = []
-      for row in rows:
-        sequence = masked_words.encode_text(
-          "|||".join(row), tokenizer, config.max_position_embeddings
-        )
-        masks = masked_words.fill_masks(model, sequence, tokenizer, self._top_k)
-        choices = [
-          [{"token": token, "probability": value} for token, value in mask]
-          for mask in masks
-        ]
-        answers.append({"masks": choices})
-      return answers
-
-    return answer
+  def _fill_masks(self, rows: Sequence[Row]) -> list[Answer]:
+    answers: list[Answer] = []
+    for row in rows:
+      masks = [
+        [{"token": token, "probability": value} for token, value in choices]
+        for choices in self._masked_lm.fill_masks(row, self._top_k)
+      ]
+      answers.append({"masks": masks})
+    return answers
 
 
 def _check_parts(rows: Sequence[Row], head: heads.Head) -> None:

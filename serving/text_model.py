@@ -9,7 +9,7 @@ print(encode(**batch).pooled_output)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from typing import Any, NamedTuple
@@ -143,8 +143,9 @@ def load_files(
   files: model_folder.ModelFiles,
   head: str | None = None,
   compute_dtype: tf.DType = tf.float32,
+  text_fields: Mapping[str, Any] | None = None,
 ) -> TextModel:
-  """Returns the model in files; see `load_model`."""
+  """Returns the model in files; see `load_model` and `create_tokenizer`."""
   config = modeling.BertConfig.from_json_file(files.bert_config_file)
   classifier = classifier_config.ClassifierConfig.read(
     os.path.dirname(files.init_checkpoint)
@@ -175,7 +176,7 @@ def load_files(
   )
   variables = checkpoint.variables_by_name(model)
   checkpoint.restore_all(variables, files.init_checkpoint, _SOURCE)
-  tokenizer = create_tokenizer(files.vocab_file, classifier)
+  tokenizer = create_tokenizer(files.vocab_file, classifier, text_fields)
   max_seq_length = config.max_position_embeddings
   if classifier:
     max_seq_length = classifier.max_seq_length
@@ -187,17 +188,23 @@ def load_files(
 def create_tokenizer(
   vocab_file: str,
   classifier: classifier_config.ClassifierConfig | None = None,
+  text_fields: Mapping[str, Any] | None = None,
 ) -> tokenization.FullTokenizer:
   """Returns the tokenizer of a model.
 
   It is that of the classifier, or as the files next to the vocabulary say. If
   they do not say whether to lower-case, the capitals of the vocabulary do.
+
+  Args:
+    vocab_file: Path of the vocabulary.
+    classifier: Config of the head, or None.
+    text_fields: Fields of `TokenizerSettings` that take precedence, or None.
   """
   if classifier:
-    return tokenization.FullTokenizer.from_settings(
-      vocab_file, classifier.text_settings
-    )
-  fields = tokenizer_settings.read_fields(os.path.dirname(vocab_file))
+    fields = classifier.text_settings.to_fields()
+  else:
+    fields = tokenizer_settings.read_fields(os.path.dirname(vocab_file))
+  fields = {**fields, **(text_fields or {})}
   settings = tokenizer_settings.TokenizerSettings.from_fields(fields)
   tokenizer = tokenization.FullTokenizer.from_settings(vocab_file, settings)
   if "do_lower_case" in fields:

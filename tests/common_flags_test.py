@@ -17,7 +17,7 @@ import estimator
 import export_saved_model
 import extract_features
 import optimization
-import predict_masked
+import predict
 import run_glue
 import tokenization
 
@@ -202,10 +202,15 @@ def test_precision_is_the_type_of_activations_in_training(
   [
     (
       extract_features,
-      dict(input_file="in.txt", output_file="{name}.jsonl", layers="-1"),
+      dict(
+        input_file="in.txt",
+        output_file="{name}.jsonl",
+        layers="-1",
+        max_seq_length="16",
+      ),
     ),
-    (predict_masked, dict(text="the [MASK] sat")),
-    (export_saved_model, dict(export_dir="{name}")),
+    (predict, dict(text="the [MASK] sat")),
+    (export_saved_model, dict(export_dir="{name}", max_seq_length="16")),
   ],
 )
 def test_precision_is_the_type_of_activations_in_prediction(
@@ -228,7 +233,6 @@ def test_precision_is_the_type_of_activations_in_prediction(
       bert_config_file=config_file,
       vocab_file=vocab_file,
       init_checkpoint=init_checkpoint,
-      max_seq_length=16,
       precision=name,
       **{flag: value.format(name=name) for flag, value in values.items()},
     )
@@ -270,7 +274,7 @@ OTHER_PROGRAMS = {
   extract_features: dict(
     input_file="in.txt", output_file="x", layers="-1", max_seq_length=16
   ),
-  predict_masked: dict(text="the [MASK] sat", max_seq_length=16),
+  predict: dict(text="the [MASK] sat"),
   export_saved_model: dict(export_dir="served"),
 }
 
@@ -353,7 +357,7 @@ def test_flags_decide_against_the_folder_with_a_warning(read_settings, caplog):
   assert message.endswith("vocab.txt say False. The flags decide.")
 
 
-@pytest.mark.parametrize("program", [create_pretraining_data, predict_masked])
+@pytest.mark.parametrize("program", [create_pretraining_data, predict])
 def test_masks_need_their_token(
   run_program,
   init_checkpoint,

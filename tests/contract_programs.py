@@ -607,7 +607,7 @@ READERS = (
   ),
   Program(
     "masks by a run",
-    "predict_masked.py",
+    "predict.py",
     (*_MODEL, *_flags(init_checkpoint="{run}", text="the [MASK] sat")),
   ),
   Program(

@@ -1,15 +1,21 @@
 """Tests of predict.py: its answers are those of the programs that trained."""
 
+import io
 import json
 import shutil
+import sys
 
 import builders
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import checkpoint
 from errors import UserError
+import modeling
 import predict
-import predict_masked
+from serving import masked_words
+import tokenization
 
 
 @pytest.fixture
@@ -71,7 +77,9 @@ def test_tagger_answers_as_in_its_training(tag, answers, tmp_path):
     ]
 
 
-def test_questions_are_answered_as_in_the_training(answer, answers, tmp_path):
+def test_questions_are_answered_as_in_the_training(
+  answer, answers, run_program, tmp_path, monkeypatch, capsys
+):
   file = answer.write("q.json")
   run = answer(
     do_train=True,
@@ -96,33 +104,126 @@ def test_questions_are_answered_as_in_the_training(answer, answers, tmp_path):
   first = found[0]
   start, end = first["start"], first["end"]
   assert paragraph["context"][start:end] == first["answer"]
-  with pytest.raises(UserError, match="--question and --context_file together"):
-    answers(run, question="who")
-
-
-def test_released_model_fills_masks_or_compares(
-  run_program,
-  answers,
-  init_checkpoint,
-  config_file,
-  vocab_file,
-  tmp_path,
-  capsys,
-):
-  model = tmp_path  # the fixtures write the files of a model here
-  [filled] = answers(model, text="the [MASK] sat", top_k=2)
+  # Without --question, texts are the questions.
+  give_on_standard_input(monkeypatch, b"it was red\n\nit was\n")
   capsys.readouterr()
-  run_program(
-    predict_masked,
-    model=model,
-    text="the [MASK] sat",
-    top_k=2,
-    json=True,
-    max_seq_length=16,
+  run_program(predict, model=run, context_file=context)
+  printed = capsys.readouterr().out.splitlines()
+  assert printed[::3] == ["it was red", "it was"]
+
+
+def give_on_standard_input(monkeypatch, content):
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_masks_are_filled_and_texts_scored(
+  answers, shared_dir, vocab_file, init_checkpoint, monkeypatch
+):
+  model = modeling.BertForPreTraining(builders.tiny_config())
+  checkpoint.restore(checkpoint.variables_by_name(model), init_checkpoint)
+  tokenizer = tokenization.FullTokenizer(vocab_file)
+  tokens = ["[CLS]", "the", "[MASK]", "sat", "[SEP]", "a", "dog", "[SEP]"]
+  ids = tokenizer.convert_tokens_to_ids(tokens)
+  segments = [0] * 5 + [1] * 3
+
+  def log_probabilities(ids, positions):
+    logits, _ = model(
+      tf.constant([ids]),
+      None,
+      tf.constant([segments]),
+      tf.constant([positions]),
+    )
+    return tf.nn.log_softmax(logits).numpy()
+
+  expected = np.exp(log_probabilities(ids, [2])[0])
+  [filled] = answers(shared_dir, text="The [MASK] sat ||| a dog", top_k=3)
+  [mask] = filled["masks"]
+  assert [choice["token"] for choice in mask] == [
+    builders.TOKENS[i] for i in np.argsort(-expected)[:3]
+  ]
+  np.testing.assert_allclose(
+    [choice["probability"] for choice in mask],
+    np.sort(expected)[::-1][:3],
+    rtol=1e-5,
   )
-  assert json.loads(capsys.readouterr().out) == filled
+  # The score masks one token after another.
+  ids[2] = tokenizer.vocab["cat"]
+  total = 0.0
+  for position in (1, 2, 3, 5, 6):
+    changed = list(ids)
+    changed[position] = tokenizer.vocab["[MASK]"]
+    total += log_probabilities(changed, [position])[0, ids[position]]
+  give_on_standard_input(monkeypatch, b"the cat sat ||| a dog\n\n")
+  monkeypatch.setattr(masked_words, "_NUM_SCORED", 2)
+  [scored] = answers(shared_dir, score=True)
+  assert scored["text"] == ["the cat sat", "a dog"]
+  assert scored["pseudo_log_likelihood"] == pytest.approx(total, rel=1e-5)
+  assert scored["tokens"] == 5
+
+
+def test_files_and_settings_are_taken_from_flags(
+  run_program, shared_dir, tmp_path, capsys, monkeypatch
+):
+  model = shutil.copytree(shared_dir, tmp_path / "model")
+  vocab = model / "vocab.txt"
+  names = vocab.read_text().replace("[MASK]", "<hole>")
+  (tmp_path / "words.txt").write_text(names)
+  vocab.unlink()
+  (tmp_path / "texts").write_bytes("the <hole>\xe9 sat".encode("latin1"))
+  run_program(
+    predict,
+    bert_config_file=model / "bert_config.json",
+    vocab_file=tmp_path / "words.txt",
+    init_checkpoint=model / "bert_model.ckpt",
+    special_tokens="mask=<hole>",
+    input_file=tmp_path / "texts",
+    encoding="latin1",
+  )
+  text, masks = capsys.readouterr().out.splitlines()
+  assert text == "the <hole>\xe9 sat"
+  assert len(masks.split()) == 10  # five tokens with their probabilities
+
+
+def test_first_answers_come_before_the_input_ends(
+  answers, shared_dir, monkeypatch, capsys
+):
+  give_on_standard_input(monkeypatch, b"the [MASK]\nb\xe9d\n")
+  with pytest.raises(UserError, match="Standard input, line 2: not UTF-8"):
+    answers(shared_dir)
+  assert json.loads(capsys.readouterr().out)["text"] == "the [MASK]"
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (dict(text=("[MASK] sat", "the cat")), "'the cat' has no .MASK."),
+    (dict(text=("the cat", "\udcff")), "--text, line 2: not UTF-8"),
+    (dict(text="\u200b", score=True), "has no tokens"),
+    (dict(text="[MASK] " * 40), "has 42 tokens, but the model reads at most"),
+    (dict(text="a ||| b ||| c", score=True), "has 3 parts"),
+    (dict(question="who"), "--question=.* belongs to --context_file"),
+  ],
+)
+def test_texts_refused(answers, shared_dir, capsys, flags, message):
+  with pytest.raises(UserError, match=message):
+    answers(shared_dir, **flags)
+  assert not capsys.readouterr().out
+
+
+def test_only_a_masked_lm_scores_texts(answers, shared_dir, tmp_path):
+  model = shutil.copytree(shared_dir, tmp_path / "model")
+  encoder = modeling.BertModel(builders.tiny_config())
+  checkpoint.write(
+    str(model / "bert_model.ckpt"), checkpoint.variables_by_name(encoder)
+  )
+  for flags in (dict(score=True), dict()):
+    with pytest.raises(UserError, match="masked LM.*is encoder"):
+      answers(model, text="a [MASK]", **flags)
+
+
+def test_released_model_compares_texts(answers, shared_dir):
   texts = ("the cat sat", "the dog ran", "the cat sat")
-  compared = answers(model, text=texts)
+  compared = answers(shared_dir, text=texts)
   for number, row in enumerate(compared):
     assert len(row["nearest"]) == 2
     cosines = [other["cosine"] for other in row["nearest"]]
@@ -158,9 +259,9 @@ def test_answers_are_shown_to_people(classify, run_program, capsys):
   assert second.startswith("  moving 0.")
 
 
-def test_missing_models_and_texts_are_named(answers, tmp_path):
+def test_missing_models_and_texts_are_named(answers, shared_dir, tmp_path):
   with pytest.raises(UserError, match="download_model.py --name=uncased_L-12"):
     answers("bert-base-uncased", text="a")
   empty = write_lines(tmp_path / "empty", [])
   with pytest.raises(UserError, match="There is no text"):
-    answers(tmp_path, input_file=empty)
+    answers(shared_dir, input_file=empty)

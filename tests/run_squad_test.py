@@ -1,16 +1,12 @@
 """Tests of run_squad.py."""
 
-import io
 import json
-import sys
 
 import builders
 import pytest
 
-from data import locks
 
-
-def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
+def test_questions_are_answered(answer, tmp_path):
   file = answer.write("v1.json")
   run = answer(
     do_train=True,
@@ -62,27 +58,6 @@ def test_questions_are_answered(answer, capsys, tmp_path, monkeypatch):
   answer(do_predict=True, predict_file=file, init_checkpoint="")
   assert (run / "predictions.json").read_bytes() == before
   assert not (run / "eval_results.txt").exists()
-  # A question on the command line.
-  context = tmp_path / "context.txt"
-  context.write_text("the dog sat and the\nbird ran and the cat flew")
-  capsys.readouterr()
-  before = sorted(tmp_path.rglob("*"))
-  with locks.Lock.of_folder(str(tmp_path / "run"), "x"):  # as a training would
-    answer(context_file=context, question="it was")
-  assert sorted(tmp_path.rglob("*")) == before
-  printed = capsys.readouterr().out.splitlines()
-  assert printed[1] == "it was"
-  assert printed[2].endswith(
-    "%  the dog sat and the [bird] ran and the cat flew"
-  )
-  lines = io.BytesIO(b"it was red\n\nit was\n")
-  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
-  answer(context_file=context)
-  printed = capsys.readouterr().out.splitlines()
-  assert [line for line in printed if line.startswith("it")] == [
-    "it was red",
-    "it was",
-  ]
 
 
 def test_questions_without_answer(answer):
@@ -125,12 +100,10 @@ def test_questions_without_answer(answer):
       dict(do_train=True, train_file="v1.json", max_query_length=21),
       "max_seq_length=24 leaves no room next to --max_query_length=21",
     ),
-    (dict(context_file="/nowhere"), "--context_file=/nowhere does not exist"),
     (
       dict(do_train=True, train_file="v1.json", answer_scores="cmrc"),
       "answer_scores=cmrc belongs to --do_predict",
     ),
-    (dict(question="who?"), "--question=who.* belongs to --context_file"),
     (dict(null_score_diff_threshold=1), "belongs to --version_2_with_negative"),
     (
       dict(do_train=True, train_file="v1.json", eval_every_steps=2),

@@ -59,6 +59,12 @@ def test_mistyped_program_is_answered(tmp_path):
   assert "Did you mean run_classifier" in result.stderr
 
 
+def test_former_program_names_its_replacement(tmp_path):
+  result = run_bert(tmp_path, "predict_masked.py", "--text=[MASK]")
+  assert result.returncode == 1
+  assert "predict_masked is now part of predict." in result.stderr
+
+
 def test_all_modules_are_installed():
   text = (builders.ROOT / "pyproject.toml").read_text(encoding="utf-8")
   setuptools = {
