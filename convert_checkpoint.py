@@ -312,11 +312,11 @@ def _describe_classifier(
   """Returns the `classifier.json` of a model of transformers, or None.
 
   Args:
-    fields: What its config says about its head.
+    fields: The fields of its config about its head.
     shapes: Released name -> shape of its variables.
     config: Shape of its encoder.
     settings: Settings of its tokenizer.
-    max_length: What its tokenizer calls the longest length, if anything.
+    max_length: Longest length that its tokenizer names, or None.
 
   Raises:
     UserError: The config does not fit the weights.

@@ -1,4 +1,4 @@
-"""What a user has to know: errors that end a program, and warnings.
+"""Messages for the user: errors that end a program, and warnings.
 
 A warning that must not be overlooked is repeated when the program ends.
 """

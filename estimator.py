@@ -83,7 +83,7 @@ class EstimatorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-  """Where and how a run happens, and what it saves.
+  """Settings of a run: its devices, its folder and its checkpoints.
 
   Attributes:
     model_dir: Folder of checkpoints and logs; None to neither read nor write.
@@ -213,7 +213,7 @@ class TPUEstimator:
 
   @property
   def is_chief(self) -> bool:
-    """Whether this is the only machine, or the first of several."""
+    """True for the only machine, or the first of several."""
     return self._devices.is_chief
 
   @property

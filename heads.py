@@ -39,7 +39,7 @@ Features = Mapping[str, "tf.Tensor"]
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-  """One kind of model: an encoder and what is computed from its output.
+  """One kind of model: an encoder with the computations on its output.
 
   Attributes:
     name: Name of the head.
@@ -79,7 +79,7 @@ class Head:
 
   @property
   def is_classifier(self) -> bool:
-    """Whether a `classifier.json` is needed to tell what the head predicts."""
+    """True if only a `classifier.json` tells the labels of the head."""
     return "output_weights" in self.recognized_by
 
   def is_in(self, names: Iterable[str]) -> bool:

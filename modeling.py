@@ -407,7 +407,7 @@ def _one_hot_lookup(table: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
 
 
 class TokenLayout(NamedTuple):
-  """How the tokens of a batch are arranged in rows.
+  """The arrangement of the tokens of a batch in rows.
 
   Attributes:
     position_ids: Position of each token in its sequence, int32 [B, S]; None

@@ -498,7 +498,7 @@ def _create_classifier(
   init_checkpoint: str | None,
   tokenizer: tokenization.FullTokenizer,
 ) -> classifier_config.ClassifierConfig:
-  """Returns what is predicted: as trained earlier, or as the data say.
+  """Returns the labels and their kind, of an earlier training or the data.
 
   Raises:
     UserError: nothing is known to predict with, or the data have changed.

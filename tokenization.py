@@ -126,7 +126,7 @@ def _clean_with_places(
 
 
 class _KeptMarks(dict[str, bool]):
-  """Whether a character is, or decomposes into, a mark that is kept.
+  """Map from characters to True if they are, or contain, a mark that is kept.
 
   Such marks (category Mc with a combining class) have an order of their own:
   Unicode's normal form sorts them, and the marks that are dropped, by class.

@@ -1,4 +1,4 @@
-"""What a program writes to standard error: short lines, and no noise."""
+"""Messages on standard error: short lines, and no noise."""
 
 from __future__ import annotations
 

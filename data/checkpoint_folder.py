@@ -238,7 +238,7 @@ def delete_all(folder: str) -> None:
 
 
 def finish_save(folder: str) -> None:
-  """Finishes what a process that was killed while saving had begun.
+  """Finishes the save of a process that was killed meanwhile.
 
   Checkpoints that the journal names are deleted unless they are listed.
   """

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# How to handle texts that are too long; see `encode_long_pair`.
+# Ways to handle texts that are too long; see `encode_long_pair`.
 TRUNCATE = "truncate"
 HEAD_TAIL = "head_tail"
 SLIDING_WINDOW = "sliding_window"

@@ -26,7 +26,7 @@ try:
 except ImportError:  # not a Unix system
   fcntl = None
 
-# Whether this system can lock files at all; Windows cannot. There, an open file
+# True if this system can lock files at all; Windows cannot. There, an open file
 # can be neither renamed nor removed, so none is kept open for its lock.
 ARE_AVAILABLE = fcntl is not None
 # Errors of file systems that cannot lock files.

@@ -58,7 +58,7 @@ BERT_TOKENS = SpecialTokens()
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-  """How text becomes tokens, apart from the words of the vocabulary.
+  """Settings of a tokenizer, apart from the words of its vocabulary.
 
   Attributes:
     do_lower_case: Whether to lower-case; True for uncased models.
@@ -75,7 +75,7 @@ class TokenizerSettings:
 
   @property
   def strips_accents(self) -> bool:
-    """Whether accents are dropped."""
+    """True if accents are dropped."""
     if self.strip_accents is None:
       return self.do_lower_case
     return self.strip_accents

@@ -49,7 +49,7 @@ _DEFAULTS = {"hidden_act": "gelu", "type_vocab_size": 2}
 
 
 class HeadFields(NamedTuple):
-  """What a config says about the head of its model.
+  """The fields of a config about the head of its model.
 
   Attributes:
     transformers_class: Name of the class, or None.
@@ -139,7 +139,7 @@ def to_their_config(
 
 
 def read_head_fields(fields: Mapping[str, Any], json_file: str) -> HeadFields:
-  """Returns what a config of transformers says about the head.
+  """Returns the fields of a config of transformers about the head.
 
   Args:
     fields: Contents of the config.

@@ -29,7 +29,7 @@ from pretraining import corpus
 from pretraining import instances
 from pretraining import shards
 
-# Whether this process ends with the program; see `ProgramIdentity`.
+# True if this process ends with the program; see `ProgramIdentity`.
 _is_bound = False
 
 

@@ -73,7 +73,7 @@ _BYTES_TO_LOOK_AT = 2**10
 
 
 class Layout(enum.Enum):
-  """How a file divides its text; the value matches the end of a document."""
+  """Ways to divide a text; the value matches the end of a document."""
 
   LINES = rb"\n(?:[ \t\r]*\n)+"
   JSON = rb"\n"

@@ -81,7 +81,7 @@ class Vocabulary(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MaskingSettings:
-  """How rows are masked.
+  """The rule by which rows are masked.
 
   Each field is a flag of the same name, and is stored with the records.
 

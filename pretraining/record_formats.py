@@ -212,7 +212,7 @@ def value_limits(
   return {name: limits[name] for name in record_format.feature_spec()}
 
 
-# Which size of the model a limit is, for error messages.
+# Limit -> the size of the model that it is, for error messages.
 _LIMIT_SOURCES = {
   "input_ids": ", the vocab_size of the model",
   "masked_lm_ids": ", the vocab_size of the model",

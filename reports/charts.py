@@ -177,7 +177,7 @@ def heat_map(
   """Returns a table for the macro `heat_map`.
 
   Args:
-    caption: What the table shows.
+    caption: Title of the table.
     corner: Names of rows and columns, in the corner.
     columns: Headings of the columns.
     rows: Name and cells of each row.

@@ -39,7 +39,7 @@ def write_examples(
   Args:
     output_dir: Folder of the run.
     split: Name of the split.
-    classifier: What is predicted.
+    classifier: Kind of the predictions, and their labels.
     examples: The examples.
     predictions: Label, list of labels, or number for each example.
     logits: float [num_examples, num_outputs].

@@ -51,7 +51,7 @@ class ExampleFile:
 
   @property
   def is_whole(self) -> bool:
-    """Whether all examples are there."""
+    """True if `rows` holds all examples, not a sample."""
     return len(self.rows) == self.num_examples
 
 

@@ -73,7 +73,7 @@ def example_list(
 
   Args:
     list_id: Id of the list on the page.
-    noun: What the items are, for the note.
+    noun: Name of the items in the plural, for the note.
     filters: Choices that reduce the list.
     items: Items in the order in which they are wanted, each with `facets`, a
       mapping or a list of pairs of names and values.

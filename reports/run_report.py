@@ -29,7 +29,7 @@ _BUDGETS = (1_300_000, 700_000, 200_000, 0)
 
 
 class _ExampleKind(NamedTuple):
-  """How examples of a kind are shown.
+  """The functions that show examples of a kind.
 
   Attributes:
     make_part: Function (content, budget) -> part of the page.

@@ -35,7 +35,7 @@ _WHOLE_NUMBER = re.compile(r"(-?\d+)(\.0*)?")
 # Values of a column of its own for a label.
 _HAS_LABEL = {"0": False, "false": False, "1": True, "true": True}
 
-# How to handle rows without text or label.
+# Ways to handle rows without text or label.
 ERROR, SKIP = "error", "skip"
 
 
@@ -566,7 +566,7 @@ class ClassificationTask:
     return weights.astype(np.float32)
 
 
-# Phrases for rows that are skipped, and what the log and errors say of them.
+# Phrases by which the log and errors describe rows that are skipped.
 _GAP = "truncated or empty"
 _NO_TEXT, _NO_LABEL = "without text", "without label"
 _SKIPPED_LABEL = "with a label of --skip_labels"

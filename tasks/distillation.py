@@ -33,7 +33,7 @@ _BATCH_SIZE = 32
 
 
 class DistillationSettings(NamedTuple):
-  """How a student learns from a teacher.
+  """Settings by which a student learns from a teacher.
 
   Attributes:
     temperature: Divisor of the logits of both.
@@ -54,7 +54,7 @@ def add_teacher(
 
   Args:
     named_losses: Function that returns the loss of the labels as `loss`.
-    classifier: Says what is predicted.
+    classifier: Kind of the predictions, and their labels.
     settings: How the student learns.
   """
   share = settings.hard_label_weight

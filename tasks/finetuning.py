@@ -26,7 +26,7 @@ CreateModel = Callable[[Mapping[str, Any]], tf.Module]
 
 
 class TaskRecords(NamedTuple):
-  """A file of records, and what is needed to read it.
+  """A file of records with the facts that reading it needs.
 
   Attributes:
     path: Path of the TFRecord file.
@@ -46,7 +46,7 @@ class TaskRecords(NamedTuple):
 
 
 class BatchSettings(NamedTuple):
-  """How records become batches.
+  """Settings by which records become batches.
 
   Attributes:
     train_batch_size: Number of examples of a training step.

@@ -42,7 +42,7 @@ _BOUNDARIES = (*_DOCUMENTS, "#end document")
 _NEW_DOCUMENT = re.compile(r"#\s*newdoc\b")  # in files of CoNLL-U
 _KEY_AND_VALUE = re.compile(r"#\s*[\w:.-]+\s*=\s")
 _BLANKS = re.compile("[ \t]+")
-# Where no column says anything.
+# Texts that stand for an empty column.
 _PLACEHOLDERS = {"_", "-", "?", "-X-"}
 # In CoNLL-U, 3-4 is a word that is written as one with the next, 4.1 is a word
 # that is not written at all.
@@ -57,7 +57,7 @@ _ONTONOTES_NUMBER, _ONTONOTES_WORD, _ONTONOTES_TAG = 2, 3, 10
 
 
 class WordFormat(NamedTuple):
-  """What is known about a file; the rest is found in it.
+  """The known settings of a file; the rest is found in the file.
 
   Attributes:
     word_column: Number of the column of words, from 0; negative numbers count
@@ -85,7 +85,7 @@ def read_sentences(
 
   Args:
     path: Path of the file.
-    word_format: What is known about it.
+    word_format: The settings of the file that are known.
     has_tags: Whether tags are required. If not, they are read if there are any.
 
   Raises:
@@ -178,7 +178,7 @@ def _read_blocks(path: str, encoding: str | None) -> Iterator[_LineBlock]:
 
 @dataclasses.dataclass(frozen=True)
 class _WordLayout:
-  """What the lines of a file mean.
+  """The meaning of the columns in the lines of a file.
 
   Attributes:
     split: Function (line) -> columns.

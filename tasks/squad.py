@@ -36,8 +36,8 @@ _CONTEXT = ("context", "context_text")
 _QUESTION = ("question", "query_text")
 _ID = ("id", "query_id", "qid", "guid")
 _ANSWERS = ("answers", "answer", "answer_text")
-# How annotation tools write true and false; they leave an empty text where
-# nobody decided.
+# Texts by which annotation tools write true and false; they leave an empty text
+# where nobody decided.
 _TRUTH_VALUES = {"true": True, "1": True, "false": False, "0": False, "": None}
 
 
@@ -88,7 +88,7 @@ class Dataset(NamedTuple):
 
   @property
   def has_answers(self) -> bool:
-    """Whether predictions can be scored."""
+    """True if predictions can be scored."""
     return all(
       question.answers or question.is_impossible for question in self.questions
     )
@@ -134,7 +134,7 @@ class _DatasetReader:
     Args:
       row: The row.
       number: Its number in the file.
-      noun: What the number counts.
+      noun: Name of the rows in messages, such as `entry`.
     """
     if "paragraphs" in row:
       place = f"{'article' if noun == 'entry' else noun} {number}"

@@ -23,7 +23,7 @@ _NOTHING_FOUND = "questions without any candidate"
 
 
 class AnswerSettings(NamedTuple):
-  """How answers are chosen.
+  """Settings by which answers are chosen.
 
   Attributes:
     n_best_size: Number of answers to keep; also the number of starts and of

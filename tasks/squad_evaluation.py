@@ -40,7 +40,7 @@ _Scores = dict[str, float]
 
 
 class AnswerMetric(NamedTuple):
-  """How a predicted answer is compared with an annotated one.
+  """A way to compare a predicted answer with an annotated one.
 
   Attributes:
     normalize: Returns the text that counts for an exact match.

@@ -62,7 +62,7 @@ _HEADER_WORDS = (
 
 
 class TableFormat(NamedTuple):
-  """What a table does not show by itself.
+  """Settings that the contents of a table do not show.
 
   Attributes:
     encoding: Encoding of files without byte order mark; see

@@ -1,4 +1,4 @@
-"""How much computation and memory a training step needs."""
+"""The computation and the memory that a training step needs."""
 
 from __future__ import annotations
 

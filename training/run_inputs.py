@@ -1,4 +1,4 @@
-"""Compares what a run is given with what it was trained on so far.
+"""Compares the inputs of a run with those that it was trained on so far.
 
 A folder of a run holds one model and what it learned. If the same command is
 given another config, its weights cannot be used. If it is given other data, the
