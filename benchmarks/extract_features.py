@@ -22,6 +22,7 @@ import sys
 from absl import app
 from absl import flags
 import peer
+import result_files
 import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -37,6 +38,7 @@ flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a line.")
 flags.DEFINE_integer("batch_size", 32, "Lines of a batch.")
 flags.DEFINE_integer("turns", 3, "Turns of each.")
 flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
+result_files.define_flag()
 flags.DEFINE_string("role", None, "Set by this program for its children.")
 
 
@@ -181,6 +183,14 @@ def main(_):
       f"({value:.1f} s)"
     )
   peer.print_ratios(medians, seconds)
+  result_files.write(
+    section="Speed",
+    title=f"Vectors of {FLAGS.num_lines:,} lines, both sorted by length",
+    rows=peer.list_results(medians),
+    packages=("torch", "transformers"),
+    peer_python=FLAGS.peer_python,
+    note=f"Median of {FLAGS.turns} turns.",
+  )
 
 
 if __name__ == "__main__":

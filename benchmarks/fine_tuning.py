@@ -22,6 +22,7 @@ import tempfile
 from absl import app
 from absl import flags
 import peer
+import result_files
 import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -37,6 +38,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("batch_size", 32, "Number of examples of a step.")
 flags.DEFINE_integer("turns", 5, "Number of parts of the epoch.")
 flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
+result_files.define_flag()
 flags.DEFINE_string("role", None, "Set by this program for its children.")
 
 
@@ -181,6 +183,14 @@ def main(_):
   for name, value in totals.items():
     print(f"  {name:>22}: {value:6.1f} s")
   peer.print_ratios(totals, seconds)
+  result_files.write(
+    section="Speed",
+    title="An epoch of MRPC, both padded dynamically",
+    rows=peer.list_results(totals),
+    packages=("torch", "transformers"),
+    peer_python=FLAGS.peer_python,
+    note=f"{FLAGS.turns} turns of each.",
+  )
 
 
 if __name__ == "__main__":

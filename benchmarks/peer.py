@@ -92,6 +92,22 @@ def take_turns(
   return {name: contestant.seconds for name, contestant in contestants.items()}
 
 
+def list_results(totals: Mapping[str, float]) -> list[dict[str, object]]:
+  """Returns a row of results for each precision; see `print_ratios`."""
+  rows = []
+  for precision in ("float32", "bfloat16"):
+    ours = totals[f"ours {precision}"]
+    theirs = totals[f"transformers {precision}"]
+    rows.append(
+      {
+        "type": precision,
+        "ours (s)": round(ours, 1),
+        "times as fast as transformers": round(theirs / ours, 2),
+      }
+    )
+  return rows
+
+
 def print_ratios(
   totals: Mapping[str, float], seconds: Mapping[str, list[float]]
 ) -> None:

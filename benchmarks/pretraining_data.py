@@ -29,6 +29,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # pylint: disable=g-import-not-at-top,wrong-import-position
 from absl import app
 from absl import flags
+import result_files
 import tensorflow as tf
 
 import create_pretraining_data
@@ -61,6 +62,7 @@ def define_flags() -> None:
     10,
     "Factor by which the text grows when memory is measured; 0 to skip that.",
   )
+  result_files.define_flag()
 
 
 # --- Plain code --------------------------------------------------------------
@@ -243,8 +245,10 @@ def _measure_here(
   return _Measurement(num_instances, seconds, usage.ru_maxrss / 1e3)
 
 
-def measure(name: str, function: Callable[..., int], *arguments: Any) -> float:
-  """Runs a function in its own process; returns instances per second."""
+def measure(
+  name: str, function: Callable[..., int], *arguments: Any
+) -> dict[str, Any]:
+  """Runs a function in its own process; returns a row of results."""
   with tempfile.TemporaryDirectory() as folder:
     with concurrent.futures.ProcessPoolExecutor(
       1, multiprocessing.get_context("spawn")
@@ -259,7 +263,12 @@ def measure(name: str, function: Callable[..., int], *arguments: Any) -> float:
     f"{1e3 / speed:6.3f} ms each  peak {result.peak:5.0f} MB",
     flush=True,
   )
-  return speed
+  return {
+    "what": name,
+    "value": round(speed),
+    "unit": "records/s",
+    "peak of memory (MB)": round(result.peak),
+  }
 
 
 def main(_):
@@ -270,13 +279,24 @@ def main(_):
   )
   one = measure("one process", make_with_program, *inputs, 1, dupe_factor, 1)
   two = measure("two processes", make_with_program, *inputs, 1, dupe_factor, 2)
+  rows = [plain, one, two]
+  for row in rows:
+    row["times as fast as plain code"] = round(row["value"] / plain["value"], 1)
   print(
-    f"speed compared with plain code: {one / plain:.1f}; "
-    f"two processes compared with one: {two / one:.2f}"
+    "speed compared with plain code: "
+    f"{one['times as fast as plain code']}; two processes compared with one: "
+    f"{two['value'] / one['value']:.2f}"
   )
   if FLAGS.times:
     name = f"one process, {FLAGS.times} times the text"
-    measure(name, make_with_program, *inputs, FLAGS.times, 1, 1)
+    rows.append(measure(name, make_with_program, *inputs, FLAGS.times, 1, 1))
+  result_files.write(
+    section="Data and files",
+    title="Pre-training records",
+    rows=rows,
+    note=f"With `--dupe_factor={dupe_factor}`. The plain code has our "
+    "tokenizer.",
+  )
 
 
 if __name__ == "__main__":

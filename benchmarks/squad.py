@@ -24,6 +24,7 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # pylint: disable=g-import-not-at-top,wrong-import-position
 import plain_tokenizer as plain_tokenization
+import result_files
 
 from tasks import squad
 from tasks import squad_answers
@@ -47,6 +48,7 @@ flags.DEFINE_bool(
   "our_tokenizer", False, "Whether the plain code uses our tokenizer."
 )
 flags.DEFINE_integer("turns", 5, "Number of turns of each.")
+result_files.define_flag()
 
 _MAX_QUERY_LENGTH = 64
 _ANSWERS = squad_answers.AnswerSettings()
@@ -260,6 +262,7 @@ def main(_):
     f"{len(dataset.questions)} questions, {len(windows)} windows; the n best "
     f"answers of {num_same} are the same"
   )
+  rows = []
   for name, count, unit in [
     ("windows", len(windows), "windows"),
     ("answers", len(dataset.questions), "questions"),
@@ -271,6 +274,20 @@ def main(_):
       f"({1e3 * ours / count:.3f} ms each), plain {count / plain:,.0f}: "
       f"{plain / ours:.1f} times as fast"
     )
+    rows.append(
+      {
+        "what": name,
+        "value": round(count / ours),
+        "unit": f"{unit}/s",
+        "times as fast as plain code": round(plain / ours, 1),
+      }
+    )
+  result_files.write(
+    section="Data and files",
+    title=f"Windows and answers of {len(dataset.questions):,} questions",
+    rows=rows,
+    note=f"Median of {FLAGS.turns} turns.",
+  )
 
 
 if __name__ == "__main__":

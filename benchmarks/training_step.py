@@ -18,6 +18,7 @@ import sys
 
 from absl import app
 from absl import flags
+import result_files
 import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -41,6 +42,7 @@ flags.DEFINE_list("precisions", "float32,bfloat16", "Types to compare.")
 flags.DEFINE_integer("steps", 4, "Number of steps of a turn.")
 flags.DEFINE_integer("turns", 7, "Number of turns of each.")
 flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
+result_files.define_flag()
 flags.DEFINE_string("role", None, "Set by this program for its children.")
 
 
@@ -196,11 +198,12 @@ def main(_):
   import modeling  # pylint: disable=g-import-not-at-top
 
   config = modeling.BertConfig.from_size(FLAGS.size)
-  print(
-    f"{FLAGS.task}, {config.num_hidden_layers} x {config.hidden_size}, "
-    f"batch {FLAGS.batch_size} x {FLAGS.seq_length}",
-    flush=True,
+  shape = (
+    f"{config.num_hidden_layers} x {config.hidden_size}, batch "
+    f"{FLAGS.batch_size} x {FLAGS.seq_length}"
   )
+  print(f"{FLAGS.task}, {shape}", flush=True)
+  rows = []
   for precision in FLAGS.precisions:
     settings = {
       "size": FLAGS.size,
@@ -236,8 +239,23 @@ def main(_):
       f"{peak_flops / 1e9:.0f} of a large product",
       flush=True,
     )
+    rows.append(
+      {
+        "type": precision,
+        "ours (s)": round(our_seconds, 3),
+        "times as fast as transformers": round(peer_seconds / our_seconds, 2),
+      }
+    )
     ours.leave()
     peer.leave()
+  result_files.write(
+    section="Speed",
+    title=f"A training step of {FLAGS.task}, {shape}",
+    rows=rows,
+    packages=("torch", "transformers"),
+    peer_python=FLAGS.peer_python,
+    note=f"Median of {FLAGS.turns} turns.",
+  )
 
 
 if __name__ == "__main__":

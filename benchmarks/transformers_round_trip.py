@@ -21,10 +21,12 @@ import sys
 from absl import app
 from absl import flags
 import numpy as np
+import result_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
 flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
+result_files.define_flag()
 flags.DEFINE_enum("stage", None, ["save", "load"], "Set by the program itself.")
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -202,8 +204,12 @@ def compute_outputs(name: str, folder: pathlib.Path) -> list[np.ndarray]:
   return [np.asarray(output) for output in outputs]
 
 
-def check_class(name: str, folder: pathlib.Path) -> None:
-  """Compares our outputs, and what came back, with those of transformers."""
+def check_class(name: str, folder: pathlib.Path) -> float:
+  """Compares our outputs, and what came back, with those of transformers.
+
+  Returns:
+    The largest difference of our outputs.
+  """
   theirs = np.load(folder / "theirs.npz")
   ours = compute_outputs(name, folder / "ours")
   differences = [
@@ -218,6 +224,7 @@ def check_class(name: str, folder: pathlib.Path) -> None:
   changed = sorted(key for key in before if before[key] != after.get(key))
   assert not changed, (name, changed)
   print(f"{name}: our outputs differ by at most {max(differences):.1e}")
+  return max(differences)
 
 
 def main(_):
@@ -241,8 +248,19 @@ def main(_):
     convert(folder / name / "theirs", folder / name / "ours")
     convert(folder / name / "ours", folder / name / "back")
   subprocess.run([*peer, "--stage=load"], check=True, env=environment)
-  for name in _CLASSES:
-    check_class(name, folder / name)
+  differences = {name: check_class(name, folder / name) for name in _CLASSES}
+  result_files.write(
+    section="Agreement",
+    title="Small random models of transformers",
+    rows=[
+      {"class": name, "largest difference": f"{difference:.1e}"}
+      for name, difference in differences.items()
+    ],
+    packages=("torch", "transformers"),
+    peer_python=FLAGS.peer_python,
+    note="Every tensor and every setting came back from a conversion there and "
+    "back as it was.",
+  )
 
 
 if __name__ == "__main__":

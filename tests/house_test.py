@@ -290,6 +290,7 @@ TESTS_OF_SEVERAL_MODULES = {
 def test_test_modules_mirror_modules():
   names = {name.split(".")[-1] for name in modules()}
   names |= {path.stem for path in ROOT.glob("docs/*.py")}
+  names |= {path.stem for path in ROOT.glob("benchmarks/*.py")}
   tests = {path.stem for path in ROOT.glob("tests/*_test.py")}
   assert tests >= TESTS_OF_SEVERAL_MODULES
   for test in tests - TESTS_OF_SEVERAL_MODULES:
