@@ -675,9 +675,11 @@ class BertModel(tf.Module):
     """Returns all outputs for a batch of sequences.
 
     Args:
-      input_ids: int Tensor of shape [batch_size, seq_length].
-      input_mask: int Tensor of the same shape, 0 where there is padding; None
-        if there is none.
+      input_ids: int Tensor of shape [batch_size, seq_length]; or the output of
+        `embeddings`, float Tensor of shape [batch_size, seq_length,
+        hidden_size], for the gradient with respect to it.
+      input_mask: int Tensor of shape [batch_size, seq_length], 0 where there is
+        padding; None if there is none.
       token_type_ids: int Tensor of the same shape, the segment of each token;
         None for 0 everywhere.
       dropout_seed: int32 Tensor of shape [2] to train with dropout; None for
@@ -760,21 +762,27 @@ class BertModel(tf.Module):
     self, input_ids, input_mask, token_type_ids, dropout_seed, sequence_starts
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns embeddings [B, S, H] in the compute type, and attention bias."""
-    input_ids = tf.cast(input_ids, tf.int32)
+    input_ids = tf.convert_to_tensor(input_ids)
     seq_length = input_ids.shape[1]
     if (seq_length or 0) > self.config.max_position_embeddings:
       raise UserError(
         f"A sequence of {seq_length} tokens does not fit "
         f"max_position_embeddings={self.config.max_position_embeddings}."
       )
+    shape = tf.shape(input_ids)[:2]
     if input_mask is None:
-      input_mask = tf.ones_like(input_ids)
+      input_mask = tf.ones(shape, tf.int32)
     if token_type_ids is None:
-      token_type_ids = tf.zeros_like(input_ids)
+      token_type_ids = tf.zeros(shape, tf.int32)
     layout = _token_layout(input_mask, sequence_starts)
-    embeddings = self.embeddings(
-      input_ids, token_type_ids, layout.position_ids, dropout_seed
-    )
+    embeddings = input_ids
+    if not input_ids.dtype.is_floating:
+      embeddings = self.embeddings(
+        tf.cast(input_ids, tf.int32),
+        token_type_ids,
+        layout.position_ids,
+        dropout_seed,
+      )
     return tf.cast(embeddings, self.compute_dtype), layout.attention_bias
 
   def _run_layer(
@@ -983,7 +991,7 @@ class _FineTunedModel(tf.Module):
     self, input_ids, input_mask, token_type_ids, dropout_seed
   ) -> tf.Tensor:
     """Returns the pooled output after dropout, [batch_size, hidden_size]."""
-    cls_position = tf.zeros_like(input_ids[:, :1])  # [B, 1]
+    cls_position = tf.zeros([tf.shape(input_ids)[0], 1], tf.int32)
     last_layer = self.bert.encode_positions(
       cls_position, input_ids, input_mask, token_type_ids, dropout_seed
     )  # [B, 1, H]

@@ -34,6 +34,7 @@ import estimator as estimator_lib
 import heads
 import modeling
 from reports import classification_report
+from tasks import attribution
 from tasks import classification
 from tasks import classification_records
 from tasks import classification_results
@@ -403,6 +404,12 @@ def run(
     and functools.partial(create_model, classifier.num_outputs),
   )
 
+  explain = None  # only a model of ours has embeddings that are known
+  if config:
+    explain = functools.partial(
+      attribution.attribute_words, recipe.model, tokenizer, classifier
+    )
+
   def write_splits(kind: str) -> dict[str, Split]:
     return _write_splits(kind, classifier, tokenizer, data)
 
@@ -427,11 +434,11 @@ def run(
       )
 
   if FLAGS.do_eval:
-    results = _evaluate(task, classifier, recipe, dev, writes_mistakes=True)
+    results = _evaluate(task, classifier, recipe, dev, True, explain)
     run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
 
   if FLAGS.do_predict:
-    _predict(task, classifier, recipe, write_splits("test"))
+    _predict(task, classifier, recipe, write_splits("test"), explain)
 
 
 def _write_splits(
@@ -613,6 +620,7 @@ def _evaluate(
   recipe: finetuning.Recipe,
   dev: Mapping[str, Split],
   writes_mistakes: bool = False,
+  explain: classification_report.Explain | None = None,
 ) -> dict[str, float]:
   """Returns the contents of `eval_results.txt`."""
   results = {}
@@ -643,6 +651,7 @@ def _evaluate(
         predictions,
         logits,
         {key: results[key] for key in results if key.startswith(prefix)},
+        explain,
       )
       if labels:
         classification_results.write_confusion(
@@ -666,6 +675,7 @@ def _predict(
   classifier: classifier_config.ClassifierConfig,
   recipe: finetuning.Recipe,
   test: Mapping[str, Split],
+  explain: classification_report.Explain | None,
 ) -> None:
   """Writes predictions, and scores of files that have labels."""
   for name, split in test.items():
@@ -688,7 +698,13 @@ def _predict(
       FLAGS.output_dir, task, name, examples, predictions
     )
     classification_report.write_examples(
-      FLAGS.output_dir, name, classifier, examples, predictions, logits
+      FLAGS.output_dir,
+      name,
+      classifier,
+      examples,
+      predictions,
+      logits,
+      explain=explain,
     )
     path = os.path.join(FLAGS.output_dir, f"test_predictions{suffix}.tsv")
     logging.info(

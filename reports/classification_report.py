@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from reports import charts
 from reports import example_files
 from reports import page
 from reports import score_intervals
+from tasks import attribution
 from tasks import classification
 from tasks import classifier_config
 from tasks import metrics
@@ -23,6 +25,18 @@ _MOST_MATRIX_LABELS = 25
 _MOST_TABLE_LABELS = 200
 _NUM_BINS = 10
 _NUMBER = (int, float)
+# Mistakes, and other predictions, whose words are explained.
+_NUM_EXPLAINED = 12
+# Shares below this part of the largest one are not marked.
+_SMALLEST_SHARE = 0.1
+_NUM_SHADES = 4
+_NUM_LISTED_WORDS = 3
+
+# Function (texts of examples, numbers of outputs) -> shares of the words.
+Explain = Callable[
+  [Sequence[Sequence[str]], Sequence[int]],
+  list[list[list[attribution.WordShare]]],
+]
 
 
 def write_examples(
@@ -33,6 +47,7 @@ def write_examples(
   predictions: Sequence[Any],
   logits: np.ndarray,
   scores: Mapping[str, float] | None = None,
+  explain: Explain | None = None,
 ) -> None:
   """Writes the examples of a split for the page.
 
@@ -44,13 +59,26 @@ def write_examples(
     predictions: Label, list of labels, or number for each example.
     logits: float [num_examples, num_outputs].
     scores: Scores of the examples, under their names in `eval_results.txt`.
+    explain: Like `attribution.attribute_words` of the model; None to leave out
+      which words its predictions rest on.
   """
   num_labels = len(classifier.labels)  # 0 for regression
   probabilities = classifier.problem.probabilities(logits)[:, :num_labels]
+  words_by_number: dict[int, Any] = {}
+  if explain:
+    with example_files.keep_running():
+      words_by_number = _explain_some(
+        classifier.problem_type,
+        examples,
+        predictions,
+        probabilities,
+        logits,
+        explain,
+      )
 
   def make_row(number: int) -> dict[str, Any]:
     example = examples[number]
-    return {
+    row = {
       "id": str(example.id),
       "text_a": example.text_a,
       "text_b": example.text_b,
@@ -58,6 +86,9 @@ def write_examples(
       "prediction": predictions[number],
       "probabilities": probabilities[number].tolist(),
     }
+    if number in words_by_number:
+      row["words"] = words_by_number[number]
+    return row
 
   example_files.write(
     output_dir,
@@ -67,7 +98,58 @@ def write_examples(
     make_row,
     classifier.labels,
     scores,
+    words_by_number,
   )
+
+
+def _explain_some(
+  kind: str,
+  examples: Sequence[classification.Example],
+  predictions: Sequence[Any],
+  probabilities: np.ndarray,
+  logits: np.ndarray,
+  explain: Explain,
+) -> dict[int, list[list[attribution.WordShare]]]:
+  """Returns number of an example -> shares of the words of its texts."""
+  badness = []
+  for example, prediction, row in zip(examples, predictions, probabilities):
+    badness.append(_measure_badness(kind, example.label, prediction, row))
+  numbers = _choose_explained(np.array(badness))
+  texts, outputs = [], []
+  for number in numbers:
+    example = examples[number]
+    texts.append(_list_texts(example.text_a, example.text_b))
+    outputs.append(int(np.argmax(logits[number])))
+  return dict(zip(numbers, explain(texts, outputs)))
+
+
+def _choose_explained(badness: np.ndarray) -> list[int]:
+  """Returns the numbers of the worst mistakes, and of other predictions."""
+  order = np.argsort(-badness, kind="stable")
+  worst = [n for n in order[:_NUM_EXPLAINED].tolist() if badness[n] > 0]
+  others = np.setdiff1d(np.arange(len(badness)), worst)
+  places = np.linspace(0, len(others) - 1, _NUM_EXPLAINED).astype(int)
+  chosen = others[np.unique(places)].tolist() if len(others) else []
+  return sorted([*worst, *chosen])
+
+
+def _measure_badness(kind: str, label, prediction, probabilities) -> float:
+  """Returns how wrong a prediction is; at most 0 if it is right or unknown."""
+  if kind == heads.REGRESSION:
+    return abs(prediction - label) if label is not None else 0.0
+  if kind == heads.MULTI_LABEL:
+    if label is None:
+      return 0.0
+    return len(set(label) ^ set(prediction)) - 0.5
+  # The surest of the wrong ones come first, and the least sure right ones.
+  largest = float(max(probabilities, default=0.0))
+  is_wrong = label is not None and label != prediction
+  return largest if is_wrong else -largest
+
+
+def _list_texts(text_a: str, text_b: str | None) -> list[str]:
+  """Returns a text, or the texts of a pair."""
+  return [text_a, text_b] if text_b else [text_a]
 
 
 # --- Reading -----------------------------------------------------------------
@@ -115,6 +197,7 @@ class ClassifiedTexts:
         f"{place}: a row has {len(values)} probabilities, but there are "
         f"{num_labels} labels. Run the evaluation again."
       )
+    self._check_words(row, place)
     for name in ("label", "prediction"):
       if row.get(name) is None and name == "label":
         row[name] = None
@@ -123,6 +206,32 @@ class ClassifiedTexts:
       else:
         is_number = self.kind == heads.REGRESSION
         example_files.pick(row, name, _NUMBER if is_number else str, place)
+
+  def _check_words(self, row, place: str) -> None:
+    """Checks the shares of words, and that they follow each other."""
+    texts = _list_texts(row["text_a"], row["text_b"])
+    of_texts = [[] for _ in texts]
+    if row.setdefault("words", None) is not None:
+      of_texts = example_files.pick_list(row, "words", list, place)
+    is_right = len(of_texts) == len(texts)
+    for text, words in zip(texts, of_texts):
+      last = 0
+      for word in words:
+        is_word = (
+          isinstance(word, list)
+          and len(word) == 3
+          and all(isinstance(value, _NUMBER) for value in word)
+          and isinstance(word[0], int)
+          and isinstance(word[1], int)
+        )
+        is_right = is_right and is_word and last <= word[0] <= word[1]
+        if is_right:
+          last = word[1]
+    if not is_right:
+      raise UserError(
+        f"{place}: the words of a text are no places in it. Run the evaluation "
+        "again."
+      )
 
   def _to_array(self, name: str) -> np.ndarray:
     values = [row[name] for row in self.rows]
@@ -194,6 +303,7 @@ def make_part(content: example_files.ExampleFile, budget: int) -> page.Part:
   texts = ClassifiedTexts(content)
   list_id = f"examples-{content.split}"
   values: dict[str, Any] = {
+    "has_words": any(row["words"] for row in texts.rows),
     "is_regression": texts.kind == heads.REGRESSION,
     "has_labels": texts.has_labels,
     "matrix": None,
@@ -332,7 +442,15 @@ def _draw_values(texts) -> dict[str, Any] | None:
 def _make_list(content, texts, list_id: str, budget: int) -> dict[str, Any]:
   """Returns the list of examples, the worst mistakes first."""
   is_wrong = texts.find_wrong()
-  badness = [_measure_badness(texts, i) for i in range(len(texts.rows))]
+  badness = [
+    _measure_badness(
+      texts.kind,
+      row["label"] if texts.has_labels else None,
+      row["prediction"],
+      row["probabilities"],
+    )
+    for row in texts.rows
+  ]
   # The worst of each pair of label and prediction, then the second worst, ...
   order = sorted(range(len(texts.rows)), key=lambda i: -badness[i])
   ranks: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -342,7 +460,8 @@ def _make_list(content, texts, list_id: str, budget: int) -> dict[str, Any]:
     pair = (_show_value(row["label"]), _show_value(row["prediction"]))
     if texts.kind == heads.REGRESSION:
       pair = ("", "")
-    keys.append((ranks[pair], number))
+    is_explained = row["words"] is not None
+    keys.append((-1 if is_explained else ranks[pair], number))
     ranks[pair] += 1
   by_rank = [number for _, number in sorted(keys, key=lambda key: key[0])]
   items = [_make_item(texts, i, bool(is_wrong[i]), badness[i]) for i in by_rank]
@@ -352,26 +471,13 @@ def _make_list(content, texts, list_id: str, budget: int) -> dict[str, Any]:
     if texts.has_labels:
       filters.insert(0, page.Filter("label", "label", texts.labels))
       filters.append(page.Filter("state", "right or wrong", ["wrong", "right"]))
+  if any(row["words"] for row in texts.rows):
+    filters.append(page.Filter("words", "words", ["marked"]))
   shown = page.example_list(
     list_id, "examples", filters, items, content.num_examples, budget
   )
   shown["entries"].sort(key=lambda item: -item["badness"])
   return shown
-
-
-def _measure_badness(texts, number: int) -> float:
-  """Returns how wrong a prediction is; below 0 if it is right."""
-  row = texts.rows[number]
-  if texts.kind == heads.REGRESSION:
-    return abs(row["prediction"] - row["label"]) if texts.has_labels else 0.0
-  probabilities = row["probabilities"] or [0.0]
-  if texts.kind == heads.MULTI_LABEL:
-    if not texts.has_labels:
-      return 0.0
-    return len(set(row["label"]) ^ set(row["prediction"])) - 0.5
-  # The surest of the wrong ones come first, and the least sure right ones.
-  is_wrong = texts.has_labels and row["label"] != row["prediction"]
-  return max(probabilities) if is_wrong else -max(probabilities)
 
 
 def _make_item(texts, number: int, is_wrong: bool, badness: float):
@@ -382,6 +488,8 @@ def _make_item(texts, number: int, is_wrong: bool, badness: float):
     facets += [("label", label) for label in _as_labels(row["label"])]
     facets.append(("state", "wrong" if is_wrong else "right"))
   facets += [("prediction", label) for label in _as_labels(row["prediction"])]
+  if row["words"]:
+    facets.append(("words", "marked"))
   pairs = sorted(zip(row["probabilities"], texts.labels), reverse=True)[:3]
   shown = [f"{label} {probability:.1%}" for probability, label in pairs]
   return {
@@ -389,11 +497,61 @@ def _make_item(texts, number: int, is_wrong: bool, badness: float):
     "badness": badness,
     "is_wrong": is_wrong and texts.kind != heads.REGRESSION,
     "id": row["id"],
-    "texts": [text for text in (row["text_a"], row["text_b"]) if text],
+    "texts": _mark_words(row),
+    "words": _list_words(row, texts.kind == heads.REGRESSION),
     "label": _show_value(row["label"]) if texts.has_labels else None,
     "prediction": _show_value(row["prediction"]),
     "probabilities": ", ".join(shown),
   }
+
+
+def _mark_words(row: Mapping[str, Any]) -> list[list[dict[str, str]]]:
+  """Returns the texts as pieces: marked words, and what is between them.
+
+  The class of a mark is `for` or `against`, with a shade from s1 to s4.
+  """
+  texts = _list_texts(row["text_a"], row["text_b"])
+  words_of_texts = row["words"] or [[] for _ in texts]
+  shares = [abs(word[2]) for words in words_of_texts for word in words]
+  largest = max(shares, default=0.0)
+  marked = []
+  for text, words in zip(texts, words_of_texts):
+    pieces, place = [], 0
+    for begin, end, share in words:
+      part = abs(share) / largest if largest else 0.0
+      if part < _SMALLEST_SHARE or end > len(text):
+        continue
+      pieces.append({"text": text[place:begin], "mark": ""})
+      shade = math.ceil(part * _NUM_SHADES)
+      side = "for" if share > 0 else "against"
+      pieces.append({"text": text[begin:end], "mark": f"{side} s{shade}"})
+      place = end
+    pieces.append({"text": text[place:], "mark": ""})
+    marked.append([piece for piece in pieces if piece["text"]])
+  return marked
+
+
+def _list_words(
+  row: Mapping[str, Any], is_regression: bool
+) -> list[tuple[str, str]]:
+  """Returns the words with the largest shares, after what they do."""
+  words = []
+  texts = _list_texts(row["text_a"], row["text_b"])
+  for text, shares in zip(texts, row["words"] or ()):
+    words += [(share, text[begin:end]) for begin, end, share in shares]
+  words.sort(key=lambda word: -abs(word[0]))
+  lines = []
+  sides = ("for", "against")
+  if is_regression:
+    sides = ("raised by", "lowered by")
+  for sign, side in zip((1, -1), sides):
+    of_side = [word for word in words if sign * word[0] > 0]
+    shown = [
+      f"{text} ({share:+.2g})" for share, text in of_side[:_NUM_LISTED_WORDS]
+    ]
+    if shown:
+      lines.append((side, ", ".join(shown)))
+  return lines
 
 
 def _show_value(value: Any) -> str:

@@ -6,7 +6,7 @@ and prediction. `report_test.jsonl` is the same for predicted files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -56,16 +56,18 @@ class ExampleFile:
 
 
 @contextlib.contextmanager
-def keep_running() -> Iterator[None]:
-  """Turns an error of making a report into a warning: the run counts more."""
+def keep_running(
+  consequence: str = "The run is complete, but its report is not",
+) -> Iterator[None]:
+  """Turns an error of making a report into a warning: the run counts more.
+
+  Args:
+    consequence: What the error leads to, for the warning.
+  """
   try:
     yield
   except Exception as error:
-    logging.warning(
-      "The run is complete, but its report is not: %s: %s",
-      type(error).__name__,
-      error,
-    )
+    logging.warning("%s: %s: %s", consequence, type(error).__name__, error)
 
 
 def write(
@@ -76,6 +78,7 @@ def write(
   make_row: Callable[[int], dict[str, Any]],
   labels: Sequence[str] = (),
   scores: Mapping[str, float] | None = None,
+  always_kept: Collection[int] = (),
 ) -> None:
   """Writes the file of a split; an error becomes a warning.
 
@@ -87,12 +90,13 @@ def write(
     make_row: Function (number of an example) -> its row.
     labels: All labels, if the kind has labels.
     scores: Scores of all examples.
+    always_kept: Numbers of examples that a sample has in any case.
   """
   with keep_running():
     numbers = list(range(num_examples))
     if num_examples > MOST_EXAMPLES:
       chosen = random.Random(num_examples).sample(numbers, MOST_EXAMPLES)
-      numbers = sorted(chosen)
+      numbers = sorted({*chosen, *always_kept})
     header = {
       "kind": kind,
       "num_examples": num_examples,

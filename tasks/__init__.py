@@ -7,6 +7,7 @@ classification_targets  labels as numbers, also those that training lacks
 classification_results  files of predictions and mistakes
 classifier_config       `classifier.json`: labels and settings of a classifier
 problem_types           one label, several labels, or a value
+attribution             which words a classification rests on
 distillation            learning from the logits of a teacher
 glue, xnli              published data sets of texts and labels
 ner, squad, swag        words and tags; questions; choices

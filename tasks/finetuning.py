@@ -64,7 +64,10 @@ class Recipe:
 
   Attributes:
     estimator: The estimator that holds the weights.
+    model: The model, which has these weights.
   """
+
+  model: tf.Module
 
   def __init__(
     self,
@@ -103,6 +106,7 @@ class Recipe:
 
   def _model_fn(self, params) -> estimator_lib.EstimatorSpec:
     model = self._create_model(params)
+    self.model = model
 
     def compute_logits(features, dropout_seed=None):
       return model(

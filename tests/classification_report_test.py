@@ -1,16 +1,21 @@
 """Tests of classification_report.py; run_report_test.py has those of labels."""
 
+import json
+
 import html_pages
 import numpy as np
+import pytest
 
 from data import tokenizer_settings
+import errors
 import heads
 from reports import classification_report
+from reports import run_report
 from tasks import classification
 from tasks import classifier_config
 
 
-def write(folder, kind, labels, rows, logits):
+def write(folder, kind, labels, rows, logits, explain=None):
   """Writes rows of label and prediction as examples, and returns the page."""
   classifier = classifier_config.ClassifierConfig(
     kind, labels, tokenizer_settings.TokenizerSettings(), 16, "truncate"
@@ -21,7 +26,14 @@ def write(folder, kind, labels, rows, logits):
   ]
   predictions = [prediction for _, prediction in rows]
   classification_report.write_examples(
-    str(folder), "dev", classifier, examples, predictions, np.array(logits), {}
+    str(folder),
+    "dev",
+    classifier,
+    examples,
+    predictions,
+    np.array(logits),
+    {},
+    explain,
   )
   return html_pages.read_page(folder)
 
@@ -47,3 +59,42 @@ def test_several_labels_are_scored_one_by_one(tmp_path):
   ]
   assert page.cells[page.cells.index("c") + 1] == "1"
   assert all("state=wrong" in facets for facets in page.facets())
+
+
+def explain(texts, outputs):
+  """Says that each text rests on its first word, and against its number."""
+  assert len(texts) == len(outputs)
+  return [
+    [[(0, 4, 1.5 + output), (5, len(text), -0.25)] for text in texts_of_example]
+    for texts_of_example, output in zip(texts, outputs)
+  ]
+
+
+def test_words_are_marked_in_the_worst_mistakes_and_some_others(tmp_path):
+  labels = ("no", "yes")
+  # 20 mistakes, of which the later ones are surer, then 80 right ones.
+  rows = [("no", "yes")] * 20 + [("yes", "yes")] * 80
+  logits = [[0.0, 0.2 * number + 0.1] for number in range(100)]
+  page = write(tmp_path, heads.SINGLE_LABEL, labels, rows, logits, explain)
+  lines = (tmp_path / "report_dev.jsonl").read_text().splitlines()[1:]
+  explained = [n for n, line in enumerate(lines) if "words" in json.loads(line)]
+  assert set(range(8, 20)) <= set(explained) and explained[-1] == 99
+  assert len(explained) == 24
+  marked = [facets for facets in page.facets() if "words=marked" in facets]
+  assert len(marked) == 24
+  # One of each kind is in the note above the list.
+  assert page.marked[2:4] == ["text", "19"] and len(page.marked) == 2 + 2 * 24
+  assert page.text.count("for: text (+2.5)") == 24
+  assert page.text.count("against: 19 (-0.25)") == 1
+
+
+@pytest.mark.parametrize(
+  "words", ["3", "[]", "[[[0, 2]]]", "[[[4, 5, 1], [0, 1, 1]]]"]
+)
+def test_damaged_words_are_refused(tmp_path, words):
+  write(tmp_path, heads.SINGLE_LABEL, ("no",), [("no", "no")], [[1.0]])
+  path = tmp_path / "report_dev.jsonl"
+  text = path.read_text()
+  path.write_text(text.replace('"text_b"', f'"words": {words}, "text_b"'))
+  with pytest.raises(errors.UserError, match=r"report_dev\.jsonl"):
+    run_report.make_page(str(tmp_path))

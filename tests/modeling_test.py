@@ -307,6 +307,21 @@ def test_one_hot_lookup_gives_the_same():
   )
 
 
+def test_embeddings_in_place_of_ids_give_the_same():
+  config = builders.tiny_config()
+  batch = random_batch(config)
+  model = modeling.BertModel(config)
+  embeddings = model.embeddings(
+    batch["input_ids"], batch["token_type_ids"], None, None
+  )
+  expected = model(**batch)
+  output = model(**{**batch, "input_ids": embeddings})
+  for name in ("embedding_output", "sequence_output", "pooled_output"):
+    np.testing.assert_array_equal(
+      getattr(output, name), getattr(expected, name)
+    )
+
+
 def test_released_sizes():
   assert len(set(released_models.SIZES.values())) == 25
   large = modeling.BertConfig.from_size("wwm_uncased_L-24_H-1024_A-16")

@@ -15,6 +15,9 @@ from tasks import distillation
 def test_classifier_learns_evaluates_and_predicts(classify):
   run = classify(do_train=True, do_eval=True, do_predict=True)
   builders.assert_has_report(run, "dev", "test")
+  for split in ("dev", "test"):
+    _, *lines = (run / f"report_{split}.jsonl").read_text().splitlines()
+    assert sum("words" in json.loads(line) for line in lines) == 12
   results = builders.read_results(run)
   assert (
     list(results)
