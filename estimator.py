@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import os
 import signal
 from typing import Any
@@ -243,6 +244,7 @@ class TPUEstimator:
     max_steps: int,
     evaluate_fn: Callable[[], Mapping[str, float]] | None = None,
     data_files: Sequence[str] = (),
+    checkpoint_fn: Callable[[int], None] | None = None,
   ) -> None:
     """Trains until the run has made `max_steps` steps, and saves.
 
@@ -299,7 +301,7 @@ class TPUEstimator:
       self._open_progress(max_steps) as progress,
     ):
       tools = _TrainingTools(step_loop, iterator, writer, call, progress)
-      self._train_until(max_steps, evaluate_fn, tools)
+      self._train_until(max_steps, evaluate_fn, checkpoint_fn, tools)
     self._devices.broadcast_from_chief(0.0)  # waits until the chief has saved
     self._restore_best()
 
@@ -387,6 +389,7 @@ class TPUEstimator:
     self,
     max_steps: int,
     evaluate_fn: Callable[[], Mapping[str, float]] | None,
+    checkpoint_fn: Callable[[int], None] | None,
     tools: _TrainingTools,
   ) -> None:
     """Evaluates, saves and makes steps, each when it is due, until done."""
@@ -406,7 +409,12 @@ class TPUEstimator:
           self._record_evaluation(results, tools)
           is_saved = False
       is_done = self._is_done(step, max_steps)
-      is_save_due = is_done or signal_number or step % save_every == 0
+      is_regular = is_done or step % save_every == 0
+      if checkpoint_fn and step and is_regular and not signal_number:
+        call_it = functools.partial(checkpoint_fn, step)
+        _, signal_number = tools.call.unless_signalled(call_it)
+        tools.progress.restart_clock()
+      is_save_due = is_regular or signal_number
       if is_save_due and not is_saved:
         self._save(tools.writer)
         is_saved = True

@@ -41,6 +41,7 @@ import modeling
 from pretraining import input_pipeline
 from pretraining import masking
 from pretraining import record_formats
+from reports import mask_report
 import tokenization
 from training import model_folder
 from training import run_folder
@@ -154,6 +155,7 @@ def main(_):
     config=run_config,
     train_batch_size=FLAGS.train_batch_size,
     eval_batch_size=FLAGS.eval_batch_size,
+    predict_batch_size=mask_report.NUM_RECORDS,
   )
   train_input_fn = input_fn_builder(
     train_files, record_format, config, True, redraw_masks
@@ -165,6 +167,7 @@ def main(_):
       return estimator.evaluate(eval_input_fn, steps=FLAGS.max_eval_steps)
 
   if FLAGS.do_train:
+    history = _create_mask_history(estimator, eval_input_fn, files)
     logging.info("***** Running training *****")
     logging.info("  Batch size = %d", FLAGS.train_batch_size)
     with _name_damage(train_files, find_problems):
@@ -173,6 +176,7 @@ def main(_):
         max_steps=FLAGS.num_train_steps,
         evaluate_fn=evaluate if FLAGS.do_eval else None,
         data_files=data_files,
+        checkpoint_fn=history.add if history else None,
       )
     text_settings = None
     if files.vocab_file:
@@ -199,20 +203,25 @@ def loss_fn_builder(
   head = heads.HEADS[heads.PRETRAINING]
 
   def loss_fn(features, dropout_seed):
-    logits = model(
-      features["input_ids"],
-      features["input_mask"],
-      features["segment_ids"],
-      features["masked_lm_positions"],
-      dropout_seed,
-      features.get("sequence_starts"),
-    )
+    logits = _compute_logits(model, features, dropout_seed)
     return estimator_lib.Losses(
       losses=head.named_losses(logits, features),
       metrics=head.named_metrics(logits, features),
     )
 
   return loss_fn
+
+
+def _compute_logits(model, features, dropout_seed=None):
+  """Returns the logits of both tasks for a batch of records."""
+  return model(
+    features["input_ids"],
+    features["input_mask"],
+    features["segment_ids"],
+    features["masked_lm_positions"],
+    dropout_seed,
+    features.get("sequence_starts"),
+  )
 
 
 def model_fn_builder(
@@ -237,9 +246,15 @@ def model_fn_builder(
       num_positions=record_format.max_sequences + max_predictions,
       num_predictions=max_predictions,
     )
+
+    def predict_fn(features):
+      logits, _ = _compute_logits(model, features)
+      return mask_report.predict(logits, features)
+
     return estimator_lib.EstimatorSpec(
       model=model,
       loss_fn=loss_fn_builder(model),
+      predict_fn=predict_fn,
       optimizer=optimizer,
       init_checkpoint=init_checkpoint,
       model_config=config.to_dict(),
@@ -277,6 +292,34 @@ def input_fn_builder(
 
 
 # --- Flags and files ---------------------------------------------------------
+
+
+def _create_mask_history(
+  estimator: estimator_lib.TPUEstimator,
+  eval_input_fn: Callable[[Mapping[str, Any]], tf.data.Dataset],
+  files: model_folder.ModelFiles,
+) -> mask_report.MaskHistory | None:
+  """Returns what records predictions for the page; None if it is not made here.
+
+  Without a vocabulary, the words are not known, and nothing is recorded.
+  """
+  if not estimator.is_chief:
+    return None
+  words: Mapping[int, str] = {}
+  if files.vocab_file:
+    vocab = tokenization.load_vocab(files.vocab_file)
+    words = {number: token for token, number in vocab.items()}
+
+  def predict_records():
+    return estimator.predict(lambda params: eval_input_fn(params).take(1))
+
+  return mask_report.MaskHistory(
+    FLAGS.output_dir,
+    estimator.global_step,
+    FLAGS.save_checkpoints_steps,
+    words,
+    predict_records,
+  )
 
 
 def _expand_flag(flag: str) -> list[str]:

@@ -15,6 +15,7 @@ from reports import classification_report
 from reports import earlier_files
 from reports import example_files
 from reports import grid_report
+from reports import mask_report
 from reports import overview
 from reports import page
 from reports import question_report
@@ -80,7 +81,8 @@ def make_page(folder: str) -> str:
   log = run_log.read_lines(log_file) if has_log else []
   grid = run_files.read_optional_json(folder, grid_report.FILE)
   earlier = earlier_files.make_parts(folder, [c.split for c in contents])
-  if not (commands or log or results or contents or grid or earlier):
+  masks = mask_report.make_part(folder)
+  if not any((commands, log, results, contents, grid, earlier, masks)):
     raise UserError(
       f"--run={folder} holds neither scores nor a log of a training. Pass the "
       "--output_dir of a run."
@@ -88,6 +90,8 @@ def make_page(folder: str) -> str:
   first = [_make_scores_part(results, contents, commands, log)]
   if grid:
     first.insert(0, grid_report.make_part(folder, grid))
+  if masks:
+    first.append(masks)
   last = [*earlier, *_make_last_parts(folder, commands, log)]
   name = os.path.basename(os.path.abspath(folder))
   for budget in _BUDGETS:

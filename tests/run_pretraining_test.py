@@ -54,6 +54,20 @@ def test_pretraining_on_packed_records(create, pretrain):
   assert "next_sentence_loss" in results
 
 
+def test_predicted_words_are_recorded_at_checkpoints(
+  records, pretrain, vocab_file
+):
+  run = pretrain(records, vocab_file=vocab_file, save_checkpoints_steps=2)
+  pretrain(
+    records, vocab_file=vocab_file, save_checkpoints_steps=2, num_train_steps=6
+  )
+  content = json.loads((run / "report_masks.json").read_text())
+  assert [entry["step"] for entry in content["steps"]] == [2, 4, 6]
+  first, *_, last = [entry["predictions"] for entry in content["steps"]]
+  assert first != last  # those of other weights
+  assert "Masked words</h2>" in (run / "report.html").read_text()
+
+
 def test_masked_lm_alone_does_not_change_the_other_head(
   create, pretrain, init_checkpoint
 ):

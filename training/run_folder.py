@@ -18,7 +18,7 @@ _OUTPUT_NAME = re.compile(
   r"(nbest_)?predictions\.json|null_odds\.json|"
   r"test_(results|predictions|scores)(_\w+)?\.(tsv|txt|jsonl)|"
   r"(confusion_matrix|worst_mistakes)(_\w+)?\.tsv|"
-  r"report\.html|report_(run\.json|(dev|test)(_\w+)?\.jsonl)"
+  r"report\.html|report_((run|masks)\.json|(dev|test)(_\w+)?\.jsonl)"
 )
 # Split -> the name of its records in the original code.
 _RECORD_NAMES = {"train": "train", "dev": "eval", "test": "predict"}

@@ -127,7 +127,10 @@ class Progress:
     """Logs the scores of an evaluation during training."""
     self._write_pending()
     self._write({"step": step, "evaluation": dict(results)})
-    # The time that it took does not count as time of the next step.
+    self.restart_clock()
+
+  def restart_clock(self) -> None:
+    """Leaves the time since the last step out of that of the next one."""
     self._last_time = time.monotonic()
 
   def _measure_speed(self, timed: _TimedReport) -> None:
