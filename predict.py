@@ -39,7 +39,7 @@ from serving import text_answers
 FLAGS = flags.FLAGS
 
 # Function (text, its answer) -> lines for people.
-ShowFunction = Callable[[text_answers.Row, text_answers.Answer], list[str]]
+ShowFunction = Callable[..., list[str]]
 
 _SEPARATOR = "|||"
 _NUM_SHOWN = 5
