@@ -668,11 +668,12 @@ def check_max_seq_length(
   max_seq_length: int,
   config: modeling.BertConfig,
   files: model_folder.ModelFiles,
+  flag: str = "max_seq_length",
 ) -> None:
   """Raises a UserError if sequences would not fit the model."""
   if not 3 <= max_seq_length <= config.max_position_embeddings:
     raise UserError(
-      f"--max_seq_length={max_seq_length} must be from 3 to "
+      f"--{flag}={max_seq_length} must be from 3 to "
       f"{config.max_position_embeddings}, which is max_position_embeddings "
       f"in {files.bert_config_file}."
     )
@@ -876,6 +877,7 @@ def training_cost(
   num_positions: int | None = None,
   num_predictions: int = 0,
   num_sequences: int = 1,
+  seq_length: int | None = None,
 ) -> dict[str, Callable]:
   """Returns the fields of an `EstimatorSpec` about the cost of training.
 
@@ -884,6 +886,7 @@ def training_cost(
     num_positions: See `cost.training_flops`.
     num_predictions: See `cost.training_flops`.
     num_sequences: Number of sequences per example.
+    seq_length: Number of tokens of a sequence; None for --max_seq_length.
   """
 
   def work_fn(features) -> estimator.Work:
@@ -901,7 +904,7 @@ def training_cost(
     return cost.activation_bytes(
       config,
       num_sequences * num_examples,
-      FLAGS.max_seq_length,
+      seq_length or FLAGS.max_seq_length,
       compute_dtype(),
       FLAGS.recompute_activations,
       num_predictions,

@@ -45,7 +45,12 @@ from training import training_step
 # Types in the signatures of a `model_fn` and an `input_fn`.
 InputFn = training_data.InputFn
 Losses = training_step.Losses
+StepReport = training_step.StepReport
 Work = training_step.Work
+
+# (number of the last step, report of the steps of a call of the graph) ->
+# whether to end training. With several machines, the first one decides.
+Observer = Callable[[int, StepReport], bool]
 
 # Flags that decide how a run learns. A change in the middle of a run may be a
 # mistake.
@@ -217,6 +222,10 @@ class TPUEstimator:
     """True for the only machine, or the first of several."""
     return self._devices.is_chief
 
+  def broadcast_from_chief(self, value: float) -> float:
+    """Returns the value that the first machine passes; all must call this."""
+    return self._devices.broadcast_from_chief(value)
+
   @property
   def _writes_files(self) -> bool:
     return bool(self._model_dir) and self._devices.is_chief
@@ -245,6 +254,8 @@ class TPUEstimator:
     evaluate_fn: Callable[[], Mapping[str, float]] | None = None,
     data_files: Sequence[str] = (),
     checkpoint_fn: Callable[[int], None] | None = None,
+    first_step: int = 0,
+    observer: Observer | None = None,
   ) -> None:
     """Trains until the run has made `max_steps` steps, and saves.
 
@@ -266,6 +277,9 @@ class TPUEstimator:
         It is called every `eval_every_steps`.
       data_files: Paths of the files of the user that the data come from. A run
         that was trained on other ones warns of it.
+      first_step: Step at which the run begins to read these data. A run whose
+        checkpoint has another one begins with the first batch.
+      observer: Sees the steps of each call of the graph, and may end training.
 
     Raises:
       UserError: `model_dir` cannot be written, the loss is not finite, the data
@@ -293,7 +307,7 @@ class TPUEstimator:
       # A folder that cannot be written is found before hours of training.
       file_io.check_writable(self._model_dir, "--output_dir")
       self._prepare_model_dir()
-    iterator = self._make_training_iterator(input_fn)
+    iterator = self._make_training_iterator(input_fn, first_step)
     self._has_weights = True
     with (
       checkpoint.BackgroundWriter() as writer,
@@ -301,7 +315,7 @@ class TPUEstimator:
       self._open_progress(max_steps) as progress,
     ):
       tools = _TrainingTools(step_loop, iterator, writer, call, progress)
-      self._train_until(max_steps, evaluate_fn, checkpoint_fn, tools)
+      self._train_until(max_steps, evaluate_fn, checkpoint_fn, observer, tools)
     self._devices.broadcast_from_chief(0.0)  # waits until the chief has saved
     self._restore_best()
 
@@ -361,7 +375,7 @@ class TPUEstimator:
     )
     return training_step.StepLoop(step, self._global_step, self._loss_scale)
 
-  def _make_training_iterator(self, input_fn: InputFn) -> Any:
+  def _make_training_iterator(self, input_fn: InputFn, first_step: int) -> Any:
     """Returns an iterator over (features, position of the next batch)."""
     dataset = training_data.resume_training_data(
       input_fn,
@@ -369,6 +383,7 @@ class TPUEstimator:
       self._train_batch_size,
       self.global_step,
       self._state,
+      first_step,
     )
     dataset = training_data.disable_autotune(dataset)
     return iter(self._devices.distribute_training_data(dataset))
@@ -390,6 +405,7 @@ class TPUEstimator:
     max_steps: int,
     evaluate_fn: Callable[[], Mapping[str, float]] | None,
     checkpoint_fn: Callable[[int], None] | None,
+    observer: Observer | None,
     tools: _TrainingTools,
   ) -> None:
     """Evaluates, saves and makes steps, each when it is due, until done."""
@@ -401,6 +417,7 @@ class TPUEstimator:
     step = self.global_step
     position = tf.constant(self._state.input_position, tf.int64)
     is_saved, signal_number = True, 0
+    is_ended = False  # by the observer
     while True:
       # Evaluation comes first: its result is part of the checkpoint.
       if evaluate_fn and not signal_number and self._is_evaluation_due(step):
@@ -408,7 +425,7 @@ class TPUEstimator:
         if results:
           self._record_evaluation(results, tools)
           is_saved = False
-      is_done = self._is_done(step, max_steps)
+      is_done = is_ended or self._is_done(step, max_steps)
       is_regular = is_done or step % save_every == 0
       if checkpoint_fn and step and is_regular and not signal_number:
         call_it = functools.partial(checkpoint_fn, step)
@@ -436,6 +453,9 @@ class TPUEstimator:
       position = result.position
       is_saved = False
       signal_number = interruption.signal_of(result.flags.numpy())
+      if observer:
+        vote = float(observer(step, result.report))
+        is_ended = bool(self._devices.broadcast_from_chief(vote))
 
   def _make_steps(
     self, num_steps: int, position: tf.Tensor, tools: _TrainingTools

@@ -37,6 +37,7 @@ from errors import Interrupted
 from errors import repeat_warnings
 from errors import UserError
 
+STARTED = time.monotonic()  # when the program began
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 _EXIT_CODE_BROKEN_PIPE = 128 + 13  # what shells report for SIGPIPE
 # Environment variable of a program that has to end when its standard input

@@ -10,6 +10,10 @@
 Without --init_checkpoint, training starts from random weights. The records
 decide what is trained: those without next sentences train masked LM alone, and
 packed ones train several pairs per row.
+
+--train_hours=2 in place of --num_train_steps trains for a time. With
+--long_input_file the last tenth of the steps reads longer records, as the
+authors of the paper did (A.2).
 """
 
 from __future__ import annotations
@@ -18,8 +22,11 @@ import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
+import gc
 import os
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -34,19 +41,28 @@ from data import file_names
 from data import original_names
 from data import record_files
 from data import tokenizer_settings
+from errors import Interrupted
 from errors import UserError
 import estimator as estimator_lib
 import heads
 import modeling
 from pretraining import input_pipeline
+from pretraining import learning_check
 from pretraining import masking
 from pretraining import record_formats
 from reports import mask_report
 import tokenization
 from training import model_folder
 from training import run_folder
+from training import time_budget
 
 FLAGS = flags.FLAGS
+_FLAGS_OF_LONG_RECORDS = (
+  "long_share",
+  "long_seq_length",
+  "long_max_predictions_per_seq",
+  "long_train_batch_size",
+)
 original_names.explain_missing_names(__name__)
 
 
@@ -86,6 +102,15 @@ def define_flags() -> None:
     "Total number of steps, including those before an interruption.",
     lower_bound=1,
   )
+  flags.DEFINE_float(
+    "train_hours",
+    None,
+    "Hours from the start of the program to the last step, in place of "
+    "--num_train_steps. The speed is measured first; the log then names the "
+    "number of steps that fits. --num_warmup_steps is a tenth of it by "
+    "default. A run that resumes keeps the number.",
+    lower_bound=0.0,
+  )
   flags.DEFINE_integer(
     "num_warmup_steps",
     10000,
@@ -119,6 +144,69 @@ def define_flags() -> None:
     "once before training; files with damage are copied without it to the "
     "folder `undamaged` in --output_dir.",
   )
+  _define_long_record_flags()
+
+
+@flag_help.group("Longer records")
+def _define_long_record_flags() -> None:
+  """Defines the flags of longer records for the end of the training."""
+  flags.DEFINE_string(
+    "long_input_file",
+    None,
+    "TFRecord files of longer records, which the last steps read. Their "
+    "sequences may have more tokens than --max_seq_length.",
+  )
+  flags.DEFINE_float(
+    "long_share",
+    0.1,
+    "Share of the steps that read --long_input_file.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+  )
+  flags.DEFINE_integer(
+    "long_seq_length",
+    512,
+    "Number of tokens per record of --long_input_file.",
+  )
+  flags.DEFINE_integer(
+    "long_max_predictions_per_seq",
+    80,
+    "Maximum number of predictions per record of --long_input_file.",
+  )
+  flags.DEFINE_integer(
+    "long_train_batch_size",
+    None,
+    "Number of records of --long_input_file per step; by default "
+    "--train_batch_size.",
+    lower_bound=1,
+  )
+
+
+class _Part(NamedTuple):
+  """A part of the training, with records of one format.
+
+  Attributes:
+    flag: Flag that names the records.
+    data_files: Paths that the flag names.
+    files: Paths to read: copies without damage replace damaged files.
+    record_format: Format of the records.
+    batch_size: Number of records per step.
+    share: Share of the steps of the run.
+  """
+
+  flag: str
+  data_files: list[str]
+  files: list[str]
+  record_format: record_formats.PretrainingFormat
+  batch_size: int
+  share: float
+
+
+class _Length(NamedTuple):
+  """Number of steps of the run, and of its warm-up."""
+
+  num_train_steps: int
+  num_warmup_steps: int
 
 
 @launch.owns("output_dir", finish=common_flags.write_report)
@@ -126,58 +214,13 @@ def main(_):
   run_config = common_flags.run_config()
   files = common_flags.model_files("bert_config_file")
   config = common_flags.read_config(files)
-  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
-  if not (FLAGS.do_train or FLAGS.do_eval):
-    raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
+  _check_flags(config, files)
   redraw_masks = _create_mask_function(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
-  data_files = train_files = _expand_flag("input_file")
-  eval_files = train_files
-  if FLAGS.eval_input_file:
-    eval_files = _expand_flag("eval_input_file")
-  record_format = record_formats.check_pretraining_files(
-    train_files + eval_files,
-    FLAGS.max_seq_length,
-    FLAGS.max_predictions_per_seq,
-    FLAGS.skip_damaged_records,
-  )
-
-  def find_problems(records: Sequence[bytes]) -> Mapping[int, str]:
-    return record_formats.examine_records(
-      records, record_format, config.vocab_size, config.type_vocab_size
-    )
-
-  if FLAGS.skip_damaged_records:
-    train_files = _copy_undamaged(train_files, find_problems)
-    eval_files = _copy_undamaged(eval_files, find_problems)
-  estimator = estimator_lib.TPUEstimator(
-    model_fn=model_fn_builder(config, record_format, files.init_checkpoint),
-    config=run_config,
-    train_batch_size=FLAGS.train_batch_size,
-    eval_batch_size=FLAGS.eval_batch_size,
-    predict_batch_size=mask_report.NUM_RECORDS,
-  )
-  train_input_fn = input_fn_builder(
-    train_files, record_format, config, True, redraw_masks
-  )
-  eval_input_fn = input_fn_builder(eval_files, record_format, config, False)
-
-  def evaluate():
-    with _name_damage(eval_files, find_problems):
-      return estimator.evaluate(eval_input_fn, steps=FLAGS.max_eval_steps)
-
+  parts, eval_files = _read_parts(config)
+  run = _Run(run_config, config, files, parts, eval_files, redraw_masks)
   if FLAGS.do_train:
-    history = _create_mask_history(estimator, eval_input_fn, files)
-    logging.info("***** Running training *****")
-    logging.info("  Batch size = %d", FLAGS.train_batch_size)
-    with _name_damage(train_files, find_problems):
-      estimator.train(
-        train_input_fn,
-        max_steps=FLAGS.num_train_steps,
-        evaluate_fn=evaluate if FLAGS.do_eval else None,
-        data_files=data_files,
-        checkpoint_fn=history.add if history else None,
-      )
+    estimator = run.train(run.find_length())
     text_settings = None
     if files.vocab_file:
       text_settings = tokenizer_settings.TokenizerSettings.read(
@@ -186,11 +229,256 @@ def main(_):
     common_flags.export_model(
       estimator, config, files.vocab_file, text_settings
     )
-
+  else:
+    estimator = run.create_estimator(parts[0], _length_of_flags())
   if FLAGS.do_eval:
     logging.info("***** Running evaluation *****")
     logging.info("  Batch size = %d", FLAGS.eval_batch_size)
-    run_folder.write_results(FLAGS.output_dir, "eval_results.txt", evaluate())
+    results = run.evaluate(estimator)
+    run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
+
+
+# --- The run -----------------------------------------------------------------
+
+
+class _Run:
+  """A run whose parts read records of different lengths, one after the other.
+
+  Each part has its own estimator, which continues from the checkpoint at the
+  end of the part before.
+  """
+
+  def __init__(
+    self,
+    run_config: estimator_lib.RunConfig,
+    config: modeling.BertConfig,
+    files: model_folder.ModelFiles,
+    parts: Sequence[_Part],
+    eval_files: Sequence[str],
+    redraw_masks: Callable | None,
+  ):
+    """Stores what the parts share.
+
+    Args:
+      run_config: Where and how the run happens.
+      config: Config of the model.
+      files: Files of the model.
+      parts: The parts of the training.
+      eval_files: Paths of the records of the evaluation, which have the format
+        of the first part.
+      redraw_masks: Function that draws new masks, or None.
+    """
+    self._run_config = run_config
+    self._config = config
+    self._files = files
+    self._parts = parts
+    self._eval_files = eval_files
+    self._redraw_masks = redraw_masks
+
+  def create_estimator(
+    self,
+    part: _Part,
+    length: _Length,
+    run_config: estimator_lib.RunConfig | None = None,
+  ) -> estimator_lib.TPUEstimator:
+    """Returns the estimator of a part of the training."""
+    return estimator_lib.TPUEstimator(
+      model_fn=model_fn_builder(
+        self._config, part.record_format, self._files.init_checkpoint, length
+      ),
+      config=run_config or self._run_config,
+      train_batch_size=part.batch_size,
+      eval_batch_size=FLAGS.eval_batch_size,
+      predict_batch_size=mask_report.NUM_RECORDS,
+    )
+
+  def evaluate(self, estimator: estimator_lib.TPUEstimator) -> dict[str, float]:
+    """Returns the scores of the present weights."""
+    record_format = self._parts[0].record_format
+    with _name_damage(self._eval_files, record_format, self._config):
+      return estimator.evaluate(
+        self._create_eval_input_fn(), steps=FLAGS.max_eval_steps
+      )
+
+  def train(self, length: _Length) -> estimator_lib.TPUEstimator:
+    """Trains the parts that are not done, and returns the last estimator."""
+    watch = learning_check.LearningWatch(length.num_warmup_steps)
+    estimator, first_step = None, 0
+    for part in self._parts:
+      last_step = length.num_train_steps
+      is_last = part is self._parts[-1]
+      if not is_last:
+        last_step -= max(round(self._parts[-1].share * last_step), 1)
+      if is_last or self._newest_step() < last_step:
+        estimator = None  # the memory of the part before is needed
+        gc.collect()
+        estimator = self.create_estimator(part, length)
+        self._train_part(estimator, part, first_step, last_step, watch)
+        # Only the first part deletes the checkpoints of an earlier run.
+        self._run_config = dataclasses.replace(self._run_config, restart=False)
+      first_step = last_step
+    watch.repeat_at_end()
+    assert estimator, "there is at least one part"
+    return estimator
+
+  def _newest_step(self) -> int:
+    """Returns the step of the newest checkpoint of the run, or 0."""
+    newest = None
+    if not self._run_config.restart:
+      newest = checkpoint_folder.find_latest(FLAGS.output_dir)
+    return checkpoint_folder.step_of_name(newest) if newest else 0
+
+  def _train_part(
+    self,
+    estimator: estimator_lib.TPUEstimator,
+    part: _Part,
+    first_step: int,
+    last_step: int,
+    watch: learning_check.LearningWatch,
+  ) -> None:
+    """Trains from one step to another with the records of a part."""
+    logging.info("***** Running training on --%s *****", part.flag)
+    logging.info("  Batch size = %d", part.batch_size)
+    history = self._create_mask_history(estimator)
+    with _name_damage(part.files, part.record_format, self._config):
+      watch.begin(
+        learning_check.measure_entropies(part.files, part.record_format)
+      )
+      estimator.train(
+        self._create_train_input_fn(part),
+        max_steps=last_step,
+        evaluate_fn=(lambda: self.evaluate(estimator))
+        if FLAGS.do_eval
+        else None,
+        data_files=[file for part in self._parts for file in part.data_files],
+        checkpoint_fn=history.add if history else None,
+        first_step=first_step,
+        observer=watch,
+      )
+
+  def _create_train_input_fn(self, part: _Part) -> estimator_lib.InputFn:
+    return input_fn_builder(
+      part.files, part.record_format, self._config, True, self._redraw_masks
+    )
+
+  def _create_eval_input_fn(self) -> estimator_lib.InputFn:
+    return input_fn_builder(
+      self._eval_files, self._parts[0].record_format, self._config, False
+    )
+
+  def _create_mask_history(
+    self, estimator: estimator_lib.TPUEstimator
+  ) -> mask_report.MaskHistory | None:
+    """Returns the recorder of predictions for the page of the run.
+
+    Without a vocabulary, the words are not known, and it records nothing. Only
+    the first machine has one.
+    """
+    if not estimator.is_chief:
+      return None
+    words: Mapping[int, str] = {}
+    if self._files.vocab_file:
+      vocab = tokenization.load_vocab(self._files.vocab_file)
+      words = {number: token for token, number in vocab.items()}
+    input_fn = self._create_eval_input_fn()
+
+    def predict_records():
+      return estimator.predict(lambda params: input_fn(params).take(1))
+
+    return mask_report.MaskHistory(
+      FLAGS.output_dir,
+      estimator.global_step,
+      FLAGS.save_checkpoints_steps,
+      words,
+      predict_records,
+    )
+
+  # --- The length ---
+
+  def find_length(self) -> _Length:
+    """Returns the length that the flags give, or that --train_hours allows.
+
+    Raises:
+      UserError: The run in the folder was begun with another time, or the time
+        is too short.
+    """
+    if FLAGS.train_hours is None:
+      return _length_of_flags()
+    budget = None
+    if not self._run_config.restart:
+      budget = time_budget.read(
+        FLAGS.output_dir, FLAGS.train_hours, self._newest_step() > 0
+      )
+    if not budget:
+      budget = self._plan_budget()
+    return _Length(budget.num_train_steps, budget.num_warmup_steps)
+
+  def _plan_budget(self) -> time_budget.TimeBudget:
+    """Measures the speed of all parts, and stores the number of steps."""
+    logging.info(
+      "Measuring the speed for --train_hours=%g; these steps are not kept.",
+      FLAGS.train_hours,
+    )
+    measured, seconds_used, is_chief = [], 0.0, False
+    for part in self._parts:
+      estimator = self._create_measured_estimator(part)
+      times = self._measure_steps(estimator, part)
+      # All machines have to plan with the same numbers.
+      times = time_budget.StepTimes(*map(estimator.broadcast_from_chief, times))
+      measured.append((times, part.share))
+      seconds_used = time.monotonic() - launch.STARTED
+      seconds_used = estimator.broadcast_from_chief(seconds_used)
+      is_chief = estimator.is_chief
+    num_warmup_steps = None
+    if FLAGS["num_warmup_steps"].present:
+      num_warmup_steps = FLAGS.num_warmup_steps
+    budget = time_budget.plan(
+      FLAGS.train_hours, seconds_used, measured, num_warmup_steps
+    )
+    if is_chief:
+      budget.write(FLAGS.output_dir)
+    return budget
+
+  def _create_measured_estimator(
+    self, part: _Part
+  ) -> estimator_lib.TPUEstimator:
+    """Returns an estimator that writes nothing."""
+    gc.collect()  # the memory of the part before is needed
+    run_config = dataclasses.replace(
+      self._run_config, model_dir=None, restart=False
+    )
+    # The number of steps changes the learning rate and not the speed.
+    return self.create_estimator(part, _length_of_flags(), run_config)
+
+  def _measure_steps(
+    self, estimator: estimator_lib.TPUEstimator, part: _Part
+  ) -> time_budget.StepTimes:
+    """Returns the duration of a step, with its share of the evaluations."""
+    seconds = time_budget.seconds_to_measure(FLAGS.train_hours)
+    timer = time_budget.StepTimer(seconds)
+    try:
+      with _name_damage(part.files, part.record_format, self._config):
+        estimator.train(
+          self._create_train_input_fn(part),
+          max_steps=FLAGS.num_train_steps,
+          observer=timer,
+        )
+    except Interrupted as error:
+      raise Interrupted(
+        error.signal_number,
+        "Stopped while the speed was measured. Nothing was trained yet.",
+      ) from error
+    times = timer.times()
+    if FLAGS.do_eval and FLAGS.eval_every_steps:
+      start = time.monotonic()
+      self.evaluate(estimator)
+      seconds = (time.monotonic() - start) / FLAGS.eval_every_steps
+      times = times._replace(seconds_per_step=times.seconds_per_step + seconds)
+    return times
+
+
+def _length_of_flags() -> _Length:
+  return _Length(FLAGS.num_train_steps, FLAGS.num_warmup_steps)
 
 
 # --- Model and input ---------------------------------------------------------
@@ -228,6 +516,7 @@ def model_fn_builder(
   config: modeling.BertConfig,
   record_format: record_formats.PretrainingFormat,
   init_checkpoint: str | None,
+  length: _Length,
 ) -> Callable[[Mapping[str, Any]], estimator_lib.EstimatorSpec]:
   """Returns the `model_fn` of pre-training on records of a format."""
   max_predictions = record_format.max_predictions_per_seq
@@ -239,12 +528,13 @@ def model_fn_builder(
     optimizer = None
     if FLAGS.do_train:
       optimizer = common_flags.create_optimizer(
-        config, FLAGS.num_train_steps, FLAGS.num_warmup_steps
+        config, length.num_train_steps, length.num_warmup_steps
       )
     cost = common_flags.training_cost(
       config,
       num_positions=record_format.max_sequences + max_predictions,
       num_predictions=max_predictions,
+      seq_length=record_format.max_seq_length,
     )
 
     def predict_fn(features):
@@ -294,32 +584,97 @@ def input_fn_builder(
 # --- Flags and files ---------------------------------------------------------
 
 
-def _create_mask_history(
-  estimator: estimator_lib.TPUEstimator,
-  eval_input_fn: Callable[[Mapping[str, Any]], tf.data.Dataset],
-  files: model_folder.ModelFiles,
-) -> mask_report.MaskHistory | None:
-  """Returns what records predictions for the page; None if it is not made here.
-
-  Without a vocabulary, the words are not known, and nothing is recorded.
-  """
-  if not estimator.is_chief:
-    return None
-  words: Mapping[int, str] = {}
-  if files.vocab_file:
-    vocab = tokenization.load_vocab(files.vocab_file)
-    words = {number: token for token, number in vocab.items()}
-
-  def predict_records():
-    return estimator.predict(lambda params: eval_input_fn(params).take(1))
-
-  return mask_report.MaskHistory(
-    FLAGS.output_dir,
-    estimator.global_step,
-    FLAGS.save_checkpoints_steps,
-    words,
-    predict_records,
+def _check_flags(
+  config: modeling.BertConfig, files: model_folder.ModelFiles
+) -> None:
+  """Raises a UserError if flags contradict each other or the model."""
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
+  if not (FLAGS.do_train or FLAGS.do_eval):
+    raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
+  if FLAGS.train_hours is not None and FLAGS["num_train_steps"].present:
+    raise UserError(
+      f"--train_hours={FLAGS.train_hours:g} and "
+      f"--num_train_steps={FLAGS.num_train_steps} both give the length of the "
+      "training. Pass one of them."
+    )
+  has_long_records = FLAGS.long_input_file is not None
+  common_flags.check_belongs(
+    _FLAGS_OF_LONG_RECORDS, has_long_records, "--long_input_file"
   )
+  if not has_long_records:
+    return
+  common_flags.check_max_seq_length(
+    FLAGS.long_seq_length, config, files, "long_seq_length"
+  )
+  if not 0.0 < FLAGS.long_share < 1.0:
+    raise UserError(
+      f"--long_share={FLAGS.long_share:g} must be above 0 and below 1: it is "
+      "the share of the steps that read --long_input_file."
+    )
+  if FLAGS.early_stopping_patience:
+    raise UserError(
+      "--early_stopping_patience cannot be used with --long_input_file: the "
+      "number of steps decides when the longer records begin."
+    )
+
+
+def _read_parts(
+  config: modeling.BertConfig,
+) -> tuple[list[_Part], list[str]]:
+  """Finds and checks all records.
+
+  Returns:
+    The parts of the training, and the files of the evaluation.
+  """
+  train_files = _expand_flag("input_file")
+  eval_files = train_files
+  if FLAGS.eval_input_file:
+    eval_files = _expand_flag("eval_input_file")
+  long_files: list[str] = []
+  if FLAGS.long_input_file:
+    long_files = _expand_flag("long_input_file")
+  record_format = record_formats.check_pretraining_files(
+    train_files + eval_files,
+    FLAGS.max_seq_length,
+    FLAGS.max_predictions_per_seq,
+    FLAGS.skip_damaged_records,
+  )
+  long_share = FLAGS.long_share if long_files else 0.0
+  parts = [
+    _Part(
+      flag="input_file",
+      data_files=train_files,
+      files=_replace_damaged("input_file", train_files, record_format, config),
+      record_format=record_format,
+      batch_size=FLAGS.train_batch_size,
+      share=1.0 - long_share,
+    )
+  ]
+  if long_files:
+    long_format = record_formats.check_pretraining_files(
+      long_files,
+      FLAGS.long_seq_length,
+      FLAGS.long_max_predictions_per_seq,
+      FLAGS.skip_damaged_records,
+    )
+    parts.append(
+      _Part(
+        flag="long_input_file",
+        data_files=long_files,
+        files=_replace_damaged(
+          "long_input_file", long_files, long_format, config
+        ),
+        record_format=long_format,
+        batch_size=FLAGS.long_train_batch_size or FLAGS.train_batch_size,
+        share=long_share,
+      )
+    )
+  if eval_files is train_files:
+    return parts, parts[0].files
+  eval_files = _replace_damaged(
+    "eval_input_file", eval_files, record_format, config
+  )
+  return parts, eval_files
 
 
 def _expand_flag(flag: str) -> list[str]:
@@ -371,15 +726,31 @@ def _create_mask_function(
 # --- Damaged records ---------------------------------------------------------
 
 
+def _create_problem_finder(
+  record_format: record_formats.PretrainingFormat, config: modeling.BertConfig
+) -> record_files.FindProblems:
+  """Returns the function that finds damage in records of a format."""
+
+  def find_problems(records: Sequence[bytes]) -> Mapping[int, str]:
+    return record_formats.examine_records(
+      records, record_format, config.vocab_size, config.type_vocab_size
+    )
+
+  return find_problems
+
+
 @contextlib.contextmanager
 def _name_damage(
-  files: Sequence[str], find_problems: record_files.FindProblems
+  files: Sequence[str],
+  record_format: record_formats.PretrainingFormat,
+  config: modeling.BertConfig,
 ) -> Iterator[None]:
   """Replaces an error of reading by one that names the damaged record."""
   try:
     yield
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
     logging.info("A record cannot be used. Looking for it ...")
+    find_problems = _create_problem_finder(record_format, config)
     damage = record_files.find_damage(files, find_problems)
     if damage is None:
       raise
@@ -394,15 +765,21 @@ def _name_damage(
     ) from error
 
 
-def _copy_undamaged(
-  files: Sequence[str], find_problems: record_files.FindProblems
+def _replace_damaged(
+  flag: str,
+  files: list[str],
+  record_format: record_formats.PretrainingFormat,
+  config: modeling.BertConfig,
 ) -> list[str]:
-  """Returns the files, with copies in place of those that have damage.
+  """Returns the files; --skip_damaged_records replaces damaged ones by copies.
 
   Raises:
     UserError: A file has no undamaged record.
   """
-  folder = os.path.join(FLAGS.output_dir, "undamaged")
+  if not FLAGS.skip_damaged_records:
+    return files
+  find_problems = _create_problem_finder(record_format, config)
+  folder = os.path.join(FLAGS.output_dir, "undamaged", flag)
   result = []
   for number, file in enumerate(files):
     # Files of the same name in different folders get different copies.

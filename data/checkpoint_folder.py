@@ -45,7 +45,8 @@ def name_of_step(step: int) -> str:
   return f"model.ckpt-{step}"
 
 
-def _step_of_name(name: str) -> int:
+def step_of_name(name: str) -> int:
+  """Returns the step that the name, or path, of a checkpoint ends in."""
   return int(name.rpartition("-")[2])
 
 
@@ -81,7 +82,7 @@ def find_latest(folder: str, flag: str = "--output_dir") -> str | None:
   # A checkpoint that a killed process was still saving does not exist yet.
   present = _whole_checkpoints(folder) - _unfinished_checkpoints(folder)
   list_file = os.path.join(folder, _LIST)
-  own = sorted(filter(_OWN_NAME.fullmatch, present), key=_step_of_name)
+  own = sorted(filter(_OWN_NAME.fullmatch, present), key=step_of_name)
   try:
     listed = _read_list(folder)
     if listed and listed[-1] in present:

@@ -27,7 +27,9 @@ import modeling
 from pretraining import input_pipeline
 from pretraining import masking
 from pretraining import record_formats
+import run_pretraining
 import tokenization
+from training import time_budget
 
 
 def test_pretraining_on_packed_records(create, pretrain):
@@ -274,6 +276,16 @@ def test_settings_that_do_not_go_together_are_refused(
     (dict(bert_config_file="/nowhere/c.json"), "c.json does not exist"),
     (dict(init_checkpoint="/nowhere/m.ckpt"), "there is no /nowhere/m.ckpt"),
     (dict(do_train=False, do_eval=True), "Train first"),
+    (dict(train_hours=1), "train_hours=1 and --num_train_steps=4 both"),
+    (dict(long_share=0.2), "long_share.*--long_input_file"),
+    (
+      dict(long_input_file="x.tfrecord", long_seq_length=65),
+      "long_seq_length=65 .*max_position_embeddings",
+    ),
+    (
+      dict(long_input_file="x.tfrecord", long_seq_length=24, long_share=1),
+      "long_share=1 must be above 0",
+    ),
   ],
 )
 def test_pretraining_refuses(records, pretrain, tmp_path, flags, message):
@@ -322,8 +334,90 @@ def test_a_damaged_record_is_named_and_can_be_skipped(records, pretrain):
     pretrain(records, **flags)
   run = pretrain(records, skip_damaged_records=True, do_eval=True, **flags)
   assert checkpoint_folder.find_latest(str(run)).endswith("ckpt-4")
-  [copy] = (run / "undamaged").glob("*/x.tfrecord")
+  [copy] = (run / "undamaged").glob("input_file/*/x.tfrecord")
   assert len(builders.read_records(str(copy))) == num_records - 1
+
+
+def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
+  long_records = create(
+    "long.tfrecord", max_seq_length=40, max_predictions_per_seq=6
+  )
+  flags = dict(
+    long_input_file=long_records,
+    long_share=0.5,
+    long_seq_length=40,
+    long_max_predictions_per_seq=6,
+    long_train_batch_size=4,
+    num_train_steps=6,
+    save_checkpoints_steps=1,
+    keep_checkpoint_max=0,
+  )
+  whole = pretrain(records, "whole", **flags)
+  expected = builders.read_tensors(whole / "model.ckpt-6")
+  # A run that was killed in either part, or between them, ends the same.
+  for step in (2, 3, 4):
+    resumed = whole.with_name(f"killed{step}")
+    resumed.mkdir()
+    for file in whole.glob(f"model.ckpt-{step}.*"):
+      shutil.copy(file, resumed)
+    name = checkpoint_folder.name_of_step(step)
+    (resumed / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n')
+    pretrain(records, resumed.name, **flags)
+    actual = builders.read_tensors(resumed / "model.ckpt-6")
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+      np.testing.assert_array_equal(actual[name], tensor, name)
+  # The longer records decide the result of the second part: positions beyond
+  # the first length are trained.
+  name = "bert/embeddings/position_embeddings"
+  before = builders.read_tensors(whole / "model.ckpt-3")[name]
+  is_trained = np.any(expected[name] != before, axis=1)
+  assert is_trained[24:40].any()
+
+
+def test_a_time_is_the_number_of_steps_that_fits(
+  records, pretrain, config_file, tmp_path, monkeypatch
+):
+  def pretrain_for_a_time(output, **flags):
+    builders.run_program(
+      run_pretraining,
+      input_file=records,
+      bert_config_file=config_file,
+      output_dir=tmp_path / output,
+      do_train=True,
+      max_seq_length=24,
+      max_predictions_per_seq=4,
+      train_batch_size=8,
+      learning_rate=0.001,
+      **flags,
+    )
+    return tmp_path / output
+
+  planned = []
+
+  def plan(train_hours, seconds_used, parts, num_warmup_steps):
+    planned.append((seconds_used, parts, num_warmup_steps))
+    return time_budget.TimeBudget(train_hours, 4, 2)
+
+  monkeypatch.setattr(time_budget, "plan", plan)
+  flags = dict(train_hours=1e-6)
+  run = pretrain_for_a_time("timed", **flags)
+  [(seconds_used, [(times, share)], num_warmup_steps)] = planned
+  assert seconds_used > 0 and times.seconds_per_step > 0
+  assert share == 1.0 and num_warmup_steps is None
+  # The measured steps leave no trace: the logged flags reproduce the run.
+  same = pretrain(records, "counted", num_train_steps=4, num_warmup_steps=2)
+  for name in ("model.ckpt-4.index", "model.ckpt-4.data-00000-of-00001"):
+    assert (run / name).read_bytes() == (same / name).read_bytes()
+  # A run that resumes keeps the number, another time is refused.
+  pretrain_for_a_time("timed", **flags)
+  assert len(planned) == 1
+  pretrain_for_a_time("timed", restart=True, num_warmup_steps=1, **flags)
+  assert planned[1][2] == 1
+  with pytest.raises(UserError, match="begun with --train_hours=1e-06"):
+    pretrain_for_a_time("timed", train_hours=2)
+  with pytest.raises(UserError, match="begun with a number of steps"):
+    pretrain_for_a_time("counted", **flags)
 
 
 def test_a_lost_list_of_checkpoints_is_an_error(records, pretrain, tmp_path):

@@ -39,6 +39,7 @@ class RunState:
 
   Attributes:
     input_position: Place in the data where the next batch begins.
+    input_first_step: Step at which the run began to read its present data.
     train_batch_size: Batch size of the steps so far.
     loss_scale: Factor of a float16 loss, and number of good steps since it
       changed. None for other types.
@@ -51,6 +52,7 @@ class RunState:
   """
 
   input_position: list[int] | None = None
+  input_first_step: int = 0
   train_batch_size: int | None = None
   loss_scale: list[float] | None = None
   skipped_steps: int = 0
@@ -183,6 +185,7 @@ def _or_none(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _FIELD_CHECKS = {
   "input_position": _or_none(_is_position),
+  "input_first_step": _is_count,
   "train_batch_size": _or_none(lambda value: _is_count(value) and value > 0),
   "loss_scale": _or_none(_is_loss_scale),
   "skipped_steps": _is_count,

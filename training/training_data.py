@@ -20,6 +20,7 @@ def resume_training_data(
   batch_size: int,
   step: int,
   state: run_state.RunState,
+  first_step: int = 0,
 ) -> tf.data.Dataset:
   """Returns a dataset of (features, input position of the next batch).
 
@@ -30,9 +31,17 @@ def resume_training_data(
     input_fn: See `TPUEstimator.train`.
     params: Parameters for `input_fn`.
     batch_size: Examples per step.
-    step: Number of steps made so far.
+    step: Number of steps that the run has made so far.
     state: State of the run.
+    first_step: Step at which the run begins to read these data. If the state
+      has another one, its position belongs to other data and is not used.
   """
+  if state.input_first_step != first_step:
+    state.input_first_step = first_step
+    state.input_position = None
+    state.train_batch_size = None
+    step = first_step
+  step -= first_step
   dataset = input_fn(
     {
       **params,
