@@ -182,7 +182,7 @@ def _define_long_record_flags() -> None:
   )
 
 
-class _Part(NamedTuple):
+class _TrainingPart(NamedTuple):
   """A part of the training, with records of one format.
 
   Attributes:
@@ -202,7 +202,7 @@ class _Part(NamedTuple):
   share: float
 
 
-class _Length(NamedTuple):
+class _RunLength(NamedTuple):
   """Number of steps of the run, and of its warm-up."""
 
   num_train_steps: int
@@ -218,7 +218,9 @@ def main(_):
   redraw_masks = _create_mask_function(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
   parts, eval_files = _read_parts(config)
-  run = _Run(run_config, config, files, parts, eval_files, redraw_masks)
+  run = _PretrainingRun(
+    run_config, config, files, parts, eval_files, redraw_masks
+  )
   if FLAGS.do_train:
     estimator = run.train(run.find_length())
     text_settings = None
@@ -241,7 +243,7 @@ def main(_):
 # --- The run -----------------------------------------------------------------
 
 
-class _Run:
+class _PretrainingRun:
   """A run whose parts read records of different lengths, one after the other.
 
   Each part has its own estimator, which continues from the checkpoint at the
@@ -253,7 +255,7 @@ class _Run:
     run_config: estimator_lib.RunConfig,
     config: modeling.BertConfig,
     files: model_folder.ModelFiles,
-    parts: Sequence[_Part],
+    parts: Sequence[_TrainingPart],
     eval_files: Sequence[str],
     redraw_masks: Callable | None,
   ):
@@ -277,8 +279,8 @@ class _Run:
 
   def create_estimator(
     self,
-    part: _Part,
-    length: _Length,
+    part: _TrainingPart,
+    length: _RunLength,
     run_config: estimator_lib.RunConfig | None = None,
   ) -> estimator_lib.TPUEstimator:
     """Returns the estimator of a part of the training."""
@@ -300,7 +302,7 @@ class _Run:
         self._create_eval_input_fn(), steps=FLAGS.max_eval_steps
       )
 
-  def train(self, length: _Length) -> estimator_lib.TPUEstimator:
+  def train(self, length: _RunLength) -> estimator_lib.TPUEstimator:
     """Trains the parts that are not done, and returns the last estimator."""
     watch = learning_check.LearningWatch(length.num_warmup_steps)
     estimator, first_step = None, 0
@@ -331,7 +333,7 @@ class _Run:
   def _train_part(
     self,
     estimator: estimator_lib.TPUEstimator,
-    part: _Part,
+    part: _TrainingPart,
     first_step: int,
     last_step: int,
     watch: learning_check.LearningWatch,
@@ -356,7 +358,9 @@ class _Run:
         observer=watch,
       )
 
-  def _create_train_input_fn(self, part: _Part) -> estimator_lib.InputFn:
+  def _create_train_input_fn(
+    self, part: _TrainingPart
+  ) -> estimator_lib.InputFn:
     return input_fn_builder(
       part.files, part.record_format, self._config, True, self._redraw_masks
     )
@@ -395,7 +399,7 @@ class _Run:
 
   # --- The length ---
 
-  def find_length(self) -> _Length:
+  def find_length(self) -> _RunLength:
     """Returns the length that the flags give, or that --train_hours allows.
 
     Raises:
@@ -411,7 +415,7 @@ class _Run:
       )
     if not budget:
       budget = self._plan_budget()
-    return _Length(budget.num_train_steps, budget.num_warmup_steps)
+    return _RunLength(budget.num_train_steps, budget.num_warmup_steps)
 
   def _plan_budget(self) -> time_budget.TimeBudget:
     """Measures the speed of all parts, and stores the number of steps."""
@@ -440,7 +444,7 @@ class _Run:
     return budget
 
   def _create_measured_estimator(
-    self, part: _Part
+    self, part: _TrainingPart
   ) -> estimator_lib.TPUEstimator:
     """Returns an estimator that writes nothing."""
     gc.collect()  # the memory of the part before is needed
@@ -451,7 +455,7 @@ class _Run:
     return self.create_estimator(part, _length_of_flags(), run_config)
 
   def _measure_steps(
-    self, estimator: estimator_lib.TPUEstimator, part: _Part
+    self, estimator: estimator_lib.TPUEstimator, part: _TrainingPart
   ) -> time_budget.StepTimes:
     """Returns the duration of a step, with its share of the evaluations."""
     seconds = time_budget.seconds_to_measure(FLAGS.train_hours)
@@ -477,8 +481,8 @@ class _Run:
     return times
 
 
-def _length_of_flags() -> _Length:
-  return _Length(FLAGS.num_train_steps, FLAGS.num_warmup_steps)
+def _length_of_flags() -> _RunLength:
+  return _RunLength(FLAGS.num_train_steps, FLAGS.num_warmup_steps)
 
 
 # --- Model and input ---------------------------------------------------------
@@ -516,7 +520,7 @@ def model_fn_builder(
   config: modeling.BertConfig,
   record_format: record_formats.PretrainingFormat,
   init_checkpoint: str | None,
-  length: _Length,
+  length: _RunLength,
 ) -> Callable[[Mapping[str, Any]], estimator_lib.EstimatorSpec]:
   """Returns the `model_fn` of pre-training on records of a format."""
   max_predictions = record_format.max_predictions_per_seq
@@ -620,7 +624,7 @@ def _check_flags(
 
 def _read_parts(
   config: modeling.BertConfig,
-) -> tuple[list[_Part], list[str]]:
+) -> tuple[list[_TrainingPart], list[str]]:
   """Finds and checks all records.
 
   Returns:
@@ -641,7 +645,7 @@ def _read_parts(
   )
   long_share = FLAGS.long_share if long_files else 0.0
   parts = [
-    _Part(
+    _TrainingPart(
       flag="input_file",
       data_files=train_files,
       files=_replace_damaged("input_file", train_files, record_format, config),
@@ -658,7 +662,7 @@ def _read_parts(
       FLAGS.skip_damaged_records,
     )
     parts.append(
-      _Part(
+      _TrainingPart(
         flag="long_input_file",
         data_files=long_files,
         files=_replace_damaged(

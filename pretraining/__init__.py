@@ -8,5 +8,6 @@ shards          records to shuffled files; resumes interrupted builds
 workers         a function mapped over items in several processes
 beam_pipeline   the same records made with Apache Beam
 record_formats  the features of records, and checks of their values
+learning_check  warns if losses stay at those of token frequencies
 input_pipeline  batches of records, in an order that can be resumed
 """

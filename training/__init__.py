@@ -9,6 +9,7 @@ run_inputs     the config and the data files of a run, compared with before
 step_errors    errors of steps, explained to the user
 interruption   ends a call of the training graph early: clock or signal
 training_log   lines, files and curves that show how training proceeds
+time_budget    the number of steps that fits into a time
 cost           operations and memory of a training step
 cluster        machines, GPUs and TPUs that the flags and TF_CONFIG name
 model_folder   the files that make up a model: found and exported
