@@ -354,19 +354,21 @@ def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
   )
   whole = pretrain(records, "whole", **flags)
   expected = builders.read_tensors(whole / "model.ckpt-6")
-  # A run that was killed in either part, or between them, ends the same.
-  for step in (2, 3, 4):
-    resumed = whole.with_name(f"killed{step}")
-    resumed.mkdir()
-    for file in whole.glob(f"model.ckpt-{step}.*"):
-      shutil.copy(file, resumed)
-    name = checkpoint_folder.name_of_step(step)
-    (resumed / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n')
-    pretrain(records, resumed.name, **flags)
-    actual = builders.read_tensors(resumed / "model.ckpt-6")
-    assert actual.keys() == expected.keys()
-    for name, tensor in expected.items():
-      np.testing.assert_array_equal(actual[name], tensor, name)
+  # The longer records are read from their beginning, in epoch 0.
+  state = json.loads((whole / "model.ckpt-4.json").read_text())
+  assert state["input_first_step"] == 3
+  assert state["input_position"][1] == 0
+  # A run that was killed in the second part ends the same.
+  resumed = whole.with_name("killed")
+  resumed.mkdir()
+  for file in whole.glob("model.ckpt-4.*"):
+    shutil.copy(file, resumed)
+  (resumed / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-4"\n')
+  pretrain(records, resumed.name, **flags)
+  actual = builders.read_tensors(resumed / "model.ckpt-6")
+  assert actual.keys() == expected.keys()
+  for name, tensor in expected.items():
+    np.testing.assert_array_equal(actual[name], tensor, name)
   # The longer records decide the result of the second part: positions beyond
   # the first length are trained.
   name = "bert/embeddings/position_embeddings"
@@ -397,6 +399,8 @@ def test_a_time_is_the_number_of_steps_that_fits(
 
   def plan(train_hours, seconds_used, parts, num_warmup_steps):
     planned.append((seconds_used, parts, num_warmup_steps))
+    if len(planned) > 1:
+      raise UserError("There is no time.")
     return time_budget.TimeBudget(train_hours, 4, 2)
 
   monkeypatch.setattr(time_budget, "plan", plan)
@@ -412,7 +416,8 @@ def test_a_time_is_the_number_of_steps_that_fits(
   # A run that resumes keeps the number, another time is refused.
   pretrain_for_a_time("timed", **flags)
   assert len(planned) == 1
-  pretrain_for_a_time("timed", restart=True, num_warmup_steps=1, **flags)
+  with pytest.raises(UserError, match="There is no time"):
+    pretrain_for_a_time("timed", restart=True, num_warmup_steps=1, **flags)
   assert planned[1][2] == 1
   with pytest.raises(UserError, match="begun with --train_hours=1e-06"):
     pretrain_for_a_time("timed", train_hours=2)
