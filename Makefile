@@ -1,14 +1,20 @@
-# Two commands for a fresh machine: `make quickstart` and `make test`.
+# Two commands for a fresh machine: `make quickstart` and `make test`. After the
+# first, `make demo` serves its models.
 # `make PYTHON=... test` uses another interpreter (3.10 to 3.13) than python3.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-large lint site clean
+.PHONY: quickstart demo test test-large lint site clean
 
 quickstart: $(VENV)/run.installed
 	$(BIN)/python docs/quickstart.py
+
+# A page and a REST API for the classifier and the encoder of the quickstart.
+demo: $(VENV)/serve.installed
+	$(BIN)/python serve.py --examples_file=sample_data/help_desk.txt \
+	    --model=help_desk=quickstart/classifier,sentences=quickstart/minilm
 
 # One process per core, but at most four because of their memory. A module stays
 # in one process, whose tests share trained models.
@@ -23,6 +29,11 @@ $(VENV)/run.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e .
 	touch $@
+
+$(VENV)/serve.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[serve]'
+	touch $@ $(VENV)/run.installed
 
 $(VENV)/dev.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

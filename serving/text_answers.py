@@ -21,9 +21,11 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+from data import tokenizer_settings
 from errors import UserError
 import heads
 import modeling
+from serving import exported_model
 from serving import masked_words
 from serving import serving_settings
 from serving import signatures
@@ -35,6 +37,9 @@ from training import model_folder
 Row = tuple[str, ...]
 Answer = dict[str, Any]
 AnswerFunction = Callable[[Sequence[Row]], list[Answer]]
+# Function (rows) -> an answer for each row. That of an encoder returns vectors,
+# which `TextAnswers.finish` compares.
+BatchFunction = Callable[[Sequence[Row]], list[Any]]
 
 _NUM_NEAREST = 3
 # Head -> smallest and largest number of texts of a row, and what they are.
@@ -70,7 +75,13 @@ def find_head(files: model_folder.ModelFiles) -> heads.Head:
 
 
 class TextAnswers:
-  """Answers texts with a model. A head is loaded when it is first needed."""
+  """Answers texts with a model. A head is loaded when it is first needed.
+
+  Attributes:
+    head: The head of the model.
+    mask: The token that stands for a missing word.
+    labels: Labels of the head; empty if it has none.
+  """
 
   def __init__(
     self,
@@ -91,13 +102,17 @@ class TextAnswers:
       UserError: The model cannot be read.
     """
     self._files = files
-    self._head = find_head(files)
+    self.head = find_head(files)
     self._top_k = top_k
     self._compute_dtype = compute_dtype
     self._text_fields = text_fields
-    self._answer_functions: dict[str, AnswerFunction] = {}
+    self._functions: dict[str, BatchFunction] = {}
     tokenizer = text_model.create_tokenizer(files.vocab_file, None, text_fields)
-    self._mask = tokenizer.settings.special_tokens.mask
+    self.mask = tokenizer.settings.special_tokens.mask
+    classifier = classifier_config.ClassifierConfig.read(
+      os.path.dirname(files.init_checkpoint)
+    )
+    self.labels = classifier.labels if classifier else ()
 
   def choose_head(self, rows: Sequence[Row]) -> heads.Head:
     """Returns the head that answers rows.
@@ -109,9 +124,9 @@ class TextAnswers:
       UserError: There are masks, but no head for them.
     """
     self._check_masks(rows)
-    if self._is_masked_lm() and not self._has_masks(rows):
+    if self.is_masked_lm() and not self._has_masks(rows):
       return heads.HEADS[heads.ENCODER]
-    return self._head
+    return self.head
 
   def answer(self, rows: Sequence[Row], head: heads.Head) -> list[Answer]:
     """Returns the answer to each row.
@@ -125,11 +140,30 @@ class TextAnswers:
         masks that the head does not fill.
     """
     self._check_masks(rows)
-    _check_parts(rows, head)
-    if head.name not in self._answer_functions:
-      self._answer_functions[head.name] = self._load(head)
-    answer = self._answer_functions[head.name]
+    check_parts(rows, head)
+    return self.finish(rows, self.answer_batch(rows, head), head)
+
+  def answer_batch(self, rows: Sequence[Row], head: heads.Head) -> list[Any]:
+    """Returns an output for each row, from which `finish` makes the answers.
+
+    Rows do not depend on each other, so those of several callers may be mixed.
+
+    Args:
+      rows: Rows that `check_parts` accepts.
+      head: The head, of those that `choose_head` returns.
+    """
+    if head.name not in self._functions:
+      self._functions[head.name] = self._load(head)
+    answer = self._functions[head.name]
     return answer(rows)
+
+  def finish(
+    self, rows: Sequence[Row], outputs: list[Any], head: heads.Head
+  ) -> list[Answer]:
+    """Returns the answers to rows, given all their outputs."""
+    if head.name == heads.ENCODER:
+      return _compare(rows, outputs)
+    return outputs
 
   def score(self, rows: Sequence[Row]) -> list[Answer]:
     """Returns how likely a masked LM finds each row.
@@ -137,13 +171,13 @@ class TextAnswers:
     Raises:
       UserError: The model has no masked LM, or a row has more than two texts.
     """
-    if not self._is_masked_lm():
+    if not self.is_masked_lm():
       raise UserError(
         "Only a masked LM scores texts. The head of the model in "
-        f"{self._files.init_checkpoint} is {self._head.name}. Pass a model of "
+        f"{self._files.init_checkpoint} is {self.head.name}. Pass a model of "
         "pre-training."
       )
-    _check_parts(rows, self._head)
+    check_parts(rows, self.head)
     answers: list[Answer] = []
     for row in rows:
       scores = self._masked_lm.score(row)
@@ -152,27 +186,32 @@ class TextAnswers:
       )
     return answers
 
-  def _is_masked_lm(self) -> bool:
-    return self._head.name in (heads.PRETRAINING, heads.MASKED_LM)
+  def is_masked_lm(self) -> bool:
+    """Returns whether the model fills masks."""
+    return self.head.name in (heads.PRETRAINING, heads.MASKED_LM)
 
   def _has_masks(self, rows: Sequence[Row]) -> bool:
-    return any(self._mask in part for row in rows for part in row)
+    return any(self.mask in part for row in rows for part in row)
 
   def _check_masks(self, rows: Sequence[Row]) -> None:
     """Raises a UserError if there are masks, but no head for them."""
-    if self._has_masks(rows) and not self._is_masked_lm():
+    if self._has_masks(rows) and not self.is_masked_lm():
       raise UserError(
-        f"A text has {self._mask}. The model in "
+        f"A text has {self.mask}. The model in "
         f"{self._files.init_checkpoint} has no masked LM, but its head is "
-        f"{self._head.name}. Pass texts without masks, or a model of "
+        f"{self.head.name}. Pass texts without masks, or a model of "
         "pre-training."
       )
 
   # --- Loading ---------------------------------------------------------------
 
-  def _load(self, head: heads.Head) -> AnswerFunction:
+  def _load(self, head: heads.Head) -> BatchFunction:
     if head.name in (heads.PRETRAINING, heads.MASKED_LM):
       return self._fill_masks
+    return functools.partial(_ANSWERS[head.name], self._load_served(head))
+
+  def _load_served(self, head: heads.Head) -> Any:
+    """Returns the model with its tokenizer in a graph."""
     loaded = text_model.load_files(
       self._files, head.name, self._compute_dtype, self._text_fields
     )
@@ -189,8 +228,7 @@ class TextAnswers:
       loaded.tokenizer.max_seq_length,
     )
     serving_class = getattr(signatures, str(head.serving_class))
-    served = serving_class(loaded.model, preprocessor, settings)
-    return functools.partial(_ANSWERS[head.name], served)
+    return serving_class(loaded.model, preprocessor, settings)
 
   @functools.cached_property
   def _masked_lm(self) -> masked_words.MaskedLM:
@@ -216,7 +254,51 @@ class TextAnswers:
     return answers
 
 
-def _check_parts(rows: Sequence[Row], head: heads.Head) -> None:
+class ServerAnswers(TextAnswers):
+  """Answers of a model that answers often: of a SavedModel, or traced first.
+
+  Attributes:
+    exported: The signatures of the model.
+  """
+
+  def __init__(
+    self,
+    model: str,
+    top_k: int = 5,
+    compute_dtype: tf.DType = tf.float32,
+  ):
+    """Loads the model.
+
+    Args:
+      model: Folder or name of a model, or folder of a SavedModel.
+      top_k: Number of tokens for each mask.
+      compute_dtype: Type of the activations, unless it is a SavedModel.
+
+    Raises:
+      UserError: The model cannot be read.
+    """
+    if exported_model.is_exported(model):
+      self.exported = exported_model.load(model)
+      self.head = self.exported.head
+      self.mask = tokenizer_settings.SpecialTokens().mask
+      self.labels = ()
+      self._functions = {}
+      self._files = model_folder.ModelFiles(init_checkpoint=model)
+      return
+    super().__init__(model_folder.find_model(model), top_k, compute_dtype)
+    head = self.head
+    if head.serving_class is None:
+      head = heads.HEADS[heads.ENCODER]
+    served = super()._load_served(head)
+    self.exported = exported_model.ExportedModel(
+      served.signatures(), served, self._files.init_checkpoint
+    )
+
+  def _load_served(self, unused_head: heads.Head) -> Any:
+    return self.exported
+
+
+def check_parts(rows: Sequence[Row], head: heads.Head) -> None:
   """Raises a UserError for a row with a wrong number of texts."""
   fewest, most, what = _PARTS.get(head.name, _DEFAULT_PARTS)
   for row in rows:
@@ -340,24 +422,40 @@ def _choose(served: Any, rows: Sequence[Row]) -> list[Answer]:
   return answers
 
 
-def _compare(served: Any, rows: Sequence[Row]) -> list[Answer]:
-  """Returns the nearest other rows of each, by the cosine of their means."""
-  outputs = _call_with_pairs(served, rows)
+def _encode(served: Any, rows: Sequence[Row]) -> list[np.ndarray]:
+  """Returns the mean of the last layer of each row, as a unit vector."""
   vectors = []
-  for output in outputs:
+  for output in _call_with_pairs(served, rows):
     mask = output["input_mask"].astype(np.float32)[:, np.newaxis]
     vector = (output["sequence_output"] * mask).sum(axis=0)
     vectors.append(vector / np.linalg.norm(vector))
+  return vectors
+
+
+def _compare(
+  rows: Sequence[Row], vectors: Sequence[np.ndarray]
+) -> list[Answer]:
+  """Returns the nearest other rows of each, by the cosine of their means."""
   similarities = np.array(vectors) @ np.transpose(vectors)  # [rows, rows]
   answers: list[Answer] = []
   for number, row in enumerate(similarities):
     order = [int(i) for i in np.argsort(-row, kind="stable") if i != number]
-    nearest = [
-      {"text": " ||| ".join(rows[i]), "cosine": float(row[i])}
-      for i in order[:_NUM_NEAREST]
-    ]
+    nearest = [_neighbour(rows[i], row[i]) for i in order[:_NUM_NEAREST]]
     answers.append({"nearest": nearest})
   return answers
+
+
+def rank(
+  rows: Sequence[Row], vectors: Sequence[np.ndarray], query: np.ndarray
+) -> list[Answer]:
+  """Returns all rows with their cosine to a query, the nearest first."""
+  similarities = np.array(vectors) @ query  # [rows]
+  order = np.argsort(-similarities, kind="stable")
+  return [_neighbour(rows[i], similarities[i]) for i in order]
+
+
+def _neighbour(row: Row, cosine: Any) -> Answer:
+  return {"text": " ||| ".join(row), "cosine": float(cosine)}
 
 
 _ANSWERS = {
@@ -367,5 +465,5 @@ _ANSWERS = {
   heads.TAGGING: _tag,
   heads.SPAN: _answer_questions,
   heads.MULTIPLE_CHOICE: _choose,
-  heads.ENCODER: _compare,
+  heads.ENCODER: _encode,
 }
