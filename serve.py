@@ -27,6 +27,7 @@ import common_flags
 from data import file_io
 from errors import UserError
 from serving import model_versions
+from serving import server_limits
 from serving import text_answers
 
 FLAGS = flags.FLAGS
@@ -71,7 +72,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_float(
     "poll_seconds",
-    5.0,
+    server_limits.ServerLimits().poll_seconds,
     "Seconds between two looks for new versions of the models.",
     lower_bound=0.1,
   )
@@ -81,42 +82,49 @@ def define_flags() -> None:
 
 @flag_help.group("Limits")
 def _define_limits() -> None:
+  limits = server_limits.ServerLimits()
   flags.DEFINE_integer(
     "max_batch_size",
-    32,
+    limits.max_batch_size,
     "Largest number of rows, of one or several requests, that the model "
     "answers at once.",
     lower_bound=1,
   )
   flags.DEFINE_float(
     "batch_delay_ms",
-    2.0,
+    1000 * limits.batch_delay,
     "Milliseconds that a row waits for others to join its batch, unless it has "
     "waited for earlier batches already.",
     lower_bound=0,
   )
   flags.DEFINE_integer(
-    "max_body_bytes", 2_000_000, "Largest body of a request.", lower_bound=1
+    "max_body_bytes",
+    limits.max_body_bytes,
+    "Largest body of a request.",
+    lower_bound=1,
   )
   flags.DEFINE_integer(
-    "max_rows", 256, "Largest number of rows of a request.", lower_bound=1
+    "max_rows",
+    limits.max_rows,
+    "Largest number of rows of a request.",
+    lower_bound=1,
   )
   flags.DEFINE_integer(
     "max_text_bytes",
-    100_000,
+    limits.max_text_bytes,
     "Largest number of bytes of text of a row.",
     lower_bound=1,
   )
   flags.DEFINE_integer(
     "max_queue_rows",
-    1024,
+    limits.max_queue_rows,
     "Largest number of rows that wait for the model. Further requests are "
     "answered with 503 and the time after which to try again.",
     lower_bound=1,
   )
   flags.DEFINE_float(
     "request_timeout",
-    60.0,
+    limits.timeout,
     "Seconds that a request may take to arrive, and seconds until its answer.",
     lower_bound=0.1,
   )
@@ -146,7 +154,7 @@ def main(_):
   library = model_versions.ModelLibrary(models)
   with rest_server.bind(FLAGS.host, FLAGS.port) as listener:
     library.load_first()
-    limits = rest_app.ServerLimits(
+    limits = server_limits.ServerLimits(
       max_batch_size=FLAGS.max_batch_size,
       batch_delay=FLAGS.batch_delay_ms / 1000,
       max_body_bytes=FLAGS.max_body_bytes,

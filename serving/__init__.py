@@ -14,6 +14,7 @@ The server of serve.py:
 
 model_versions      names and versions of models; new ones are loaded meanwhile
 rest_format         bodies of requests and answers, as TensorFlow Serving's
+server_limits       limits of requests
 row_batches         rows of concurrent requests, answered in batches
 rest_app            paths, limits and errors: the application
 rest_server         the application on a port, until a signal ends it

@@ -39,44 +39,58 @@ _SAMPLES = {
 }
 
 
+@dataclasses.dataclass(eq=False)
 class ModelVersion:
   """A model that is loaded.
 
   Attributes:
     number: Number of the version.
     answers: Answers to texts.
-    exported: Signatures of the model.
+    labels: Labels of its head; empty if it has none, or if they are not known.
   """
 
-  def __init__(
-    self,
-    number: int,
-    folder: str,
-    top_k: int = 5,
-    compute_dtype: tf.DType = tf.float32,
-  ):
-    """Loads a model, and lets it answer once so that its graphs are there.
-
-    Raises:
-      UserError: The model cannot be read.
-    """
-    self.number = number
-    self.answers = text_answers.ServerAnswers(folder, top_k, compute_dtype)
-    self.exported = self.answers.exported
-    head = self.exported.head
-    rows = [_SAMPLES.get(head.name, ("a text",))]
-    [output] = self.answers.answer_batch(rows, head)
-    if self.answers.is_masked_lm():
-      rows = [(f"a {self.answers.mask}",)]
-      self.answers.answer_batch(rows, self.answers.head)
-    self.labels = self.answers.labels
-    if not self.labels and head.is_classifier and "probabilities" in output:
-      self.labels = tuple(output["probabilities"])
+  number: int
+  answers: text_answers.ServerAnswers
+  labels: Sequence[str]
 
   @property
   def head(self) -> heads.Head:
     """The head that the model was trained with."""
     return self.answers.head
+
+  @property
+  def exported(self) -> exported_model.ExportedModel:
+    """The signatures of the model."""
+    return self.answers.exported
+
+
+def load_version(
+  number: int,
+  folder: str,
+  top_k: int = 5,
+  compute_dtype: tf.DType = tf.float32,
+) -> ModelVersion:
+  """Returns a model that has answered once, so that its graphs are there.
+
+  Args:
+    number: Number of the version.
+    folder: Folder or name of the model.
+    top_k: Number of tokens for each mask.
+    compute_dtype: Type of the activations.
+
+  Raises:
+    UserError: The model cannot be read.
+  """
+  answers = text_answers.ServerAnswers(folder, top_k, compute_dtype)
+  head = answers.exported.head
+  rows = [_SAMPLES.get(head.name, ("a text",))]
+  [output] = answers.answer_batch(rows, head)
+  if answers.is_masked_lm():
+    answers.answer_batch([(f"a {answers.mask}",)], answers.head)
+  labels: Sequence[str] = answers.labels
+  if head.name in (heads.SINGLE_LABEL, heads.MULTI_LABEL):
+    labels = list(output["probabilities"])
+  return ModelVersion(number, answers, labels)
 
 
 @dataclasses.dataclass
@@ -103,7 +117,7 @@ class NamedModel:
     Args:
       name: Name of the model.
       path: Folder or name; see the module.
-      **settings: Further arguments of `ModelVersion`.
+      **settings: Further arguments of `load_version`.
 
     Raises:
       UserError: There is no model.
@@ -132,7 +146,7 @@ class NamedModel:
       return
     self.statuses = {**self.statuses, newest: VersionStatus(LOADING)}
     try:
-      version = ModelVersion(newest, folder, **self._settings)
+      version = load_version(newest, folder, **self._settings)
     except Exception as error:
       self._failed[newest] = content
       failed = VersionStatus(FAILED, str(error))

@@ -9,7 +9,7 @@ from serving import model_versions
 from serving import text_page
 
 _JSON = "application/json"
-# Number of dimensions of an input -> schema of its value in one row.
+# Status of an error -> what it means.
 _STATUSES = {
   "400": "The body is wrong; the error says what to change.",
   "404": "There is no such model or version.",
@@ -51,14 +51,17 @@ def describe(library: model_versions.ModelLibrary) -> dict[str, Any]:
 
 def _model_paths(name: str, model: model_versions.NamedModel) -> dict[str, Any]:
   """Returns the paths of a model, with and without a version."""
-  paths = {}
+  paths: dict[str, Any] = {}
   for path, suffix in (
     (f"/v1/models/{name}", ""),
     (f"/v1/models/{name}/versions/{{version}}", "_version"),
   ):
     status = _operation(f"States of {name}.", f"status_{name}{suffix}")
     metadata = _operation(f"Signatures of {name}.", f"metadata_{name}{suffix}")
-    entries = {path: {"get": status}, f"{path}/metadata": {"get": metadata}}
+    entries: dict[str, Any] = {
+      path: {"get": status},
+      f"{path}/metadata": {"get": metadata},
+    }
     if model.current:
       predict = _operation(
         f"Outputs of a signature of {name}.", f"predict_{name}{suffix}"

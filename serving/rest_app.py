@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import contextlib
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 import orjson
@@ -34,6 +34,7 @@ from serving import model_versions
 from serving import openapi
 from serving import rest_format
 from serving import row_batches
+from serving import server_limits
 from serving import server_metrics
 from serving import text_answers
 from serving import text_page
@@ -58,30 +59,6 @@ Endpoint = Callable[
 ]
 
 
-class ServerLimits(NamedTuple):
-  """Limits of a server.
-
-  Attributes:
-    max_batch_size: Largest number of rows that are answered together.
-    batch_delay: Seconds that a row waits for others.
-    max_body_bytes: Largest body of a request.
-    max_rows: Largest number of rows of a request.
-    max_text_bytes: Largest number of bytes of text of a row.
-    max_queue_rows: Largest number of rows that wait.
-    timeout: Seconds for the body of a request, and again for its answer.
-    poll_seconds: Seconds between two looks for new versions.
-  """
-
-  max_batch_size: int = 32
-  batch_delay: float = 0.002
-  max_body_bytes: int = 2_000_000
-  max_rows: int = 256
-  max_text_bytes: int = 100_000
-  max_queue_rows: int = 1024
-  timeout: float = 60.0
-  poll_seconds: float = 5.0
-
-
 class StatusError(Exception):
   """An error with the status code of its answer.
 
@@ -101,7 +78,7 @@ class StatusError(Exception):
 
 def create_app(
   library: model_versions.ModelLibrary,
-  limits: ServerLimits,
+  limits: server_limits.ServerLimits,
   examples: dict[str, list[text_answers.Row]] | None = None,
 ) -> applications.Starlette:
   """Returns the application, which loads models while it runs.
@@ -125,7 +102,7 @@ class RestServer:
   def __init__(
     self,
     library: model_versions.ModelLibrary,
-    limits: ServerLimits,
+    limits: server_limits.ServerLimits,
     examples: dict[str, list[text_answers.Row]],
   ):
     """Makes the application."""
@@ -370,7 +347,7 @@ class RestServer:
   ) -> list[Any]:
     """Returns the outputs for rows, unless the client goes or time runs out."""
     limits = self._limits
-    row_batches.check_sizes(sizes, limits.max_rows, limits.max_text_bytes)
+    limits.check_sizes(sizes)
     assert self.batches
     answering = asyncio.ensure_future(
       self.batches.answer(key, function, rows, sizes)

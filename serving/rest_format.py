@@ -186,8 +186,8 @@ def _to_array(value: Any, spec: tf.TensorSpec, name: str) -> np.ndarray:
   Raises:
     UserError: The lists have another shape, or hold something else.
   """
-  is_text = spec.dtype == tf.string
-  if is_text:
+  dtype, expected, kind = _find_types(spec.dtype)
+  if expected is bytes:
     value = _encode_texts(value)
   shape = _shape_of(value, name)
   rank = spec.shape.rank
@@ -197,17 +197,23 @@ def _to_array(value: Any, spec: tf.TensorSpec, name: str) -> np.ndarray:
       f"{rank}: {spec.shape}."
     )
   flat = _flatten(value, rank)
-  expected = bytes if is_text else int
   for item in flat:
     if not isinstance(item, expected) or isinstance(item, bool):
-      kind = "a text" if is_text else "a whole number"
       raise UserError(f"{name} has the value {shorten(item)}, not {kind}.")
-  dtype = object if is_text else spec.dtype.as_numpy_dtype
   try:
     array = np.array(flat, dtype)
   except OverflowError as error:
     raise UserError(f"{name} has a number that is too large.") from error
   return array.reshape(shape)
+
+
+def _find_types(dtype: tf.DType) -> tuple[Any, Any, str]:
+  """Returns the type of an array, that of its values, and words for it."""
+  if dtype == tf.string:
+    return object, bytes, "a text"
+  if dtype.is_floating:
+    return dtype.as_numpy_dtype, (int, float), "a number"
+  return dtype.as_numpy_dtype, int, "a whole number"
 
 
 def _encode_texts(value: Any) -> Any:

@@ -109,12 +109,11 @@ class ImpatientProtocol(h11_impl.H11Protocol):
       self.transport.close()
 
 
-def run(app: Any, listener: socket.socket, timeout: float) -> None:
-  """Answers requests until a signal comes, and then those that have begun.
+def create_server(app: Any, timeout: float) -> uvicorn.Server:
+  """Returns a server that answers what has begun before it ends.
 
   Args:
     app: The application.
-    listener: Socket that listens.
     timeout: Seconds that a client may take for a header.
   """
   protocol = type("Protocol", (ImpatientProtocol,), {"seconds": timeout})
@@ -130,8 +129,19 @@ def run(app: Any, listener: socket.socket, timeout: float) -> None:
     # body and that for the answer.
     timeout_graceful_shutdown=round(2 * timeout) + 1,
   )
+  return uvicorn.Server(config)
+
+
+def run(app: Any, listener: socket.socket, timeout: float) -> None:
+  """Answers requests until a signal comes, and then those that have begun.
+
+  Args:
+    app: The application.
+    listener: Socket that listens.
+    timeout: Seconds that a client may take for a header.
+  """
   try:
-    uvicorn.Server(config).run(sockets=[listener])
+    create_server(app, timeout).run(sockets=[listener])
   except Interrupted:
     # uvicorn has answered what had begun, and then repeats the signal.
     logging.info("Stopped; requests that had begun were answered.")

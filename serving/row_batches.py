@@ -17,8 +17,6 @@ import itertools
 import time
 from typing import Any
 
-from errors import UserError
-
 # Padded to its longest row, a batch has at most this many bytes of text,
 # unless it is a single row. It bounds the memory that a batch needs.
 _MOST_BYTES = 200_000
@@ -281,20 +279,3 @@ class RowBatches:
         await self._answer_batch(executor, function, own)
     elif not requests[0].is_done.done():
       requests[0].is_done.set_exception(error)
-
-
-def check_sizes(
-  sizes: Sequence[int], max_rows: int, max_text_bytes: int
-) -> None:
-  """Raises a UserError if there are too many rows, or a row is too long."""
-  if len(sizes) > max_rows:
-    raise UserError(
-      f"The request has {len(sizes)} rows, more than the {max_rows} that this "
-      "server takes at once. Send several requests."
-    )
-  longest = max(sizes)
-  if longest > max_text_bytes:
-    raise UserError(
-      f"A row has {longest} bytes of text, more than the {max_text_bytes} that "
-      "this server takes. Split the text."
-    )

@@ -458,7 +458,8 @@ def _neighbour(row: Row, cosine: Any) -> Answer:
   return {"text": " ||| ".join(row), "cosine": float(cosine)}
 
 
-_ANSWERS = {
+# Head -> function (model with its signatures, rows) -> an output for each row.
+_ANSWERS: dict[str, Callable[[Any, Sequence[Row]], list[Any]]] = {
   heads.SINGLE_LABEL: _classify,
   heads.MULTI_LABEL: _classify,
   heads.REGRESSION: _classify,

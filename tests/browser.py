@@ -1,5 +1,6 @@
 """Opens pages in a headless Chromium, for tests."""
 
+import base64
 import contextlib
 import json
 import os
@@ -72,18 +73,85 @@ class Browser:
 
   def open(self, path):
     """Opens a file, and waits until it is loaded."""
+    self.open_address(f"file://{path}")
+
+  def open_address(self, address):
+    """Opens an address, and waits until it is loaded."""
     self._loaded = False
-    self._call("Page.navigate", url=f"file://{path}")
+    self._call("Page.navigate", url=address)
     while not self._loaded:
       self._read()
 
   def evaluate(self, script):
-    """Returns the value of an expression in the page."""
+    """Returns the value of an expression in the page, or of its promise."""
     result = self._call(
-      "Runtime.evaluate", expression=script, returnByValue=True
+      "Runtime.evaluate",
+      expression=script,
+      returnByValue=True,
+      awaitPromise=True,
     )
     assert "exceptionDetails" not in result, result
     return result["result"].get("value")
+
+  def wait_for(self, script):
+    """Waits until an expression in the page is true."""
+    self.evaluate(
+      "new Promise((resolve) => { const look = () => "
+      f"({script}) ? resolve() : setTimeout(look, 10); look(); }})"
+    )
+
+  def write(self, text):
+    """Writes text where the cursor is."""
+    self._call("Input.insertText", text=text)
+
+  def press(self, key, code, control=False):
+    """Presses a key, such as ("Enter", 13)."""
+    for kind in ("rawKeyDown", "keyUp"):
+      self._call(
+        "Input.dispatchKeyEvent",
+        type=kind,
+        key=key,
+        code=key,
+        windowsVirtualKeyCode=code,
+        modifiers=2 if control else 0,
+      )
+
+  def drop_file(self, path, selector):
+    """Drops a file on an element."""
+    box = self.evaluate(
+      f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+      "e.scrollIntoView(); const b = e.getBoundingClientRect();"
+      "return [b.left + b.width / 2, b.top + b.height / 2]; })()"
+    )
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+      self._call(
+        "Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=data
+      )
+
+  def show(self, width, height, is_dark=False):
+    """Sets the size of the screen in pixels, and whether it is dark."""
+    self._call(
+      "Emulation.setDeviceMetricsOverride",
+      width=width,
+      height=height,
+      deviceScaleFactor=1,
+      mobile=width < 600,
+    )
+    scheme = "dark" if is_dark else "light"
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    self._call("Emulation.setEmulatedMedia", features=[feature])
+
+  def save_screenshot(self, path):
+    """Writes a picture of the whole page, as PNG."""
+    result = self._call("Page.captureScreenshot", captureBeyondViewport=True)
+    path.write_bytes(base64.b64decode(result["data"]))
+
+  def allow_downloads(self, folder):
+    """Lets the page save files in a folder."""
+    self._call(
+      "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder)
+    )
 
 
 @contextlib.contextmanager
