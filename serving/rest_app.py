@@ -14,8 +14,9 @@ An error is `{"error": "..."}`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import contextlib
+import re
 import threading
 import time
 from typing import Any
@@ -139,7 +140,9 @@ class RestServer:
     )
 
   @contextlib.asynccontextmanager
-  async def _run(self, unused_app: applications.Starlette):
+  async def _run(
+    self, unused_app: applications.Starlette
+  ) -> AsyncIterator[None]:
     """Answers batches and loads versions while the application runs."""
     limits = self._limits
     self.batches = row_batches.RowBatches(
@@ -273,9 +276,7 @@ class RestServer:
         return responses.Response(body, media_type=_JSON, headers=_HEADERS)
       except (UserError, tf.errors.InvalidArgumentError) as error:
         status = 400
-        # The second line of an error of TensorFlow names operations.
-        message = str(error).partition("\n")[0]
-        raise StatusError(status, message) from error
+        raise StatusError(status, _explain(error)) from error
       except StatusError as error:
         status = error.status
         raise
@@ -479,6 +480,18 @@ def _parse_rows(
   if query is not None and not isinstance(query, str):
     raise UserError(f"query is {rest_format.shorten(query)}, not a text.")
   return parsed, query
+
+
+def _explain(error: Exception) -> str:
+  """Returns the message about a body, without TensorFlow's list of operations.
+
+  TensorFlow ends with `assertion failed: [message] ...`, or with the message
+  and a line that names the operation in `[[...]]`.
+  """
+  text = str(error)
+  found = re.search(r"assertion failed: \[(.*?)\]", text)
+  found = found or re.search(r"([^\n]+)\n\s*\[\[", text)
+  return found.group(1) if found else text.partition("\n")[0]
 
 
 # --- Errors ------------------------------------------------------------------

@@ -9,7 +9,7 @@ rows gather.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -132,7 +132,7 @@ class RowBatches:
     self.num_waiting = 0
 
   @contextlib.asynccontextmanager
-  async def started(self):
+  async def started(self) -> AsyncIterator[None]:
     """Answers rows inside the block."""
     with futures.ThreadPoolExecutor(1, "model") as executor:
       worker = asyncio.ensure_future(self._work(executor))

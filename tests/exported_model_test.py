@@ -9,10 +9,17 @@ import heads
 from serving import exported_model
 from serving import text_answers
 
+SERVED = [
+  head for head in served_models.ROWS if heads.HEADS[head].serving_class
+]
+
 
 @pytest.mark.parametrize(
   "head",
-  [head for head in served_models.ROWS if heads.HEADS[head].serving_class],
+  [
+    pytest.param(head, marks=() if head == heads.SPAN else pytest.mark.large)
+    for head in SERVED
+  ],
 )
 def test_saved_models_answer_as_their_models(head, tmp_path):
   model = served_models.write_model(tmp_path / "model", head)
@@ -28,7 +35,7 @@ def test_saved_models_answer_as_their_models(head, tmp_path):
   rows = served_models.ROWS[head]
   found = theirs.answer(rows, theirs.head)
   expected = ours.answer(rows, ours.head)
-  assert repr(found) == repr(expected)
+  served_models.assert_close(found, expected)
 
 
 def save(folder, **outputs):

@@ -1,5 +1,6 @@
 """Tests of model_versions.py."""
 
+import os
 import shutil
 
 import pytest
@@ -53,46 +54,74 @@ def test_folders_without_a_model_are_explained(tmp_path):
     model_versions.NamedModel("m", str(tmp_path / "none"))
 
 
-def test_new_versions_replace_old_ones(tmp_path):
-  model = served_models.write_model(tmp_path / "a", heads.SINGLE_LABEL)
-  served = tmp_path / "served"
-  first = served_models.export(model, served)
-  assert model_versions.find_versions(str(first)) == {1: str(first)}
-  named = model_versions.NamedModel("m", str(served))
+@pytest.fixture
+def load_quickly(monkeypatch):
+  """Replaces the loading of models; one without weights is damaged."""
+
+  def load_version(number, folder, top_k):
+    if not os.path.exists(os.path.join(folder, "variables")):
+      raise UserError(f"{folder} has no weights")
+    assert top_k == 2
+    return model_versions.ModelVersion(number, None, ())
+
+  monkeypatch.setattr(model_versions, "load_version", load_version)
+
+
+def write_version(folder, has_weights=True):
+  folder.mkdir(parents=True)
+  (folder / "saved_model.pb").write_bytes(b"")
+  if has_weights:
+    (folder / "variables").write_bytes(b"")
+
+
+def test_new_versions_replace_old_ones(load_quickly, tmp_path):
+  write_version(tmp_path / "1")
+  named = model_versions.NamedModel("m", str(tmp_path), top_k=2)
+  assert named.statuses[1].state == model_versions.LOADING
   library = model_versions.ModelLibrary([named])
   library.load_first()
   old = named.current
-  assert (old.number, old.head.name) == (1, heads.SINGLE_LABEL)
-  assert tuple(old.labels) == served_models.LABELS[heads.SINGLE_LABEL]
+  assert old.number == 1
   library.update()
   assert named.current is old
 
   # A version that cannot be loaded leaves the old one, and says so.
-  broken = shutil.copytree(first, served / "7")
-  shutil.rmtree(broken / "variables")
-  library.update()
-  assert named.current is old
-  assert named.statuses[7].state == model_versions.FAILED
-  assert named.statuses[1].state == model_versions.AVAILABLE
-  assert "7" in named.statuses[7].message
+  write_version(tmp_path / "7", has_weights=False)
+  for _ in range(2):
+    library.update()
+    assert named.current is old
+    assert named.statuses[7].state == model_versions.FAILED
+    assert named.statuses[1].state == model_versions.AVAILABLE
+    assert "7 has no weights" in named.statuses[7].message
 
-  # Once its files are there, it is tried again.
-  shutil.copytree(first / "variables", broken / "variables")
+  # Once its files have changed, it is tried again.
+  (tmp_path / "7" / "variables").write_bytes(b"x")
   library.update()
   assert named.current.number == 7
   assert {n: s.state for n, s in named.statuses.items()} == {7: "AVAILABLE"}
 
-  # The old version still answers those who hold it.
-  head = old.head
-  rows = [("the cat sat",)]
-  assert old.answers.answer_batch(rows, head) == (
-    named.current.answers.answer_batch(rows, head)
-  )
+  # 10 is more than 7, and what is no number is no version.
+  write_version(tmp_path / "10")
+  write_version(tmp_path / "9.tmp")
+  library.update()
+  assert named.current.number == 10
 
-  # Without the new version the old one comes back.
-  shutil.rmtree(broken)
+  # Without the new versions the old one comes back.
+  shutil.rmtree(tmp_path / "10")
+  shutil.rmtree(tmp_path / "7")
   library.update()
   assert named.current.number == 1
+
+  # The last version answers even if its folder vanishes.
+  shutil.rmtree(tmp_path / "1")
+  library.update()
+  assert named.current.number == 1
+
+
+def test_a_version_may_be_named_itself(tmp_path):
+  write_version(tmp_path / "12")
+  path = str(tmp_path / "12")
+  assert model_versions.find_versions(path) == {12: path}
 
 
 def test_versions_may_be_folders_of_models(tmp_path):

@@ -95,12 +95,21 @@ def test_flags_set_what_they_promise(started, encoder, tmp_path):
   assert settings["compute_dtype"].name == "bfloat16"
 
 
-def test_defaults_are_those_of_the_limits(started, encoder):
+@pytest.fixture
+def load_nothing(monkeypatch):
+  """Replaces the loading of models."""
+  version = model_versions.ModelVersion(1, None, ())
+  monkeypatch.setattr(
+    model_versions, "load_version", lambda *unused, **also_unused: version
+  )
+
+
+def test_defaults_are_those_of_the_limits(started, encoder, load_nothing):
   assert started(model=encoder)["limits"] == server_limits.ServerLimits()
 
 
 def test_a_server_for_other_machines_says_that_it_is_open(
-  started, encoder, monkeypatch
+  started, encoder, load_nothing, monkeypatch
 ):
   warnings = []
   monkeypatch.setattr(
@@ -160,10 +169,11 @@ def test_the_client_of_the_manual_works(capsys):
   assert capsys.readouterr().out == "long 0.5\nlong 0.5\n"
 
 
-def test_a_signal_ends_the_server_after_what_has_begun(encoder):
+def test_a_signal_ends_the_server_after_what_has_begun(tmp_path):
+  model = served_models.write_model(tmp_path / "model", heads.ENCODER)
   process = subprocess.Popen(
     [
-      *(sys.executable, "serve.py", f"--model=m={encoder}", "--port=0"),
+      *(sys.executable, "serve.py", f"--model=m={model}", "--port=0"),
       "--request_timeout=60",
     ],
     cwd=builders.ROOT,
