@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import checkpoint
 from command_line import flag_help
+from command_line import input_paths
 from data import checkpoint_folder
 from data import text_decoding
 from data import tokenizer_settings
@@ -28,14 +29,23 @@ from pretraining import masking
 from reports import example_files
 from reports import run_files
 from reports import run_report
+from tasks import classification
 from tasks import classifier_config
 from tasks import finetuning
+from tasks import tables
 import tokenization
 from training import cluster
 from training import cost
 from training import model_folder
 
 FLAGS = flags.FLAGS
+
+# Split of the data -> the flag that makes a program read it.
+_FLAGS_OF_SPLITS = {
+  "train": "do_train",
+  "dev": "do_eval",
+  "test": "do_predict",
+}
 
 
 # --- Models and text ---------------------------------------------------------
@@ -51,6 +61,7 @@ def _define_model_name() -> None:
       f"into {model_folder.MODELS_DIR}/. It replaces --bert_config_file, "
       "--vocab_file and --init_checkpoint, each of which overrides it.",
     )
+    input_paths.mark("model", model_folder.check_exists)
 
 
 @flag_help.group("Model")
@@ -67,6 +78,8 @@ def define_model_flags() -> None:
     "bert_model.ckpt) or its folder, or a file of transformers (.safetensors, "
     ".bin, .h5, or the .index.json of several).",
   )
+  input_paths.mark("bert_config_file", input_paths.check_path)
+  input_paths.mark("init_checkpoint", input_paths.check_checkpoint)
   define_precision_flag()
 
 
@@ -95,6 +108,7 @@ def define_text_flags() -> None:
     "as it is.",
     required=True,
   )
+  input_paths.mark("input_file", input_paths.check_files)
   flags.DEFINE_string(
     "text_field", "text", "Field of a JSON object that holds the text."
   )
@@ -119,7 +133,7 @@ def text_parser() -> corpus.TextParser:
   )
 
 
-def define_encoding_flag() -> None:
+def define_encoding_flag(flag_values: flags.FlagValues = FLAGS) -> None:
   """Defines --encoding, for programs that read files of a task."""
   flags.DEFINE_string(
     "encoding",
@@ -127,17 +141,81 @@ def define_encoding_flag() -> None:
     "Encoding of the files with examples, such as latin1, cp1252, gbk, big5 or "
     "shift_jis. Files with a byte order mark, such as UTF-16, are read as it "
     "says.",
+    flag_values=flag_values,
   )
 
 
-def text_encoding() -> str:
+def text_encoding(flag_values: flags.FlagValues = FLAGS) -> str:
   """Returns the value of --encoding.
 
   Raises:
     UserError: It is no encoding.
   """
-  text_decoding.check_encoding(FLAGS.encoding, "--encoding")
-  return FLAGS.encoding
+  encoding = str(flag_values["encoding"].value)
+  text_decoding.check_encoding(encoding, "--encoding")
+  return encoding
+
+
+# The flags that say how the tables of a classifier are read.
+TABLE_FLAGS = ("encoding", "delimiter", "missing", "skip_labels")
+
+
+def define_table_flags(flag_values: flags.FlagValues = FLAGS) -> None:
+  """Defines `TABLE_FLAGS`."""
+  define_encoding_flag(flag_values)
+  flags.DEFINE_string(
+    "delimiter",
+    None,
+    "Character between the fields of a row, such as ';' or tab; by default the "
+    "comma, semicolon, tab or pipe that the first line shows.",
+    flag_values=flag_values,
+  )
+  flags.DEFINE_enum(
+    "missing",
+    classification.ERROR,
+    [classification.ERROR, classification.SKIP],
+    "How to handle rows without text or label, such as an empty field or a "
+    "label nan: stop, or leave them out and count them.",
+    flag_values=flag_values,
+  )
+  flags.DEFINE_list(
+    "skip_labels",
+    [],
+    "Labels whose examples are left out, separated by commas, such as - where "
+    "annotators did not agree.",
+    flag_values=flag_values,
+  )
+
+
+def apply_table_flags(
+  task: classification.ClassificationTask,
+  flag_values: flags.FlagValues = FLAGS,
+) -> classification.ClassificationTask:
+  """Returns a task whose files are read as `TABLE_FLAGS` say.
+
+  Raises:
+    UserError: A flag has a bad value.
+  """
+  # Shells make it hard to pass a tab.
+  values: dict[str, Any] = flag_values.flag_values_dict()
+  delimiter = values["delimiter"]
+  delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
+  if delimiter is not None:
+    tables.check_delimiter(delimiter, "--delimiter")
+  return dataclasses.replace(
+    task,
+    table_format=tables.TableFormat(text_encoding(flag_values), delimiter),
+    missing=values["missing"],
+    skipped_labels=tuple(values["skip_labels"]),
+  )
+
+
+def mark_split_files() -> None:
+  """Marks the flags of the files of splits as paths in --data_dir."""
+  for split, needed_by in _FLAGS_OF_SPLITS.items():
+    input_paths.mark(
+      f"{split}_file", input_paths.check_path, needed_by, "data_dir"
+    )
 
 
 def define_unseen_labels_flag() -> None:
@@ -198,6 +276,7 @@ def define_vocab_flags(do_lower_case: bool | None = True) -> None:
   _define_model_name()
   default = " Default: as the vocabulary." if do_lower_case is None else ""
   flags.DEFINE_string("vocab_file", None, "The vocab.txt of the model.")
+  input_paths.mark("vocab_file", input_paths.check_path)
   flags.DEFINE_bool(
     "do_lower_case",
     do_lower_case,
@@ -472,13 +551,8 @@ def wanted_splits() -> list[str]:
   Raises:
     UserError: none is needed.
   """
-  flags_of_splits = {
-    "train": "do_train",
-    "dev": "do_eval",
-    "test": "do_predict",
-  }
   wanted = [
-    split for split, flag in flags_of_splits.items() if FLAGS[flag].value
+    split for split, flag in _FLAGS_OF_SPLITS.items() if FLAGS[flag].value
   ]
   if not wanted:
     raise UserError(

@@ -27,6 +27,7 @@ import tensorflow as tf
 
 import checkpoint
 from command_line import flag_help
+from command_line import input_paths
 from data import encoding
 from data import file_io
 from data import locks
@@ -74,6 +75,7 @@ _TRANSFORMERS_FILES = (
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_string("input_dir", None, "Folder of the model.", required=True)
+  input_paths.mark("input_dir", input_paths.check_path)
   flags.DEFINE_string(
     "output_dir", None, "Folder to write the model to.", required=True
   )

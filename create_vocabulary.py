@@ -29,6 +29,7 @@ import tensorflow as tf
 import tokenizers
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import file_io
 from data import file_names
@@ -114,6 +115,7 @@ def define_flags() -> None:
     None,
     "Config to use with another vocab_size, instead of --model_size.",
   )
+  input_paths.mark("bert_config_file", input_paths.check_path)
   flags.DEFINE_integer(
     "num_workers",
     0,

@@ -27,6 +27,7 @@ import tensorflow as tf
 
 import checkpoint
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import batching
 from data import encoding
@@ -63,6 +64,7 @@ def define_flags() -> None:
     "separated by commas.",
     required=True,
   )
+  input_paths.mark("input_file", input_paths.check_files)
   flags.DEFINE_string("output_file", None, "File to write.", required=True)
   flags.DEFINE_enum(
     "format",

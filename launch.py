@@ -185,6 +185,7 @@ def run(
 
   from command_line import flag_help  # pylint: disable=g-import-not-at-top
   from command_line import flag_parsing  # pylint: disable=g-import-not-at-top
+  from command_line import input_paths  # pylint: disable=g-import-not-at-top
   from command_line import messages  # pylint: disable=g-import-not-at-top
 
   messages.set_up()
@@ -197,7 +198,9 @@ def run(
     pattern = re.compile(f"--?{passes_on_flags}(=|$)")
     passes_on = passes_on_flags and any(map(pattern.match, argv))
     try:
-      return flag_parsing.parse(argv, known_only=bool(passes_on))
+      rest = flag_parsing.parse(argv, known_only=bool(passes_on))
+      input_paths.check_inputs()
+      return rest
     except UserError as error:
       sys.exit(_report_error(error))
 

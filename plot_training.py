@@ -19,6 +19,7 @@ from absl import logging
 import tensorflow as tf
 
 from command_line import flag_help
+from command_line import input_paths
 from data import file_io
 from data import locks
 from errors import UserError
@@ -31,6 +32,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_list("runs", None, "Folders of runs.", required=True)
+  input_paths.mark("runs", input_paths.check_files)
   flags.DEFINE_bool("together", False, "Whether to draw all runs in one plot.")
   flags.DEFINE_string(
     "loss",

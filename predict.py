@@ -29,6 +29,7 @@ from typing import Any
 from absl import flags
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import file_io
 from data import text_decoding
@@ -41,6 +42,7 @@ FLAGS = flags.FLAGS
 # Function (text, its answer) -> lines for people.
 ShowFunction = Callable[..., list[str]]
 
+_TEXT_FLAGS = ("question", "text", "input_file")
 _SEPARATOR = "|||"
 _NUM_SHOWN = 5
 _CONTEXT_SHOWN = 60  # characters on either side of an answer
@@ -65,6 +67,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "context_file", None, "File with the text that questions are about."
   )
+  for name in ("input_file", "context_file"):
+    input_paths.mark(name, input_paths.check_path)
   common_flags.define_encoding_flag()
   flags.DEFINE_bool("json", False, "Print one object of JSON per text.")
   flags.DEFINE_integer(
@@ -149,6 +153,11 @@ def _read_rows() -> Iterator[text_answers.Row]:
     UserError: There is no text, or it cannot be read.
   """
   common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
+  sources = [name for name in _TEXT_FLAGS if FLAGS[name].value]
+  if len(sources) > 1:
+    raise UserError(
+      f"--{sources[0]} and --{sources[1]} both give texts. Pass one of them."
+    )
   context = None
   if FLAGS.context_file:
     context = file_io.read_text(

@@ -17,6 +17,7 @@ import os
 from absl import flags
 
 from command_line import flag_help
+from command_line import input_paths
 from data import file_io
 from data import locks
 from errors import UserError
@@ -43,6 +44,8 @@ def define_flags() -> None:
     None,
     "Vocabulary of pre-training records, to show some of them as text.",
   )
+  input_paths.mark("run", input_paths.check_files)
+  input_paths.mark("vocab_file", input_paths.check_path)
   flags.DEFINE_string(
     "output_file",
     None,

@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import encoding
 from data import original_names
@@ -43,7 +44,6 @@ from tasks import classifier_config
 from tasks import distillation
 from tasks import finetuning
 from tasks import glue
-from tasks import tables
 from tasks import xnli
 import tokenization
 from training import model_folder
@@ -99,6 +99,7 @@ def define_classifier_flags() -> None:
   flags.DEFINE_string(
     "data_dir", None, "Folder with the files of the task.", required=True
   )
+  input_paths.mark("data_dir", input_paths.check_path)
   flags.DEFINE_enum(
     "long_text",
     encoding.TRUNCATE,
@@ -113,7 +114,8 @@ def define_classifier_flags() -> None:
     "which makes all labels count the same.",
   )
   _define_custom_flags()
-  _define_table_flags()
+  common_flags.define_table_flags()
+  common_flags.define_unseen_labels_flag()
   flags.DEFINE_list(
     "language",
     "zh",
@@ -138,6 +140,7 @@ def _define_custom_flags() -> None:
     "JSON file that describes the data, in place of the flags for columns. For "
     "--task_name=custom.",
   )
+  input_paths.mark("task_file", input_paths.check_path)
   flags.DEFINE_string(
     "text_a_column",
     "text",
@@ -177,31 +180,6 @@ def _define_custom_flags() -> None:
   )
 
 
-def _define_table_flags() -> None:
-  """Defines the flags that say how files of examples are read."""
-  common_flags.define_encoding_flag()
-  common_flags.define_unseen_labels_flag()
-  flags.DEFINE_string(
-    "delimiter",
-    None,
-    "Character between the fields of a row, such as ';' or tab; by default the "
-    "comma, semicolon, tab or pipe that the first line shows.",
-  )
-  flags.DEFINE_enum(
-    "missing",
-    classification.ERROR,
-    [classification.ERROR, classification.SKIP],
-    "How to handle rows without text or label, such as an empty field or a "
-    "label nan: stop, or leave them out and count them.",
-  )
-  flags.DEFINE_list(
-    "skip_labels",
-    [],
-    "Labels whose examples are left out, separated by commas, such as - where "
-    "annotators did not agree.",
-  )
-
-
 @flag_help.group("Distillation")
 def _define_teacher_flags() -> None:
   """Defines the flags of distillation."""
@@ -211,6 +189,7 @@ def _define_teacher_flags() -> None:
     "Teacher: the --output_dir of a trained classifier, or its `export`. The "
     "student learns its predictions.",
   )
+  input_paths.mark("teacher_model_dir", input_paths.check_path, "do_train")
   flags.DEFINE_string(
     "teacher_cache_dir",
     None,
@@ -276,12 +255,7 @@ def task_of_flags() -> classification.ClassificationTask:
     )
   if FLAGS.class_weights:
     task = dataclasses.replace(task, class_weights=_class_weights())
-  return dataclasses.replace(
-    task,
-    table_format=tables.TableFormat(common_flags.text_encoding(), _delimiter()),
-    missing=FLAGS.missing,
-    skipped_labels=tuple(FLAGS.skip_labels),
-  )
+  return common_flags.apply_table_flags(task)
 
 
 def _label_columns() -> str | list[str]:
@@ -289,15 +263,6 @@ def _label_columns() -> str | list[str]:
   names = [name.strip() for name in FLAGS.label_column.split(",")]
   is_list = FLAGS.problem_type == heads.MULTI_LABEL and len(names) > 1
   return names if is_list else FLAGS.label_column
-
-
-def _delimiter() -> str | None:
-  """Returns the delimiter of tables; None to find it."""
-  # Shells make it hard to pass a tab.
-  delimiter = {"\\t": "\t", "tab": "\t"}.get(FLAGS.delimiter, FLAGS.delimiter)
-  if delimiter is not None:
-    tables.check_delimiter(delimiter, "--delimiter")
-  return delimiter
 
 
 def _class_weights():

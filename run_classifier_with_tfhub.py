@@ -23,6 +23,7 @@ import dataclasses
 from absl import flags
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import original_names
 import errors
@@ -52,6 +53,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "vocab_file", None, "Vocabulary of an encoder that comes without one."
   )
+  for name in ("bert_hub_module_handle", "vocab_file"):
+    input_paths.mark(name, input_paths.check_path)
   flags.DEFINE_bool(
     "do_lower_case",
     True,

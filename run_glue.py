@@ -31,6 +31,7 @@ from absl import logging
 import tensorflow as tf
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import file_io
 from errors import UserError
@@ -60,6 +61,7 @@ def define_flags() -> None:
     "Folder with the folders of the tasks: CoLA, SST-2, ...",
     required=True,
   )
+  input_paths.mark("data_dir", input_paths.check_path)
   flags.DEFINE_string(
     "output_dir", None, "Folder for runs and results.", required=True
   )
@@ -416,9 +418,19 @@ def search_grid(
 
 
 def _predict(
-  task: glue.GlueTask, files: model_folder.ModelFiles, folder: str
+  task: glue.GlueTask,
+  files: model_folder.ModelFiles,
+  folder: str,
+  table_flags: flags.FlagValues,
 ) -> None:
-  """Predicts the test files of a task with the weights of its best run."""
+  """Predicts the test files of a task with the weights of its best run.
+
+  Args:
+    task: The task.
+    files: The files of the model.
+    folder: Folder of the best run.
+    table_flags: Values of `common_flags.TABLE_FLAGS` for the test files.
+  """
   if not task.has_file(_data_dir(task), "test"):
     logging.info("  There is no test file in %s.", _data_dir(task))
     return
@@ -440,6 +452,11 @@ def _predict(
   _run_classifier(
     [
       *_common_arguments(task, files),
+      *[
+        table_flags[name].serialize()
+        for name in common_flags.TABLE_FLAGS
+        if table_flags[name].present
+      ],
       "--do_predict",
       "--predict_batch_size=32",
       f"--init_checkpoint={weights}",
@@ -663,6 +680,24 @@ def _read_numbers(name: str, kind: type) -> list[Any] | None:
   return values
 
 
+def _read_table_flags() -> flags.FlagValues:
+  """Returns the values of `common_flags.TABLE_FLAGS` in --classifier_flags.
+
+  Raises:
+    UserError: One has a bad value.
+  """
+  values = flags.FlagValues()
+  common_flags.define_table_flags(values)
+  arguments = shlex.split(FLAGS.classifier_flags)
+  try:
+    values(["run_classifier.py", *arguments], known_only=True)
+  except flags.Error as error:
+    raise UserError(
+      f"--classifier_flags={FLAGS.classifier_flags}: {error}"
+    ) from error
+  return values
+
+
 def _make_grid(task: glue.GlueTask) -> list[tuple[int, float]]:
   """Returns the batch sizes and learning rates to try."""
   grid = task.quick_grid if FLAGS.quick else task.grid
@@ -705,7 +740,10 @@ def main(_):
   files = common_flags.model_files(
     "bert_config_file", "vocab_file", "init_checkpoint"
   )
-  tasks = _find_tasks()
+  table_flags = _read_table_flags()
+  tasks = [
+    common_flags.apply_table_flags(task, table_flags) for task in _find_tasks()
+  ]
   for task in tasks:  # problems of files are reported before hours of work
     data_dir = _data_dir(task)
     for split in ("train", *task.existing_splits(data_dir, "dev")):
@@ -716,7 +754,7 @@ def main(_):
     result = search_grid(task, files, grid, seeds)
     file_io.write_json(_task_file(task), result)
     if FLAGS.do_predict:
-      _predict(task, files, result["folder"])
+      _predict(task, files, result["folder"], table_flags)
     write_results(files.init_checkpoint)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import batching
 from data import encoding
@@ -63,10 +64,12 @@ def define_flags() -> None:
   common_flags.define_task_flags(max_seq_length=128)
   common_flags.define_tpu_flags()
   flags.DEFINE_string("data_dir", None, "Folder with the files.", required=True)
+  input_paths.mark("data_dir", input_paths.check_path)
   for split in ("train", "dev", "test"):
     flags.DEFINE_string(
       f"{split}_file", f"{split}.txt", f"The {split} file in --data_dir."
     )
+  common_flags.mark_split_files()
   common_flags.define_encoding_flag()
   common_flags.define_unseen_labels_flag()
   flags.DEFINE_integer(

@@ -33,6 +33,7 @@ from absl import logging
 import tensorflow as tf
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import batching
 from data import checkpoint_folder
@@ -85,6 +86,8 @@ def define_flags() -> None:
     None,
     "The same for the evaluation; by default --input_file.",
   )
+  for name in ("input_file", "eval_input_file"):
+    input_paths.mark(name, input_paths.check_files)
   flags.DEFINE_integer(
     "max_seq_length",
     128,
@@ -135,6 +138,7 @@ def define_flags() -> None:
     "Vocabulary of the records; --dynamic_masking needs it, and it is copied "
     "next to the weights.",
   )
+  input_paths.mark("vocab_file", input_paths.check_path)
   common_flags.define_special_tokens_flag()
   common_flags.define_masking_flags("--dynamic_masking")
   flags.DEFINE_bool(

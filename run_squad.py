@@ -23,6 +23,7 @@ from absl import logging
 
 import checkpoint
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import file_io
 from data import original_names
@@ -64,6 +65,8 @@ def define_flags() -> None:
     "Questions to predict, as for --train_file. If it has answers, predictions "
     "are scored.",
   )
+  input_paths.mark("train_file", input_paths.check_path, "do_train")
+  input_paths.mark("predict_file", input_paths.check_path, "do_predict")
   flags.DEFINE_integer(
     "doc_stride",
     128,

@@ -21,6 +21,7 @@ import tensorflow as tf
 import tiny
 
 import checkpoint
+from command_line import input_paths
 import create_pretraining_data
 from data import locks
 from errors import UserError
@@ -102,6 +103,7 @@ def define_flags(program: types.ModuleType) -> None:
       for flag in list(by_module[module]):
         if flag.name in flags.FLAGS:
           delattr(flags.FLAGS, flag.name)
+  input_paths.unmark_all()
   program.define_flags()
 
 
@@ -122,6 +124,8 @@ def run_program(program: types.ModuleType, **values) -> None:
   """Runs the `main` of a program in this process, with the given flags."""
   set_flags(program, **values)
   program.main([])
+  # It had its inputs, so the check before TensorFlow is loaded accepts them.
+  input_paths.check_inputs()
 
 
 def create_records(text_file, **values) -> str:

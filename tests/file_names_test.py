@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from command_line import input_paths
 from data import file_names
 from errors import UserError
 
@@ -26,6 +27,8 @@ def write(*names):
 def find(names):
   """Returns the found files; TensorFlow finds ./a.txt for *.txt."""
   files = file_names.find_files(names, "--input_file")
+  # The check before TensorFlow is loaded accepts the same names.
+  input_paths.check_files("input_file", names)
   return [file.removeprefix("./") for file in files]
 
 

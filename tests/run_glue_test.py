@@ -6,6 +6,7 @@ import pathlib
 import builders
 import pytest
 
+from errors import UserError
 import run_glue
 from tasks import glue
 
@@ -111,6 +112,41 @@ def test_the_grid_finds_the_best_and_resumes(glue_runs, monkeypatch):
     "--num_train_epochs=4 --num_train_epochs=5",
   ):
     glue_runs(**flags, num_train_epochs=5)
+
+
+def test_rules_for_tables_hold_for_the_check_and_for_prediction(
+  glue_runs, tmp_path, monkeypatch
+):
+  folder = tmp_path / "glue" / "RTE"
+  for split in ("train", "dev"):
+    with open(folder / f"{split}.tsv", "a", encoding="latin1") as writer:
+      writer.write("1\t\ta cat\tentailment\n1\tcaf\xe9\ta cat\tentailment\n")
+  (folder / "test.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n")
+  commands = []
+
+  def fake(arguments, log_file):
+    del log_file
+    commands.append(arguments)
+    flags = dict(argument[2:].partition("=")[::2] for argument in arguments)
+    output = pathlib.Path(flags["output_dir"])
+    (output / "export").mkdir(parents=True, exist_ok=True)
+    (output / "eval_results.txt").write_text("eval_accuracy = 0.5\n")
+
+  monkeypatch.setattr(run_glue, "_run_classifier", fake)
+  with pytest.raises(UserError, match="train.tsv.*not UTF-8"):
+    glue_runs(tasks="rte", classifier_flags="--missing=skip --bias_correction")
+  rules = ["--missing=skip", "--encoding=latin1"]
+  glue_runs(
+    tasks="rte", classifier_flags=f"--bias_correction {' '.join(rules)}"
+  )
+  training, prediction = commands
+  assert "--do_train" in training and {"--bias_correction", *rules} < {
+    *training
+  }
+  assert "--do_predict" in prediction and {*rules} < {*prediction}
+  assert "--bias_correction" not in prediction
+  with pytest.raises(UserError, match="--classifier_flags=--missing=x: .*skip"):
+    glue_runs(tasks="rte", classifier_flags="--missing=x")
 
 
 def test_a_new_task_has_a_column(monkeypatch):

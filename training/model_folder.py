@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from command_line import input_paths
 from data import checkpoint_folder
 from data import file_io
 from data import released_models
@@ -63,18 +64,56 @@ def find_model(model: str, flag: str = "--model") -> ModelFiles:
   Raises:
     UserError: there is no such folder.
   """
-  name = released_models.find_name(model)
-  downloaded = os.path.join(MODELS_DIR, name)
-  for folder in (model, downloaded):
+  for folder in (model, _download_folder(model)):
     if tf.io.gfile.isdir(folder):
       return _files_in(_exported_folder(folder, flag))
+  raise _missing_model(model, flag)
+
+
+def check_exists(flag: str, model: str) -> None:
+  """Raises a UserError if there is no model; needs no TensorFlow.
+
+  Args:
+    flag: Name of the flag.
+    model: See `find_model`.
+  """
+  if not (os.path.isdir(model) or os.path.isdir(_download_folder(model))):
+    raise _missing_model(model, f"--{flag}")
+
+
+def _download_folder(model: str) -> str:
+  """Returns the folder of a downloaded model."""
+  return os.path.join(MODELS_DIR, released_models.find_name(model))
+
+
+def _missing_model(model: str, flag: str) -> UserError:
+  """Returns the error about a model that does not exist."""
+  name = released_models.find_name(model)
+  parent, base_name = os.path.split(model)
+  nearby = _list_folder(parent) if parent else []
+  similar = input_paths.find_similar(base_name, nearby)
   advice = "Released models are downloaded by download_model.py."
   if name in released_models.PATHS:
     advice = f"Run python download_model.py --name={name} to download it."
-  raise UserError(
-    f"{flag}={model}: there is neither a folder {model} nor {downloaded}. "
-    f"{advice}"
+  elif similar:
+    advice = f"Did you mean {os.path.join(parent, similar)}?"
+  elif not parent:
+    known = [*_list_folder("."), *_list_folder(MODELS_DIR)]
+    known += [*released_models.PATHS, *released_models.ALIASES]
+    similar = input_paths.find_similar(model, known)
+    if similar:
+      advice = f"Did you mean {similar}? {advice}"
+  return UserError(
+    f"{flag}={model}: there is neither a folder {model} nor "
+    f"{_download_folder(model)}. {advice}"
   )
+
+
+def _list_folder(folder: str) -> list[str]:
+  """Returns the names of the folders in a folder of this machine."""
+  if not os.path.isdir(folder):
+    return []
+  return [entry.name for entry in os.scandir(folder) if entry.is_dir()]
 
 
 def _exported_folder(folder: str, flag: str) -> str:
