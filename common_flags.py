@@ -18,6 +18,7 @@ from command_line import input_paths
 from data import checkpoint_folder
 from data import text_decoding
 from data import tokenizer_settings
+from errors import repeat_warnings
 from errors import UserError
 from errors import warn_now_and_at_end
 import estimator
@@ -37,6 +38,7 @@ import tokenization
 from training import cluster
 from training import cost
 from training import model_folder
+from training import run_folder
 
 FLAGS = flags.FLAGS
 
@@ -1105,17 +1107,20 @@ def export_model(
 
 
 def write_report(seconds: float, warnings: list[str]) -> None:
-  """Writes `report.html`, the page of the run, in --output_dir.
+  """Writes `report.html`, the page of the run, and shows what the run made.
 
-  An error becomes a warning, because the run is complete.
+  The last lines are the warnings, a table of the scores, and the places of the
+  files and of the page. An error of the page becomes a warning, because the run
+  is complete.
 
   Args:
     seconds: Time that the program took.
     warnings: Warnings that it logged.
   """
+  if not tf.io.gfile.isdir(FLAGS.output_dir):
+    return
+  path = ""
   with example_files.keep_running():
-    if not tf.io.gfile.isdir(FLAGS.output_dir):
-      return
     program = os.path.basename(sys.argv[0])
     arguments = []
     for name in sorted(_own_settings()):
@@ -1123,4 +1128,9 @@ def write_report(seconds: float, warnings: list[str]) -> None:
         arguments.append(run_files.format_flag(name, FLAGS[name].value))
     command = run_files.Command(program, arguments, seconds, warnings)
     run_files.add_command(FLAGS.output_dir, command)
-    run_report.write(FLAGS.output_dir)
+    path = run_report.write(FLAGS.output_dir)
+  repeat_warnings()
+  for line in run_folder.summarize(FLAGS.output_dir):
+    logging.info("%s", line)
+  if path:
+    logging.info("Report: %s", path)

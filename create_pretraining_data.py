@@ -30,6 +30,7 @@ from absl import logging
 import tensorflow as tf
 
 from command_line import flag_help
+from command_line import messages
 import common_flags
 from data import file_io
 from data import file_names
@@ -46,8 +47,6 @@ from training import training_log
 
 FLAGS = flags.FLAGS
 original_names.explain_missing_names(__name__)
-
-_SECONDS_PER_LOG_LINE = 10.0
 
 
 @flag_help.group("Pre-training data")
@@ -390,6 +389,7 @@ def write_missing_blocks(
   ):
     indices[number] = index
     progress.report(input_bytes, index["counts"])
+  progress.end()
   if progress.num_skipped:
     logging.info("%d blocks were made by an earlier run.", progress.num_skipped)
   return indices
@@ -421,7 +421,8 @@ class BlockProgress:
     self.num_skipped = 0
     self._skipped_bytes = self._done_bytes = 0
     self._counts: collections.Counter = collections.Counter()
-    self._start = self._last_line = time.monotonic()
+    self._start = time.monotonic()
+    self._line = messages.ProgressLine(self._start)
 
   def skip(self, input_bytes: int) -> None:
     """Counts a block that was made by an earlier run."""
@@ -433,22 +434,25 @@ class BlockProgress:
     self._done_bytes += input_bytes
     self._counts.update(counts)
     now = time.monotonic()
-    if now - self._last_line < _SECONDS_PER_LOG_LINE:
+    if not self._line.is_due(now):
       return
-    self._last_line = now
     seconds = now - self._start
     finished_bytes = self._skipped_bytes + self._done_bytes
     missing_bytes = self._total_bytes - finished_bytes
-    logging.info(
-      "%d %% of the input: %d documents, %d instances, %d instances per "
-      "second, about %d s left",
-      100 * finished_bytes / self._total_bytes,
-      self._counts["documents"],
-      self._counts["instances"],
-      self._counts["instances"] / seconds,
-      # Skipped blocks took no time.
-      seconds * missing_bytes / self._done_bytes,
+    share = finished_bytes / self._total_bytes
+    num_instances = self._counts["instances"]
+    # Skipped blocks took no time.
+    seconds_left = seconds * missing_bytes / self._done_bytes
+    self._line.show(
+      f"{share:.0%} of the input: {self._counts['documents']} documents, "
+      f"{num_instances} instances, {num_instances / seconds:.0f} instances per "
+      f"second, about {seconds_left:.0f} s left",
+      now,
     )
+
+  def end(self) -> None:
+    """Removes the progress from the screen."""
+    self._line.erase()
 
 
 # --- Shards ------------------------------------------------------------------

@@ -312,6 +312,7 @@ def count_words(
   )
   words: collections.Counter = collections.Counter()
   counts: collections.Counter = collections.Counter()
+  counter = training_log.Counter("documents")
   # In order, so that every run drops the same words.
   for block_words, block_counts in workers.map_ordered(
     functools.partial(create_word_counter, parser, FLAGS.do_lower_case),
@@ -320,11 +321,13 @@ def count_words(
   ):
     words.update(block_words)
     counts.update(block_counts)
+    counter.add(block_counts["documents"])
     if len(words) > _MOST_WORDS:
       rare = [word for word, number in words.items() if number == 1]
       counts["words_dropped"] += len(rare)
       for word in rare:
         del words[word]
+  counter.end()
   return words, counts
 
 

@@ -35,6 +35,7 @@ from absl import flags
 from absl import logging
 
 from command_line import flag_help
+from command_line import messages
 from data import file_io
 from data import locks
 from data import released_models
@@ -54,7 +55,6 @@ _TRIES = 5
 _CHUNK_BYTES = 2**20
 # The largest released model is smaller.
 _MOST_BYTES = 2**32
-_SECONDS_PER_LINE = 5.0
 _TIMEOUT_SECONDS = 60.0
 
 
@@ -108,12 +108,13 @@ class _DownloadProgress:
 
   def __init__(self, total: int):
     self._total = total
-    self._last = time.monotonic()
+    self._line = messages.ProgressLine(time.monotonic())
 
   def report_size(self, size: int) -> None:
-    if time.monotonic() - self._last > _SECONDS_PER_LINE:
-      self._last = time.monotonic()
-      logging.info("  %.1f MB of %.1f", size / 1e6, self._total / 1e6)
+    now = time.monotonic()
+    if self._line.is_due(now):
+      text = f"  {size / 1e6:.1f} MB of {self._total / 1e6:.1f}"
+      self._line.show(text, now)
 
 
 def download(url: str, part: str) -> dict[str, object]:

@@ -42,6 +42,7 @@ import heads
 import modeling
 import tokenization
 from training import model_folder
+from training import training_log
 
 FLAGS = flags.FLAGS
 original_names.explain_missing_names(__name__)
@@ -393,6 +394,7 @@ def extract(
 ) -> None:
   """Writes the features of all lines that `output` does not have yet."""
   num_lines = num_kept = num_parts = 0
+  counter = training_log.Counter("lines")
   while part := list(itertools.islice(sequences, lines_per_part)):
     if output.has_part(num_parts, len(part)):
       num_kept += len(part)
@@ -406,7 +408,8 @@ def extract(
       output.write_part(num_parts, lines)
     num_parts += 1
     num_lines += len(part)
-    logging.info("  %d lines", num_lines)
+    counter.add(len(part))
+  counter.end()
   if num_kept:
     logging.info("The features of %d lines come from an earlier run.", num_kept)
   output.finish(num_parts)

@@ -260,6 +260,9 @@ def _report_error(error: BaseException) -> int | None:
   message = message_for_user(error)
   if message is None:
     return None
+  from command_line import messages  # pylint: disable=g-import-not-at-top
+
+  messages.ProgressLine.make_room()
   program = os.path.basename(sys.argv[0])
   sys.stderr.write(f"{program}: {message}\n")
   if isinstance(error, Interrupted):

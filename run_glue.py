@@ -37,7 +37,7 @@ from data import file_io
 from errors import UserError
 from tasks import glue
 from training import model_folder
-from training import training_log
+from training import run_folder
 
 FLAGS = flags.FLAGS
 
@@ -644,7 +644,11 @@ def write_results(init_checkpoint: str) -> None:
   for name, text in contents.items():
     file_io.write_text(os.path.join(FLAGS.output_dir, name), text)
   draw(summary, os.path.join(FLAGS.output_dir, "results.png"))
-  training_log.log_lines("Results so far", table.splitlines())
+  rows = {"Score of GLUE": f"{100 * summary['score']:.1f}"}
+  for heading, scores in summary["columns"].items():
+    for name, score in scores.items():
+      rows[f"{heading} {name}"] = _format_score(score)
+  run_folder.keep_table(os.path.join(FLAGS.output_dir, "results.md"), rows)
 
 
 def _task_file(task: glue.GlueTask) -> str:

@@ -13,6 +13,71 @@ import tempfile
 from absl import logging
 
 _STDERR = 2  # the number of the file
+# Time between two lines about progress: in a log, and on a terminal.
+SECONDS_PER_LINE = 10.0
+_SECONDS_PER_UPDATE = 0.1
+# Returns to the start of the line and erases it.
+_ERASE_LINE = "\r\x1b[K"
+
+
+class ProgressLine:
+  """A line about progress: updated on a terminal, elsewhere logged at times.
+
+  What else is logged appears above the line.
+  """
+
+  # The one that is on the screen and not finished, if any.
+  _open: ProgressLine | None = None
+
+  def __init__(self, last_time: float):
+    """Shows nothing yet.
+
+    Args:
+      last_time: Time from which the seconds between lines count.
+    """
+    self._last_time = last_time
+    self._in_place = sys.stderr.isatty()
+
+  def is_due(self, now: float) -> bool:
+    """Returns whether it is time to show something new."""
+    pause = _SECONDS_PER_UPDATE if self._in_place else SECONDS_PER_LINE
+    return now - self._last_time >= pause
+
+  def show(self, text: str, now: float, is_last: bool = False) -> None:
+    """Shows a text.
+
+    Args:
+      text: The text.
+      now: The time.
+      is_last: Whether the text stays on the screen.
+    """
+    self._last_time = now
+    if not self._in_place:
+      logging.info("%s", text)
+      return
+    width = shutil.get_terminal_size().columns - 1
+    sys.stderr.write(_ERASE_LINE + text[:width] + ("\n" if is_last else ""))
+    sys.stderr.flush()
+    ProgressLine._open = None if is_last else self
+
+  def erase(self) -> None:
+    """Removes the line from the screen."""
+    if ProgressLine._open is self:
+      sys.stderr.write(_ERASE_LINE)
+      sys.stderr.flush()
+      ProgressLine._open = None
+
+  def keep(self) -> None:
+    """Leaves the line on the screen as it is."""
+    if ProgressLine._open is self:
+      sys.stderr.write("\n")
+      ProgressLine._open = None
+
+  @classmethod
+  def make_room(cls) -> None:
+    """Removes the line that is on the screen, for another message."""
+    if cls._open:
+      cls._open.erase()
 
 
 class _Formatter(python_logging.Formatter):
@@ -23,6 +88,7 @@ class _Formatter(python_logging.Formatter):
     super().__init__("%(asctime)s %(message)s", "%m-%d %H:%M:%S")
 
   def formatMessage(self, record: python_logging.LogRecord) -> str:
+    ProgressLine.make_room()
     if record.levelno >= python_logging.WARNING:
       return f"{record.asctime} {record.levelname}: {record.message}"
     return super().formatMessage(record)

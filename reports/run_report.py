@@ -6,7 +6,6 @@ from collections.abc import Callable
 import os
 from typing import NamedTuple
 
-from absl import logging
 import tensorflow as tf
 
 from errors import UserError
@@ -61,7 +60,6 @@ def write(folder: str) -> str:
   """
   path = os.path.join(folder, FILE)
   page.write(path, make_page(folder))
-  logging.info("%s shows the run.", path)
   return path
 
 

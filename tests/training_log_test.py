@@ -8,6 +8,7 @@ from absl import logging
 import numpy as np
 import pytest
 
+from command_line import messages
 from training import training_log
 from training import training_step
 
@@ -138,7 +139,7 @@ def test_the_screen_shows_what_a_user_wants_to_know(clock, lines):
 
 
 def test_the_time_that_is_left_is_shown(clock, lines, monkeypatch):
-  monkeypatch.setattr(training_log, "_SECONDS_PER_LOG_LINE", 0.0)
+  monkeypatch.setattr(messages, "SECONDS_PER_LINE", 0.0)
   with training_log.Progress(None, 0, 7300, 32, None) as progress:
     for step in (1, 2, 3):
       progress.report_steps(step, report(math.nan), 0.5, 0)
@@ -150,7 +151,7 @@ def test_the_time_that_is_left_is_shown(clock, lines, monkeypatch):
 def test_long_evaluations_show_how_far_they_are(monkeypatch, caplog):
   clock = iter([0.0, 4.0, 20.0, 21.0])
   monkeypatch.setattr(training_log.time, "monotonic", lambda: next(clock))
-  counter = training_log.ExampleCounter()
+  counter = training_log.Counter()
   with caplog.at_level("INFO", logger="absl"):
     for _ in range(3):
       counter.add(32)

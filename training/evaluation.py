@@ -42,7 +42,7 @@ class BatchRunner:
     """
     replicas = self._devices.replicas_of_this_worker()
     compiled = self._compile(function, dataset.element_spec, len(replicas))
-    counter = training_log.ExampleCounter()
+    counter = training_log.Counter()
     for features in training_data.disable_autotune(dataset):
       inputs = features
       if len(replicas) > 1:
@@ -51,6 +51,7 @@ class BatchRunner:
       arrays = tf.nest.map_structure(self._to_arrays, outputs)
       counter.add(len(next(iter(features.values()))))
       yield features, arrays
+    counter.end()
 
   def _compile(self, function, element_spec, num_replicas):
     """Returns a graph function for batches of a dataset."""

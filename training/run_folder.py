@@ -1,4 +1,4 @@
-"""The names of the files in the folder of a run, `--output_dir`."""
+"""The files in the folder of a run, `--output_dir`, and its scores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 import os
 import re
 
+from absl import logging
+import tensorflow as tf
+
 from data import file_io
 from errors import UserError
-from training import training_log
 
 # The files that programs write there, except those for predictions.
 _OUTPUT_NAME = re.compile(
@@ -54,10 +56,75 @@ def check_inputs_are_kept(
         )
 
 
+# --- Scores ------------------------------------------------------------------
+
+# Names of results, predictions and models, which the last lines show.
+_SHOWN_FILES = re.compile(
+  r"eval_results\.txt|test_(results|predictions|scores)(_\w+)?\.(tsv|txt|jsonl)|"
+  r"(nbest_)?predictions\.json|null_odds\.json|results\.(json|md|png)|"
+  r"(confusion_matrix|worst_mistakes)(_\w+)?\.tsv|submission|export"
+)
+_MOST_ROWS = 20
+# File of results -> its rows, for the table at the end of the program.
+_tables: dict[str, dict[str, str]] = {}
+
+
 def write_results(
   output_dir: str, name: str, results: Mapping[str, float]
 ) -> None:
-  """Logs results, and writes them as lines `name = value`, sorted by name."""
+  """Writes results as lines `name = value`, sorted by name, and logs them.
+
+  They are shown once more when the program ends; see `summarize`.
+  """
   lines = [f"{key} = {value}" for key, value in sorted(results.items())]
-  training_log.log_lines("Results", lines)
   file_io.write_text(os.path.join(output_dir, name), "\n".join(lines) + "\n")
+  rows = {key: _format_score(value) for key, value in sorted(results.items())}
+  keep_table(os.path.join(output_dir, name), rows)
+
+
+def _format_score(value: float) -> str:
+  return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def keep_table(path: str, rows: Mapping[str, str]) -> None:
+  """Logs the rows of a table, and keeps them for the end of the program.
+
+  Args:
+    path: Path of the file that has them.
+    rows: Name -> value.
+  """
+  shown = [f"{name} {value}" for name, value in rows.items()][:_MOST_ROWS]
+  logging.info("%s: %s", path, ", ".join(shown))
+  _tables[path] = dict(rows)
+
+
+def summarize(output_dir: str) -> list[str]:
+  """Returns the last lines of a program: its scores, and where its files are.
+
+  Args:
+    output_dir: Folder of the run. Tables of other folders are forgotten.
+  """
+  lines = []
+  for path, rows in _tables.items():
+    folder, name = os.path.split(path)
+    if folder == output_dir.rstrip("/"):
+      lines += [f"Scores in {name}:", *_align(rows)]
+  _tables.clear()
+  names = [name.rstrip("/") for name in tf.io.gfile.listdir(output_dir)]
+  shown = sorted(name for name in names if _SHOWN_FILES.fullmatch(name))
+  if shown:
+    lines.append(f"Files in {output_dir}: {', '.join(shown)}")
+  return lines
+
+
+def _align(rows: Mapping[str, str]) -> list[str]:
+  """Returns the lines of a table of names and values."""
+  names = list(rows)[:_MOST_ROWS]
+  name_width = max(map(len, names), default=0)
+  value_width = max((len(rows[name]) for name in names), default=0)
+  lines = [
+    f"  {x.ljust(name_width)}  {rows[x].rjust(value_width)}" for x in names
+  ]
+  if len(rows) > len(names):
+    lines.append(f"  and {len(rows) - len(names)} more")
+  return lines

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import json
 import math
 import os
-import sys
 import time
 from typing import Any, NamedTuple
 
@@ -21,10 +20,10 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from command_line import messages
 from data import file_io
 from training import training_step
 
-_SECONDS_PER_LOG_LINE = 10.0
 # The log of a run has about this many lines at most.
 _MAX_LOG_LINES = 5000
 # Weight of the newest call in the moving average of the speed.
@@ -65,10 +64,9 @@ class Progress:
     self._batch_size = batch_size
     self._peak_flops = peak_flops
     self._last_time = time.monotonic()
-    self._last_line_time = 0.0
     self._steps_per_second = 0.0  # not known yet
     self._is_first = True
-    self._in_place = sys.stderr.isatty()
+    self._line = messages.ProgressLine(last_time=0.0)
     self._pending: list[_TimedReport] = []  # not written yet
     self._facts: dict[str, float] = {}
     self._writer: Any = None
@@ -84,6 +82,7 @@ class Progress:
     return self
 
   def __exit__(self, *unused_exception) -> None:
+    self._line.keep()
     self._write_pending()
     if self._log:
       self._log.close()
@@ -184,10 +183,8 @@ class Progress:
   def _show(self, record: Mapping[str, Any], now: float) -> None:
     """Shows a record on the screen, but not too often."""
     is_last = self._step == self._max_steps
-    is_due = now - self._last_line_time > _SECONDS_PER_LOG_LINE
-    if not (self._in_place or is_last or is_due):
+    if not (is_last or self._line.is_due(now)):
       return
-    self._last_line_time = now
     loss = math.nan if record["loss"] is None else record["loss"]
     fields = [
       f"step {record['step']}/{self._max_steps}",
@@ -202,33 +199,35 @@ class Progress:
     if self._steps_per_second and not is_last:
       seconds_left = (self._max_steps - self._step) / self._steps_per_second
       fields.append(f"{_format_duration(seconds_left)} left")
-    line = "  ".join(fields)
-    if self._in_place:
-      end = "\n" if is_last else ""
-      # Returns to the start of the line and erases it.
-      sys.stderr.write(f"\r\x1b[K{line}{end}")
-      sys.stderr.flush()
-    else:
-      logging.info("%s", line)
+    self._line.show("  ".join(fields), now, is_last)
 
 
-class ExampleCounter:
-  """Shows how many examples were evaluated or predicted, if it takes long."""
+class Counter:
+  """Shows how many things were processed, if it takes long."""
 
-  def __init__(self):
-    """Starts the clock."""
-    self._num_examples = 0
-    self._start = self._last_line_time = time.monotonic()
+  def __init__(self, noun: str = "examples"):
+    """Starts the clock.
 
-  def add(self, num_examples: int) -> None:
-    """Counts examples, and shows their number now and then."""
-    self._num_examples += num_examples
+    Args:
+      noun: Name of the things.
+    """
+    self._noun = noun
+    self._number = 0
+    self._start = time.monotonic()
+    self._line = messages.ProgressLine(self._start)
+
+  def add(self, number: int) -> None:
+    """Counts things, and shows their number now and then."""
+    self._number += number
     now = time.monotonic()
-    if now - self._last_line_time < _SECONDS_PER_LOG_LINE:
-      return
-    self._last_line_time = now
-    rate = self._num_examples / (now - self._start)
-    logging.info("  %d examples, %.1f examples/s", self._num_examples, rate)
+    if self._line.is_due(now):
+      rate = self._number / (now - self._start)
+      text = f"  {self._number} {self._noun}, {rate:.1f} {self._noun}/s"
+      self._line.show(text, now)
+
+  def end(self) -> None:
+    """Removes the number from the screen."""
+    self._line.erase()
 
 
 def _join(
