@@ -153,11 +153,22 @@ def _tagging_loss(logits, features: Features) -> NamedSums:
   return {"loss": losses.token_loss(logits, features["label_ids"], weights)}
 
 
+def mask_missing_choices(logits: tf.Tensor, input_mask: tf.Tensor) -> tf.Tensor:
+  """Returns logits [B, C] that give missing choices no probability.
+
+  An example with fewer choices than others is filled up with sequences without
+  tokens.
+
+  Args:
+    logits: float32 [B, C].
+    input_mask: ints of shape [B, C, S].
+  """
+  is_choice = tf.reduce_any(input_mask > 0, axis=-1)  # [B, C]
+  return tf.where(is_choice, logits, losses.LOGIT_OF_NOTHING)
+
+
 def _multiple_choice_loss(logits, features: Features) -> NamedSums:
-  # An example with fewer choices than others is filled up with sequences
-  # without tokens, which get no probability.
-  is_choice = tf.reduce_any(features["input_mask"] > 0, axis=-1)  # [B, choices]
-  logits = tf.where(is_choice, logits, losses.LOGIT_OF_NOTHING)
+  logits = mask_missing_choices(logits, features["input_mask"])
   return {
     "loss": losses.classification_loss(
       logits, features["label_ids"], features["is_real_example"]

@@ -42,12 +42,15 @@ class Tokens(NamedTuple):
     ends: Where each ends.
     words: Number of the word that each belongs to, counted from 0 in each
       text; words are separated by white space.
+    are_dropped: 1 for the unknown token in place of a word of which the
+      tokenizer leaves nothing, otherwise 0.
   """
 
   ids: tf.RaggedTensor
   starts: tf.RaggedTensor
   ends: tf.RaggedTensor
   words: tf.RaggedTensor
+  are_dropped: tf.RaggedTensor
 
 
 def drop_invalid_bytes(texts: tf.Tensor) -> tf.Tensor:
@@ -75,10 +78,17 @@ class GraphTokenizer(tf.Module):
     self._unk_id = tokenizer.unk_id
     self._max_chars = tokenizer.wordpiece_tokenizer.max_input_chars_per_word
 
-  def __call__(self, texts: tf.Tensor) -> Tokens:
+  def __call__(
+    self, texts: tf.Tensor, keep_dropped_words: bool = False
+  ) -> Tokens:
     """Returns the tokens of UTF-8 texts, string [n].
 
     Places in them are those after `drop_invalid_bytes`.
+
+    Args:
+      texts: The texts.
+      keep_dropped_words: Whether a word of which the tokenizer leaves nothing,
+        such as U+200B, becomes an unknown token.
     """
     # texts         "Réd cats "  "!"       a space ends each text
     # normal.codes   r e d _ c a t s _  !  _
@@ -98,8 +108,24 @@ class GraphTokenizer(tf.Module):
     # The first and the last character of each piece in the original texts, and
     # the text of the piece.
     places = tf.where(pieces.ids >= 0)[:, 0]  # [p]
+    ids = tf.gather(pieces.ids, places)
     first = tf.gather(origins, places)
     last = tf.gather(origins, tf.gather(pieces.ends, places) - 1)
+    ends = tf.gather(normal.ends, last)
+    are_dropped = tf.zeros_like(ids)
+    if keep_dropped_words:
+      dropped = normal.find_dropped_words(first)
+      num_dropped = tf.shape(dropped.first)
+      first = tf.concat([first, dropped.first], axis=0)
+      order = tf.argsort(first, stable=True)
+      first = tf.gather(first, order)
+
+      def insert(values, of_dropped):
+        return tf.gather(tf.concat([values, of_dropped], axis=0), order)
+
+      ids = insert(ids, tf.fill(num_dropped, self._unk_id))
+      ends = insert(ends, dropped.ends)
+      are_dropped = insert(are_dropped, tf.ones(num_dropped, tf.int32))
     rows = tf.gather(chars.value_rowids(), first)
     # Numbers that count through all texts become numbers within a text.
     chars_before = chars.row_starts()  # [n]
@@ -107,7 +133,7 @@ class GraphTokenizer(tf.Module):
       _previous(normal.words, first=-1) + 1, chars.row_starts()
     )
     starts = first - tf.gather(chars_before, rows)
-    ends = tf.gather(normal.ends, last) - tf.gather(chars_before, rows)
+    ends -= tf.gather(chars_before, rows)
     words = tf.gather(normal.words, first) - tf.gather(words_before, rows)
     num_tokens = tf.math.unsorted_segment_sum(
       tf.ones_like(rows), rows, chars.nrows()
@@ -118,8 +144,7 @@ class GraphTokenizer(tf.Module):
         tf.cast(values, tf.int32), num_tokens, validate=False
       )
 
-    ids = tf.gather(pieces.ids, places)
-    return Tokens(by_text(ids), by_text(starts), by_text(ends), by_text(words))
+    return Tokens(*map(by_text, (ids, starts, ends, words, are_dropped)))
 
   def _split_words(self, codes: tf.Tensor, starts: tf.Tensor) -> _Pieces:
     """Returns the pieces of words, with the unknown token where there are none.
@@ -160,6 +185,18 @@ def _update(
 # --- The basic step ----------------------------------------------------------
 
 
+class _DroppedWords(NamedTuple):
+  """The d words of which the tokenizer leaves nothing.
+
+  Attributes:
+    first: Number of the first character of each, int64 [d].
+    ends: Where each ends, int64 [d].
+  """
+
+  first: tf.Tensor
+  ends: tf.Tensor
+
+
 class _NormalizedText(NamedTuple):
   """Result of the basic step for texts with c characters in all.
 
@@ -169,13 +206,34 @@ class _NormalizedText(NamedTuple):
     ends: Where each original character ends, including dropped marks that
       follow it, int64 [c].
     words: Number of the word that each original character belongs to, counted
-      through all texts, int64 [c]; words are separated by white space.
+      through all texts, int64 [c]; words are separated by white space, which
+      belongs to the word before it.
+    is_white: Whether each original character is white space, bool [c].
   """
 
   codes: tf.Tensor
   origins: tf.Tensor
   ends: tf.Tensor
   words: tf.Tensor
+  is_white: tf.Tensor
+
+  def find_dropped_words(self, first_chars: tf.Tensor) -> _DroppedWords:
+    """Returns the words that no token belongs to.
+
+    Args:
+      first_chars: The first character of each token, int64 [p].
+    """
+    in_word = tf.where(~self.is_white)  # [characters of words, 1]
+    words = tf.gather_nd(self.words, in_word)
+    num_words = tf.reduce_max(tf.concat([words, [-1]], axis=0)) + 1
+    starts = tf.math.unsorted_segment_min(in_word[:, 0], words, num_words)
+    ends = tf.math.unsorted_segment_max(in_word[:, 0], words, num_words) + 1
+    seen = tf.gather(self.words, first_chars)
+    num_tokens = tf.math.unsorted_segment_sum(
+      tf.ones_like(seen), seen, num_words
+    )
+    dropped = tf.where(num_tokens == 0)[:, 0]
+    return _DroppedWords(tf.gather(starts, dropped), tf.gather(ends, dropped))
 
 
 class _CharacterKind(NamedTuple):
@@ -302,7 +360,7 @@ class _CharacterTable(tf.Module):
     is_white = tf.gather(self._is_white, kinds)
     begins_word = ~is_white & _previous(is_white, first=True)
     words = tf.cumsum(tf.cast(begins_word, tf.int64)) - 1
-    return _NormalizedText(normal, origins, self._ends(kinds), words)
+    return _NormalizedText(normal, origins, self._ends(kinds), words, is_white)
 
   def _ends(self, kinds: tf.Tensor) -> tf.Tensor:
     """Returns where each character ends, with dropped marks that follow it.

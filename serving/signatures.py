@@ -22,6 +22,7 @@ import heads
 import modeling
 from serving import graph_tokenization
 from serving import serving_settings
+from tasks import metrics
 from tasks import ner
 import tokenization
 
@@ -592,14 +593,24 @@ class ServedChooser(ServedModel):
   def answer_choices(
     self, context: tf.Tensor, choices: tf.Tensor
   ) -> dict[str, tf.Tensor]:
-    """Returns answers for contexts, string [n], with choices, string [n, c]."""
+    """Returns answers for contexts, string [n], with choices, string [n, c].
+
+    A context with fewer choices than others has empty texts in their place,
+    which get no probability.
+    """
     num_texts, num_choices = tf.unstack(tf.shape(choices))
     features = self.preprocessor.preprocess(
       tf.repeat(context, num_choices), tf.reshape(choices, [-1])
     )
     shape = [num_texts, num_choices, -1]
     by_choice = {name: tf.reshape(x, shape) for name, x in features.items()}
+    is_choice = tf.cast(choices != "", tf.int32)
+    by_choice["input_mask"] *= is_choice[..., tf.newaxis]
     return self._name_outputs(self._run_model(by_choice))
+
+  def _run_model(self, features):
+    logits = super()._run_model(features)
+    return heads.mask_missing_choices(logits, features["input_mask"])
 
   def _name_outputs(self, output):
     """Returns answers for logits [n, c]."""
@@ -622,6 +633,7 @@ class _TokenizedWords(NamedTuple):
     rows: Text of each word, int64 [w].
     starts: Where each word begins in its text, in characters, int32 [w].
     ends: Where it ends, int32 [w].
+    are_dropped: Whether the tokenizer leaves nothing of a word, bool [w].
   """
 
   numbers: tf.Tensor
@@ -629,6 +641,7 @@ class _TokenizedWords(NamedTuple):
   rows: tf.Tensor
   starts: tf.Tensor
   ends: tf.Tensor
+  are_dropped: tf.Tensor
 
   @classmethod
   def from_tokens(cls, tokens: graph_tokenization.Tokens) -> _TokenizedWords:
@@ -652,6 +665,7 @@ class _TokenizedWords(NamedTuple):
       ends=tf.math.unsorted_segment_max(
         tokens.ends.flat_values, numbers, tf.size(first_tokens)
       ),
+      are_dropped=tf.gather(tokens.are_dropped.flat_values, first_tokens) > 0,
     )
 
 
@@ -676,9 +690,15 @@ class ServedTagger(ServedModel):
     strings and zeros.
     """
     text = graph_tokenization.drop_invalid_bytes(text)
-    tokens = self.preprocessor.tokenizer(text)
+    tokens = self.preprocessor.tokenizer(text, keep_dropped_words=True)
     words = _TokenizedWords.from_tokens(tokens)
     probabilities = self._word_probabilities(tokens.ids, words)  # [words, tags]
+    labels = self._settings.labels
+    if metrics.OUTSIDE in labels:
+      # The model cannot see these words, so they are outside of entities.
+      outside = tf.one_hot(labels.index(metrics.OUTSIDE), len(labels))
+      is_dropped = words.are_dropped[:, tf.newaxis]
+      probabilities = tf.where(is_dropped, outside, probabilities)
     tags = tf.gather(
       list(self._settings.labels), tf.argmax(probabilities, axis=-1)
     )
