@@ -200,6 +200,7 @@ def run(
     try:
       rest = flag_parsing.parse(argv, known_only=bool(passes_on))
       input_paths.check_inputs()
+      input_paths.check_model_is_named()
       return rest
     except UserError as error:
       sys.exit(_report_error(error))

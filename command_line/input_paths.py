@@ -89,6 +89,20 @@ def check_inputs() -> None:
       marked.check(name, os.path.join(folder, path))
 
 
+def check_model_is_named() -> None:
+  """Raises a UserError if a program that needs a model is given none."""
+  names = [
+    name
+    for name in ("model", "bert_config_file", "vocab_file")
+    if name in flags.FLAGS
+  ]
+  if "model" in names and not any(flags.FLAGS[name].value for name in names):
+    raise UserError(
+      "No model is given. Pass --model, its folder or its name, or the files "
+      f"of a model: --{', --'.join(names[1:])}."
+    )
+
+
 # --- Kinds of input ----------------------------------------------------------
 
 

@@ -104,6 +104,15 @@ def test_mistake_is_answered_before_tensorflow_is_loaded(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_missing_model_is_answered_at_once():
+  predict = importlib.import_module("predict")
+  set_flag(predict, text="a")
+  with pytest.raises(UserError, match="No model is given. Pass --model,"):
+    input_paths.check_model_is_named()
+  set_flag(predict, vocab_file="vocab.txt")
+  input_paths.check_model_is_named()
+
+
 @pytest.mark.parametrize(
   "name",
   [
