@@ -18,11 +18,11 @@ import tokenization
 _TEXTS = tf.TensorSpec([None], tf.string)
 
 
-def tokenize(tokenizer, texts):
+def tokenize(tokenizer, texts, **options):
   """Returns the tokens of texts as lists."""
+  graph_tokenizer = graph_tokenization.GraphTokenizer(tokenizer)
   function = tf.function(
-    graph_tokenization.GraphTokenizer(tokenizer).__call__,
-    input_signature=[_TEXTS],
+    lambda texts: graph_tokenizer(texts, **options), input_signature=[_TEXTS]
   )
   return [
     values.to_list()
@@ -42,7 +42,7 @@ def test_known_examples(vocab_file):
     "x" * 201,
     "the" + "s" * 198 + " dog",
   ]
-  ids, starts, ends, words = tokenize(tokenizer, texts)
+  ids, starts, ends, words, _ = tokenize(tokenizer, texts)
   assert [tokenizer.convert_ids_to_tokens(row) for row in ids] == [
     ["the", "cat", "##s", "un", "##aff", "##able", ",", "red", "!"],
     [],
@@ -64,6 +64,24 @@ def test_known_examples(vocab_file):
   ]
   assert words == [[0, 1, 1, 2, 2, 2, 2, 3, 3], [], [], [0], [0], [0, 1]]
   assert (starts[-1], ends[-1]) == ([0, 202], [201, 205])
+
+
+def test_words_of_which_nothing_is_left_may_be_unknown_tokens(vocab_file):
+  tokenizer = tokenization.FullTokenizer(vocab_file)
+  texts = ["\u200b the \u200b\xad cats", "", "\u200b", "a \u200b"]
+  ids, starts, ends, words, are_dropped = tokenize(
+    tokenizer, texts, keep_dropped_words=True
+  )
+  assert [tokenizer.convert_ids_to_tokens(row) for row in ids] == [
+    ["[UNK]", "the", "[UNK]", "cat", "##s"],
+    [],
+    ["[UNK]"],
+    ["a", "[UNK]"],
+  ]
+  assert words == [[0, 1, 2, 3, 3], [], [0], [0, 1]]
+  assert starts == [[0, 2, 6, 9, 12], [], [0], [0, 2]]
+  assert ends == [[1, 5, 8, 12, 13], [], [1], [1, 3]]
+  assert are_dropped == [[1, 0, 1, 0, 0], [], [1], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +123,7 @@ def test_agrees_with_the_tokenizer_about_odd_text(tmp_path, settings):
     "".join(rng.choices("abcdeAÉéñΣΣΣ  ..'" + ODD, k=rng.randrange(12)))
     for _ in range(2000)
   ]
-  ids, starts, ends, _ = tokenize(tokenizer, texts)
+  ids, starts, ends, *_ = tokenize(tokenizer, texts)
   for text, *values in zip(texts, ids, starts, ends):
     assert values[0] == tokenizer.encode(text), repr(text)
     # Marks after a Chinese character, or among the parts of a Korean one,
