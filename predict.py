@@ -165,12 +165,13 @@ def _read_rows() -> Iterator[text_answers.Row]:
     )
   has_rows = False
   for text in _read_texts():
-    parts = text.split(_SEPARATOR)
-    if context is not None:
-      parts = [text, context]
-    if text.strip():
-      has_rows = True
-      yield tuple(part.strip() for part in parts)
+    if not text.strip():
+      continue
+    has_rows = True
+    if context is None:
+      yield tuple(part.strip() for part in text.split(_SEPARATOR))
+    else:
+      yield text.strip(), context  # unchanged, so that places fit the file
   if not has_rows:
     raise UserError("There is no text. Pass --text, or lines in --input_file.")
 

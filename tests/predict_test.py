@@ -91,7 +91,7 @@ def test_questions_are_answered_as_in_the_training(
   predictions = json.loads((run / "predictions.json").read_text())
   [article] = json.loads(file.read_text())["data"]
   paragraph = article["paragraphs"][0]
-  context = write_lines(tmp_path / "context.txt", [paragraph["context"]])
+  context = write_lines(tmp_path / "context.txt", ["", paragraph["context"]])
   questions = paragraph["qas"]
   found = answers(
     run,
@@ -103,7 +103,7 @@ def test_questions_are_answered_as_in_the_training(
   ]
   first = found[0]
   start, end = first["start"], first["end"]
-  assert paragraph["context"][start:end] == first["answer"]
+  assert context.read_text()[start:end] == first["answer"]
   # Without --question, texts are the questions.
   give_on_standard_input(monkeypatch, b"it was red\n\nit was\n")
   capsys.readouterr()
