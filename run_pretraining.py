@@ -160,6 +160,7 @@ def _define_long_record_flags() -> None:
     "TFRecord files of longer records, which the last steps read. Their "
     "sequences may have more tokens than --max_seq_length.",
   )
+  input_paths.mark("long_input_file", input_paths.check_files)
   flags.DEFINE_float(
     "long_share",
     0.1,

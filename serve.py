@@ -18,23 +18,35 @@ import launch  # First: from here on a signal ends the program quietly.
 
 from collections.abc import Mapping
 import importlib.util
+import os
 
 from absl import flags
 from absl import logging
 
 from command_line import flag_help
+from command_line import input_paths
 import common_flags
 from data import file_io
 from errors import UserError
 from serving import model_versions
 from serving import server_limits
 from serving import text_answers
+from training import model_folder
 
 FLAGS = flags.FLAGS
 
 # Packages of the extra `serve`.
 _PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 _SEPARATOR = "|||"
+
+
+def _check_models(flag: str, names: str) -> None:
+  """Raises a UserError if a model of --model does not exist."""
+  for name in names.split(","):
+    path = name.partition("=")[2] or name
+    is_there = "://" in path or os.path.isdir(path) or os.path.isdir(name)
+    if not is_there:
+      model_folder.check_exists(flag, path)
 
 
 @flag_help.group("Server")
@@ -67,6 +79,8 @@ def define_flags() -> None:
     "Files with a row per line that the page offers as examples, each a path "
     "or name=path with the name of a model. ||| separates the parts of a row.",
   )
+  input_paths.mark("model", _check_models)
+  input_paths.mark("examples_file", input_paths.check_named_paths)
   flags.DEFINE_integer(
     "top_k", 5, "Number of tokens to show for each [MASK].", lower_bound=1
   )

@@ -96,7 +96,8 @@ def check_model_is_named() -> None:
     for name in ("model", "bert_config_file", "vocab_file")
     if name in flags.FLAGS
   ]
-  if "model" in names and not any(flags.FLAGS[name].value for name in names):
+  is_given = any(flags.FLAGS[name].value for name in names)
+  if names[:1] == ["model"] and len(names) > 1 and not is_given:
     raise UserError(
       "No model is given. Pass --model, its folder or its name, or the files "
       f"of a model: --{', --'.join(names[1:])}."
@@ -110,6 +111,19 @@ def check_path(flag: str, path: str) -> None:
   """Raises a UserError if a file or a folder does not exist."""
   if not os.path.exists(path):
     raise _missing(flag, path, path)
+
+
+def check_named_paths(flag: str, names: str) -> None:
+  """Raises a UserError if a path of a list does not exist.
+
+  Args:
+    flag: Name of the flag.
+    names: Paths, or names and paths as name=path, separated by commas.
+  """
+  for name in names.split(","):
+    path = name.rpartition("=")[2]
+    if not (_is_remote(name) or os.path.exists(path) or os.path.exists(name)):
+      raise _missing(flag, path, path)
 
 
 def check_checkpoint(flag: str, path: str) -> None:
