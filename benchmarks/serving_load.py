@@ -1,7 +1,6 @@
 """Loads serve.py with requests, and compares its answers with predict.py.
 
-    python benchmarks/serving_load.py --model=quickstart/classifier \\
-        --input_file=quickstart/messages.txt
+    python benchmarks/serving_load.py --model=quickstart/classifier
 
 Clients in a process of their own keep one connection each and send a text at a
 time. With 1, 8 and 64 clients, with batches and without (--max_batch_size=1),
@@ -42,7 +41,7 @@ def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_string("model", None, "Folder of a classifier.", required=True)
   flags.DEFINE_string(
-    "input_file", None, "File with a text per line.", required=True
+    "input_file", "sample_data/test.tsv", "Table whose first column is sent."
   )
   flags.DEFINE_float("seconds", 10.0, "Time of each measurement.")
   flags.DEFINE_integer(
@@ -179,7 +178,7 @@ def resident_megabytes(process: int) -> float:
 
 def main(_):
   lines = pathlib.Path(FLAGS.input_file).read_text("utf-8").splitlines()
-  texts = [line for line in lines if line.strip()]
+  texts = [line.split("\t")[0] for line in lines[1:]]
   expected = predict(texts)
   rows = []
   differences = []

@@ -152,10 +152,7 @@ def test_classifiers(open_page, tmp_path):
     page.fill("second", "it's a 'pair'")
     page.answer()
     command, python, serving = (
-      page.evaluate(
-        f"document.querySelectorAll('#snippets pre')[{i}].innerText"
-      )
-      for i in range(3)
+      page.text(f"#snippets pre:nth-of-type({number})") for number in (1, 2, 3)
     )
     assert "curl 'http://127.0.0.1:" in command
     assert "'\\''pair'\\''" in command
