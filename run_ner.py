@@ -348,13 +348,14 @@ def _log_scheme(name: str, sentences: list[ner.Sentence], labels) -> None:
   scheme = ner_tags.find_scheme(tagged)
   if has_entities and scheme:
     irregular = ner_tags.count_irregular(tagged, scheme)
-    logging.info(
-      "%s: the tags follow %s; %d cannot follow the tag before them, and are "
-      "read as the official scoring program reads them.",
-      path,
-      "BILOU (BILUO)" if scheme == "BILOU" else scheme,
-      irregular,
-    )
+    shown = "BILOU (BILUO)" if scheme == "BILOU" else scheme
+    exceptions = ""
+    if irregular:
+      exceptions = (
+        f"; {irregular} cannot follow the tag before them, and are read as the "
+        "official scoring program reads them"
+      )
+    logging.info("%s: the tags follow %s%s.", path, shown, exceptions)
 
 
 def _find_first_tag(
