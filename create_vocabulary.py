@@ -34,6 +34,7 @@ import common_flags
 from data import file_io
 from data import file_names
 from data import released_models
+from data import tokenizer_settings
 from data import unfinished
 from errors import UserError
 import modeling
@@ -232,8 +233,9 @@ def vocabulary_settings(
 def check_not_inputs(input_files: Sequence[str]) -> None:
   """Raises a UserError if the output would replace a file that is read."""
   configs = [FLAGS.bert_config_file] if FLAGS.bert_config_file else []
+  names = (_VOCAB, _CONFIG, _REPORT, tokenizer_settings.FILE)
   file_io.check_not_inputs(
-    {"--output_dir": map(_output_path, (_VOCAB, _CONFIG, _REPORT))},
+    {"--output_dir": map(_output_path, names)},
     {"--input_file": input_files, "--bert_config_file": configs},
   )
 
@@ -285,6 +287,9 @@ def write_files(
   if config:
     config = dataclasses.replace(config, vocab_size=len(tokens))
     contents[_CONFIG] = config.to_json_string()
+  # The casing of a vocabulary does not always show in its words.
+  casing = tokenizer_settings.TokenizerSettings(FLAGS.do_lower_case)
+  contents[tokenizer_settings.FILE] = json.dumps(casing.to_fields()) + "\n"
   contents[_VOCAB] = "\n".join(tokens) + "\n"
   with file_io.temporary_folder(_output_path("vocabulary")) as folder:
     for name, content in contents.items():

@@ -14,6 +14,7 @@ import create_vocabulary
 from errors import UserError
 import modeling
 from pretraining import corpus
+from serving import text_model
 import tokenization
 
 
@@ -236,3 +237,13 @@ def test_a_second_process_is_refused(learn_tiny, tmp_path):
   builders.assert_refused_by_lock(
     lambda: learn_tiny(tmp_path / "v"), tmp_path, "v/.lock"
   )
+
+
+def test_the_casing_of_a_vocabulary_is_kept_without_capitals(learn, tmp_path):
+  text = tmp_path / "text.txt"
+  text.write_text("hodia\u016d \u011di estas bela\n" * 9)
+  for do_lower_case in (False, True):
+    folder = learn(input_file=text, do_lower_case=do_lower_case, overwrite=True)
+    tokenizer = text_model.create_tokenizer(str(folder / "vocab.txt"))
+    assert tokenizer.settings.do_lower_case == do_lower_case
+    assert tokenizer.tokenize("\u011di") != ["[UNK]"]
