@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart demo test test-large lint site clean
+.PHONY: quickstart demo test test-large lint site notebooks pictures clean
 
 quickstart: $(VENV)/run.installed
 	$(BIN)/python docs/quickstart.py
@@ -49,6 +49,17 @@ lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The notebooks with their outputs, in docs/notebooks/.
+notebooks: $(VENV)/docs.installed quickstart/minilm
+	$(BIN)/python docs/run_notebooks.py
+
+# The pictures of the documentation, in docs/pictures/.
+pictures: $(VENV)/docs.installed
+	$(BIN)/python docs/make_pictures.py
+
+quickstart/minilm:
+	$(MAKE) quickstart
 
 # The documentation as a site, in site/.
 site: $(VENV)/docs.installed

@@ -1,4 +1,4 @@
-"""Adds the pages at the top of the project to the site.
+"""Adds the pages at the top of the project, and the notebooks, to the site.
 
 MkDocs calls the functions of this module, because mkdocs.yml names it.
 """
@@ -9,8 +9,10 @@ import pathlib
 import re
 
 from mkdocs.structure import files
+import nbconvert
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = pathlib.Path(__file__).resolve().parent
+ROOT = DOCS.parent
 # File -> name of its page.
 PAGES = {
   "README.md": "index.md",
@@ -18,13 +20,17 @@ PAGES = {
   "CHANGELOG.md": "changelog.md",
 }
 _LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")
+_PICTURES = (".png", ".svg")
 
 
 def on_files(site_files: files.Files, *, config) -> files.Files:
   """Adds the pages to those in docs/."""
+  contents: dict[str, str | bytes] = {}
   for file, page in PAGES.items():
-    text = (ROOT / file).read_text(encoding="utf-8")
-    content = _LINK.sub(_rewrite_link, text)
+    contents[page] = (ROOT / file).read_text(encoding="utf-8")
+  for notebook in sorted(DOCS.glob("notebooks/*.ipynb")):
+    contents.update(_convert_notebook(notebook))
+  for page, content in contents.items():
     site_files.append(files.File.generated(config, page, content=content))
   return site_files
 
@@ -32,6 +38,15 @@ def on_files(site_files: files.Files, *, config) -> files.Files:
 def on_page_markdown(markdown: str, **unused_arguments) -> str:
   """Returns the text of a page whose links to the pages above work."""
   return _LINK.sub(_rewrite_link, markdown)
+
+
+def _convert_notebook(path: pathlib.Path) -> dict[str, str | bytes]:
+  """Returns name -> content of the page of a notebook, and of its pictures."""
+  exporter = nbconvert.MarkdownExporter()
+  text, resources = exporter.from_filename(
+    str(path), {"unique_key": path.stem, "output_files_dir": ""}
+  )
+  return {f"{path.stem}.md": text, **resources["outputs"]}
 
 
 def _rewrite_link(match: re.Match[str]) -> str:
@@ -45,6 +60,9 @@ def _rewrite_link(match: re.Match[str]) -> str:
   path, _, anchor = target.partition("#")
   name = path.removeprefix("../").removeprefix("docs/")
   name = PAGES.get(name, name)
-  if not name.endswith(".md"):
+  if name.endswith(".ipynb"):
+    # All pages are in one folder.
+    name = pathlib.PurePath(name).with_suffix(".md").name
+  if not name.endswith((".md", *_PICTURES)):
     return text
   return f"[{text}]({name}{'#' + anchor if anchor else ''})"

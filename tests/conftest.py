@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoint
+import create_vocabulary
 import export_saved_model
 import modeling
 import run_classifier
@@ -94,6 +95,30 @@ def text_file(tmp_path):
   path = tmp_path / "text.txt"
   path.write_text(builders.TEXT + "\n")
   return str(path)
+
+
+@pytest.fixture
+def project_dir(tmp_path):
+  """Folder like that of the project, with a small model in `tiny`."""
+  outputs = ("runs", "served", "quickstart", "models", "site")
+  for path in builders.ROOT.iterdir():
+    if not path.name.startswith(".") and path.name not in outputs:
+      (tmp_path / path.name).symlink_to(path)
+  builders.run_program(
+    create_vocabulary,
+    input_file=builders.ROOT / "sample_text.txt",
+    output_dir=tmp_path / "tiny",
+    vocab_size=2000,
+    model_size="L-4_H-128_A-2",
+  )
+  config_file = tmp_path / "tiny" / "bert_config.json"
+  config = modeling.BertConfig.from_json_file(str(config_file))
+  model = modeling.BertForPreTraining(config, seed=1)
+  checkpoint.write(
+    str(tmp_path / "tiny" / "bert_model.ckpt"),
+    checkpoint.variables_by_name(model),
+  )
+  return tmp_path
 
 
 @pytest.fixture(scope="session")

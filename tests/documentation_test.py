@@ -24,11 +24,9 @@ from absl import flags
 import builders
 import pytest
 
-import checkpoint
 from command_line import flag_parsing
 from data import released_models
 from errors import UserError
-import modeling
 
 ROOT = builders.ROOT
 README = ROOT / "README.md"
@@ -263,6 +261,15 @@ def test_readme_is_short_and_leads_to_every_page():
     assert page in PAGES, page.name
 
 
+def test_pictures_are_small_and_shown():
+  text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+  pictures = list(ROOT.glob("docs/pictures/*"))
+  assert pictures
+  for picture in pictures:
+    assert f"pictures/{picture.name})" in text, picture.name
+    assert picture.stat().st_size < 300_000, picture.name
+
+
 def documented_flags() -> set[str]:
   """Returns the names of the flags in flags.md."""
   text = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
@@ -328,28 +335,6 @@ def test_every_released_model_is_documented():
 # --- Blocks that are run -----------------------------------------------------
 
 
-@pytest.fixture
-def work_dir(tmp_path):
-  """Folder with links to the files of the project, and a tiny model."""
-  for path in ROOT.iterdir():
-    is_output = path.name in ("runs", "served", "quickstart", "models")
-    if not path.name.startswith(".") and not is_output:
-      (tmp_path / path.name).symlink_to(path)
-  run_block(
-    "python create_vocabulary.py --input_file=sample_text.txt "
-    "--output_dir=tiny --vocab_size=2000 --model_size=L-4_H-128_A-2",
-    "sh",
-    tmp_path,
-  )
-  folder = tmp_path / "tiny"
-  config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
-  model = modeling.BertForPreTraining(config, seed=1)
-  checkpoint.write(
-    str(folder / "bert_model.ckpt"), checkpoint.variables_by_name(model)
-  )
-  return tmp_path
-
-
 def run_block(text: str, language: str, folder: pathlib.Path) -> str:
   """Runs a block, and returns what it prints."""
   commands = {
@@ -370,13 +355,13 @@ def run_block(text: str, language: str, folder: pathlib.Path) -> str:
 
 
 @pytest.mark.large
-def test_marked_blocks_run_and_print_what_is_shown(work_dir):
+def test_marked_blocks_run_and_print_what_is_shown(project_dir):
   printed = ""
   marks = collections.Counter()
   for page in PAGES:
     for block in split_page(page)[0]:
       if block.mark == "run":
-        printed = run_block(block.text, block.language, work_dir)
+        printed = run_block(block.text, block.language, project_dir)
       elif block.mark == "output":
         pattern = re.escape(block.text).replace(re.escape("..."), ".*?")
         assert re.fullmatch(pattern, printed.strip(), re.DOTALL), block.place
