@@ -266,6 +266,7 @@ def pretrain() -> tuple[dict[str, str], dict[str, str]]:
     restart=True,
     **shape,
     **MODEL_FLAGS,
+    **VOCAB_FLAGS,
   )
   run("run_pretraining.py", output_dir=WORK / "pretraining", **held_out)
   return read_results("pretraining_before"), read_results("pretraining")

@@ -21,6 +21,7 @@ DOCS = pathlib.Path(__file__).resolve().parent
 PAGE = DOCS / "results.md"
 RESULTS = DOCS.parent / "benchmarks" / "results"
 _WIDTH = 88
+_COMMAND_WIDTH = 80  # what a page of the site shows
 # A word of a command, with the spaces inside its quotation marks.
 _WORD = re.compile(r"(?:[^\s'\"]|'[^']*'|\"[^\"]*\")+")
 # Names of packages, where they are not those of the projects.
@@ -158,7 +159,8 @@ def _break_command(command: str) -> str:
   for line in command.split("\n"):
     broken = [""]
     for word in _WORD.findall(line):
-      if broken[-1].strip() and len(broken[-1]) + len(word) > _WIDTH - 3:
+      length = len(broken[-1]) + len(f" {word} \\")
+      if broken[-1].strip() and length > _COMMAND_WIDTH:
         broken[-1] += " \\"
         broken.append("   ")
       broken[-1] += f" {word}"
