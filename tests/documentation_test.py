@@ -50,7 +50,8 @@ OTHER_TOOLS = {
 }  # fmt: skip
 # Flags of absl, Beam, TensorBoard and other tools.
 OTHER_FLAGS = {
-  "direct_num_workers", "direct_running_mode", "environment_type", "flagfile",
+  "direct_num_workers", "direct_running_mode", "dry", "environment_type",
+  "flagfile",
   "help", "helpfull", "logdir", "sdk_container_image",
 }  # fmt: skip
 _FENCE = re.compile(r"```(\w*)\s*")

@@ -38,7 +38,7 @@ shutil.rmtree("runs/movie_reviews", ignore_errors=True)
 
 # %%
 shutil.copytree("sample_data/reviews", "runs/movie_reviews/data")
-Path("runs/movie_reviews/data/test.tsv").write_text("""text
+_ = Path("runs/movie_reviews/data/test.tsv").write_text("""text
 That movie was absolutely awful.
 The acting was a bit lacking.
 The film was creative and surprising.

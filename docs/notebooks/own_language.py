@@ -50,7 +50,7 @@ def make_sentence():
 # A sentence per line, and a blank line between documents.
 documents = [[make_sentence() for _ in range(6)] for _ in range(400)]
 text = "\n\n".join("\n".join(sentences) for sentences in documents)
-Path("runs/own_language/text.txt").write_text(text + "\n", encoding="utf-8")
+_ = Path("runs/own_language/text.txt").write_text(text + "\n", encoding="utf-8")
 
 # %% magic_args="-e" language="bash"
 # head -8 runs/own_language/text.txt
