@@ -1,12 +1,14 @@
 """Loads serve.py with requests, and compares its answers with predict.py.
 
     python benchmarks/serving_load.py --model=quickstart/classifier
+    python benchmarks/serving_load.py --model=quickstart/classifier \\
+        --num_requests=20000
 
 Clients in a process of their own keep one connection each and send a text at a
 time. With 1, 8 and 64 clients, with batches and without (--max_batch_size=1),
-the table shows requests per second and the time of an answer. The last row
-sends --num_requests, and shows how much memory the server gains in the second
-half of them. Every answer has to be that of predict.py --json.
+the first command shows requests per second and the time of an answer. The
+second one shows the memory of the server before and after each quarter of the
+requests. Every answer has to be that of predict.py --json.
 """
 
 import asyncio
@@ -32,6 +34,7 @@ FLAGS = flags.FLAGS
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CLIENTS = (1, 8, 64)
+_BATCH_SIZES = (32, 1)
 _WARM_UP = 100  # requests
 # Batches of other shapes are computed in another order of additions.
 _TOLERANCE = 1e-5
@@ -45,7 +48,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_float("seconds", 10.0, "Time of each measurement.")
   flags.DEFINE_integer(
-    "num_requests", 20_000, "Number of requests of the test of memory."
+    "num_requests",
+    0,
+    "Number of requests of a test of memory; 0 for the test of speed.",
   )
   flags.DEFINE_integer("memory_clients", 32, "Clients of the test of memory.")
   result_files.define_flag()
@@ -176,69 +181,78 @@ def resident_megabytes(process: int) -> float:
   return int(re.search(r"VmRSS:\s*(\d+) kB", status).group(1)) / 1024
 
 
-def main(_):
-  lines = pathlib.Path(FLAGS.input_file).read_text("utf-8").splitlines()
-  texts = [line.split("\t")[0] for line in lines[1:]]
-  expected = predict(texts)
+def measure_speed(texts: Sequence[str], expected: Sequence[dict]) -> None:
+  """Measures two servers, with batches and without, which take turns."""
   rows = []
   differences = []
-  for size in (32, 1):
-    with running_server(size) as (port, process):
-      asyncio.run(send_load(port, texts, 1, num_requests=_WARM_UP))
-      asyncio.run(send_load(port, texts, 64, num_requests=_WARM_UP))
+  with contextlib.ExitStack() as stack:
+    ports = {}
+    for size in _BATCH_SIZES:
+      ports[size], _ = stack.enter_context(running_server(size))
       for num_clients in _CLIENTS:
+        asyncio.run(
+          send_load(ports[size], texts, num_clients, num_requests=_WARM_UP)
+        )
+    for num_clients in _CLIENTS:
+      for size in _BATCH_SIZES:
         load = asyncio.run(
-          send_load(port, texts, num_clients, seconds=FLAGS.seconds)
+          send_load(ports[size], texts, num_clients, seconds=FLAGS.seconds)
         )
         differences.append(largest_difference(load, expected))
         row = {
           "clients": num_clients,
           "largest batch": size,
           "requests/s": round(load.rate, 1),
-          "p50": round(1000 * float(np.percentile(load.seconds, 50)), 1),
-          "p99": round(1000 * float(np.percentile(load.seconds, 99)), 1),
-          "unit": "ms",
+          "p50, ms": round(1000 * float(np.percentile(load.seconds, 50)), 1),
+          "p99, ms": round(1000 * float(np.percentile(load.seconds, 99)), 1),
         }
         rows.append(row)
         print(row, flush=True)
-      if size > 1:
-        note = measure_memory(port, process, texts, expected)
-        print(note, flush=True)
-  differs = f"{max(differences):.0e}"
   result_files.write(
     section="Start and answers",
     title="serve.py under load, with batches and without",
     rows=rows,
     packages=("starlette", "uvicorn"),
     note=(
-      f"{len(texts)} texts; server and clients share the machine. All labels "
-      "are those of predict.py, and probabilities differ by at most "
-      f"{differs}. {note}"
+      f"{len(texts)} texts. Both servers and the clients share the machine, "
+      "and take turns. All labels are those of predict.py, and probabilities "
+      f"differ by at most {max(differences):.0e}."
     ),
   )
 
 
-def measure_memory(
-  port: int, process: int, texts: Sequence[str], expected: Sequence[dict]
-) -> str:
-  """Returns a sentence about the memory that many requests cost."""
-  sizes = [resident_megabytes(process)]
-  for _ in range(4):
-    load = asyncio.run(
-      send_load(
-        port,
-        texts,
-        FLAGS.memory_clients,
-        num_requests=FLAGS.num_requests / 4,
-      )
-    )
-    largest_difference(load, expected)
-    sizes.append(resident_megabytes(process))
-  shown = ", ".join(f"{size:.0f}" for size in sizes)
-  return (
-    f"Before and after each quarter of {FLAGS.num_requests} requests the "
-    f"server had {shown} MB in memory."
+def measure_memory(texts: Sequence[str], expected: Sequence[dict]) -> None:
+  """Measures the memory of a server before and after many requests."""
+  rows = []
+  quarter = FLAGS.num_requests // 4
+  with running_server(_BATCH_SIZES[0]) as (port, process):
+    asyncio.run(send_load(port, texts, 64, num_requests=_WARM_UP))
+    for number in range(5):
+      if number:
+        load = asyncio.run(
+          send_load(port, texts, FLAGS.memory_clients, num_requests=quarter)
+        )
+        largest_difference(load, expected)
+      size = round(resident_megabytes(process))
+      rows.append({"requests": number * quarter, "memory, MB": size})
+      print(rows[-1], flush=True)
+  result_files.write(
+    section="Start and answers",
+    title="Memory of serve.py over many requests",
+    rows=rows,
+    packages=("starlette", "uvicorn"),
+    note=f"{FLAGS.memory_clients} clients.",
   )
+
+
+def main(_):
+  lines = pathlib.Path(FLAGS.input_file).read_text("utf-8").splitlines()
+  texts = [line.split("\t")[0] for line in lines[1:]]
+  expected = predict(texts)
+  if FLAGS.num_requests:
+    measure_memory(texts, expected)
+  else:
+    measure_speed(texts, expected)
 
 
 if __name__ == "__main__":

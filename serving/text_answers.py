@@ -210,10 +210,19 @@ class TextAnswers:
       return self._fill_masks
     return functools.partial(_ANSWERS[head.name], self._load_served(head))
 
-  def _load_served(self, head: heads.Head) -> Any:
-    """Returns the model with its tokenizer in a graph."""
+  def _load_served(self, head: heads.Head, is_portable: bool = False) -> Any:
+    """Returns the model with its tokenizer in a graph.
+
+    Args:
+      head: The head.
+      is_portable: See `text_model.load_files`.
+    """
     loaded = text_model.load_files(
-      self._files, head.name, self._compute_dtype, self._text_fields
+      self._files,
+      head.name,
+      self._compute_dtype,
+      self._text_fields,
+      is_portable,
     )
     settings = serving_settings.ServingSettings()
     if loaded.classifier:
@@ -289,12 +298,14 @@ class ServerAnswers(TextAnswers):
     head = self.head
     if head.serving_class is None:
       head = heads.HEADS[heads.ENCODER]
-    served = super()._load_served(head)
+    # Batches of a server have many shapes.
+    served = super()._load_served(head, is_portable=True)
     self.exported = exported_model.ExportedModel(
       served.signatures(), served, self._files.init_checkpoint
     )
 
-  def _load_served(self, unused_head: heads.Head) -> Any:
+  def _load_served(self, head: heads.Head, is_portable: bool = False) -> Any:
+    del head, is_portable  # it is loaded already
     return self.exported
 
 

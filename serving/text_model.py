@@ -144,8 +144,18 @@ def load_files(
   head: str | None = None,
   compute_dtype: tf.DType = tf.float32,
   text_fields: Mapping[str, Any] | None = None,
+  is_portable: bool = False,
 ) -> TextModel:
-  """Returns the model in files; see `load_model` and `create_tokenizer`."""
+  """Returns the model in files; see `load_model` and `create_tokenizer`.
+
+  Args:
+    files: Files of the model.
+    head: See `load_model`.
+    compute_dtype: Type of the activations.
+    text_fields: See `create_tokenizer`.
+    is_portable: Whether the model does without XLA, which compiles again for
+      each new shape of a batch.
+  """
   config = modeling.BertConfig.from_json_file(files.bert_config_file)
   classifier = classifier_config.ClassifierConfig.read(
     os.path.dirname(files.init_checkpoint)
@@ -173,6 +183,7 @@ def load_files(
     of_head.num_outputs if of_head else None,
     compute_dtype=compute_dtype,
     add_pooler=heads.HEADS[head].adds_pooler(names),
+    is_portable=is_portable,
   )
   variables = checkpoint.variables_by_name(model)
   checkpoint.restore_all(variables, files.init_checkpoint, _SOURCE)
