@@ -330,6 +330,47 @@ def define_training_flags(
     evaluation_flag: Name of the flag that makes the program evaluate.
     best_metric_default: Sentence about a default that depends on the data.
   """
+  _define_run_flags()
+  _define_step_flags()
+  _define_optimizer_flags(learning_rate)
+  flags.DEFINE_integer(
+    "save_checkpoints_steps",
+    1000,
+    "Number of steps between checkpoints.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "keep_checkpoint_max",
+    5,
+    "Number of checkpoints to keep; 0 for all.",
+    lower_bound=0,
+  )
+  _define_best_weights_flags(best_metric, evaluation_flag, best_metric_default)
+  flags.DEFINE_bool(
+    "skip_nonfinite_steps",
+    False,
+    "Whether to skip and count steps whose loss or gradient is not finite, "
+    "instead of stopping.",
+  )
+  flags.DEFINE_integer(
+    "iterations_per_loop",
+    1000,
+    "Largest number of steps per call of the training graph.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "seed", 12345, "Random seed for weights, data order and dropout."
+  )
+  flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "Whether to use only operations that always give the same result, even "
+    "where a GPU has faster ones.",
+  )
+
+
+def _define_run_flags() -> None:
+  """Defines the flags of the folder of a training, and of its start."""
   flags.DEFINE_string(
     "output_dir",
     None,
@@ -344,6 +385,10 @@ def define_training_flags(
     "Whether to delete the checkpoints of an earlier run in --output_dir and "
     "to begin at step 0.",
   )
+
+
+def _define_step_flags() -> None:
+  """Defines the flags of a training step: its batch, memory and compiler."""
   flags.DEFINE_integer(
     "train_batch_size", 32, "Number of examples per step.", lower_bound=1
   )
@@ -366,19 +411,18 @@ def define_training_flags(
     "Whether to compile the training step with XLA, with batches padded to "
     "--max_seq_length. For GPUs.",
   )
-  _define_optimizer_flags(learning_rate)
-  flags.DEFINE_integer(
-    "save_checkpoints_steps",
-    1000,
-    "Number of steps between checkpoints.",
-    lower_bound=1,
-  )
-  flags.DEFINE_integer(
-    "keep_checkpoint_max",
-    5,
-    "Number of checkpoints to keep; 0 for all.",
-    lower_bound=0,
-  )
+
+
+def _define_best_weights_flags(
+  best_metric: str | None, evaluation_flag: str, best_metric_default: str
+) -> None:
+  """Defines the flags of evaluations during training.
+
+  Args:
+    best_metric: see `define_training_flags`.
+    evaluation_flag: see there.
+    best_metric_default: see there.
+  """
   flags.DEFINE_integer(
     "eval_every_steps",
     0,
@@ -400,27 +444,6 @@ def define_training_flags(
     "Number of evaluations in a row without a better score after which "
     "training stops; 0 for never.",
     lower_bound=0,
-  )
-  flags.DEFINE_bool(
-    "skip_nonfinite_steps",
-    False,
-    "Whether to skip and count steps whose loss or gradient is not finite, "
-    "instead of stopping.",
-  )
-  flags.DEFINE_integer(
-    "iterations_per_loop",
-    1000,
-    "Largest number of steps per call of the training graph.",
-    lower_bound=1,
-  )
-  flags.DEFINE_integer(
-    "seed", 12345, "Random seed for weights, data order and dropout."
-  )
-  flags.DEFINE_bool(
-    "deterministic",
-    False,
-    "Whether to use only operations that always give the same result, even "
-    "where a GPU has faster ones.",
   )
 
 
