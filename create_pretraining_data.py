@@ -83,6 +83,23 @@ def define_flags() -> None:
     "String between words in the text, for --do_whole_word_mask. Chinese words "
     "of several characters are then masked as a whole.",
   )
+  _define_record_flags()
+  flags.DEFINE_integer(
+    "num_workers",
+    0,
+    "Number of processes; 0 for one per processor if there is enough work.",
+    lower_bound=0,
+  )
+  flags.DEFINE_string(
+    "runner",
+    None,
+    "Runner of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, "
+    "SparkRunner, ... Further flags are passed on to Beam.",
+  )
+
+
+def _define_record_flags() -> None:
+  """Defines the flags of records: their size, masks and pairs."""
   flags.DEFINE_integer(
     "max_seq_length", 128, "Number of tokens per record.", lower_bound=5
   )
@@ -126,18 +143,6 @@ def define_flags() -> None:
     8,
     "Maximum number of pairs per record, with --pack_sequences.",
     lower_bound=2,
-  )
-  flags.DEFINE_integer(
-    "num_workers",
-    0,
-    "Number of processes; 0 for one per processor if there is enough work.",
-    lower_bound=0,
-  )
-  flags.DEFINE_string(
-    "runner",
-    None,
-    "Runner of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, "
-    "SparkRunner, ... Further flags are passed on to Beam.",
   )
 
 
