@@ -123,13 +123,7 @@ def task_dataset(
     `input_position` of shape [4], otherwise int64 `record_number` of shape
     [batch_size].
   """
-  spec = {
-    "input_ids": token_feature(tf.int64),
-    "segment_ids": token_feature(tf.int64),
-    **features,
-  }
-  if num_sequences > 1:
-    spec["sequence_lengths"] = tf.io.FixedLenFeature([num_sequences], tf.int64)
+  spec = _record_spec(features, num_sequences)
 
   # Step 1: windows of serialized records, in the order of reading.
   window_size = _RECORDS_PER_WINDOW
@@ -163,8 +157,7 @@ def task_dataset(
     positions = _positions_after(
       first_in_stream, window_size, batch_size, order.identity
     )
-    seed = tf.stack([tf.constant(order.seed, tf.int64), first_in_stream])
-    batch_starts = tf.random.experimental.stateless_shuffle(batch_starts, seed)
+    batch_starts = _shuffle_batches(batch_starts, order.seed, first_in_stream)
     # Some batches of the first window may have been trained on already.
     num_skipped = tf.where(number == 0, num_batches_done, 0)
     return window, {
@@ -175,14 +168,9 @@ def task_dataset(
   windows = windows.map(parse_window, num_parallel_calls=_AUTOTUNE)
 
   # Step 3: the batches of each window.
-  def cut_batches(window, batches):
-    def cut_batch(batch):
-      start = batch.pop("start")
-      end = start + batch_size
-      return {name: x[start:end] for name, x in window.items()}, batch
-
-    dataset = tf.data.Dataset.from_tensor_slices(batches)
-    return dataset.map(cut_batch)
+  batches = windows.flat_map(
+    lambda window, batches: _cut_window(window, batches, batch_size)
+  )
 
   # Step 4: dense and padded batches.
   pad = _Padding(max_seq_length, batch_size, static_shapes, spec)
@@ -190,9 +178,22 @@ def task_dataset(
   def pad_batch(batch, position):
     return {**pad(_to_dense(batch, num_sequences)), **position}
 
-  batches = windows.flat_map(cut_batches)
   batches = batches.map(pad_batch, num_parallel_calls=_AUTOTUNE)
   return batches.prefetch(_AUTOTUNE)
+
+
+def _record_spec(
+  features: Mapping[str, object], num_sequences: int
+) -> dict[str, object]:
+  """Returns the specification of records; see `task_dataset`."""
+  spec = {
+    "input_ids": token_feature(tf.int64),
+    "segment_ids": token_feature(tf.int64),
+    **features,
+  }
+  if num_sequences > 1:
+    spec["sequence_lengths"] = tf.io.FixedLenFeature([num_sequences], tf.int64)
+  return spec
 
 
 def _find_start(order: TrainingOrder, batch_size: int) -> tuple[int, int]:
@@ -279,6 +280,39 @@ def _positions_after(
     tf.fill([num_batches], tf.constant(batch_size, tf.int64)),
   ]
   return tf.stack(columns, axis=1)
+
+
+def _shuffle_batches(
+  batch_starts: tf.Tensor, seed: int, first_in_stream: tf.Tensor
+) -> tf.Tensor:
+  """Returns the starts of the batches of a window in random order.
+
+  Args:
+    batch_starts: int32 Tensor of shape [n].
+    seed: Seed of the training order.
+    first_in_stream: Place of the window in the stream, an int64 scalar.
+  """
+  seeds = tf.stack([tf.constant(seed, tf.int64), first_in_stream])
+  return tf.random.experimental.stateless_shuffle(batch_starts, seeds)
+
+
+def _cut_window(
+  window: Features, batches: Features, batch_size: int
+) -> tf.data.Dataset:
+  """Returns pairs of a batch of a window and the other facts about the batch.
+
+  Args:
+    window: Features of the records of a window.
+    batches: Facts about each batch; `start` is its first record.
+    batch_size: Number of records per batch.
+  """
+
+  def cut_batch(batch):
+    start = batch.pop("start")
+    end = start + batch_size
+    return {name: x[start:end] for name, x in window.items()}, batch
+
+  return tf.data.Dataset.from_tensor_slices(batches).map(cut_batch)
 
 
 def _longest_sequences(window: Features, num_sequences: int) -> tf.Tensor:
