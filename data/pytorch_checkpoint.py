@@ -233,6 +233,39 @@ class _Machine:
         | "BINBYTES"
       ):
         push(argument)
+      case "BINPUT" | "LONG_BINPUT":
+        self._memo[argument] = self._top(object)
+      case "MEMOIZE":
+        self._memo[len(self._memo)] = self._top(object)
+      case "BINGET" | "LONG_BINGET":
+        if argument not in self._memo:
+          raise UserError(f"its pickle refers to {argument}, which is unknown")
+        push(self._memo[argument])
+      case "GLOBAL":
+        module, name = argument.split(" ", 1)
+        push(_create_global(module, name))
+      case "STACK_GLOBAL":
+        name, module = pop(), pop()
+        if type(module) is not str or type(name) is not str:
+          raise UserError("it refers to a function without a name")
+        push(_create_global(module, name))
+      case "BINPERSID":
+        push(self._find_storage(pop()))
+      case "REDUCE":
+        arguments, function = pop(), pop()
+        push(_evaluate_call(function, arguments))
+      case "BUILD":
+        # PyTorch sets `_metadata` of a state dict, which does not concern the
+        # tensors.
+        pop()
+        self._top(_Dict)
+      case _:
+        self._build_collection(opcode)
+
+  def _build_collection(self, opcode: str) -> None:
+    """Runs one opcode of tuples, lists or dictionaries; no other is left."""
+    push, pop = self._stack.append, self._pop
+    match opcode:
       case "MARK":
         self._marks.append(len(self._stack))
       case "EMPTY_TUPLE":
@@ -261,32 +294,6 @@ class _Machine:
         if len(values) % 2:
           raise UserError("its pickle has a key without a value")
         self._top(_Dict).items.extend(zip(values[::2], values[1::2]))
-      case "BINPUT" | "LONG_BINPUT":
-        self._memo[argument] = self._top(object)
-      case "MEMOIZE":
-        self._memo[len(self._memo)] = self._top(object)
-      case "BINGET" | "LONG_BINGET":
-        if argument not in self._memo:
-          raise UserError(f"its pickle refers to {argument}, which is unknown")
-        push(self._memo[argument])
-      case "GLOBAL":
-        module, name = argument.split(" ", 1)
-        push(_create_global(module, name))
-      case "STACK_GLOBAL":
-        name, module = pop(), pop()
-        if type(module) is not str or type(name) is not str:
-          raise UserError("it refers to a function without a name")
-        push(_create_global(module, name))
-      case "BINPERSID":
-        push(self._find_storage(pop()))
-      case "REDUCE":
-        arguments, function = pop(), pop()
-        push(_evaluate_call(function, arguments))
-      case "BUILD":
-        # PyTorch sets `_metadata` of a state dict, which does not concern the
-        # tensors.
-        pop()
-        self._top(_Dict)
       case _:
         raise UserError(f"its pickle uses {opcode}, which tensors do not need")
 
