@@ -139,9 +139,8 @@ def main(_):
     _check_tags(name, sentences[name], tagger.labels)
     _log_scheme(name, sentences[name], tagger.labels)
   if FLAGS.eval_every_steps:
-    run_config = dataclasses.replace(
-      run_config, best_metric=_best_metric(sentences["dev"], tagger)
-    )
+    best_metric = _best_metric(sentences["dev"], tagger)
+    run_config = dataclasses.replace(run_config, best_metric=best_metric)
   splits = {
     name: _write_records(name, sentences[name], tokenizer, tagger)
     for name in sentences
@@ -176,11 +175,8 @@ def main(_):
     )
 
   if FLAGS.do_eval:
-    run_folder.write_results(
-      FLAGS.output_dir,
-      "eval_results.txt",
-      _evaluate(recipe, splits["dev"], tagger, writes_examples=True),
-    )
+    results = _evaluate(recipe, splits["dev"], tagger, writes_examples=True)
+    run_folder.write_results(FLAGS.output_dir, "eval_results.txt", results)
 
   if FLAGS.do_predict:
     _predict(recipe, splits["test"], tagger)
