@@ -52,7 +52,7 @@ def cut_windows(num_tokens: int, max_length: int, stride: int) -> TextWindows:
   stride = min(stride, max_length)
   num_windows = 0
   if num_tokens:
-    num_uncovered = max(0, num_tokens - max_length)
+    num_uncovered = num_tokens - max_length
     num_windows = 1 + -(-num_uncovered // stride)  # rounded up
   starts = np.arange(num_windows) * stride
   lengths = np.minimum(max_length, num_tokens - starts)

@@ -53,13 +53,21 @@ def test_a_token_counts_where_it_has_most_context():
         best_window, best_score = window, score
     return best_window
 
-  for num_tokens in range(40):
-    for max_length, stride in [(1, 1), (7, 3), (7, 7), (7, 20), (12, 5)]:
-      windows = sliding_windows.cut_windows(num_tokens, max_length, stride)
-      for token in range(num_tokens):
-        window = find_best_window(windows, token)
-        column = token - windows.starts[window]
-        assert windows.is_max_context[window, column]
+  cases = [
+    (num_tokens, *sizes)
+    for num_tokens in range(40)
+    for sizes in [(1, 1), (7, 3), (7, 7), (7, 20), (12, 5)]
+  ]
+  # Last windows that are 80 and 150 tokens shorter: from 100 tokens on, the
+  # hundredth of the length counts more than a token of context.
+  cases += [(370, 250, 100), (300, 250, 200)]
+  for case in cases:
+    windows = sliding_windows.cut_windows(*case)
+    num_tokens = case[0]
+    for token in range(num_tokens):
+      window = find_best_window(windows, token)
+      column = token - windows.starts[window]
+      assert windows.is_max_context[window, column]
 
 
 def test_windows_of_a_long_text_take_little_memory():
