@@ -129,8 +129,6 @@ def _keep_head(ids: Sequence[int], length: int) -> list[Sequence[int]]:
 
 
 def _keep_head_and_tail(ids: Sequence[int], length: int) -> list[Sequence[int]]:
-  if len(ids) <= length:
-    return [ids]
   head_length = length // 4
   tail_start = len(ids) - (length - head_length)
   return [[*ids[:head_length], *ids[tail_start:]]]
