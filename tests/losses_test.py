@@ -87,6 +87,25 @@ def test_several_labels(label_weights):
   )
 
 
+def test_several_labels_of_a_single_example():
+  assert_sum_and_weight(
+    losses.multi_label_loss(
+      tf.constant(LOGITS[:1]), MANY_LABELS[:1], WEIGHTS[:1]
+    ),
+    -np.log(sigmoid(LOGITS[:1] * [[-1, 1, 1]])).mean(axis=1),
+    WEIGHTS[:1],
+  )
+
+
+def test_a_choice_that_does_not_exist_changes_nothing():
+  logits = tf.constant([[-80.0, 90.0]])
+  with_nothing = tf.constant([[-80.0, 90.0, losses.LOGIT_OF_NOTHING]])
+  assert losses.cross_entropy(with_nothing, [0]) == losses.cross_entropy(
+    logits, [0]
+  )
+  assert tf.nn.softmax(with_nothing)[0, 2] == 0.0
+
+
 def test_numbers():
   predictions, targets = LOGITS[:, :1], TEACHER_LOGITS[:, 0]
   assert_sum_and_weight(
