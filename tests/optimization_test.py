@@ -65,6 +65,7 @@ def test_updates_agree_with_numpy(method, options):
     "a/kernel",
     "a/bias",
     "a/LayerNorm/gamma",
+    "a/layer_norm/gamma",
     "cls/output_bias",
     "zero/kernel",
   ]
@@ -110,6 +111,36 @@ def test_updates_agree_with_numpy(method, options):
     np.testing.assert_allclose(variable, weights[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize(
+  "excluded, is_decayed",
+  [(["bias", "free"], [1.0, 0.0]), (["other"], [1.0, 1.0]), ([], [1.0, 1.0])],
+)
+def test_constants_of_the_method_are_used(excluded, is_decayed):
+  optimizer = optimization.AdamWeightDecayOptimizer(
+    lambda step: tf.constant(0.1),
+    weight_decay_rate=0.5,
+    beta_1=0.6,
+    beta_2=0.7,
+    epsilon=0.3,
+    clip_norm=2.0,
+    exclude_from_weight_decay=excluded,
+  )
+  weights = np.array([-1.0, 2.0], np.float32)
+  names = ["a/kernel", "a/free/kernel"]
+  variables = [tf.Variable([x], name=name) for x, name in zip(weights, names)]
+  optimizer.build(variables)
+  optimizer.apply_gradients(
+    [tf.constant([3.0]), tf.constant([4.0])], variables, 0
+  )
+  # The norm of the gradients is 5, and is cut to 2.
+  gradients = np.array([1.2, 1.6])
+  update = 0.4 * gradients / (np.sqrt(0.3) * gradients + 0.3)
+  update += 0.5 * np.array(is_decayed) * weights
+  np.testing.assert_allclose(
+    np.concatenate(variables), weights - 0.1 * update, rtol=1e-6
+  )
+
+
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_gradients_that_are_not_finite_change_nothing(name):
   variable = tf.Variable([1.0, 2.0], name="a/kernel")
@@ -133,3 +164,4 @@ def test_slots_have_their_released_names():
     "bert/x/kernel/adam_m:0",
     "bert/x/kernel/adam_v:0",
   ]
+  assert not any(slot.trainable for slot in optimizer.variables)
