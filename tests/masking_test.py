@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data import tokenizer_settings
 from errors import UserError
 from pretraining import masking
 
@@ -67,7 +68,9 @@ def test_facts_about_a_vocabulary():
     "[",
     "[]",
     "",
-    "c]",
+    "cd]",
+    "[cd",
+    "[c]",
   ]
   vocabulary = masking.Vocabulary.from_tokens(
     {token: number + 1 for number, token in enumerate(tokens)}
@@ -76,10 +79,22 @@ def test_facts_about_a_vocabulary():
   assert vocabulary.cls_id == 3
   assert vocabulary.mask_id == 4
   assert np.flatnonzero(vocabulary.continues_word).tolist() == [6]
-  assert len(vocabulary.continues_word) == 11
+  assert len(vocabulary.continues_word) == 13
   # Brackets alone are words; the empty token is none.
-  assert vocabulary.replacements.tolist() == [5, 6, 7, 8, 10]
+  assert vocabulary.replacements.tolist() == [5, 6, 7, 8, 10, 11]
   assert vocabulary.replacements.dtype == np.int32
+
+
+def test_special_tokens_of_other_names_are_no_replacements():
+  special_tokens = tokenizer_settings.SpecialTokens(
+    pad="<pad>", unk="<unk>", cls="<s>", sep="</s>", mask="<mask>"
+  )
+  tokens = ["<mask>", "a", "</s>", "<s>", "<pad>", "<unk>", "b"]
+  vocabulary = masking.Vocabulary.from_tokens(
+    {token: number for number, token in enumerate(tokens)}, special_tokens
+  )
+  assert (vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id) == (3, 2, 0)
+  assert vocabulary.replacements.tolist() == [1, 6]
 
 
 def test_a_vocabulary_without_words_is_refused():
@@ -176,13 +191,18 @@ def test_special_tokens_count_but_are_not_predicted():
   assert set(chosen_columns(masked)) == {(3, 7)}
 
 
-def test_every_place_is_masked_equally_often():
-  ids = np.full([20_000, 9], builders.VOCAB["the"], np.int32)
-  masked = create_masker(9, 0.3).mask_rows(
+# With few random keys, the first columns of long rows would be preferred.
+@pytest.mark.parametrize("num_rows, seq_length", [(20_000, 9), (2000, 400)])
+def test_every_place_is_masked_equally_often(num_rows, seq_length):
+  ids = np.full([num_rows, seq_length], builders.VOCAB["the"], np.int32)
+  masked = create_masker(3, 1.0).mask_rows(
     ids, np.ones_like(ids), None, np.random.default_rng(0)
   )
-  counts = np.bincount(masked.positions[masked.weights > 0], minlength=9)
-  np.testing.assert_allclose(counts / 20_000, 3 / 9, atol=0.015)
+  columns = masked.positions[masked.weights > 0]
+  assert len(columns) == 3 * num_rows
+  # Of each ninth of a row.
+  counts = np.bincount(columns * 9 // seq_length, minlength=9)
+  np.testing.assert_allclose(counts / len(columns), 1 / 9, atol=0.015)
 
 
 # --- Whole words -------------------------------------------------------------
@@ -248,6 +268,15 @@ def test_rows_of_one_token():
   assert chosen_columns(masked) == [(0,)] * 3
 
 
+def test_no_rows():
+  ids = np.zeros([0, 7], np.int32)
+  masked = create_masker(2, 0.15, True).mask_rows(
+    ids, np.ones_like(ids), None, np.random.default_rng(0)
+  )
+  assert masked.input_ids.shape == (0, 7)
+  assert masked.positions.shape == masked.weights.shape == (0, 2)
+
+
 # --- New masks in training ---------------------------------------------------
 
 
@@ -270,7 +299,8 @@ def test_new_masks_hide_the_same_tokens(has_words):
   features = {name: tf.constant(value) for name, value in features.items()}
   masker = create_masker(20, 0.01, do_whole_word_mask=has_words)
   draws = []
-  for number in (1, 1, 2):
+  # The last seed differs from the first in a high bit.
+  for number in (1, 1, 1 + 2**40):
     redrawn = masker.redraw_masks(features, tf.constant([-7, number], tf.int64))
     assert redrawn.keys() == features.keys()
     for name in ("input_mask", "other"):

@@ -7,6 +7,10 @@ import tensorflow as tf
 import optimization
 
 
+def slow_down_biases(name):
+  return 0.5 if "bias" in name else 1.0
+
+
 def rates(schedule, *steps):
   return [float(schedule(step)) for step in steps]
 
@@ -33,6 +37,25 @@ def test_cosine_falls_from_the_end_of_warmup():
     [0, 0.05, 0.1, 0.05 * (1 + np.sqrt(0.5)), 0.05, 0, 0],
     atol=1e-7,
   )
+  # One step of decay, and none.
+  for num_train_steps in (11, 10):
+    schedule = optimization.cosine_decay(0.1, num_train_steps, 10)
+    np.testing.assert_allclose(rates(schedule, 10, 11), [0.1, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+  "lr_decay, rate", [("linear", 0.08), ("poly", 0.064), ("cosine", 0.097)]
+)
+def test_decays_have_names_and_only_one_has_a_power(lr_decay, rate):
+  optimizer = optimization.create_optimizer(
+    0.1, 100, 10, lr_decay=lr_decay, lr_decay_power=2.0
+  )
+  np.testing.assert_allclose(rates(optimizer.schedule, 20), rate, rtol=1e-3)
+
+
+def test_the_power_of_a_decay_is_1_by_default():
+  optimizer = optimization.create_optimizer(0.1, 100, 10, lr_decay="poly")
+  np.testing.assert_allclose(rates(optimizer.schedule, 20), 0.08, rtol=1e-6)
 
 
 def test_lower_layers_learn_more_slowly():
@@ -56,7 +79,8 @@ def test_lower_layers_learn_more_slowly():
     ("bert", {}),
     ("adamw", dict(bias_correction=True)),
     ("lamb", dict(optimizer="lamb")),
-    ("bert", dict(rate_multiplier=lambda name: 0.5 if "bias" in name else 1.0)),
+    ("bert", dict(rate_multiplier=slow_down_biases)),
+    ("lamb", dict(optimizer="lamb", rate_multiplier=slow_down_biases)),
   ],
 )
 def test_updates_agree_with_numpy(method, options):
@@ -129,10 +153,11 @@ def test_constants_of_the_method_are_used(excluded, is_decayed):
   names = ["a/kernel", "a/free/kernel"]
   variables = [tf.Variable([x], name=name) for x, name in zip(weights, names)]
   optimizer.build(variables)
-  optimizer.apply_gradients(
+  norm = optimizer.apply_gradients(
     [tf.constant([3.0]), tf.constant([4.0])], variables, 0
   )
-  # The norm of the gradients is 5, and is cut to 2.
+  # The gradients are cut to a norm of 2.
+  assert norm == 5.0
   gradients = np.array([1.2, 1.6])
   update = 0.4 * gradients / (np.sqrt(0.3) * gradients + 0.3)
   update += 0.5 * np.array(is_decayed) * weights
@@ -164,4 +189,5 @@ def test_slots_have_their_released_names():
     "bert/x/kernel/adam_m:0",
     "bert/x/kernel/adam_v:0",
   ]
+  assert optimization.SLOT_NAMES == ["adam_m", "adam_v"]
   assert not any(slot.trainable for slot in optimizer.variables)
