@@ -1144,12 +1144,7 @@ def write_report(seconds: float, warnings: list[str]) -> None:
     return
   path = ""
   with example_files.keep_running():
-    program = os.path.basename(sys.argv[0])
-    arguments = []
-    for name in sorted(_own_settings()):
-      if FLAGS[name].present:
-        arguments.append(run_files.format_flag(name, FLAGS[name].value))
-    command = run_files.Command(program, arguments, seconds, warnings)
+    command = describe_command()._replace(seconds=seconds, warnings=warnings)
     run_files.add_command(FLAGS.output_dir, command)
     path = run_report.write(FLAGS.output_dir)
   repeat_warnings()
@@ -1157,3 +1152,13 @@ def write_report(seconds: float, warnings: list[str]) -> None:
     logging.info("%s", line)
   if path:
     logging.info("Report: %s", path)
+
+
+def describe_command() -> run_files.Command:
+  """Returns the command of this process, with the flags that were given."""
+  program = os.path.basename(sys.argv[0])
+  arguments = []
+  for name in sorted(_own_settings()):
+    if FLAGS[name].present:
+      arguments.append(run_files.format_flag(name, FLAGS[name].value))
+  return run_files.Command(program, arguments)

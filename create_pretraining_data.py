@@ -41,6 +41,8 @@ from pretraining import corpus
 from pretraining import instances
 from pretraining import shards
 from pretraining import workers
+from reports import example_files
+from reports import records_report
 import tokenization
 from training import model_folder
 from training import training_log
@@ -257,6 +259,7 @@ def check_not_inputs(
   output_files = [
     *output.files,
     output.report_file,
+    output.page_file,
     *output.lock_files,
     *output.parts_folder.list_files(),
   ]
@@ -278,6 +281,8 @@ def create_output(job: Job, beam_arguments: Sequence[str]) -> None:
       FLAGS.output_file,
     )
     output.parts_folder.remove()
+    if not tf.io.gfile.exists(output.page_file):
+      _write_page(job)
     return
   try:
     counts = _run(job, beam_arguments)
@@ -289,6 +294,18 @@ def create_output(job: Job, beam_arguments: Sequence[str]) -> None:
   output.finish(report)
   lines = [f"{name} = {value}" for name, value in report.items()]
   training_log.log_lines("Report", lines)
+  _write_page(job)
+
+
+def _write_page(job: Job) -> None:
+  """Writes the page about the records; an error becomes a warning."""
+  with example_files.keep_running("The records have no page"):
+    records_report.write(
+      job.output.page_file,
+      job.output.files,
+      job.settings.vocab_file,
+      common_flags.describe_command(),
+    )
 
 
 def _run(job: Job, beam_arguments: Sequence[str]) -> collections.Counter:

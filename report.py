@@ -19,6 +19,7 @@ from absl import flags
 from command_line import flag_help
 from command_line import input_paths
 from data import file_io
+from data import file_names
 from data import locks
 from errors import UserError
 from reports import comparison
@@ -65,7 +66,8 @@ def main(_):
       "--output_file for the page."
     )
   if FLAGS.vocab_file:
-    content = records_report.make_page(",".join(FLAGS.run), FLAGS.vocab_file)
+    files = file_names.find_files(",".join(FLAGS.run), "--run")
+    content = records_report.make_page(files, FLAGS.vocab_file)
   elif is_one_run:
     content = run_report.make_page(FLAGS.run[0])
     path = path or os.path.join(FLAGS.run[0], run_report.FILE)

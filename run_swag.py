@@ -173,15 +173,23 @@ def _write_records(
   path = run_folder.record_path(FLAGS.output_dir, name)
   num_sequences = max(len(example.choices) for example in examples)
 
+  num_too_long = 0
+
   def create_record(example: swag.ChoiceExample) -> bytes:
+    nonlocal num_too_long
     # The sequences of all choices, one after the other.
     features = encoding.InputFeatures([], [])
     lengths = []
     context = tokenizer.encode(example.context)
-    for choice in example.choices:
+    choices = [tokenizer.encode(choice) for choice in example.choices]
+    num_too_long += any(
+      encoding.is_too_long(context, choice, FLAGS.max_seq_length)
+      for choice in choices
+    )
+    for choice in choices:
       sequence = encoding.encode_pair(
         context,
-        tokenizer.encode(choice),
+        choice,
         FLAGS.max_seq_length,
         tokenizer.cls_id,
         tokenizer.sep_id,
@@ -197,7 +205,7 @@ def _write_records(
 
   def write() -> dict[str, object]:
     record_files.write_records(path, map(create_record, examples))
-    return {}
+    return {record_files.TOO_LONG: num_too_long}
 
   digest = record_files.compute_digest(
     "choices",

@@ -44,6 +44,18 @@ def truncate_pair(
   return length_a - cut_a, length_b - cut_b
 
 
+def is_too_long(
+  ids_a: Sequence[int], ids_b: Sequence[int] | None, max_seq_length: int
+) -> bool:
+  """Returns whether a text or a pair does not fit into one sequence."""
+  return len(ids_a) + len(ids_b or ()) > _find_room(ids_b, max_seq_length)
+
+
+def _find_room(ids_b: Sequence[int] | None, max_seq_length: int) -> int:
+  """Returns the number of ids besides `[CLS]` and each `[SEP]`."""
+  return max_seq_length - (3 if ids_b else 2)
+
+
 def encode_pair(
   ids_a: Sequence[int],
   ids_b: Sequence[int] | None,
@@ -93,7 +105,7 @@ def encode_long_pair(
     One sequence, or with `sliding_window` one or more.
   """
   ids_b = ids_b or ()
-  room = max_seq_length - (3 if ids_b else 2)
+  room = _find_room(ids_b, max_seq_length)
   length_a, length_b = truncate_pair(len(ids_a), len(ids_b), room)
   cut_a = cut_b = _keep_head
   if long_text == HEAD_TAIL:

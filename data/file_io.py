@@ -36,6 +36,7 @@ from errors import UserError
 # Suffixes of files next to records: the report on how they were made, and the
 # folder of parts while they are being made.
 REPORT_SUFFIX = ".report.json"
+PAGE_SUFFIX = ".report.html"
 PARTS_SUFFIX = ".parts"
 
 _CHUNK_BYTES = 2**20
@@ -85,7 +86,7 @@ def is_companion(path: str) -> bool:
   """
   is_temporary = bool(_TEMPORARY_NAME.search(path))
   return is_temporary or path.endswith(
-    (REPORT_SUFFIX, PARTS_SUFFIX, locks.SUFFIX)
+    (REPORT_SUFFIX, PAGE_SUFFIX, PARTS_SUFFIX, locks.SUFFIX)
   )
 
 

@@ -41,6 +41,9 @@ _RECORDS_PER_BATCH = 1024
 # Maximum number of damaged records of one file that may be skipped.
 _MAX_DAMAGED = 100
 _HEADER_BYTES = 12
+# Name of a fact about records: the number of examples that did not fit into one
+# sequence.
+TOO_LONG = "num_too_long"
 _FRAME_BYTES = 16  # the header, and the checksum of the record
 
 

@@ -92,6 +92,11 @@ class ShardedOutput:
     return _strip_suffixes(self.files[0]) + file_io.REPORT_SUFFIX
 
   @property
+  def page_file(self) -> str:
+    """Path of the page about the records."""
+    return _strip_suffixes(self.files[0]) + file_io.PAGE_SUFFIX
+
+  @property
   def parts_folder(self) -> unfinished.PartsFolder:
     path = _strip_suffixes(self.files[0]) + file_io.PARTS_SUFFIX
     return unfinished.PartsFolder(path, self.settings)
@@ -143,7 +148,9 @@ class ShardedOutput:
       )
     # The old shards go first: a shard that exists next to parts counts as made
     # from these parts.
-    file_io.remove_existing_files([*self.files, self.report_file])
+    file_io.remove_existing_files(
+      [*self.files, self.report_file, self.page_file]
+    )
     folder.open()
 
   def finish(self, report: Mapping[str, object]) -> None:

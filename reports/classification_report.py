@@ -220,9 +220,10 @@ class ClassifiedTexts:
         is_word = (
           isinstance(word, list)
           and len(word) == 3
-          and all(isinstance(value, _NUMBER) for value in word)
           and isinstance(word[0], int)
           and isinstance(word[1], int)
+          and isinstance(word[2], _NUMBER)
+          and abs(word[2]) <= example_files.LARGEST_NUMBER
         )
         is_right = is_right and is_word and last <= word[0] <= word[1]
         if is_right:
@@ -541,7 +542,7 @@ def _list_words(
     words += [(share, text[begin:end]) for begin, end, share in shares]
   words.sort(key=lambda word: -abs(word[0]))
   lines = []
-  sides = ("for", "against")
+  sides = ("words for it", "words against it")
   if is_regression:
     sides = ("raised by", "lowered by")
   for sign, side in zip((1, -1), sides):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from errors import UserError
 from reports import charts
+from reports import overview
 from reports import page
 from reports import run_files
 from reports import run_log
@@ -48,6 +49,11 @@ def make_page(folders: Sequence[str]) -> str:
       {"tables": [_compare_flags(names, flags)]},
     ),
   ]
+  facts = _compare_facts(names, folders, logs)
+  if facts["rows"]:
+    parts.insert(
+      1, page.Part("Model and time", "tables.html", {"tables": [facts]})
+    )
   return page.render(" and ".join(names), f"{len(names)} runs", parts)
 
 
@@ -92,7 +98,8 @@ def _compare_results(
     scores = dict.fromkeys(score for run in of_runs for score in run)
     rows = []
     for score in scores:
-      rows.append([score, *(run.get(score, "-") for run in of_runs)])
+      texts = [run.get(score, "-") for run in of_runs]
+      rows.append([score, *map(overview.format_score, texts)])
     tables.append(page.table([file, *names], rows, are_numbers=True))
   return tables
 
@@ -121,12 +128,35 @@ def _draw(
   return drawn
 
 
+def _compare_facts(
+  names: Sequence[str],
+  folders: Sequence[str],
+  logs: Sequence[list[run_log.LogLine]],
+) -> dict[str, Any]:
+  """Returns a table of the sizes of the models, and of the time they took."""
+  of_runs: list[dict[str, Any]] = []
+  for folder, log in zip(folders, logs):
+    batch_size = run_files.read_settings(folder).get("train_batch_size")
+    of_runs.append(
+      dict(
+        [
+          *overview.list_sizes(run_files.read_model_config(folder)),
+          *overview.summarize_time(log, batch_size),
+        ]
+      )
+    )
+  facts = dict.fromkeys(fact for run in of_runs for fact in run)
+  rows = [[fact, *(run.get(fact, "-") for run in of_runs)] for fact in facts]
+  return page.table(["", *names], rows, are_numbers=True)
+
+
 def _compare_flags(
   names: Sequence[str], flags: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
   """Returns a table of the flags whose values differ."""
   rows = []
-  for name in sorted({name for run in flags for name in run}):
+  names_of_flags = {name for run in flags for name in run} - {"output_dir"}
+  for name in sorted(names_of_flags):
     values = [run.get(name, "") for run in flags]
     if len(set(values)) > 1:
       rows.append([f"--{name}", *map(shlex.quote, values)])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import random
 import re
@@ -25,6 +26,8 @@ from tasks import text_files
 _NAME = re.compile(r"report_(\w+)\.jsonl")
 # Larger files are sampled.
 MOST_EXAMPLES = 50_000
+# Larger numbers cannot be shown.
+LARGEST_NUMBER = 2**63
 _LONGEST_TEXT = 2000
 _LONGEST_LIST = 2000
 
@@ -101,7 +104,12 @@ def write(
       "kind": kind,
       "num_examples": num_examples,
       "labels": list(labels),
-      "scores": dict(scores or {}),
+      # JSON has only finite numbers; the correlation of equal values is none.
+      "scores": {
+        name: score
+        for name, score in (scores or {}).items()
+        if math.isfinite(score)
+      },
     }
     lines = [json.dumps(header)]
     lines += [json.dumps(_shorten(make_row(number))) for number in numbers]
@@ -175,7 +183,10 @@ def pick(row: Mapping[str, Any], name: str, kinds: Any, place: str) -> Any:
     UserError: It is missing or has another type.
   """
   value = row.get(name)
-  if not isinstance(value, kinds) or isinstance(value, bool):
+  is_right = isinstance(value, kinds) and not isinstance(value, bool)
+  if is_right and isinstance(value, (int, float)):
+    is_right = abs(value) <= LARGEST_NUMBER
+  if not is_right:
     raise UserError(
       f"{place}: {name}={text_files.format_value(value)} is not what a run "
       "writes. Run the evaluation again."

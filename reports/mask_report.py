@@ -238,10 +238,11 @@ def _read(folder: str) -> dict[str, Any]:
 
 def _is_choice(value: Any) -> bool:
   """Returns whether a value is a pair of a word and a probability."""
-  is_pair = isinstance(value, list) and len(value) == 2
-  return (
-    is_pair and isinstance(value[0], str) and isinstance(value[1], (int, float))
-  )
+  if not isinstance(value, list) or len(value) != 2:
+    return False
+  word, probability = value
+  is_number = isinstance(probability, (int, float))
+  return isinstance(word, str) and is_number and 0 <= probability <= 1
 
 
 def make_part(folder: str) -> page.Part | None:

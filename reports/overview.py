@@ -44,8 +44,8 @@ def make_scores_part(
   intervals: Mapping[str, Mapping[str, str]],
   commands: Sequence[run_files.Command],
   log: Sequence[run_log.LogLine],
-) -> page.Part:
-  """Returns the part with scores and warnings.
+) -> page.Part | None:
+  """Returns the part with scores and warnings, or None if there are none.
 
   Args:
     results: See `run_files.read_results`.
@@ -57,10 +57,10 @@ def make_scores_part(
   for file, scores in results.items():
     known = intervals.get(file, {})
     columns = ["score", file]
-    rows = [[name, text] for name, text in scores.items()]
+    rows = [[name, format_score(text)] for name, text in scores.items()]
     if known:
       columns.append("95 % interval")
-      rows = [[name, text, known.get(name, "")] for name, text in rows]
+      rows = [[*row, known.get(row[0], "")] for row in rows]
     tables.append(page.table(columns, rows, are_numbers=True))
   warnings = [warning for command in commands for warning in command.warnings]
   skipped = [line.record.get("skipped_steps") for line in log]
@@ -69,12 +69,22 @@ def make_scores_part(
     warnings.append(
       f"{counts[-1]} steps were skipped, because they were not finite."
     )
+  if not (tables or warnings):
+    return None
   content = {
     "tables": tables,
     "warnings": list(dict.fromkeys(warnings)),
     "has_intervals": any(intervals.values()),
   }
   return page.Part("Scores", "scores.html", content)
+
+
+def format_score(text: str) -> str:
+  """Returns a score of a file of results with at most five digits."""
+  try:
+    return text if text.isdigit() else f"{float(text):.5g}"
+  except ValueError:
+    return text
 
 
 def make_curves_part(log: list[run_log.LogLine]) -> page.Part | None:
@@ -143,8 +153,8 @@ def make_data_part(
   splits: Sequence[run_files.SplitSummary],
   log: list[run_log.LogLine],
   batch_size: Any,
-) -> page.Part:
-  """Returns the part about the model, the data and the time in numbers.
+) -> page.Part | None:
+  """Returns the part about the model, the data and the time, or None.
 
   Args:
     folder: Folder of the run.
@@ -154,9 +164,7 @@ def make_data_part(
     batch_size: Examples per step, or None.
   """
   tables = []
-  fields = [
-    (name, model_config[name]) for name in _MODEL_FIELDS if name in model_config
-  ]
+  fields = list_sizes(model_config)
   if fields:
     tables.append(page.table(["model", "value"], fields))
   if splits:
@@ -170,16 +178,23 @@ def make_data_part(
           min(lengths),
           round(statistics.median(lengths)),
           max(lengths),
+          "-" if split.num_too_long is None else split.num_too_long,
         )
       )
     columns = ["records", "number", "shortest", "median", "longest, in tokens"]
+    columns.append("too long")
     tables.append(page.table(columns, rows))
   tables += _count_labels(folder, splits)
-  times = _summarize_time(log, batch_size)
+  times = summarize_time(log, batch_size)
   if times:
     tables.append(page.table(["training", "value"], times, are_numbers=True))
-  is_sampled = any(len(s.lengths) < s.num_records for s in splits)
-  content = {"tables": tables, "is_sampled": is_sampled}
+  if not tables:
+    return None
+  content = {
+    "tables": tables,
+    "is_sampled": any(split.is_sampled for split in splits),
+    "has_lengths": any(s.num_too_long is not None for s in splits),
+  }
   return page.Part("Model, data and time", "data.html", content)
 
 
@@ -198,7 +213,13 @@ def _count_labels(
   return [page.table(["label", *(split.name for split in labelled)], rows)]
 
 
-def _summarize_time(
+def list_sizes(model_config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  """Returns the sizes in the config of a model, if they are known."""
+  names = [name for name in _MODEL_FIELDS if name in model_config]
+  return [(name, model_config[name]) for name in names]
+
+
+def summarize_time(
   log: list[run_log.LogLine], batch_size: Any
 ) -> list[tuple[str, str]]:
   """Returns the number of steps, and the time that they took."""
@@ -243,9 +264,8 @@ def make_commands_part(
   shown = []
   for command in commands:
     words = ["python", command.program, *command.arguments]
-    shown.append(
-      {"text": shlex.join(words), "seconds": format_seconds(command.seconds)}
-    )
+    time = format_seconds(command.seconds) if command.seconds else ""
+    shown.append({"text": shlex.join(words), "time": time})
   flags = [
     run_files.format_flag(name, value)
     for name, value in sorted(settings.items())

@@ -228,10 +228,10 @@ def make_part(content: example_files.ExampleFile, budget: int) -> page.Part:
     filters.insert(0, page.Filter("state", "right or wrong", states))
     filters.insert(1, page.Filter("answer", "correct", ["answer", _NO_ANSWER]))
     by_word = _average_by(content.rows, _find_first_word, common)
-    tables.append(page.table(["first word", *_COLUMNS], by_word))
+    tables.append(page.table(["first word", *_COLUMNS], by_word, True))
     lengths = [*_LENGTHS, _LONGER, _NO_ANSWER]
     by_length = _average_by(content.rows, _describe_length, lengths)
-    tables.append(page.table(["answer", *_COLUMNS], by_length))
+    tables.append(page.table(["answer", *_COLUMNS], by_length, True))
   items = [_make_item(row, is_scored) for row in content.rows]
   # Some questions of each state, wrong ones first.
   ranks: collections.Counter[str] = collections.Counter()

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
+from absl import logging
 from google.protobuf import message
 import tensorflow as tf
 
 from data import file_io
-from data import file_names
 from errors import UserError
 from pretraining import shards
 from reports import charts
+from reports import overview
 from reports import page
+from reports import run_files
 import tokenization
 
 _NUM_SHOWN = 12
@@ -25,18 +27,33 @@ _NEEDED = ("input_ids", "input_mask", "masked_lm_positions", "masked_lm_ids")
 _LONGEST_SHOWN = 1024  # tokens of a record
 
 
-def make_page(names: str, vocab_file: str) -> str:
+def write(
+  path: str,
+  files: Sequence[str],
+  vocab_file: str,
+  command: run_files.Command,
+) -> None:
+  """Writes the page of records that a command made."""
+  page.write(path, make_page(files, vocab_file, command))
+  logging.info("%s shows the records.", path)
+
+
+def make_page(
+  files: Sequence[str],
+  vocab_file: str,
+  command: run_files.Command | None = None,
+) -> str:
   """Returns the HTML of a page of records.
 
   Args:
-    names: Files of records, as --input_file of run_pretraining.py names them.
+    files: Paths of the files.
     vocab_file: Vocabulary that they were made with.
+    command: The command that made them, if it is known.
 
   Raises:
     UserError: The files hold no pre-training records, or do not fit the
       vocabulary.
   """
-  files = file_names.find_files(names, "--run")
   words = {
     number: token
     for token, number in tokenization.load_vocab(vocab_file).items()
@@ -57,7 +74,8 @@ def make_page(names: str, vocab_file: str) -> str:
   tables = [_summarize(records, lengths)]
   report = _read_report(files)
   if report:
-    tables.append(page.table(["the whole build", "value"], report))
+    columns = ["the whole build", "value"]
+    tables.append(page.table(columns, report, are_numbers=True))
   shown = [
     _show_record(record, words, vocab_file) for record in records[:_NUM_SHOWN]
   ]
@@ -69,6 +87,8 @@ def make_page(names: str, vocab_file: str) -> str:
     ),
     page.Part("As text", "record_texts.html", {"records": shown}),
   ]
+  if command:
+    parts.append(overview.make_commands_part([command], {}))
   title = os.path.basename(files[0])
   return page.render(title, f"Files of records: {len(files)}", parts)
 
@@ -114,10 +134,17 @@ def _read_report(files: Sequence[str]) -> list[tuple[str, Any]]:
   rows: list[tuple[str, Any]] = []
   for name, value in file_io.read_json(output.report_file).items():
     if isinstance(value, dict) and name != "settings":
-      rows += [(f"{name}: {key}", str(item)) for key, item in value.items()]
+      rows += [(f"{name}: {key}", _show(item)) for key, item in value.items()]
     elif name != "settings":
-      rows.append((name, str(value)))
+      rows.append((name, _show(value)))
   return rows
+
+
+def _show(value: Any) -> str:
+  """Returns an entry of the report for readers."""
+  if isinstance(value, (int, float)):
+    return charts.format_number(value)
+  return str(value)
 
 
 def _summarize(

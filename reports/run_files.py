@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from data import checkpoint_folder
 from data import file_io
+from data import record_files
 from errors import UserError
 
 _COMMANDS = "report_run.json"
@@ -24,6 +25,7 @@ _SPLIT_FILES = {
 # Records whose lengths are measured.
 _MOST_RECORDS = 3000
 _MOST_WARNINGS = 50
+_TOO_LONG = record_files.TOO_LONG
 
 
 class Command(NamedTuple):
@@ -32,14 +34,14 @@ class Command(NamedTuple):
   Attributes:
     program: File of the program.
     arguments: The flags that were given.
-    seconds: Time that it took.
+    seconds: Time that it took; 0 if it is not known.
     warnings: Warnings that it logged.
   """
 
   program: str
   arguments: Sequence[str]
-  seconds: float
-  warnings: Sequence[str]
+  seconds: float = 0.0
+  warnings: Sequence[str] = ()
 
   @property
   def actions(self) -> list[str]:
@@ -55,12 +57,20 @@ class SplitSummary(NamedTuple):
     num_records: Number of records.
     lengths: Number of tokens of the first records.
     label_ids: The label of each of them, if each has one.
+    num_too_long: Number of examples that did not fit into one sequence; None if
+      it is not known.
   """
 
   name: str
   num_records: int
   lengths: list[int]
   label_ids: list[int]
+  num_too_long: int | None = None
+
+  @property
+  def is_sampled(self) -> bool:
+    """Whether lengths and labels are those of some of the records."""
+    return self.num_records > _MOST_RECORDS
 
 
 def add_command(folder: str, command: Command) -> None:
@@ -150,11 +160,18 @@ def _summarize_records(split: str, path: str) -> SplitSummary:
   lengths, label_ids = [], []
   for record in dataset.take(_MOST_RECORDS).as_numpy_iterator():
     features = tf.train.Example.FromString(record).features.feature
-    lengths.append(len(features["input_ids"].int64_list.value))
+    of_choices = features["sequence_lengths"].int64_list.value
+    num_tokens = len(features["input_ids"].int64_list.value)
+    lengths += [n for n in of_choices if n] or [num_tokens]
     labels = features["label_ids"].int64_list.value
     if len(labels) == 1:
       label_ids.append(int(labels[0]))
-  return SplitSummary(split, num_records, lengths, label_ids)
+  stamp = read_optional_json(*os.path.split(path + record_files.STAMP_SUFFIX))
+  facts = (stamp or {}).get("facts")
+  num_too_long = None
+  if isinstance(facts, dict) and isinstance(facts.get(_TOO_LONG), int):
+    num_too_long = facts[_TOO_LONG]
+  return SplitSummary(split, num_records, lengths, label_ids, num_too_long)
 
 
 def read_optional_json(folder: str, name: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from reports import tagging_report
 FILE = "report.html"
 MOST_BYTES = 2_000_000
 # Bytes for examples, from which the first is taken that fits.
-_BUDGETS = (1_300_000, 700_000, 200_000, 0)
+_BUDGETS = (1_900_000, 1_300_000, 700_000, 200_000, 0)
 
 
 class _ExampleKind(NamedTuple):
@@ -85,25 +85,27 @@ def make_page(folder: str) -> str:
       f"--run={folder} holds neither scores nor a log of a training. Pass the "
       "--output_dir of a run."
     )
-  first = [_make_scores_part(results, contents, commands, log)]
-  if grid:
-    first.insert(0, grid_report.make_part(folder, grid))
-  if masks:
-    first.append(masks)
+  first = [
+    grid_report.make_part(folder, grid) if grid else None,
+    _make_scores_part(results, contents, commands, log),
+    masks,
+  ]
   last = [*earlier, *_make_last_parts(folder, commands, log)]
   name = os.path.basename(os.path.abspath(folder))
   for budget in _BUDGETS:
     share = budget // max(1, len(contents))
     parts = [_KINDS[c.kind].make_part(c, share) for c in contents]
     text = page.render(
-      name, _describe(commands, results), [*first, *parts, *last]
+      name,
+      _describe(commands, results),
+      [part for part in (*first, *parts, *last) if part],
     )
     if len(text.encode("utf-8", "replace")) <= MOST_BYTES:
       break
   return text
 
 
-def _make_scores_part(results, contents, commands, log) -> page.Part:
+def _make_scores_part(results, contents, commands, log) -> page.Part | None:
   """Returns the part with the scores and their intervals."""
   intervals: dict[str, dict[str, str]] = {}
   for content in contents:
@@ -112,12 +114,11 @@ def _make_scores_part(results, contents, commands, log) -> page.Part:
   return overview.make_scores_part(results, intervals, commands, log)
 
 
-def _make_last_parts(folder: str, commands, log) -> list[page.Part]:
+def _make_last_parts(folder: str, commands, log) -> list[page.Part | None]:
   """Returns the parts about the training, its data and the commands."""
   settings = run_files.read_settings(folder)
-  curves = overview.make_curves_part(log)
   return [
-    *([curves] if curves else []),
+    overview.make_curves_part(log),
     overview.make_data_part(
       folder,
       run_files.read_model_config(folder),

@@ -7,7 +7,7 @@ one example: the windows share its weight, and their logits are averaged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -82,13 +82,13 @@ def write_records(
   )
   training_targets = TrainingTargets(targets, weights, teacher_logits)
 
-  def write() -> dict[str, list[int]]:
-    numbers = []
+  def write() -> dict[str, Any]:
+    facts = {"example_numbers": [], record_files.TOO_LONG: 0}
     record_files.write_records(
       path,
-      _records(classifier, tokenizer, examples, training_targets, numbers),
+      _records(classifier, tokenizer, examples, training_targets, facts),
     )
-    return {"example_numbers": numbers}
+    return facts
 
   stamped = record_files.reuse_or_write_file(path, digest, write)
   numbers = np.array(stamped.facts["example_numbers"], np.int64)
@@ -107,14 +107,19 @@ def _records(
   tokenizer: tokenization.FullTokenizer,
   examples: Sequence[classification.Example],
   training_targets: TrainingTargets,
-  numbers: list[int],
+  facts: dict[str, Any],
 ) -> Iterator[bytes]:
-  """Yields records; appends to `numbers` the example of each."""
+  """Yields records, and adds to the facts about them."""
   targets, weights, teacher_logits = training_targets
   for number, example in enumerate(examples):
+    ids_a = tokenizer.encode(example.text_a)
+    ids_b = tokenizer.encode(example.text_b) if example.text_b else None
+    facts[record_files.TOO_LONG] += encoding.is_too_long(
+      ids_a, ids_b, classifier.max_seq_length
+    )
     windows = encoding.encode_long_pair(
-      tokenizer.encode(example.text_a),
-      tokenizer.encode(example.text_b) if example.text_b else None,
+      ids_a,
+      ids_b,
       classifier.max_seq_length,
       tokenizer.cls_id,
       tokenizer.sep_id,
@@ -131,7 +136,7 @@ def _records(
       target_features["teacher_weight"] = [share]
       target_features["teacher_logits"] = teacher_logits[number].tolist()
     for window in windows:
-      numbers.append(number)
+      facts["example_numbers"].append(number)
       yield batching.create_task_record(window, **target_features)
 
 

@@ -62,10 +62,7 @@ class Browser:
     method, parameters = message.get("method"), message.get("params")
     if method == "Network.requestWillBeSent":
       self.requests.append(parameters["request"]["url"])
-    elif (
-      method in ("Runtime.exceptionThrown", "Log.entryAdded")
-      or method == "Runtime.consoleAPICalled"
-    ):
+    elif method in _ERRORS:
       self.errors.append(parameters)
     elif method == "Page.loadEventFired":
       self._loaded = True
@@ -81,6 +78,16 @@ class Browser:
     self._call("Page.navigate", url=address)
     while not self._loaded:
       self._read()
+
+  def resize(self, width):
+    """Gives the page the width of another screen."""
+    self._call(
+      "Emulation.setDeviceMetricsOverride",
+      width=width,
+      height=800,
+      deviceScaleFactor=1,
+      mobile=False,
+    )
 
   def evaluate(self, script):
     """Returns the value of an expression in the page, or of its promise."""

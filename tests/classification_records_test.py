@@ -1,5 +1,8 @@
 """Tests of tasks/classification_records.py."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -34,6 +37,13 @@ def records(vocab_file, tmp_path):
       np.array([0, 1]), np.array([1.0, 3.0])
     ),
   )
+
+
+def test_long_texts_are_counted(records):
+  stamp = json.loads(
+    pathlib.Path(f"{records.records.path}.stamp.json").read_text()
+  )
+  assert stamp["facts"]["num_too_long"] == 1
 
 
 def test_a_text_counts_once_however_long_it_is(records):

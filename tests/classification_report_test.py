@@ -84,8 +84,8 @@ def test_words_are_marked_in_the_worst_mistakes_and_some_others(tmp_path):
   assert len(marked) == 24
   # One of each kind is in the note above the list.
   assert page.marked[2:4] == ["text", "19"] and len(page.marked) == 2 + 2 * 24
-  assert page.text.count("for: text (+2.5)") == 24
-  assert page.text.count("against: 19 (-0.25)") == 1
+  assert page.text.count("words for it: text (+2.5)") == 24
+  assert page.text.count("words against it: 19 (-0.25)") == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from reports import run_files
 def write_run(folder, accuracy, losses, **flags):
   folder.mkdir()
   (folder / "eval_results.txt").write_text(f"eval_accuracy = {accuracy}\n")
-  lines = [{"step": n, "loss": loss} for n, loss in enumerate(losses, 1)]
+  lines = [
+    {"step": n, "loss": loss, "examples_per_second": 8.0}
+    for n, loss in enumerate(losses, 1)
+  ]
   log = "".join(json.dumps(line) + "\n" for line in lines)
   (folder / "training_log.jsonl").write_text(log)
   arguments = [f"--{name}={value}" for name, value in flags.items()]
@@ -34,7 +37,9 @@ def test_scores_curves_and_flags_of_two_runs(tmp_path):
     *("a", "b<i>"),
     *("eval_accuracy", "0.5", "0.75"),
   ]
-  (figure,) = page.attributes("figure")
+  place = page.cells.index("steps")
+  assert page.cells[place + 1 : place + 3] == ["2", "1"]
+  figure, _ = page.attributes("figure")
   assert json.loads(figure["data-curves"])[1]["name"] == "b<i>"
   place = page.cells.index("--learning_rate")
   assert page.cells[place + 1 : place + 3] == ["0.1", "0.2"]

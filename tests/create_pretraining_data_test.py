@@ -158,7 +158,9 @@ def test_records_do_not_depend_on_the_number_of_workers(
     create(f"{num_workers}/x", num_workers=num_workers, num_shards=3)
   folders = [tmp_path / "1", tmp_path / "2"]
   names = [f"x-{i:05d}-of-00003" for i in range(3)] + ["x.report.json"]
-  assert [sorted(os.listdir(folder)) for folder in folders] == [names] * 2
+  pages = ["x.report.html"]
+  for folder in folders:
+    assert sorted(os.listdir(folder)) == sorted([*names, *pages])
   for name in names:
     assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
   report = json.loads((folders[0] / "x.report.json").read_text())
@@ -417,6 +419,16 @@ def test_records_do_not_overwrite_their_inputs(create, tmp_path, output, flag):
   with pytest.raises(UserError, match=f"that --{flag} reads"):
     create(overwrite=True, **flags)
   assert builders.read_folder(tmp_path) == before
+
+
+def test_the_records_have_a_page(create, tmp_path):
+  create()
+  path = tmp_path / "x.report.html"
+  text = path.read_text()
+  assert "As text</h2>" in text and "--max_seq_length=24" in text
+  path.unlink()  # a killed process may have left none
+  create()
+  assert path.read_text() == text
 
 
 def test_the_next_run_removes_leftovers(create, tmp_path):

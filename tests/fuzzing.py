@@ -58,6 +58,7 @@ from pretraining import corpus
 from pretraining import input_pipeline
 from pretraining import record_formats
 from reports import example_files
+from reports import mask_report
 from reports import run_files
 from reports import run_report
 import run_glue
@@ -1163,6 +1164,7 @@ _REPORT_ROWS = {
     label="yes",
     prediction="no",
     probabilities=[0.25, 0.75],
+    words=[[[0, 1, -0.5], [2, 5, 1.5]]],
   ),
   "tagging": dict(
     words=["Bo", "ran"], tags=["B-p", "O"], prediction=["O", "O"], line=3
@@ -1209,6 +1211,23 @@ def _write_report_run(folder, rng):
     "run_classifier.py", ["--do_train=true"], rng.random(), ["A warning."]
   )
   run_files.add_command(folder, command)
+
+
+def _write_report_masks(folder, rng):
+  outputs = {
+    "input_ids": np.array([1, 2]),
+    "input_mask": np.array([1, 1]),
+    "masked_lm_positions": np.array([1]),
+    "masked_lm_ids": np.array([0]),
+    "masked_lm_weights": np.array([1.0]),
+    "choices": np.array([[0, 3]]),
+    "probabilities": np.array([[rng.random(), 0.0]]),
+  }
+  history = mask_report.MaskHistory(
+    folder, 0, 5, {0: "a", 1: "un", 2: "##able"}, lambda: [outputs]
+  )
+  history.add(5)
+  history.add(10)
 
 
 def _write_log(folder, rng):
@@ -1541,6 +1560,13 @@ KINDS = (
       is_json=True,
     )
     for kind in _REPORT_ROWS
+  ),
+  Kind(
+    "masked words for the page",
+    "report_masks.json",
+    _write_report_masks,
+    lambda folder: run_report.make_page(folder),
+    is_json=True,
   ),
   Kind(
     "commands for the page",

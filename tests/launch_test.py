@@ -357,5 +357,6 @@ def test_programs_run_without_what_windows_lacks(tmp_path, vocab_file):
   assert sorted(os.listdir(tmp_path / "out")) == [
     "records-00000-of-00002",
     "records-00001-of-00002",
+    "records.report.html",
     "records.report.json",
   ]

@@ -53,7 +53,7 @@ def test_answers_are_marked_and_scores_are_those_of_all(tokenizer, tmp_path):
   assert page.text.count(CONTEXT) == 3
   for name in ("exact", "f1", "HasAns_f1", "NoAns_exact"):
     place = page.cells.index(name)
-    assert page.cells[place + 1] == str(scores[name])
+    assert page.cells[place + 1] == f"{scores[name]:.5g}"
     assert " to " in page.cells[place + 2]
   # Number, exact match and F1 of questions by their first word.
   place = page.cells.index("who")

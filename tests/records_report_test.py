@@ -10,7 +10,7 @@ from reports import records_report
 
 def test_records_are_shown_with_their_masks(create, vocab_file):
   records = create()
-  page = html_pages.Page(records_report.make_page(records, vocab_file))
+  page = html_pages.Page(records_report.make_page([records], vocab_file))
   first, *_ = builders.read_records(records)
   features = first.features.feature
   (position, *_), (wanted, *_) = (
@@ -27,6 +27,6 @@ def test_records_are_shown_with_their_masks(create, vocab_file):
 def test_another_vocabulary_or_file_is_refused(records, vocab_file, tmp_path):
   (tmp_path / "short.txt").write_text("\n".join(builders.TOKENS[:9]) + "\n")
   with pytest.raises(errors.UserError, match=r"short\.txt has no token"):
-    records_report.make_page(records, str(tmp_path / "short.txt"))
+    records_report.make_page([records], str(tmp_path / "short.txt"))
   with pytest.raises(errors.UserError, match="vocab.txt holds no records"):
-    records_report.make_page(vocab_file, vocab_file)
+    records_report.make_page([vocab_file], vocab_file)

@@ -74,7 +74,7 @@ def test_scores_are_those_of_the_result_file(tmp_path):
   cells = html_pages.read_page(tmp_path).cells
   for name, score in scores.items():
     place = cells.index(name)
-    assert cells[place + 1] == str(score)
+    assert cells[place + 1] == f"{score:.5g}"
     low, high = map(float, cells[place + 2].split(" to "))
     assert low < score < high
 
@@ -146,7 +146,7 @@ VISIBLE = "document.querySelectorAll('ul.items > li:not([hidden])').length"
 @pytest.mark.large
 def test_filters_and_links_work_in_a_browser(tmp_path):
   """Nothing leaves the page, and text of the data stays text."""
-  classify(tmp_path, [HOSTILE, RIGHT_TO_LEFT, "x", "y"] * 20)
+  classify(tmp_path, [HOSTILE, RIGHT_TO_LEFT, "x" * 300, "y"] * 20)
   path = run_report.write(str(tmp_path))
   with browser.opened() as page:
     page.open(path)
@@ -168,8 +168,9 @@ def test_filters_and_links_work_in_a_browser(tmp_path):
     output = "document.querySelector('figure output').textContent"
     shown = page.evaluate(output)
     assert shown == "probability 0: perfect calibration 0"
-    assert page.evaluate(
-      "document.documentElement.scrollWidth"
-    ) <= page.evaluate("window.innerWidth")
+    for width in (360, 1200):
+      page.resize(width)
+      needed = page.evaluate("document.documentElement.scrollWidth")
+      assert needed <= width
     assert page.requests == [f"file://{path}"]
     assert not page.errors
