@@ -135,8 +135,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "vocab_file",
     None,
-    "Vocabulary of the records; --dynamic_masking needs it, the page of the run "
-    "shows predicted words with it, and it is copied next to the weights.",
+    "Vocabulary of the records; --dynamic_masking needs it, the page of the "
+    "run shows predicted words with it, and it is copied next to the weights.",
   )
   input_paths.mark("vocab_file", input_paths.check_path)
   common_flags.define_special_tokens_flag()
