@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data import batching
 from data import encoding
 import heads
 from tasks import classifier_config
@@ -136,9 +137,7 @@ def attribute_words(
       ids = text.ids[window.input_ids]
       rows.append(encoding.InputFeatures(ids.tolist(), window.segment_ids))
       row_outputs.append(output)
-  shares = iter(
-    _attribute_rows(model, rows, row_outputs, classifier.problem_type)
-  )
+  shares = iter(_attribute_rows(model, rows, row_outputs, classifier))
   return [
     _join_words(text, [next(shares) for _ in text.windows]) for text in cut
   ]
@@ -199,17 +198,20 @@ def _attribute_rows(
   model: tf.Module,
   rows: Sequence[encoding.InputFeatures],
   outputs: Sequence[int],
-  problem_type: str,
+  classifier: classifier_config.ClassifierConfig,
 ) -> list[np.ndarray]:
   """Returns the shares of the tokens of each row."""
   if not rows:
     return []
-  length = max(len(row.input_ids) for row in rows)
+  # All batches have the same shape, and other texts probably as well, so that
+  # little is compiled twice.
+  longest = max(len(row.input_ids) for row in rows)
+  lengths = batching.bucket_lengths(classifier.max_seq_length)
+  length = min(n for n in lengths if n >= longest)
   num_rows = max(1, _TOKENS_PER_BATCH // length)
   shares = []
   for start in range(0, len(rows), num_rows):
     here = rows[start : start + num_rows]
-    # All batches have the same shape, so that nothing is compiled twice.
     batch = {
       name: np.zeros([num_rows, length], np.int32)
       for name in ("input_ids", "input_mask", "token_type_ids")
@@ -221,7 +223,7 @@ def _attribute_rows(
       batch["input_ids"][number, :size] = row.input_ids
       batch["input_mask"][number, :size] = 1
       batch["token_type_ids"][number, :size] = row.segment_ids
-    of_batch = attribute_tokens(model, batch, numbers, problem_type)
+    of_batch = attribute_tokens(model, batch, numbers, classifier.problem_type)
     for values, row in zip(of_batch, here):
       shares.append(values[: len(row.input_ids)])
   return shares

@@ -88,7 +88,7 @@ def test_data_and_time_in_numbers(tmp_path):
     "truncate",
   ).write(str(tmp_path))
   splits = [
-    run_files.SplitSummary("train", 4000, [3, 9, 4], [1, 0, 1], 2),
+    run_files.SplitSummary("train", 60_000, [3, 9, 4], [1, 0, 1], 2),
     run_files.SplitSummary("test", 1, [5], [0]),
   ]
   # 20 steps of 4 examples at 8 a second, and 10 steps at 2 a second.
@@ -102,7 +102,7 @@ def test_data_and_time_in_numbers(tmp_path):
   )
   model, lengths, labels, time = [t["rows"] for t in part.content["tables"]]
   assert model == [("hidden_size", 32)]
-  assert lengths == [("train", 4000, 3, 4, 9, 2), ("test", 1, 5, 5, 5, "-")]
+  assert lengths == [("train", 60_000, 3, 4, 9, 2), ("test", 1, 5, 5, 5, "-")]
   # The labels of examples to predict may be placeholders.
   assert labels == [("no", 1), ("yes", 2)]
   assert time == [

@@ -25,7 +25,7 @@ def test_a_list_ends_where_its_budget_ends():
   assert facets == [["kind=a"], ["kind=b", "kind=c"], []]
   # A bracket takes four bytes, so the second text fits into 4000 alone.
   assert len(make_list(items, budget=4000)["entries"]) == 1
-  few = make_list(items, budget=6500)
+  few = make_list(items, budget=6200)
   assert len(few["entries"]) == 2
   assert few["note"].startswith("A sample: 2 of 3 texts")
 

@@ -77,9 +77,12 @@ def test_records_are_summarized_by_split(tmp_path):
     features, label_ids=[0, 1], sequence_lengths=[2, 3, 0]
   )
   write_records(tmp_path, "eval.tf_record", [choices])
-  train, dev = run_files.summarize_splits(str(tmp_path))
+  value = batching.create_task_record(features, label_ids=[1.5])
+  write_records(tmp_path, "predict.tf_record", [value])
+  train, dev, test = run_files.summarize_splits(str(tmp_path))
   assert train == ("train", 3, [3, 5, 4], [1, 0, 1], 2)
   assert dev == ("dev", 1, [2, 3], [], None)
+  assert test == ("test", 1, [5], [], None)
   assert not train.is_sampled
 
 
