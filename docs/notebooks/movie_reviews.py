@@ -67,7 +67,7 @@ Absolutely fantastic!
 import tensorflow as tf
 
 encoder = tf.saved_model.load("runs/movie_reviews/encoder/1")
-ids = tf.constant([[101, 2023, 2143, 102]])
+ids = tf.constant([[101, 1996, 1998, 102]])
 outputs = encoder(
   {
     "input_word_ids": ids,
