@@ -331,6 +331,18 @@ class Dropout:
     return operations.dropout(x, self._rate, own_seed)
 
 
+def store_kernels(model: tf.Module, dtype: tf.DType) -> None:
+  """Stores the kernels of a model that is not trained in the compute type.
+
+  Otherwise each call of the model casts them.
+  """
+  for module in model.submodules:
+    if isinstance(module, Dense) and module.kernel.dtype != dtype:
+      name = module.kernel.name.partition(":")[0]
+      values = tf.cast(module.kernel, dtype)
+      module.kernel = tf.Variable(values, trainable=False, name=name)
+
+
 # --- Embeddings --------------------------------------------------------------
 
 

@@ -2,9 +2,12 @@
 
 `tokenization` works on Python strings; here the same work is done with tables
 of integers: one with the result of the basic step for each character, and one
-with the vocabulary as a trie. `tokenization` itself fills the tables, so the
-two agree. The tables are constants of the graph, which needs nothing else to
-run.
+with the pieces of the vocabulary. `tokenization` itself fills the tables, so
+the two agree. The tables are constants of the graph, which needs nothing else
+to run.
+
+One text has so few characters that the number of operations decides how long it
+takes, not the work in them. There are no loops and few conditions therefore.
 
 There is one difference: marks that are kept (category Mc) stay in the order in
 which they were written, where Unicode's normal form may exchange two of them.
@@ -24,13 +27,22 @@ import tokenization
 
 _SPACE = ord(" ")
 _CAPITAL_SIGMA, _FINAL_SIGMA = ord("Σ"), ord("ς")
-# Stands for the character itself in the table of forms.
-_ITSELF = -1
+# In the table of forms: the character itself, and no character.
+_ITSELF, _NOTHING = -1, -2
 # The table of characters has pages, most of which are alike.
 _PAGE_SIZE = 256
 _NUM_CODEPOINTS = 0x110000
-# Edges of the trie are numbered by node * _EDGES_PER_NODE + code point.
-_EDGES_PER_NODE = 2**21
+# Added to characters that do not begin a word, a random number.
+_INSIDE = 0x2545F4914F6CDD1D
+# The base of the hash of pieces, a random number, and its inverse modulo 2^64.
+_BASE = 0x3586AA4D6F03675B
+_INVERSE_OF_BASE = 0x31A6068FD40E70D3
+# An entry of the table of pieces is length * _NUM_IDS + id.
+_NUM_IDS = 2**32
+# Number of slots for each set of pieces, and the first of the bits of a hash
+# that choose the set, the slot, and the step between slots.
+_SLOTS_PER_SET, _SET_SHIFT, _SLOT_SHIFT, _STEP_SHIFT = 8, 46, 32, 20
+_FEWEST_SLOTS = 2**13
 
 
 class Tokens(NamedTuple):
@@ -72,11 +84,14 @@ class GraphTokenizer(tf.Module):
 
   def __init__(self, tokenizer: tokenization.FullTokenizer):
     super().__init__()
-    assert not tokenizer.basic_tokenizer.never_split
-    self._characters = _CharacterTable(tokenizer.basic_tokenizer)
-    self._trie = _Trie(tokenizer.vocab)
-    self._unk_id = tokenizer.unk_id
+    basic_tokenizer = tokenizer.basic_tokenizer
+    assert not basic_tokenizer.never_split
+    self._characters = _CharacterTable(basic_tokenizer)
     self._max_chars = tokenizer.wordpiece_tokenizer.max_input_chars_per_word
+    self._pieces = _PieceTable(
+      tokenizer.vocab, basic_tokenizer, self._max_chars
+    )
+    self._unk_id = tokenizer.unk_id
 
   def __call__(
     self, texts: tf.Tensor, keep_dropped_words: bool = False
@@ -92,25 +107,15 @@ class GraphTokenizer(tf.Module):
     """
     # texts         "Réd cats "  "!"       a space ends each text
     # normal.codes   r e d _ c a t s _  !  _
-    # codes          r e d   c a t s    !      without spaces, [m]
-    # word_starts    0       3          7      words without spaces, [w]
     ended = tf.strings.join([drop_invalid_bytes(texts), " "])
     chars = tf.strings.unicode_decode(ended, "UTF-8")  # [n, (c)]
     normal = self._characters(chars.flat_values)
-    is_space = normal.codes == _SPACE
-    kept = tf.where(~is_space)[:, 0]  # [m]
-    codes = tf.gather(normal.codes, kept)
-    origins = tf.gather(normal.origins, kept)
-    begins_word = ~is_space & _previous(is_space, first=True)
-    word_starts = tf.where(tf.gather(begins_word, kept))[:, 0]
-    pieces = self._split_words(codes, word_starts)
+    pieces = self._split_words(normal.codes)
 
-    # The first and the last character of each piece in the original texts, and
-    # the text of the piece.
-    places = tf.where(pieces.ids >= 0)[:, 0]  # [p]
-    ids = tf.gather(pieces.ids, places)
-    first = tf.gather(origins, places)
-    last = tf.gather(origins, tf.gather(pieces.ends, places) - 1)
+    # The first and the last character of each piece in the original texts.
+    first = tf.gather(normal.origins, pieces.starts)  # [p]
+    last = tf.gather(normal.origins, pieces.ends - 1)
+    ids = pieces.ids
     ends = tf.gather(normal.ends, last)
     are_dropped = tf.zeros_like(ids)
     if keep_dropped_words:
@@ -126,60 +131,73 @@ class GraphTokenizer(tf.Module):
       ids = insert(ids, tf.fill(num_dropped, self._unk_id))
       ends = insert(ends, dropped.ends)
       are_dropped = insert(are_dropped, tf.ones(num_dropped, tf.int32))
-    rows = tf.gather(chars.value_rowids(), first)
+    text_starts = chars.row_splits  # [n + 1]
+    # `tf.searchsorted` fails if there is no piece at all.
+    splits = tf.raw_ops.LowerBound(
+      sorted_inputs=first[tf.newaxis],
+      values=text_starts[tf.newaxis],
+      out_type=tf.int64,
+    )[0]
     # Numbers that count through all texts become numbers within a text.
-    chars_before = chars.row_starts()  # [n]
+    by_row = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
+    rows = by_row.value_rowids()
+    chars_before = tf.gather(text_starts, rows)
     words_before = tf.gather(
-      _previous(normal.words, first=-1) + 1, chars.row_starts()
+      _previous(normal.words, first=-1) + 1, chars_before
     )
-    starts = first - tf.gather(chars_before, rows)
-    ends -= tf.gather(chars_before, rows)
-    words = tf.gather(normal.words, first) - tf.gather(words_before, rows)
-    num_tokens = tf.math.unsorted_segment_sum(
-      tf.ones_like(rows), rows, chars.nrows()
-    )
+    starts = first - chars_before
+    ends -= chars_before
+    words = tf.gather(normal.words, first) - words_before
 
     def by_text(values):
-      return tf.RaggedTensor.from_row_lengths(
-        tf.cast(values, tf.int32), num_tokens, validate=False
-      )
+      return by_row.with_flat_values(tf.cast(values, tf.int32))
 
     return Tokens(*map(by_text, (ids, starts, ends, words, are_dropped)))
 
-  def _split_words(self, codes: tf.Tensor, starts: tf.Tensor) -> _Pieces:
+  def _split_words(self, codes: tf.Tensor) -> _Pieces:
     """Returns the pieces of words, with the unknown token where there are none.
 
     Args:
-      codes: Characters of all words, int32 [m].
-      starts: Where the words begin, int64 [w].
+      codes: Characters with spaces between words and at the end, int32 [k].
     """
-    num_chars = tf.size(codes, tf.int64)
-    ends = tf.concat([starts, [num_chars]], axis=0)[1:]
-    lengths = ends - starts
-    pieces = self._trie(codes, starts, ends, lengths <= self._max_chars)
-    # An unknown word keeps none of the pieces that were found before the
-    # search failed. Its only token stands at its first character.
-    ids = tf.where(tf.repeat(pieces.is_known, lengths), pieces.ids, -1)
-    unknown_starts = tf.boolean_mask(starts, ~pieces.is_known)
-    unknown_ends = tf.boolean_mask(ends, ~pieces.is_known)
-    unknown_ids = tf.fill(tf.shape(unknown_starts), self._unk_id)
-    return _Pieces(
-      _update(ids, unknown_starts, unknown_ids),
-      _update(pieces.ends, unknown_starts, unknown_ends),
-      pieces.is_known,
-    )
+    # codes          u n a b l e _ a x _        k = 10; the end is 10
+    # next_places    2 f 6 f f f e 8 f e  e f   e: the end, f: failure
+    # is_reached     1 . 1 . . . 1 1 1 .
+    #
+    # The pieces are un and ##able; ##x is missing, so ax is unknown.
+    is_space = codes == _SPACE
+    begins_word = ~is_space & _previous(is_space, first=True)
+    num_codes = tf.size(codes)
+    places = tf.range(num_codes)
+    spaces_before = tf.cumsum(tf.cast(is_space, tf.int32), exclusive=True)
+    spaces = tf.cast(tf.where(is_space)[:, 0], tf.int32)
+    word_ends = tf.gather(spaces, spaces_before)  # [k]
+    longest = self._pieces(codes, begins_word, word_ends)
+    end, failure = num_codes, num_codes + 1
+    is_too_long = word_ends - places > self._max_chars
+    fails = is_too_long | (longest.lengths == 0)
+    next_places = tf.where(fails, failure, places + longest.lengths)
+    next_places = tf.where(is_space, end, next_places)
+    next_places = tf.concat([next_places, [end, failure]], axis=0)
+    # All words advance together: by one piece, by two, by four, and so on.
+    is_reached = tf.pad(tf.cast(begins_word, tf.int32), [[0, 2]])
+    for _ in range(self._max_chars.bit_length()):
+      is_reached += tf.math.unsorted_segment_sum(
+        is_reached, next_places, num_codes + 2
+      )
+      next_places = tf.gather(next_places, next_places)
+    is_known = next_places[:num_codes] == end
+    is_inside = (is_reached[:num_codes] > 0) & is_known & ~is_space
+    starts = tf.where(begins_word | is_inside)[:, 0]  # [p]
+    # The only token of an unknown word stands at its first character.
+    ids = tf.where(is_known, longest.ids, self._unk_id)
+    ends = tf.where(is_known, places + longest.lengths, word_ends)
+    return _Pieces(tf.gather(ids, starts), starts, tf.gather(ends, starts))
 
 
 def _previous(values: tf.Tensor, first) -> tf.Tensor:
   """Returns the value before each of `values` [n]; `first` for the first."""
   return tf.concat([[first], values], axis=0)[: tf.size(values)]
-
-
-def _update(
-  values: tf.Tensor, places: tf.Tensor, updates: tf.Tensor
-) -> tf.Tensor:
-  """Returns `values` [n] with `updates` [k] at `places` [k]."""
-  return tf.tensor_scatter_nd_update(values, places[:, tf.newaxis], updates)
 
 
 # --- The basic step ----------------------------------------------------------
@@ -302,11 +320,21 @@ def _kinds_of_characters(
   # Three quarters of the code points have no character. They stay as they are,
   # unless they are in a block that counts as Chinese.
   stays = np.array([unicodedata.category(c) in ("Cn", "Co") for c in chars])
+  # Two thirds of all characters are ideographs, whose kind is the same.
+  is_ideograph = np.zeros(_NUM_CODEPOINTS, bool)
   for first, last in tokenization.CJK_BLOCKS:
     stays[first : last + 1] = False
+    is_ideograph[first : last + 1] = [
+      unicodedata.category(char) == "Lo" and not unicodedata.decomposition(char)
+      for char in chars[first : last + 1]
+    ]
   number_of = {_CharacterKind((_ITSELF,), False, False, False): 0}
   numbers = np.zeros(_NUM_CODEPOINTS, np.int32)
-  for codepoint in np.flatnonzero(~stays):
+  ideograph_kind = _kind_of(
+    chars[tokenization.CJK_BLOCKS[0][0]], basic_tokenizer
+  )
+  numbers[is_ideograph] = number_of.setdefault(ideograph_kind, len(number_of))
+  for codepoint in np.flatnonzero(~stays & ~is_ideograph):
     kind = _kind_of(chars[codepoint], basic_tokenizer)
     numbers[codepoint] = number_of.setdefault(kind, len(number_of))
   pages, page_of = np.unique(
@@ -328,11 +356,11 @@ class _CharacterTable(tf.Module):
       basic_tokenizer.tokenize_chinese_chars,
     )
     forms = [kind.form for kind in kinds]
-    form_ends = np.cumsum([len(form) for form in forms])
+    width = max(len(form) for form in forms)
+    padded = [form + (_NOTHING,) * (width - len(form)) for form in forms]
     self._pages = tf.constant(pages)
-    self._page_of = tf.constant(page_of)
-    self._form_codes = tf.constant(np.concatenate(forms), tf.int32)
-    self._form_splits = tf.constant([0, *form_ends], tf.int32)
+    self._page_starts = tf.constant(page_of * _PAGE_SIZE)
+    self._forms = tf.constant(padded, tf.int32)
     self._is_white = tf.constant([form == (_SPACE,) for form in forms])
     self._is_dropped = tf.constant([not form for form in forms])
     self._is_mark = tf.constant([kind.is_mark for kind in kinds])
@@ -346,21 +374,26 @@ class _CharacterTable(tf.Module):
     Args:
       codes: Characters of all texts, each with a space at its end, int32 [c].
     """
-    kinds = self._kinds_of(codes)
     if self._do_lower_case:
-      codes = self._lower_final_sigmas(codes, kinds)
-      kinds = self._kinds_of(codes)
-    forms = tf.ragged.range(
-      tf.gather(self._form_splits, kinds),
-      tf.gather(self._form_splits, kinds + 1),
-    )  # [c, (length of the form)]
-    origins = forms.value_rowids()
-    normal = tf.gather(self._form_codes, forms.flat_values)
-    normal = tf.where(normal == _ITSELF, tf.gather(codes, origins), normal)
+      codes = tf.cond(
+        tf.reduce_any(codes == _CAPITAL_SIGMA),
+        lambda: self._lower_final_sigmas(codes),
+        lambda: codes,
+      )
+    kinds = self._kinds_of(codes)
+    forms = tf.gather(self._forms, kinds)  # [c, width]
+    forms = tf.where(forms == _ITSELF, codes[:, tf.newaxis], forms)
+    forms = tf.reshape(forms, [-1])
+    kept = tf.where(forms != _NOTHING)[:, 0]  # [k]
     is_white = tf.gather(self._is_white, kinds)
     begins_word = ~is_white & _previous(is_white, first=True)
-    words = tf.cumsum(tf.cast(begins_word, tf.int64)) - 1
-    return _NormalizedText(normal, origins, self._ends(kinds), words, is_white)
+    return _NormalizedText(
+      codes=tf.gather(forms, kept),
+      origins=kept // self._forms.shape[1],
+      ends=self._ends(kinds),
+      words=tf.cumsum(tf.cast(begins_word, tf.int64)) - 1,
+      is_white=is_white,
+    )
 
   def _ends(self, kinds: tf.Tensor) -> tf.Tensor:
     """Returns where each character ends, with dropped marks that follow it.
@@ -382,10 +415,9 @@ class _CharacterTable(tf.Module):
     )
     return tf.gather(owner_ends, tf.maximum(owners, 0))
 
-  def _lower_final_sigmas(
-    self, codes: tf.Tensor, kinds: tf.Tensor
-  ) -> tf.Tensor:
+  def _lower_final_sigmas(self, codes: tf.Tensor) -> tf.Tensor:
     """Returns `codes` [c] with a small sigma for each capital one at an end."""
+    kinds = self._kinds_of(codes)
     decides = ~tf.gather(self._is_ignorable, kinds)
     places = tf.where(decides)  # [d, 1]
     is_cased = tf.gather(self._is_cased, tf.gather_nd(kinds, places))  # [d]
@@ -398,180 +430,196 @@ class _CharacterTable(tf.Module):
 
   def _kinds_of(self, codes: tf.Tensor) -> tf.Tensor:
     """Returns the kinds of characters, int32 [c]."""
-    pages = tf.gather(self._page_of, codes // _PAGE_SIZE)
-    return tf.gather(self._pages, pages * _PAGE_SIZE + codes % _PAGE_SIZE)
+    page_starts = tf.gather(self._page_starts, codes // _PAGE_SIZE)
+    return tf.gather(self._pages, page_starts + codes % _PAGE_SIZE)
 
 
 # --- The WordPiece step ------------------------------------------------------
 
 
 class _Pieces(NamedTuple):
-  """The pieces of w words with m characters in all.
+  """The p pieces of all words.
 
   Attributes:
-    ids: Id of the piece that begins at each character, -1 where none begins,
-      int32 [m].
-    ends: Where that piece ends, int64 [m].
-    is_known: Whether the vocabulary has all pieces of a word, bool [w].
+    ids: Their ids, int32 [p].
+    starts: Number of the character that each begins with, int64 [p].
+    ends: Number of the character behind it, int32 [p].
   """
 
   ids: tf.Tensor
+  starts: tf.Tensor
   ends: tf.Tensor
-  is_known: tf.Tensor
 
 
-class _Search(NamedTuple):
-  """The words whose pieces are being looked for; all Tensors are [k].
+class _LongestPieces(NamedTuple):
+  """The longest piece that begins at each of k characters.
 
   Attributes:
-    words: Numbers of the words, int64.
-    starts: Where the current piece of each begins, int64.
-    places: Up to where the trie has followed it, int64.
-    nodes: Node of the trie that it has reached, int64.
-    match_ids: Id of the longest token so far, int32; -1 if there is none.
-    match_ends: Where that token ends, int64.
+    ids: Its id, int32 [k].
+    lengths: Number of its characters, int32 [k]; 0 where no piece begins.
   """
 
-  words: tf.Tensor
-  starts: tf.Tensor
-  places: tf.Tensor
-  nodes: tf.Tensor
-  match_ids: tf.Tensor
-  match_ends: tf.Tensor
+  ids: tf.Tensor
+  lengths: tf.Tensor
 
 
-class _Trie(tf.Module):
-  """The tokens of a vocabulary, as a tree in which each edge is a character."""
+class _PieceTable(tf.Module):
+  """The pieces of a vocabulary, by a hash of their characters.
 
-  # The vocabulary a, ab, ##c, with nodes in the order of their creation:
-  #
-  #   0 -a-> 1 -b-> 2             token_ids[1] is that of a, [2] of ab,
-  #   0 -#-> 3 -#-> 4 -c-> 5      [5] of ##c, and all others are -1
-  #
-  # Pieces inside a word continue from node 4. The word abc: a leads to node 1,
-  # b to node 2, and no edge c leaves it, so the longest match ab is cut off.
-  # From node 4, c leads to node 5, and the word is at its end: ##c.
+  The hash of characters c0, c1, c2, ... is c0 * b + c1 * b^2 + c2 * b^3 + ...
+  modulo 2^64, for a random odd b. Two texts have the same one with a
+  probability of about 2^-64. Characters inside of words differ from those that
+  begin one, so `able` and `##able` are two pieces.
 
-  def __init__(self, vocab: Mapping[str, int]):
+  A perfect hash finds a piece in one step (Fox et al., 1992): some bits of its
+  hash choose a set, which has a number by which the slots of all its pieces are
+  displaced until no two share a slot.
+  """
+
+  def __init__(
+    self,
+    vocab: Mapping[str, int],
+    basic_tokenizer: tokenization.BasicTokenizer,
+    max_chars: int,
+  ):
     super().__init__()
-    children: dict[tuple[int, int], int] = {}
-    token_ids = [-1]  # node 0 is the root
-    for token, token_id in vocab.items():
-      node = 0
-      for char in token:
-        node = children.setdefault((node, ord(char)), len(token_ids))
-        if node == len(token_ids):
-          token_ids.append(-1)
-      token_ids[node] = token_id
-    token_ids[0] = -1  # an empty line of the file is no piece
-    edges = sorted(
-      (node * _EDGES_PER_NODE + code, child)
-      for (node, code), child in children.items()
-    )
-    self._edges = tf.constant([edge for edge, _ in edges], tf.int64)
-    self._children = tf.constant([child for _, child in edges], tf.int64)
-    self._token_ids = tf.constant(token_ids, tf.int32)
-    # Without tokens that begin with ##: a node that no edge leaves.
-    no_node = len(token_ids)
-    hash_sign = ord("#")
-    first_hash = children.get((0, hash_sign), no_node)
-    inside = children.get((first_hash, hash_sign), no_node)
-    self._inside = tf.constant(inside, tf.int64)
+    pieces, ids, are_inside = _list_pieces(vocab, basic_tokenizer, max_chars)
+    lengths = np.array([len(piece) for piece in pieces], np.int64)
+    self._longest = int(lengths.max(initial=1))
+    hashes = _hash_pieces(pieces, lengths, are_inside)
+    displacements, slots, num_slots = _place_hashes(hashes)
+    table = np.zeros(num_slots, np.int64)
+    table[slots] = hashes
+    values = np.zeros(num_slots, np.int64)  # 0 where there is no piece
+    values[slots] = lengths * _NUM_IDS + ids
+    self._displacements = tf.constant(displacements)
+    self._hashes = tf.constant(table)
+    self._values = tf.constant(values)
 
   def __call__(
-    self,
-    codes: tf.Tensor,
-    starts: tf.Tensor,
-    ends: tf.Tensor,
-    is_searched: tf.Tensor,
-  ) -> _Pieces:
-    """Returns the longest pieces of words, cut from the left.
-
-    All words advance together, one character at a time.
+    self, codes: tf.Tensor, begins_word: tf.Tensor, word_ends: tf.Tensor
+  ) -> _LongestPieces:
+    """Returns the longest piece that begins at each character.
 
     Args:
-      codes: Characters of all words, int32 [m].
-      starts: Where the words begin, int64 [w].
-      ends: Where the words end, int64 [w].
-      is_searched: Whether to look at a word at all, bool [w]; all others are
-        unknown.
+      codes: Characters with spaces between words and at the end, int32 [k].
+      begins_word: Whether each begins a word, bool [k].
+      word_ends: Where the word of each ends, int32 [k]; for a space, its place.
     """
-    words = tf.where(is_searched)[:, 0]
-    word_starts = tf.gather(starts, words)
-    search = _Search(
-      words=words,
-      starts=word_starts,
-      places=word_starts,
-      nodes=tf.zeros_like(words),
-      match_ids=tf.fill(tf.shape(words), -1),
-      match_ends=word_starts,
+    num_codes = tf.size(codes)
+    places = tf.range(num_codes)
+    ones = tf.ones([num_codes], tf.int64)
+    powers = tf.math.cumprod(ones * _BASE)
+    inverses = tf.math.cumprod(ones * _INVERSE_OF_BASE, exclusive=True)
+    added = tf.where(begins_word, tf.constant(0, tf.int64), _INSIDE)
+    terms = (tf.cast(codes, tf.int64) + added) * powers
+    sums = tf.cumsum(terms, exclusive=True)
+    # From a character to a later one: c3 * b^4 + c4 * b^5 is b^3 times the hash
+    # of c3 and c4.
+    # All parts of words that may be a piece, s in all.
+    last_ends = tf.minimum(word_ends, places + self._longest)
+    ends = tf.ragged.range(places + 1, last_ends + 1)  # [k, (ends)]
+    starts = ends.value_rowids()  # [s]
+    sums_between = tf.gather(sums, ends.flat_values) - tf.gather(sums, starts)
+    hashes = sums_between * tf.gather(inverses, starts)
+    sets = tf.bitwise.right_shift(hashes, _SET_SHIFT)
+    sets &= self._displacements.shape[0] - 1
+    slots = tf.bitwise.right_shift(hashes, _SLOT_SHIFT)
+    steps = tf.bitwise.right_shift(hashes, _STEP_SHIFT)
+    slots += tf.gather(self._displacements, sets) * steps
+    slots &= self._hashes.shape[0] - 1
+    is_piece = tf.gather(self._hashes, slots) == hashes
+    found = tf.where(is_piece)[:, 0]
+    values = tf.gather(self._values, tf.gather(slots, found))
+    # The length counts more than the id.
+    best = tf.math.unsorted_segment_max(
+      values, tf.gather(starts, found), num_codes
     )
-    pieces = _Pieces(
-      ids=tf.fill(tf.shape(codes), -1),
-      ends=tf.zeros(tf.shape(codes), tf.int64),
-      is_known=is_searched,
-    )
-    any_length = tf.TensorShape([None])
-    _, pieces = tf.while_loop(
-      lambda search, pieces: tf.size(search.words) > 0,
-      lambda search, pieces: self._advance(search, pieces, codes, ends),
-      [search, pieces],
-      shape_invariants=[_Search(*[any_length] * 6), _Pieces(*[any_length] * 3)],
-    )
-    return pieces
-
-  def _advance(
-    self,
-    search: _Search,
-    pieces: _Pieces,
-    codes: tf.Tensor,
-    word_ends: tf.Tensor,
-  ) -> tuple[_Search, _Pieces]:
-    """Follows each word by one character, or ends its piece."""
-    ends = tf.gather(word_ends, search.words)
-    last_place = tf.size(codes, tf.int64) - 1
-    next_codes = tf.gather(codes, tf.minimum(search.places, last_place))
-    children = self._follow(search.nodes, next_codes)
-    moves = (search.places < ends) & (children >= 0)
-    nodes = tf.where(moves, children, search.nodes)
-    places = tf.where(moves, search.places + 1, search.places)
-
-    # The longest token so far.
-    reached_ids = tf.where(moves, tf.gather(self._token_ids, nodes), -1)
-    is_token = reached_ids >= 0
-    match_ids = tf.where(is_token, reached_ids, search.match_ids)
-    match_ends = tf.where(is_token, places, search.match_ends)
-
-    # A word that cannot move on ends its piece, or is unknown without a match.
-    cuts = ~moves & (match_ids >= 0)
-    fails = ~moves & (match_ids < 0)
-    cut_starts = tf.boolean_mask(search.starts, cuts)
-    failed_words = tf.boolean_mask(search.words, fails)
-    pieces = _Pieces(
-      _update(pieces.ids, cut_starts, tf.boolean_mask(match_ids, cuts)),
-      _update(pieces.ends, cut_starts, tf.boolean_mask(match_ends, cuts)),
-      _update(
-        pieces.is_known, failed_words, tf.zeros_like(failed_words, tf.bool)
-      ),
+    best = tf.maximum(best, 0)
+    return _LongestPieces(
+      ids=tf.cast(best % _NUM_IDS, tf.int32),
+      lengths=tf.cast(best // _NUM_IDS, tf.int32),
     )
 
-    # The next piece begins behind the last one.
-    search = _Search(
-      words=search.words,
-      starts=tf.where(cuts, match_ends, search.starts),
-      places=tf.where(cuts, match_ends, places),
-      nodes=tf.where(cuts, self._inside, nodes),
-      match_ids=tf.where(cuts, -1, match_ids),
-      match_ends=match_ends,
-    )
-    is_done = fails | (cuts & (match_ends == ends))
-    search = _Search(*[tf.boolean_mask(values, ~is_done) for values in search])
-    return search, pieces
 
-  def _follow(self, nodes: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
-    """Returns the nodes that edges lead to, int64 [k]; -1 without an edge."""
-    wanted = nodes * _EDGES_PER_NODE + tf.cast(codes, tf.int64)
-    last_edge = tf.size(self._edges) - 1
-    found = tf.minimum(tf.searchsorted(self._edges, wanted), last_edge)
-    exists = tf.gather(self._edges, found) == wanted
-    return tf.where(exists, tf.gather(self._children, found), -1)
+def _list_pieces(
+  vocab: Mapping[str, int],
+  basic_tokenizer: tokenization.BasicTokenizer,
+  max_chars: int,
+) -> tuple[list[str], list[int], list[bool]]:
+  """Returns pieces, without ##, their ids, and whether they are inside words.
+
+  Entries of the vocabulary that no word can contain, such as `[SEP]`, are left
+  out: they have a space, or a character that is always a word of its own.
+  """
+  chars = set("".join(vocab))
+  alone = {c for c in chars if basic_tokenizer.normalize_char(c) == f" {c} "}
+  pieces, ids, are_inside = [], [], []
+  for token, token_id in vocab.items():
+    is_inside = token.startswith("##")
+    piece = token[2:] if is_inside else token
+    has_space = any(char.isspace() for char in piece)
+    is_several = len(piece) > 1 and not alone.isdisjoint(piece)
+    if 0 < len(piece) <= max_chars and not has_space and not is_several:
+      pieces.append(piece)
+      ids.append(token_id)
+      are_inside.append(is_inside)
+  return pieces, ids, are_inside
+
+
+def _hash_pieces(
+  pieces: list[str], lengths: np.ndarray, are_inside: list[bool]
+) -> np.ndarray:
+  """Returns the hashes of pieces, int64; see `_PieceTable`."""
+  text = "".join(pieces).encode("utf-32-le", "surrogatepass")
+  codes = np.frombuffer(text, np.uint32).astype(np.int64) + _INSIDE
+  ends = np.cumsum(lengths)
+  starts = ends - lengths
+  codes[starts] -= np.where(are_inside, 0, _INSIDE)
+  powers = np.cumprod(np.full(lengths.max(initial=1), _BASE, np.int64))
+  places = np.arange(len(codes)) - np.repeat(starts, lengths)
+  return np.add.reduceat(codes * powers[places], starts)
+
+
+def _place_hashes(
+  hashes: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Returns a slot for each hash, of which no two are the same.
+
+  Args:
+    hashes: Hashes that differ from each other, int64 [n].
+
+  Returns:
+    The displacement of each set, int64 [num_sets]; the slots, int64 [n]; and
+    the number of slots, a power of two.
+  """
+  # With few slots, two pieces may want the same one at every displacement.
+  num_slots = max(1 << (4 * len(hashes)).bit_length(), _FEWEST_SLOTS)
+  num_sets = max(num_slots // _SLOTS_PER_SET, 1)
+  sets = (hashes >> _SET_SHIFT) & (num_sets - 1)
+  set_sizes = np.bincount(sets, minlength=num_sets)
+  # In each round, all sets without slots try the next displacement. Of those
+  # that want the same slot, the largest gets it: it is the hardest to place.
+  order = np.lexsort((sets, -set_sizes[sets]))
+  displacements = np.zeros(num_sets, np.int64)
+  slots = np.zeros(len(hashes), np.int64)
+  is_taken = np.zeros(num_slots, bool)
+  displacement = 0
+  while len(order):
+    steps = hashes[order] >> _STEP_SHIFT
+    wanted = (hashes[order] >> _SLOT_SHIFT) + displacement * steps
+    wanted &= num_slots - 1
+    first_of_slot = np.full(num_slots, len(order))
+    np.minimum.at(first_of_slot, wanted, np.arange(len(order)))
+    gets_slot = first_of_slot[wanted] == np.arange(len(order))
+    gets_slot &= ~is_taken[wanted]
+    is_placed = np.ones(num_sets, bool)
+    is_placed[sets[order[~gets_slot]]] = False
+    placed = is_placed[sets[order]]
+    slots[order[placed]] = wanted[placed]
+    displacements[sets[order[placed]]] = displacement
+    is_taken[wanted[placed]] = True
+    order = order[~placed]
+    displacement += 1
+    assert displacement < 2**16, "two pieces have the same hash"
+  return displacements, slots, num_slots

@@ -75,7 +75,9 @@ def serve_eagerly(run_export, monkeypatch):
         export_saved_model, "save", lambda model, folder: served.append(model)
       )
       run_export(weights, **flags)
-      return types.SimpleNamespace(signatures=served[0].signatures())
+      return types.SimpleNamespace(
+        signatures=served[0].signatures(), model=served[0].model
+      )
 
   return run
 
@@ -161,6 +163,28 @@ def test_other_classifiers_are_served(
   np.testing.assert_allclose(
     answers[outputs[-1]], np.loadtxt(run / "test_results.tsv")[:2], atol=1e-5
   )
+
+
+def test_kernels_are_exported_in_the_type_that_computes(
+  classify, serve_eagerly, init_checkpoint
+):
+  run = classify(do_train=True, num_train_epochs=1)
+  weights = run / "export" / "bert_model.ckpt"
+  exact = serve_eagerly(weights, version=1)
+  rounded = serve_eagerly(weights, version=2, precision="bfloat16")
+  assert exact.model.bert.pooler.kernel.dtype == tf.float32
+  for name, variable in checkpoint.variables_by_name(rounded.model).items():
+    is_kernel = name.endswith("/kernel")
+    assert variable.dtype == (tf.bfloat16 if is_kernel else tf.float32), name
+  texts = ["the cat sat", "a dog ran"]
+  np.testing.assert_allclose(
+    ask(rounded, text=texts)["logits"],
+    ask(exact, text=texts)["logits"],
+    atol=0.05,
+  )
+  # Other programs may train an encoder.
+  encoder = serve_eagerly(init_checkpoint, version=3, precision="bfloat16")
+  assert encoder.model.pooler.kernel.dtype == tf.float32
 
 
 def test_taggers_are_served(tag, serve):

@@ -64,6 +64,8 @@ def test_known_examples(vocab_file):
   ]
   assert words == [[0, 1, 1, 2, 2, 2, 2, 3, 3], [], [], [0], [0], [0, 1]]
   assert (starts[-1], ends[-1]) == ([0, 202], [201, 205])
+  assert tokenize(tokenizer, ["", " "]) == [[[], []]] * 5
+  assert tokenize(tokenizer, []) == [[]] * 5
 
 
 def test_words_of_which_nothing_is_left_may_be_unknown_tokens(vocab_file):
