@@ -342,13 +342,7 @@ def run(
     task, examples, files.init_checkpoint, tokenizer
   )
   data = {
-    name: classification_targets.label_examples(
-      task,
-      name,
-      examples[name],
-      classifier.labels,
-      FLAGS.unseen_labels == "count",
-    )
+    name: _label_examples(task, name, examples[name], classifier.labels)
     for name in examples
   }
   newest = common_flags.find_newest_checkpoint(files.init_checkpoint)
@@ -404,6 +398,19 @@ def run(
 
   if FLAGS.do_predict:
     _predict(task, classifier, recipe, write_splits("test"), explain)
+
+
+def _label_examples(
+  task,
+  name: str,
+  examples: list[classification.Example],
+  labels: tuple[str, ...],
+) -> classification_targets.LabelledExamples:
+  """Returns the examples of a split with what is to be predicted of them."""
+  counts_unseen = FLAGS.unseen_labels == "count"
+  return classification_targets.label_examples(
+    task, name, examples, labels, counts_unseen
+  )
 
 
 def _write_splits(
