@@ -36,6 +36,7 @@ from tasks import squad_answers
 from tasks import squad_evaluation
 from tasks import squad_records
 from tasks import squad_windows
+import tokenization
 from training import run_folder
 
 FLAGS = flags.FLAGS
@@ -80,6 +81,22 @@ def define_flags() -> None:
     "Maximum number of tokens of a question; longer questions are truncated.",
     lower_bound=1,
   )
+  _define_answer_flags()
+  flags.DEFINE_bool(
+    "skip_missing_answers",
+    False,
+    "Whether to skip and count training questions whose answer is not in the "
+    "paragraph, instead of stopping.",
+  )
+  flags.DEFINE_bool(
+    "verbose_logging",
+    False,
+    "Whether to log each question with a problem, and not only their number.",
+  )
+
+
+def _define_answer_flags() -> None:
+  """Defines the flags that say how answers are chosen and scored."""
   flags.DEFINE_integer(
     "n_best_size",
     20,
@@ -110,17 +127,6 @@ def define_flags() -> None:
     "How predicted answers are compared with annotated ones: squad compares "
     "words; cmrc compares Chinese characters, as CMRC 2018 does.",
   )
-  flags.DEFINE_bool(
-    "skip_missing_answers",
-    False,
-    "Whether to skip and count training questions whose answer is not in the "
-    "paragraph, instead of stopping.",
-  )
-  flags.DEFINE_bool(
-    "verbose_logging",
-    False,
-    "Whether to log each question with a problem, and not only their number.",
-  )
 
 
 @launch.owns(
@@ -143,21 +149,11 @@ def main(_):
   )
   tokenizer = common_flags.create_tokenizer(files, config)
 
-  def create_maker(dataset: squad.Dataset) -> squad_windows.WindowMaker:
-    return squad_windows.WindowMaker(
-      dataset,
-      tokenizer,
-      squad_windows.WindowSettings(
-        FLAGS.max_seq_length, FLAGS.doc_stride, FLAGS.max_query_length
-      ),
-      FLAGS.verbose_logging,
-    )
-
   num_train_steps = 0
   if FLAGS.do_predict:
-    predict_maker = create_maker(_read_dataset(FLAGS.predict_file))
+    predict_maker = _create_maker(_read_dataset(FLAGS.predict_file), tokenizer)
   if FLAGS.do_train:
-    train_maker = create_maker(_read_dataset(FLAGS.train_file))
+    train_maker = _create_maker(_read_dataset(FLAGS.train_file), tokenizer)
     training_records = squad_records.write_training_records(
       train_maker,
       run_folder.record_path(FLAGS.output_dir, "train"),
@@ -245,6 +241,20 @@ def _read_dataset(path: str) -> squad.Dataset:
       "--version_2_with_negative."
     )
   return dataset
+
+
+def _create_maker(
+  dataset: squad.Dataset, tokenizer: tokenization.FullTokenizer
+) -> squad_windows.WindowMaker:
+  """Returns the maker of the windows that the flags describe."""
+  return squad_windows.WindowMaker(
+    dataset,
+    tokenizer,
+    squad_windows.WindowSettings(
+      FLAGS.max_seq_length, FLAGS.doc_stride, FLAGS.max_query_length
+    ),
+    FLAGS.verbose_logging,
+  )
 
 
 def _write_report(maker: squad_windows.WindowMaker, name: str) -> None:
