@@ -41,6 +41,8 @@ LIBRARIES = set().union(*LAYERS)
 # It replaces one part of the other program.
 IMPORTED_PROGRAMS = {("run_classifier_with_tfhub", "run_classifier")}
 MOST_FILES_AT_THE_TOP = 28
+# Lines of a body without its docstring.
+MOST_LINES_OF_A_FUNCTION = 60
 # A statement is dense if its expressions are nested this deep.
 DENSE_DEPTH = 7
 LARGEST_DENSE_SHARE = 0.02
@@ -228,6 +230,22 @@ def test_few_statements_are_dense():
         dense[name] += expression_depth(node) >= DENSE_DEPTH
   share = dense.total() / num_statements
   assert share <= LARGEST_DENSE_SHARE, dense.most_common(10)
+
+
+def test_functions_are_short():
+  too_long = []
+  for name, tree in sources().items():
+    for node in ast.walk(tree):
+      if isinstance(node, ast.FunctionDef):
+        has_docstring = ast.get_docstring(node) is not None
+        statements = node.body[1:] if has_docstring else node.body
+        num_lines = 0
+        if statements:
+          last_line = statements[-1].end_lineno
+          num_lines = last_line - statements[0].lineno + 1
+        if num_lines > MOST_LINES_OF_A_FUNCTION:
+          too_long.append(f"{name}.{node.name} has {num_lines} lines")
+  assert not too_long
 
 
 def is_flags(node: ast.AST) -> bool:
