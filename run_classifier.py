@@ -337,16 +337,7 @@ def run(
   _check_flags()
   task = task_of_flags()
   _check_inputs(task)
-  examples = _read_examples(task)
-  classifier = _create_classifier(
-    task, examples, files.init_checkpoint, tokenizer
-  )
-  data = {
-    name: _label_examples(task, name, examples[name], classifier.labels)
-    for name in examples
-  }
-  newest = common_flags.find_newest_checkpoint(files.init_checkpoint)
-  classifier.check_start(newest, files.init_checkpoint, FLAGS.do_train)
+  classifier, data = _read_data(task, files.init_checkpoint, tokenizer)
 
   training = TrainingData()
   if FLAGS.do_train:
@@ -378,7 +369,7 @@ def run(
     classifier.write(FLAGS.output_dir)
     recipe.train(
       training.records.records,
-      len(examples["train"]),
+      len(data["train"].examples),
       training.num_steps,
       (lambda: _evaluate(task, classifier, recipe, dev)) if dev else None,
       list(filter(None, [task.find_file(FLAGS.data_dir, "train")])),
@@ -400,17 +391,29 @@ def run(
     _predict(task, classifier, recipe, write_splits("test"), explain)
 
 
-def _label_examples(
-  task,
-  name: str,
-  examples: list[classification.Example],
-  labels: tuple[str, ...],
-) -> classification_targets.LabelledExamples:
-  """Returns the examples of a split with what is to be predicted of them."""
+def _read_data(
+  task, init_checkpoint: str | None, tokenizer: tokenization.FullTokenizer
+) -> tuple[
+  classifier_config.ClassifierConfig,
+  dict[str, classification_targets.LabelledExamples],
+]:
+  """Returns the classifier, and the examples of each split that is wanted.
+
+  Raises:
+    UserError: The data do not fit together, or not to an earlier run.
+  """
+  examples = _read_examples(task)
+  classifier = _create_classifier(task, examples, init_checkpoint, tokenizer)
   counts_unseen = FLAGS.unseen_labels == "count"
-  return classification_targets.label_examples(
-    task, name, examples, labels, counts_unseen
-  )
+  data = {
+    name: classification_targets.label_examples(
+      task, name, examples[name], classifier.labels, counts_unseen
+    )
+    for name in examples
+  }
+  newest = common_flags.find_newest_checkpoint(init_checkpoint)
+  classifier.check_start(newest, init_checkpoint, FLAGS.do_train)
+  return classifier, data
 
 
 def _write_splits(
