@@ -70,6 +70,29 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "overwrite", False, "Whether to replace a vocabulary that exists already."
   )
+  _define_token_flags()
+  flags.DEFINE_enum(
+    "model_size",
+    None,
+    sorted(released_models.SIZES),
+    "Size of the model described by bert_config.json.",
+  )
+  flags.DEFINE_string(
+    "bert_config_file",
+    None,
+    "Config to use with another vocab_size, instead of --model_size.",
+  )
+  input_paths.mark("bert_config_file", input_paths.check_path)
+  flags.DEFINE_integer(
+    "num_workers",
+    0,
+    "Number of processes; 0 for one per processor if there is enough work.",
+    lower_bound=0,
+  )
+
+
+def _define_token_flags() -> None:
+  """Defines the flags that decide which tokens the vocabulary holds."""
   flags.DEFINE_integer(
     "vocab_size", 30522, "Total number of tokens.", lower_bound=6
   )
@@ -104,24 +127,6 @@ def define_flags() -> None:
     [],
     "More tokens such as [QUERY], next to [PAD], [UNK], [CLS], [SEP] and "
     "[MASK].",
-  )
-  flags.DEFINE_enum(
-    "model_size",
-    None,
-    sorted(released_models.SIZES),
-    "Size of the model described by bert_config.json.",
-  )
-  flags.DEFINE_string(
-    "bert_config_file",
-    None,
-    "Config to use with another vocab_size, instead of --model_size.",
-  )
-  input_paths.mark("bert_config_file", input_paths.check_path)
-  flags.DEFINE_integer(
-    "num_workers",
-    0,
-    "Number of processes; 0 for one per processor if there is enough work.",
-    lower_bound=0,
   )
 
 

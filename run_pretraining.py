@@ -99,6 +99,26 @@ def define_flags() -> None:
     "Maximum number of predictions per record, as given to "
     "create_pretraining_data.py.",
   )
+  _define_length_flags()
+  flags.DEFINE_integer(
+    "max_eval_steps",
+    100,
+    "Maximum number of batches of the evaluation.",
+    lower_bound=1,
+  )
+  _define_mask_flags()
+  flags.DEFINE_bool(
+    "skip_damaged_records",
+    False,
+    "Skip and count damaged records instead of stopping. All files are read "
+    "once before training; files with damage are copied without it to the "
+    "folder `undamaged` in --output_dir.",
+  )
+  _define_long_record_flags()
+
+
+def _define_length_flags() -> None:
+  """Defines the flags of the length of the training."""
   flags.DEFINE_integer(
     "num_train_steps",
     100000,
@@ -120,12 +140,10 @@ def define_flags() -> None:
     "Number of steps in which the learning rate increases.",
     lower_bound=0,
   )
-  flags.DEFINE_integer(
-    "max_eval_steps",
-    100,
-    "Maximum number of batches of the evaluation.",
-    lower_bound=1,
-  )
+
+
+def _define_mask_flags() -> None:
+  """Defines the flags of masks that are drawn while training."""
   flags.DEFINE_bool(
     "dynamic_masking",
     False,
@@ -141,14 +159,6 @@ def define_flags() -> None:
   input_paths.mark("vocab_file", input_paths.check_path)
   common_flags.define_special_tokens_flag()
   common_flags.define_masking_flags("--dynamic_masking")
-  flags.DEFINE_bool(
-    "skip_damaged_records",
-    False,
-    "Skip and count damaged records instead of stopping. All files are read "
-    "once before training; files with damage are copied without it to the "
-    "folder `undamaged` in --output_dir.",
-  )
-  _define_long_record_flags()
 
 
 @flag_help.group("Longer records")
