@@ -43,6 +43,7 @@ _NUM_IDS = 2**32
 # that choose the set, the slot, and the step between slots.
 _SLOTS_PER_SET, _SET_SHIFT, _SLOT_SHIFT, _STEP_SHIFT = 8, 46, 32, 20
 _FEWEST_SLOTS = 2**13
+_MOST_DISPLACEMENTS = 2**12
 
 
 class Tokens(NamedTuple):
@@ -593,8 +594,17 @@ def _place_hashes(
     The displacement of each set, int64 [num_sets]; the slots, int64 [n]; and
     the number of slots, a power of two.
   """
-  # With few slots, two pieces may want the same one at every displacement.
   num_slots = max(1 << (4 * len(hashes)).bit_length(), _FEWEST_SLOTS)
+  # With few slots, two pieces may want the same one at every displacement.
+  while (placed := _try_to_place_hashes(hashes, num_slots)) is None:
+    num_slots *= 2
+  return *placed, num_slots
+
+
+def _try_to_place_hashes(
+  hashes: np.ndarray, num_slots: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Returns the first two results of `_place_hashes`, or None."""
   num_sets = max(num_slots // _SLOTS_PER_SET, 1)
   sets = (hashes >> _SET_SHIFT) & (num_sets - 1)
   set_sizes = np.bincount(sets, minlength=num_sets)
@@ -606,6 +616,8 @@ def _place_hashes(
   is_taken = np.zeros(num_slots, bool)
   displacement = 0
   while len(order):
+    if displacement == _MOST_DISPLACEMENTS:
+      return None
     steps = hashes[order] >> _STEP_SHIFT
     wanted = (hashes[order] >> _SLOT_SHIFT) + displacement * steps
     wanted &= num_slots - 1
@@ -621,5 +633,4 @@ def _place_hashes(
     is_taken[wanted[placed]] = True
     order = order[~placed]
     displacement += 1
-    assert displacement < 2**16, "two pieces have the same hash"
-  return displacements, slots, num_slots
+  return displacements, slots

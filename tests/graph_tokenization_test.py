@@ -7,6 +7,7 @@ import os
 import random
 import unicodedata
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tokenization_test import ODD
@@ -154,3 +155,11 @@ def test_golden(golden_dir):
     ids = tokenize(tokenizer, [case["text"] for case in group])[0]
     for case, row in zip(group, ids):
       assert tokenizer.convert_ids_to_tokens(row) == case["tokens"], case
+
+
+def test_hashes_that_differ_only_in_high_bits_get_slots():
+  # In a small table, these want the same slot at every displacement.
+  first = 5 << 32 | 3 << 20
+  hashes = np.array([first, first + (1 << 45), 7 << 46], np.int64)
+  _, slots, num_slots = graph_tokenization._place_hashes(hashes)
+  assert len(set(slots)) == 3 and slots.max() < num_slots
