@@ -298,6 +298,7 @@ class TPUEstimator:
       self._state.best = None
     self._compare_data_files(data_files)
     if self._has_nothing_to_train(max_steps, evaluate_fn is not None):
+      self._finish_last_save()
       self._restore_best()
       return
     self._check_step_of_chief()
@@ -351,14 +352,26 @@ class TPUEstimator:
 
   def _prepare_model_dir(self) -> None:
     """Removes what a killed run, or one that is restarted, left behind."""
-    folders = (self._best_dir, self._model_dir)
     if self._is_restart:
-      for folder in folders:
+      for folder in (self._best_dir, self._model_dir):
         checkpoint_folder.delete_all(folder)
       self._is_restart = False
-    for folder in folders:
+    self._finish_saves()
+
+  def _finish_saves(self) -> None:
+    """Removes checkpoints that a killed run was still writing or deleting."""
+    for folder in (self._best_dir, self._model_dir):
       if tf.io.gfile.isdir(folder):
         checkpoint_folder.finish_save(folder)
+
+  def _finish_last_save(self) -> None:
+    """Removes what is left if a run was killed after its last checkpoint."""
+    if not self._writes_files:
+      return
+    self._finish_saves()
+    best = self._state.best
+    if best and tf.io.gfile.isdir(self._best_dir):
+      checkpoint_folder.keep_only(self._best_dir, best.step)
 
   def _make_step_loop(self) -> training_step.StepLoop:
     config, spec = self._config, self._spec

@@ -350,6 +350,29 @@ def trained_with_scores(model_dir, scores, **config):
   return estimator, seen
 
 
+def test_a_run_killed_after_its_last_checkpoint_is_finished(
+  tmp_path, monkeypatch
+):
+  scores = {step: 0.1 * step for step in (4, 8, 12, 16, 20)}
+  trained_with_scores(tmp_path / "twin", scores)
+  # The run dies when the last checkpoint exists, and older ones do as well.
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint_folder, "keep_only", lambda *unused: None)
+    trained_with_scores(tmp_path / "run", scores)
+  (tmp_path / "run" / "model.ckpt-7.data-00000-of-00001").write_text("")
+  journal = tmp_path / "run" / "checkpoint.journal"
+  checkpoint_folder._write_journal(str(journal.parent), ["model.ckpt-7"])
+  assert journal.exists()
+  trained_with_scores(tmp_path / "run", scores)
+  for folder in (".", "best"):
+    names = [
+      {path.name for path in (tmp_path / run / folder).glob("*ckpt*")}
+      for run in ("twin", "run")
+    ]
+    assert names[0] == names[1]
+  assert not journal.exists()
+
+
 def test_best_weights_are_kept_and_used(tmp_path):
   scores = {4: 0.1, 8: 0.3, 12: 0.2, 16: 0.3, 20: 0.25}
   estimator, seen = trained_with_scores(tmp_path, scores)
