@@ -48,6 +48,11 @@ CJK_BLOCKS = (
 _CACHE_SIZE = 2**18
 _CACHED_LENGTH = 40
 
+_FIRST_CJK = chr(min(first for first, _ in CJK_BLOCKS))
+# A run of Chinese characters. The parenthesis makes `re.split` return the runs,
+# as every second part.
+_CJK_RANGES = "".join(f"{chr(a)}-{chr(b)}" for a, b in CJK_BLOCKS)
+_CJK_RUN = re.compile(f"([{_CJK_RANGES}]+)")
 # The stretches that `str.split` returns.
 _STRETCH = re.compile(r"\S+")
 # Stands for bytes that are no text. It is dropped, although it is printable.
@@ -149,13 +154,23 @@ def _has_kept_marks(text: str) -> bool:
   return any(map(_KEPT_MARKS.__getitem__, text))
 
 
+# Characters that occurred in text that did not need context. To ask a set
+# about all characters at once is faster than a loop over them.
+_WITHOUT_CONTEXT: set[str] = set()
+
+
 def _needs_context(text: str) -> bool:
   """Returns whether characters of `text` influence how others are normalized.
 
   There are two cases: a capital sigma is lower-cased by its place in the word,
   and marks that are kept are put in canonical order.
   """
-  return not text.isascii() and ("Σ" in text or _has_kept_marks(text))
+  if text.isascii() or _WITHOUT_CONTEXT.issuperset(text):
+    return False
+  if "Σ" in text or _has_kept_marks(text):
+    return True
+  _WITHOUT_CONTEXT.update(text)
+  return False
 
 
 def _lower_sigmas(text: str) -> str:
@@ -227,6 +242,8 @@ class BasicTokenizer:
     alternatives = "|".join(map(re.escape, longest_first))
     self._never_split_pattern = re.compile(f"({alternatives})")
     self._table = _Table(self.normalize_char)
+    # Characters that stay as they are in every context, found so far.
+    self._unchanged: set[str] = set()
 
   def tokenize(self, text: str | bytes) -> list[str]:
     """Returns the words and punctuation marks of `text`."""
@@ -252,12 +269,17 @@ class BasicTokenizer:
     """Returns the words and punctuation marks of text without white space."""
     if stretch in self.never_split:
       return [stretch]
+    if self._unchanged.issuperset(stretch):
+      return [stretch]
     if _needs_context(stretch):
       # Printable text was not cleaned, and may hold this one character.
       stretch = stretch.replace(_REPLACEMENT, "")
       forms = [form for _, form in self._normalize_parts(stretch)]
       return "".join(forms).split()
-    return stretch.translate(self._table).split()
+    normalized = stretch.translate(self._table)
+    if normalized == stretch and stretch:
+      self._unchanged.update(stretch)
+    return normalized.split()
 
   def split_with_offsets(self, text: str) -> list[Word]:
     """Returns the words of `text`, and the source of each of their characters.
@@ -384,8 +406,20 @@ class WordpieceTokenizer:
     self.vocab = vocab
     self.unk_token = unk_token
     self.max_input_chars_per_word = max_input_chars_per_word
-    # The search for a piece needs no longer candidates than this.
-    self._longest = max(map(len, vocab))
+    # Pieces inside of words by their text without ##, which then need not be
+    # put before each candidate.
+    self._inner_pieces: dict[str, str] = {}
+    first_bits: dict[str, int] = {}
+    inner_bits: dict[str, int] = {}
+    for piece in vocab:
+      text, bits = piece, first_bits
+      if piece.startswith("##"):
+        text, bits = piece[len("##") :], inner_bits
+        self._inner_pieces[text] = piece
+      key = text[:_KEY_LENGTH]
+      bits[key] = bits.get(key, 0) | 1 << len(text)
+    self._first_lengths = _PieceLengths(vocab, first_bits)
+    self._inner_lengths = _PieceLengths(self._inner_pieces, inner_bits)
 
   def tokenize(self, text: str | bytes) -> list[str]:
     """Returns the pieces of text that `BasicTokenizer` normalized.
@@ -402,28 +436,84 @@ class WordpieceTokenizer:
       return [self.unk_token]
     if word in self.vocab:
       return [word]
-    pieces: list[str] = []
-    start = 0
+    if not word:
+      return []
+    lengths = self._first_lengths[word[:_KEY_LENGTH]]
+    if word.startswith("##"):  # not in text that was split at punctuation
+      lengths = range(len(word), 0, -1)
+    for length in lengths:
+      piece = word[:length]
+      if piece in self.vocab:
+        break
+    else:
+      return [self.unk_token]
+    pieces = [piece]
+    start = len(piece)
     while start < len(word):
-      piece = self._longest_piece(word, start)
-      if piece is None:
+      key = word[start : start + _KEY_LENGTH]
+      for length in self._inner_lengths[key]:
+        # A length that is more than is left gives all that is left.
+        text = word[start : start + length]
+        if text in self._inner_pieces:
+          break
+      else:
         return [self.unk_token]
-      pieces.append(piece)
-      start += len(piece) - (2 if start else 0)
+      pieces.append(self._inner_pieces[text])
+      start += len(text)
     return pieces
 
-  def _longest_piece(self, word: str, start: int) -> str | None:
-    """Returns the longest piece of `word` that begins at a place, or None."""
-    prefix = "##" if start else ""
-    longest_end = min(len(word), start + self._longest)
-    for end in range(longest_end, start, -1):
-      piece = prefix + word[start:end]
-      if piece in self.vocab:
-        return piece
-    return None
+
+# Number of characters by which `_PieceLengths` is searched.
+_KEY_LENGTH = 3
+
+
+class _PieceLengths(dict[str, Sequence[int]]):
+  """Map from the next characters of a word to the lengths of pieces to try.
+
+  pieces       un  una  unable  under
+  next "una"   6 3 2
+  next "unx"   2
+  """
+
+  def __init__(self, pieces: Mapping[str, Any], bits: Mapping[str, int]):
+    """Makes no lists yet: few of them are ever needed.
+
+    Args:
+      pieces: Mapping whose keys are the texts of the pieces.
+      bits: First characters of pieces -> number with one bit for each length.
+    """
+    super().__init__()
+    self._pieces = pieces
+    self._bits = bits
+
+  def __missing__(self, key: str) -> Sequence[int]:
+    bits = self._bits.get(key, 0)
+    for length in range(1, len(key)):
+      if key[:length] in self._pieces:
+        bits |= 1 << length
+    lengths = self[key] = _list_bits(bits)
+    return lengths
+
+
+@functools.cache
+def _list_bits(bits: int) -> Sequence[int]:
+  """Returns the places of the bits of a number, the highest first."""
+  return [n for n in range(bits.bit_length() - 1, 0, -1) if bits >> n & 1]
 
 
 # --- Both steps --------------------------------------------------------------
+
+
+class _CharIds(dict[str, int]):
+  """A cache of the ids of characters."""
+
+  def __init__(self, compute: Callable[[str], int]):
+    super().__init__()
+    self._compute = compute
+
+  def __missing__(self, char: str) -> int:
+    token_id = self[char] = self._compute(char)
+    return token_id
 
 
 class _IdCache(dict[str, tuple[int, ...]]):
@@ -500,6 +590,9 @@ class FullTokenizer:
     self.wordpiece_tokenizer = WordpieceTokenizer(
       self.vocab, special_tokens.unk
     )
+    # Parts of a stretch may look like a token that the stretch does not hold.
+    self._splits_at_cjk = tokenize_chinese_chars and not never_split
+    self._cjk_ids = _CharIds(self._encode_cjk)
     self._word_ids = _IdCache(self._encode_word)
     self._stretch_ids = _IdCache(self._encode_stretch)
 
@@ -604,9 +697,38 @@ class FullTokenizer:
     return convert_by_vocab(self.inv_vocab, ids)
 
   def _encode_stretch(self, stretch: str) -> tuple[int, ...]:
+    # Most scripts come before the Chinese characters.
+    if self._splits_at_cjk and max(stretch) >= _FIRST_CJK:
+      parts = _CJK_RUN.split(stretch)
+      if len(parts) > 1:
+        return self._encode_between_cjk(parts)
     words = self.basic_tokenizer.split_stretch(stretch)
     ids = map(self._word_ids.__getitem__, words)
     return tuple(itertools.chain.from_iterable(ids))
+
+  def _encode_between_cjk(self, parts: Sequence[str]) -> tuple[int, ...]:
+    """Returns the ids of a stretch that has Chinese characters.
+
+    Every Chinese character is a word and separates its neighbours, so all parts
+    have the ids that they would have alone. Chinese has no spaces: most
+    stretches occur once, but their characters often.
+
+    Args:
+      parts: The stretch; every second part holds only Chinese characters.
+    """
+    ids: list[int] = []
+    for number, part in enumerate(parts):
+      if number % 2:
+        ids.extend(map(self._cjk_ids.__getitem__, part))
+      elif part:
+        ids.extend(self._stretch_ids[part])
+    return tuple(ids)
+
+  def _encode_cjk(self, char: str) -> int:
+    """Returns the id of a Chinese character, which is a word of one piece."""
+    [word] = self.basic_tokenizer.split_stretch(char)
+    [token_id] = self._word_ids[word]
+    return token_id
 
   def _encode_word(self, word: str) -> tuple[int, ...]:
     pieces = self.wordpiece_tokenizer.split_word(word)
