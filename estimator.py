@@ -388,7 +388,9 @@ class TPUEstimator:
     )
     return training_step.StepLoop(step, self._global_step, self._loss_scale)
 
-  def _make_training_iterator(self, input_fn: InputFn, first_step: int) -> Any:
+  def _make_training_iterator(
+    self, input_fn: InputFn, first_step: int = 0
+  ) -> Any:
     """Returns an iterator over (features, position of the next batch)."""
     dataset = training_data.resume_training_data(
       input_fn,

@@ -57,7 +57,7 @@ def start_training(monkeypatch, request, tmp_path):
   """
   calls = []
 
-  def train(self, input_fn, max_steps, evaluate_fn=None, data_files=()):
+  def train(self, input_fn, max_steps, *unused, **unused_too):
     params = {"batch_size": 2, "seed": 1}
     features = next(iter(input_fn(params)))
     self._spec.loss_fn(features, None)

@@ -549,7 +549,11 @@ def one_device_losses(tmp_path_factory):
     (1, dict(gradient_accumulation_steps=4)),
     (1, dict(recompute=True)),
     (1, dict(xla=True)),
-    (2, dict(gradient_accumulation_steps=2, recompute=True, xla=True)),
+    pytest.param(
+      2,
+      dict(gradient_accumulation_steps=2, recompute=True, xla=True),
+      marks=pytest.mark.large,
+    ),
   ],
 )
 def test_how_a_batch_is_carried_changes_nothing(
@@ -592,9 +596,9 @@ def head_features(head, rows=8, length=16):
   "head, num_hidden_layers",
   [
     (heads.SINGLE_LABEL, 2),
-    (heads.SPAN, 1),
-    (heads.TAGGING, 1),
-    (heads.MULTIPLE_CHOICE, 1),
+    pytest.param(heads.SPAN, 1, marks=pytest.mark.large),
+    pytest.param(heads.TAGGING, 1, marks=pytest.mark.large),
+    pytest.param(heads.MULTIPLE_CHOICE, 1, marks=pytest.mark.large),
   ],
 )
 def test_every_training_step_compiles_whole(tmp_path, head, num_hidden_layers):

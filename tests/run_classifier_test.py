@@ -463,6 +463,7 @@ def test_a_folder_stands_for_the_model(
     run("huge", "c")
 
 
+@pytest.mark.large
 def test_a_student_learns_the_predictions_of_its_teacher(
   classify, config_file, monkeypatch
 ):

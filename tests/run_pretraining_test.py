@@ -56,6 +56,7 @@ def test_pretraining_on_packed_records(create, pretrain):
   assert "next_sentence_loss" in results
 
 
+@pytest.mark.large
 def test_predicted_words_are_recorded_at_checkpoints(
   records, pretrain, vocab_file
 ):
@@ -377,6 +378,7 @@ def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
   assert is_trained[24:40].any()
 
 
+@pytest.mark.large
 def test_a_time_is_the_number_of_steps_that_fits(
   records, pretrain, config_file, tmp_path, monkeypatch
 ):

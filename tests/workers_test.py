@@ -104,7 +104,8 @@ def test_workers_end_when_the_iteration_stops_early(tmp_path):
 
 
 def say_and_wait(text):
-  print(text, flush=True)
+  # In one piece, because two workers write to one pipe.
+  os.write(1, f"{text}\n".encode())
   wait_for("/nowhere")
   print("survived", flush=True)
 

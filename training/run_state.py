@@ -39,7 +39,6 @@ class RunState:
 
   Attributes:
     input_position: Place in the data where the next batch begins.
-    input_first_step: Step at which the run began to read its present data.
     train_batch_size: Batch size of the steps so far.
     loss_scale: Factor of a float16 loss, and number of good steps since it
       changed. None for other types.
@@ -49,10 +48,10 @@ class RunState:
     settings: Flags of the run when this was saved.
     model_config: Config of the model; empty if it has none.
     data_files: Path -> fingerprint of the files that it was last trained on.
+    input_first_step: Step at which the run began to read its present data.
   """
 
   input_position: list[int] | None = None
-  input_first_step: int = 0
   train_batch_size: int | None = None
   loss_scale: list[float] | None = None
   skipped_steps: int = 0
@@ -61,6 +60,7 @@ class RunState:
   settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
   model_config: Mapping[str, object] = dataclasses.field(default_factory=dict)
   data_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  input_first_step: int = 0
 
   @classmethod
   def from_json(cls, fields: Mapping[str, Any], path: str) -> RunState:
@@ -185,7 +185,6 @@ def _or_none(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _FIELD_CHECKS = {
   "input_position": _or_none(_is_position),
-  "input_first_step": _is_count,
   "train_batch_size": _or_none(lambda value: _is_count(value) and value > 0),
   "loss_scale": _or_none(_is_loss_scale),
   "skipped_steps": _is_count,
@@ -194,4 +193,5 @@ _FIELD_CHECKS = {
   "settings": lambda value: isinstance(value, dict),
   "model_config": lambda value: isinstance(value, dict),
   "data_files": lambda value: isinstance(value, dict),
+  "input_first_step": _is_count,
 }
