@@ -698,7 +698,7 @@ class FullTokenizer:
 
   def _encode_stretch(self, stretch: str) -> tuple[int, ...]:
     # Most scripts come before the Chinese characters.
-    if self._splits_at_cjk and max(stretch) >= _FIRST_CJK:
+    if self._splits_at_cjk and max(stretch, default="") >= _FIRST_CJK:
       parts = _CJK_RUN.split(stretch)
       if len(parts) > 1:
         return self._encode_between_cjk(parts)

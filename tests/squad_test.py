@@ -167,7 +167,7 @@ def test_the_layout_of_cmrc_2018(tmp_path):
 def test_ids(tmp_path, caplog, given, expected):
   first = {**QUESTION, "id": "q1"}
   second = {**QUESTION, "id": given}
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     dataset = squad.read_dataset(write(tmp_path, article(first, second)))
   assert [question.id for question in dataset.questions] == ["q1", expected]
   is_made = expected.startswith("question")
