@@ -170,7 +170,8 @@ def opened():
   # Chromium reads commands from the file 3, and writes answers to the file 4.
   command_out, command_in = os.pipe()
   answer_out, answer_in = os.pipe()
-  with tempfile.TemporaryDirectory() as profile:
+  # The browser may still write to its folder while it ends.
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     process = subprocess.Popen(
       [
         *("bash", "-c", f'exec "$@" 3<&{command_out} 4>&{answer_in}', "bash"),
