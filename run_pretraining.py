@@ -217,6 +217,22 @@ class _TrainingPart(NamedTuple):
   share: float
 
 
+class _MeasuredPart(NamedTuple):
+  """The speed of a part of the training.
+
+  Attributes:
+    share: Share of the steps of the run.
+    times: Measured times of its steps.
+    seconds_used: Time since the start of the program, after the measurement.
+    is_chief: True for the only machine, or the first of several.
+  """
+
+  share: float
+  times: time_budget.StepTimes
+  seconds_used: float
+  is_chief: bool
+
+
 class _RunLength(NamedTuple):
   """Number of steps of the run, and of its warm-up."""
 
@@ -359,7 +375,7 @@ class _PretrainingRun:
     history = self._create_mask_history(estimator)
     with _name_damage(part.files, part.record_format, self._config):
       watch.begin(
-        learning_check.measure_entropies(part.files, part.record_format)
+        lambda: learning_check.measure_entropies(part.files, part.record_format)
       )
       estimator.train(
         self._create_train_input_fn(part),
@@ -438,36 +454,38 @@ class _PretrainingRun:
       "Measuring the speed for --train_hours=%g; these steps are not kept.",
       FLAGS.train_hours,
     )
-    measured, seconds_used, is_chief = [], 0.0, False
-    for part in self._parts:
-      estimator = self._create_measured_estimator(part)
-      times = self._measure_steps(estimator, part)
-      # All machines have to plan with the same numbers.
-      times = time_budget.StepTimes(*map(estimator.broadcast_from_chief, times))
-      measured.append((times, part.share))
-      seconds_used = time.monotonic() - launch.STARTED
-      seconds_used = estimator.broadcast_from_chief(seconds_used)
-      is_chief = estimator.is_chief
+    measured = [self._measure_part(part) for part in self._parts]
     num_warmup_steps = None
     if FLAGS["num_warmup_steps"].present:
       num_warmup_steps = FLAGS.num_warmup_steps
     budget = time_budget.plan(
-      FLAGS.train_hours, seconds_used, measured, num_warmup_steps
+      FLAGS.train_hours,
+      measured[-1].seconds_used,
+      [(part.times, part.share) for part in measured],
+      num_warmup_steps,
     )
-    if is_chief:
+    if measured[-1].is_chief:
       budget.write(FLAGS.output_dir)
     return budget
 
-  def _create_measured_estimator(
-    self, part: _TrainingPart
-  ) -> estimator_lib.TPUEstimator:
-    """Returns an estimator that writes nothing."""
+  def _measure_part(self, part: _TrainingPart) -> _MeasuredPart:
+    """Measures the speed of a part, with an estimator that writes nothing."""
     gc.collect()  # the memory of the part before is needed
     run_config = dataclasses.replace(
       self._run_config, model_dir=None, restart=False
     )
     # The number of steps changes the learning rate and not the speed.
-    return self.create_estimator(part, _length_of_flags(), run_config)
+    estimator = self.create_estimator(part, _length_of_flags(), run_config)
+    times = self._measure_steps(estimator, part)
+    seconds_used = time.monotonic() - launch.STARTED
+    # All machines have to plan with the same numbers.
+    agree = estimator.broadcast_from_chief
+    return _MeasuredPart(
+      share=part.share,
+      times=time_budget.StepTimes(*map(agree, times)),
+      seconds_used=agree(seconds_used),
+      is_chief=estimator.is_chief,
+    )
 
   def _measure_steps(
     self, estimator: estimator_lib.TPUEstimator, part: _TrainingPart

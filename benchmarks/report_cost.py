@@ -32,7 +32,7 @@ from tasks import attribution
 
 FLAGS = flags.FLAGS
 
-# What is timed: name -> module, function.
+# Timed functions: name -> module, function.
 _TIMED = {
   "examples, with their words": (classification_report, "write_examples"),
   "words alone": (attribution, "attribute_words"),

@@ -62,7 +62,7 @@ def write(
 
   Args:
     section: Heading of docs/results.md under which the table stands.
-    title: What was measured, in a few words.
+    title: The measured quantity, in a few words.
     rows: Rows of the table: name of a column -> text or number. Numbers are
       shown as they are, so round them to the digits that mean something. Rows
       may lack columns. A column `unit` says what the numbers of a row are.

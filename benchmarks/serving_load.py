@@ -57,7 +57,7 @@ def define_flags() -> None:
 
 
 class Load(NamedTuple):
-  """What clients saw.
+  """Results that clients saw.
 
   Attributes:
     answers: Number of a text -> its answers.

@@ -99,8 +99,8 @@ def set_up() -> None:
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().setFormatter(_Formatter())
-  # Messages of TensorFlow's C++ code: errors only. Its warnings are about ways
-  # of computing, which users do not choose.
+  # TensorFlow's C++ code shows errors only. Its warnings are about kernels and
+  # devices, which users do not choose.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

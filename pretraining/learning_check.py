@@ -8,7 +8,8 @@ way, a next sentence loss equal to the entropy of its labels is pure chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 
 from absl import logging
 import numpy as np
@@ -113,19 +114,20 @@ class LearningWatch:
       num_warmup_steps: Number of steps of the warm-up.
     """
     self._num_warmup_steps = num_warmup_steps
-    self._entropies: dict[str, float] = {}
+    self._measure: Callable[[], Mapping[str, float]] = dict
     self._recent: dict[str, list[float]] = {}  # losses of the last steps
     self._step = 0
     self._warned: set[str] = set()
 
-  def begin(self, entropies: Mapping[str, float]) -> None:
+  def begin(self, measure: Callable[[], Mapping[str, float]]) -> None:
     """Begins to watch the training on some records.
 
     Args:
-      entropies: Result of `measure_entropies` for the records.
+      measure: Returns `measure_entropies` of the records. It is called when
+        there are enough losses to compare, which short runs never have.
     """
-    self._entropies = dict(entropies)
-    self._recent = {name: [] for name in entropies}
+    self._measure = functools.cache(measure)
+    self._recent = {name: [] for name in _ADVICE}
 
   def __call__(self, step: int, report) -> bool:
     """Takes note of the steps of a call of the graph; see `StepReport`."""
@@ -157,12 +159,12 @@ class LearningWatch:
     losses = self._recent[name]
     if len(losses) < _WINDOW:
       return False
-    return self._mean_loss(name) > self._entropies[name] - _MARGIN[name]
+    return self._mean_loss(name) > self._measure()[name] - _MARGIN[name]
 
   def _mean_loss(self, name: str) -> float:
     return float(np.mean(self._recent[name]))
 
   def _describe(self, name: str) -> str:
     return _ADVICE[name].format(
-      loss=self._mean_loss(name), entropy=self._entropies[name]
+      loss=self._mean_loss(name), entropy=self._measure()[name]
     )

@@ -10,7 +10,7 @@ classification_report  parts about texts with labels or values
 tagging_report         parts about tagged words
 question_report        parts about questions and answers
 choice_report          parts about choices of what follows
-mask_report            masked words that a pre-training predicts as it goes on
+mask_report            predictions for masked words while a model is pre-trained
 grid_report            the part about the runs of run_glue.py
 comparison             a page of several runs next to each other
 earlier_files          parts about runs without files of examples

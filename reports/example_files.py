@@ -65,7 +65,7 @@ def keep_running(
   """Turns an error of making a report into a warning: the run counts more.
 
   Args:
-    consequence: What the error leads to, for the warning.
+    consequence: Consequence of the error, for the warning.
   """
   try:
     yield

@@ -1,4 +1,4 @@
-"""The part about masked words: what a pre-training predicts as it goes on.
+"""The part about masked words: predictions at the checkpoints of a run.
 
 Training predicts the masked words of a few fixed records at its checkpoints.
 `report_masks.json` keeps the likeliest words at some of these steps; the page
@@ -67,7 +67,7 @@ def predict(
 
 
 class MaskHistory:
-  """Writes the file while a training goes on.
+  """Writes the file during training.
 
   A run that was interrupted and resumed leaves the same file as one that was
   not: the content is a function of the steps so far.

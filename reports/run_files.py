@@ -70,7 +70,7 @@ class SplitSummary(NamedTuple):
 
   @property
   def is_sampled(self) -> bool:
-    """Whether lengths and labels are those of some of the records."""
+    """True if lengths and labels come from a sample of the records."""
     return self.num_records > _MOST_RECORDS
 
 

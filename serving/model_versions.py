@@ -271,7 +271,7 @@ class ModelLibrary:
     next(iter(self.models.values())).update()
 
   def update(self) -> None:
-    """Loads versions that are new; an error is logged, and the rest goes on."""
+    """Loads new versions; logs an error, and continues with the others."""
     for model in self.models.values():
       if self._has_ended.is_set():
         return

@@ -119,7 +119,7 @@ class RowBatches:
       max_delay: How long a row may wait for others to join it, in seconds. The
         wait for the batches before it counts.
       max_waiting: Largest number of rows that wait.
-      observe: Is told the number of rows and the seconds of each batch.
+      observe: Called with the number of rows and the seconds of each batch.
     """
     self._max_batch_size = max_batch_size
     self._max_delay = max_delay

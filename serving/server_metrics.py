@@ -1,4 +1,4 @@
-"""What a server counts and measures, in the format of Prometheus."""
+"""Counters and timings of a server, in the format of Prometheus."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_the_words_that_decide_are_found(tokenizer):
   words = attribution.attribute_words(
     model, tokenizer, classifier, [pair, single], [1, 0]
   )
-  # What raises both logits decides nothing.
+  # A token that raises both logits does not change the decision.
   assert show(pair, words[0]) == [
     [("Good", 3.0), ("UNAFFABLE", 1.0)],
     [("bad", -1.0)],

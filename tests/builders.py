@@ -110,11 +110,13 @@ def define_flags(program: types.ModuleType) -> None:
 def set_flags(program: types.ModuleType, **values) -> None:
   """Sets the flags of a program, like its command line does.
 
-  A tuple stands for a flag that is repeated.
+  A tuple stands for a repeated flag, and None for one that is not given.
   """
   define_flags(program)
   arguments = []
   for name, value in values.items():
+    if value is None:
+      continue
     repeated = value if isinstance(value, tuple) else (value,)
     arguments += [f"--{name}={one}" for one in repeated]
   flags.FLAGS([program.__name__, *arguments])

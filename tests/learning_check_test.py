@@ -25,7 +25,7 @@ def warnings(caplog):
 def watch(losses_of_calls, num_warmup_steps=100):
   """Shows a watch calls of 50 steps each, with one loss per call."""
   watch = learning_check.LearningWatch(num_warmup_steps)
-  watch.begin(ENTROPIES)
+  watch.begin(lambda: ENTROPIES)
   for number, parts in enumerate(losses_of_calls, 1):
     report = training_step.StepReport(
       {name: np.full(50, loss) for name, loss in parts.items()}, 0, 0, 0, 0

@@ -200,7 +200,7 @@ def test_every_place_is_masked_equally_often(num_rows, seq_length):
   )
   columns = masked.positions[masked.weights > 0]
   assert len(columns) == 3 * num_rows
-  # Of each ninth of a row.
+  # Counts for each ninth of a row.
   counts = np.bincount(columns * 9 // seq_length, minlength=9)
   np.testing.assert_allclose(counts / len(columns), 1 / 9, atol=0.015)
 

@@ -184,7 +184,7 @@ def test_limits_are_answered_and_harm_nobody():
 
 @contextlib.contextmanager
 def held(library):
-  """Yields an event that lets the model go on, and one that tells it waits."""
+  """Yields an event that releases the model, and one set when it waits."""
   go_on, waits = threading.Event(), threading.Event()
 
   def wait():
@@ -220,7 +220,7 @@ def test_a_full_queue_says_when_to_try_again():
       refused = answer(client, "d")
       assert refused.status_code == 503
       assert int(refused.headers["retry-after"]) >= 1
-      # What needs no model is answered.
+      # Requests that need no model are answered.
       assert client.get("/healthz").status_code == 200
       go_on.set()
       for thread in threads:

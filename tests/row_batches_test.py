@@ -28,7 +28,7 @@ def run(test):
 
 
 class Model:
-  """A function of batches, which waits until it may go on.
+  """A function of batches, which waits until it is released.
 
   Attributes:
     batches: The rows of each call.

@@ -27,7 +27,6 @@ import modeling
 from pretraining import input_pipeline
 from pretraining import masking
 from pretraining import record_formats
-import run_pretraining
 import tokenization
 from training import time_budget
 
@@ -380,23 +379,8 @@ def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
 
 @pytest.mark.large
 def test_a_time_is_the_number_of_steps_that_fits(
-  records, pretrain, config_file, tmp_path, monkeypatch
+  records, pretrain, monkeypatch
 ):
-  def pretrain_for_a_time(output, **flags):
-    builders.run_program(
-      run_pretraining,
-      input_file=records,
-      bert_config_file=config_file,
-      output_dir=tmp_path / output,
-      do_train=True,
-      max_seq_length=24,
-      max_predictions_per_seq=4,
-      train_batch_size=8,
-      learning_rate=0.001,
-      **flags,
-    )
-    return tmp_path / output
-
   planned = []
 
   def plan(train_hours, seconds_used, parts, num_warmup_steps):
@@ -406,8 +390,9 @@ def test_a_time_is_the_number_of_steps_that_fits(
     return time_budget.TimeBudget(train_hours, 4, 2)
 
   monkeypatch.setattr(time_budget, "plan", plan)
-  flags = dict(train_hours=1e-6)
-  run = pretrain_for_a_time("timed", **flags)
+  not_given = dict(num_train_steps=None, num_warmup_steps=None)
+  flags = dict(train_hours=1e-6, **not_given)
+  run = pretrain(records, "timed", **flags)
   [(seconds_used, [(times, share)], num_warmup_steps)] = planned
   assert seconds_used > 0 and times.seconds_per_step > 0
   assert share == 1.0 and num_warmup_steps is None
@@ -416,15 +401,15 @@ def test_a_time_is_the_number_of_steps_that_fits(
   for name in ("model.ckpt-4.index", "model.ckpt-4.data-00000-of-00001"):
     assert (run / name).read_bytes() == (same / name).read_bytes()
   # A run that resumes keeps the number, another time is refused.
-  pretrain_for_a_time("timed", **flags)
+  pretrain(records, "timed", **flags)
   assert len(planned) == 1
   with pytest.raises(UserError, match="There is no time"):
-    pretrain_for_a_time("timed", restart=True, num_warmup_steps=1, **flags)
+    pretrain(records, "timed", restart=True, **{**flags, "num_warmup_steps": 1})
   assert planned[1][2] == 1
   with pytest.raises(UserError, match="begun with --train_hours=1e-06"):
-    pretrain_for_a_time("timed", train_hours=2)
+    pretrain(records, "timed", **{**flags, "train_hours": 2})
   with pytest.raises(UserError, match="begun with a number of steps"):
-    pretrain_for_a_time("counted", **flags)
+    pretrain(records, "counted", **flags)
 
 
 def test_a_lost_list_of_checkpoints_is_an_error(records, pretrain, tmp_path):
