@@ -65,3 +65,11 @@ def test_a_budget_is_read_as_it_was_written(tmp_path):
   assert time_budget.read(str(tmp_path), 1.5, False) is None
   budget.write(str(tmp_path))
   assert time_budget.read(str(tmp_path), 1.5, True) == budget
+
+
+def test_a_run_that_was_begun_with_another_length_is_refused(tmp_path):
+  with pytest.raises(UserError, match="begun with a number of steps"):
+    time_budget.read(str(tmp_path), 1.5, True)
+  time_budget.TimeBudget(1.5, 9, 1).write(str(tmp_path))
+  with pytest.raises(UserError, match="begun with --train_hours=1.5"):
+    time_budget.read(str(tmp_path), 2.0, True)
