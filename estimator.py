@@ -266,7 +266,9 @@ class TPUEstimator:
 
     Args:
       input_fn: (params) -> an endless Dataset of batches of
-        `params["batch_size"]` examples, in the same order each time. A batch
+        `params["batch_size"]` examples, in the same order each time. If it is
+        (params, share), several machines need not read the same: it then
+        returns the part of an `input_shares.InputShare`. A batch
         may carry the feature `input_position`, int64 [n], which says where the
         next batch begins. A run that resumes passes it, as the list
         `params["input_position"]`, and the Dataset has to begin there. Batches
@@ -392,16 +394,23 @@ class TPUEstimator:
     self, input_fn: InputFn, first_step: int = 0
   ) -> Any:
     """Returns an iterator over (features, position of the next batch)."""
-    dataset = training_data.resume_training_data(
-      input_fn,
-      self._params,
-      self._train_batch_size,
-      self.global_step,
-      self._state,
-      first_step,
-    )
-    dataset = training_data.disable_autotune(dataset)
-    return iter(self._devices.distribute_training_data(dataset))
+    restored = self._state
+
+    def create_dataset(share):
+      # A Cloud TPU has several shares, each of which begins at the same place.
+      self._state = dataclasses.replace(restored)
+      dataset = training_data.resume_training_data(
+        input_fn,
+        self._params,
+        self._train_batch_size,
+        self.global_step,
+        self._state,
+        first_step,
+        share,
+      )
+      return training_data.disable_autotune(dataset)
+
+    return iter(self._devices.distribute_training_data(create_dataset))
 
   def _open_progress(self, max_steps: int) -> training_log.Progress:
     peak_flops = None
@@ -430,7 +439,6 @@ class TPUEstimator:
     if evaluate_fn:
       stops.append(self._config.eval_every_steps)
     step = self.global_step
-    position = tf.constant(self._state.input_position, tf.int64)
     is_saved, signal_number = True, 0
     is_ended = False  # by the observer
     while True:
@@ -463,9 +471,8 @@ class TPUEstimator:
       next_stops = [(step // every + 1) * every for every in stops]
       num_steps = min(max_steps, *next_stops) - step
       num_steps = min(num_steps, self._config.iterations_per_loop)
-      result = self._make_steps(num_steps, position, tools)
+      result = self._make_steps(num_steps, tools)
       step = self.global_step
-      position = result.position
       is_saved = False
       signal_number = interruption.signal_of(result.flags.numpy())
       if observer:
@@ -473,7 +480,7 @@ class TPUEstimator:
         is_ended = bool(self._devices.broadcast_from_chief(vote))
 
   def _make_steps(
-    self, num_steps: int, position: tf.Tensor, tools: _TrainingTools
+    self, num_steps: int, tools: _TrainingTools
   ) -> training_step.LoopResult:
     """Makes up to `num_steps` steps, checks them and reports them.
 
@@ -484,16 +491,14 @@ class TPUEstimator:
 
     def newest_checkpoint():
       tools.writer.wait()
-      if not self._model_dir:
-        return None
-      return checkpoint_folder.find_latest(self._model_dir)
+      return self._find_newest_checkpoint()
 
     explained = step_errors.explain_errors(
       step, self._train_batch_size, self._devices.num_workers, newest_checkpoint
     )
     with explained, tools.call.limited():
       result = tools.step_loop(
-        tools.iterator, tf.constant(num_steps), position, tools.call.flags
+        tools.iterator, tf.constant(num_steps), tools.call.flags
       )
       report = tf.nest.map_structure(lambda x: x.numpy(), result.report)
     is_bad = ~np.isfinite(report.loss) | ~np.isfinite(report.gradient_norm)
@@ -511,6 +516,17 @@ class TPUEstimator:
       step, report, float(learning_rate), self._state.skipped_steps
     )
     return result._replace(report=report)
+
+  def _find_newest_checkpoint(self) -> str | None:
+    if not self._model_dir:
+      return None
+    return checkpoint_folder.find_latest(self._model_dir)
+
+  def _explain_lost_workers(self):
+    """Returns a context in which the loss of another machine is explained."""
+    return step_errors.explain_lost_workers(
+      self._devices.num_workers, self._find_newest_checkpoint
+    )
 
   def _is_done(self, step: int, max_steps: int) -> bool:
     patience = self._config.early_stopping_patience
@@ -572,15 +588,15 @@ class TPUEstimator:
     """Returns averages of all losses and metrics, `loss` and `global_step`.
 
     Args:
-      input_fn: (params) -> a Dataset of batches of `params["batch_size"]`.
+      input_fn: (params) or (params, share) -> a Dataset of batches of
+        `params["batch_size"]`; see `train`.
       steps: Largest number of batches to read; None for all.
     """
     self._require_weights()
-    dataset = self._read_batches(input_fn, self._eval_batch_size)
-    if steps is not None:
-      dataset = dataset.take(steps)
+    dataset = self._read_batches(input_fn, self._eval_batch_size, steps)
     outputs = self._batches.run(self._evaluation_losses, dataset)
-    results = evaluation.average_losses(outputs)
+    with self._explain_lost_workers():
+      results = evaluation.average_losses(outputs, self._devices)
     if not results:
       raise UserError("There is nothing to evaluate: the data are empty.")
     results["global_step"] = self.global_step
@@ -589,10 +605,18 @@ class TPUEstimator:
 
   @tf.autograph.experimental.do_not_convert
   def _read_batches(
-    self, input_fn: InputFn, batch_size: int
+    self, input_fn: InputFn, batch_size: int, num_batches: int | None = None
   ) -> tf.data.Dataset:
-    """Returns the batches of evaluation or prediction."""
-    return input_fn({**self._params, "batch_size": batch_size})
+    """Returns the batches of evaluation or prediction of this machine."""
+    params = {**self._params, "batch_size": batch_size}
+    share = self._devices.share_of_batches()
+    if training_data.accepts_share(input_fn):
+      dataset = input_fn(params, share=share)
+    else:
+      dataset = share.select_batches(input_fn(params))
+    if num_batches is not None:
+      dataset = dataset.take(share.count_batches(num_batches))
+    return dataset
 
   def _evaluation_losses(self, features):
     return self._spec.loss_fn(features, None)
@@ -604,13 +628,15 @@ class TPUEstimator:
     left out.
 
     Args:
-      input_fn: (params) -> a Dataset of batches of `params["batch_size"]`.
+      input_fn: (params) or (params, share) -> a Dataset of batches of
+        `params["batch_size"]`; see `train`.
     """
     self._require_weights()
     assert self._spec.predict_fn, "predict() needs it"
     dataset = self._read_batches(input_fn, self._predict_batch_size)
     outputs = self._batches.run(self._spec.predict_fn, dataset)
-    yield from evaluation.predictions_of_examples(outputs)
+    with self._explain_lost_workers():
+      yield from evaluation.predictions_of_examples(outputs, self._devices)
 
   def write_eval_summary(self, results: Mapping[str, float]) -> None:
     """Writes results for TensorBoard, to the folder `eval` of the run."""
@@ -736,7 +762,11 @@ class TPUEstimator:
     return variables
 
   def _save(self, writer: checkpoint.BackgroundWriter) -> None:
-    """Starts to write a checkpoint."""
+    """Starts to write a checkpoint. Every machine calls this."""
+    with self._explain_lost_workers():
+      self._state.input_position = training_data.gather_positions(
+        self._state.input_position, self._devices
+      )
     if not self._writes_files:
       return
     if self._loss_scale.is_dynamic:

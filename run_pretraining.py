@@ -39,6 +39,7 @@ from data import batching
 from data import checkpoint_folder
 from data import file_io
 from data import file_names
+from data import input_shares
 from data import original_names
 from data import record_files
 from data import tokenizer_settings
@@ -597,10 +598,10 @@ def input_fn_builder(
   config: modeling.BertConfig,
   is_training: bool,
   redraw_masks: Callable | None = None,
-) -> Callable[[Mapping[str, Any]], tf.data.Dataset]:
+) -> Callable[..., tf.data.Dataset]:
   """Returns the `input_fn` of records."""
 
-  def input_fn(params):
+  def input_fn(params, share=input_shares.WHOLE):
     return input_pipeline.pretraining_dataset(
       input_files,
       record_format,
@@ -613,6 +614,7 @@ def input_fn_builder(
       drop_remainder=is_training or FLAGS.use_tpu,
       position=params.get(batching.INPUT_POSITION),
       redraw_masks=redraw_masks,
+      share=share,
     )
 
   return input_fn

@@ -12,6 +12,7 @@ serialization        features to serialized `tf.train.Example`s
 encoding             `[CLS] a [SEP] b [SEP]`, cut to a length
 sliding_windows      overlapping windows over long texts
 batching             batches of similar lengths, in a reproducible order
+input_shares         which part of the data each of several machines reads
 released_models      names, sizes and other names of the released models
 feature_files        extracted features as JSON, NumPy, TFRecord or Parquet
 checkpoint_folder    the checkpoints of a run: which there are, which is newest

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from data import encoding
+from data import input_shares
 from data import serialization
 
 # Maximum number of records that a shuffle holds in memory.
@@ -82,6 +83,7 @@ def task_dataset(
   order: TrainingOrder | None = None,
   static_shapes: bool = False,
   num_sequences: int = 1,
+  share: input_shares.InputShare = input_shares.WHOLE,
 ) -> tf.data.Dataset:
   """Returns a Dataset of batches of records made by `create_task_record`.
 
@@ -103,7 +105,7 @@ def task_dataset(
   Args:
     file: Path of the TFRecord file.
     max_seq_length: Maximum length of a sequence.
-    batch_size: Number of records per batch.
+    batch_size: Number of records per batch, of all machines together.
     features: Features of a record apart from the token ids, as a
       `tf.io.FixedLenFeature`, or as a `token_feature` for one value per token.
     order: Order of training, which never ends; None to read all records once.
@@ -114,14 +116,15 @@ def task_dataset(
     num_sequences: Number of sequences in each record. If there are several,
       they follow each other, and the feature `sequence_lengths` holds their
       lengths.
+    share: Which of several machines this is. It parses and pads only its rows
+      of each batch of training, and every n-th batch of evaluation.
 
   Returns:
     A Dataset of dictionaries: int32 `input_ids`, `input_mask` and
-    `segment_ids` of shape [batch_size, length], or with several sequences
-    [batch_size, num_sequences, length]; `features` of shape [batch_size, ...];
-    float32 `is_real_example` of shape [batch_size]; in training int64
-    `input_position` of shape [4], otherwise int64 `record_number` of shape
-    [batch_size].
+    `segment_ids` of shape [rows, length], or with several sequences
+    [rows, num_sequences, length]; `features` of shape [rows, ...]; float32
+    `is_real_example` of shape [rows]; in training int64 `input_position` of
+    shape [4], otherwise int64 `record_number` of shape [rows].
   """
   spec = _record_spec(features, num_sequences)
 
@@ -138,16 +141,24 @@ def task_dataset(
     records = tf.data.TFRecordDataset(file)
   windows = records.batch(window_size).enumerate()
 
-  # Step 2: parsed windows, sorted by length.
-  def parse_window(number, serialized):
-    """Returns the features of a window, and facts about each of its batches."""
-    window = tf.io.parse_example(serialized, spec)
+  # Step 2: windows sorted by length.
+  length_feature = "sequence_lengths" if num_sequences > 1 else "segment_ids"
+  length_spec = {length_feature: spec[length_feature]}
+
+  def sort_window(number, serialized):
+    """Returns the records of a window, and facts about each of its batches."""
     size = tf.size(serialized)
     by_length = tf.range(size)
+    lengths = tf.fill([size], tf.constant(max_seq_length, tf.int64))
     if not static_shapes:
-      lengths = _longest_sequences(window, num_sequences)
+      # Only the lengths are parsed: most records of a window may be those of
+      # other machines.
+      lengths = _measure_records(serialized, length_spec, length_feature)
       by_length = tf.argsort(lengths, stable=True)
-      window = {name: tf.gather(x, by_length) for name, x in window.items()}
+    window = {
+      "serialized": tf.gather(serialized, by_length),
+      "length": tf.gather(lengths, by_length),
+    }
     batch_starts = tf.range(0, size, batch_size)
     first_in_window = number * window_size
     if not order:
@@ -165,20 +176,31 @@ def task_dataset(
       INPUT_POSITION: positions[num_skipped:],
     }
 
-  windows = windows.map(parse_window, num_parallel_calls=_AUTOTUNE)
+  windows = windows.map(sort_window, num_parallel_calls=_AUTOTUNE)
 
   # Step 3: the batches of each window.
   batches = windows.flat_map(
     lambda window, batches: _cut_window(window, batches, batch_size)
   )
 
-  # Step 4: dense and padded batches.
-  pad = _Padding(max_seq_length, batch_size, static_shapes, spec)
+  if not order:
+    batches = share.select_batches(batches)
 
-  def pad_batch(batch, position):
-    return {**pad(_to_dense(batch, num_sequences)), **position}
+  # Step 4: parsed, dense and padded batches.
+  num_rows = share.batch_size(batch_size) if order else batch_size
+  pad = _Padding(max_seq_length, num_rows, static_shapes, spec)
 
-  batches = batches.map(pad_batch, num_parallel_calls=_AUTOTUNE)
+  def parse_batch(window_part, position):
+    serialized = window_part.pop("serialized")
+    # All machines pad a batch to the same length.
+    longest = tf.reduce_max(window_part.pop("length"))
+    if order:
+      serialized = share.rows_of_batch(serialized, batch_size)
+    batch = tf.io.parse_example(serialized, spec)
+    dense = _to_dense({**batch, **window_part}, num_sequences)
+    return {**pad(dense, longest), **position}
+
+  batches = batches.map(parse_batch, num_parallel_calls=_AUTOTUNE)
   return batches.prefetch(_AUTOTUNE)
 
 
@@ -315,11 +337,20 @@ def _cut_window(
   return tf.data.Dataset.from_tensor_slices(batches).map(cut_batch)
 
 
-def _longest_sequences(window: Features, num_sequences: int) -> tf.Tensor:
-  """Returns the length of the longest sequence of each record, int64 [n]."""
-  if num_sequences > 1:
-    return tf.reduce_max(window["sequence_lengths"], axis=1)
-  return window["input_ids"].row_lengths()
+def _measure_records(
+  serialized: tf.Tensor, spec: Mapping[str, object], feature: str
+) -> tf.Tensor:
+  """Returns the length of the longest sequence of each record, int64 [n].
+
+  Args:
+    serialized: Serialized records.
+    spec: Specification of the feature to parse.
+    feature: `sequence_lengths`, or a feature that has a value for each token.
+  """
+  values = tf.io.parse_example(serialized, spec)[feature]
+  if isinstance(values, tf.RaggedTensor):
+    return values.row_lengths()
+  return tf.reduce_max(values, axis=1)
 
 
 def _to_dense(batch: Features, num_sequences: int) -> Features:
@@ -456,15 +487,15 @@ class _Padding:
   def __init__(
     self,
     max_seq_length: int,
-    batch_size: int,
+    num_rows: int,
     static_shapes: bool,
     spec: Mapping[str, object],
   ):
     """Sets what to pad to.
 
     Args:
-      max_seq_length: See `task_dataset`, also for the next two.
-      batch_size: Number of rows if shapes are static.
+      max_seq_length: Maximum length of a sequence.
+      num_rows: Number of rows if shapes are static.
       static_shapes: Whether all batches get the same shape.
       spec: Specification of the features. Ragged ones have a value for each
         token, in the last dimension.
@@ -472,7 +503,7 @@ class _Padding:
     self._static_shape = None
     lengths = bucket_lengths(max_seq_length)
     if static_shapes:
-      self._static_shape = batch_size, max_seq_length
+      self._static_shape = num_rows, max_seq_length
       lengths = [max_seq_length]
     self._lengths = tf.constant(lengths)
     self._token_features = {"input_mask"}
@@ -480,10 +511,16 @@ class _Padding:
       if isinstance(feature, tf.io.RaggedFeature):
         self._token_features.add(name)
 
-  def __call__(self, features: Features) -> Features:
-    """Returns the padded features of a batch."""
+  def __call__(self, features: Features, longest: tf.Tensor) -> Features:
+    """Returns the padded features of a batch.
+
+    Args:
+      features: Dense features, of the rows of one machine.
+      longest: Length of the longest sequence of all machines, int64 scalar.
+    """
     shape = tf.shape(features["input_ids"])
-    num_rows, longest = shape[0], shape[-1]
+    num_rows, width = shape[0], shape[-1]
+    longest = tf.cast(longest, tf.int32)
     length = self._lengths[tf.searchsorted(self._lengths, [longest])[0]]
     missing_rows = 0
     if self._static_shape:
@@ -493,12 +530,12 @@ class _Padding:
       inner_shape = value.shape[1:].as_list()
       paddings = [[0, missing_rows]] + [[0, 0]] * len(inner_shape)
       if name in self._token_features:
-        paddings[-1] = [0, length - longest]
+        paddings[-1] = [0, length - width]
       padded[name] = tf.pad(value, paddings)
       if self._static_shape:
-        batch_size, max_seq_length = self._static_shape
+        all_rows, max_seq_length = self._static_shape
         if name in self._token_features:
           inner_shape[-1] = max_seq_length
-        shape = [batch_size, *inner_shape]
+        shape = [all_rows, *inner_shape]
         padded[name] = tf.ensure_shape(padded[name], shape)
     return padded

@@ -9,5 +9,6 @@ workers         a function mapped over items in several processes
 beam_pipeline   the same records made with Apache Beam
 record_formats  the features of records, and checks of their values
 learning_check  warns if losses stay at those of token frequencies
-input_pipeline  batches of records, in an order that can be resumed
+input_pipeline  batches of records
+training_order  the order of their records, which can be resumed
 """

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from data import batching
+from data import input_shares
 import estimator as estimator_lib
 import heads
 
@@ -160,7 +161,7 @@ class Recipe:
     logging.info("  Batch size = %d", settings.train_batch_size)
     logging.info("  Num steps = %d", num_steps)
 
-    def input_fn(params):
+    def input_fn(params, share=input_shares.WHOLE):
       order = batching.TrainingOrder(
         records.num_records,
         records.checksum,
@@ -168,7 +169,7 @@ class Recipe:
         params.get(batching.INPUT_POSITION),
       )
       return _create_dataset(
-        records, params["batch_size"], order, settings.pads_training
+        records, params["batch_size"], order, settings.pads_training, share
       )
 
     self.estimator.train(input_fn, num_steps, evaluate_fn, data_files)
@@ -190,9 +191,9 @@ class Recipe:
       UserError: there are no weights.
     """
 
-    def input_fn(unused_params):
+    def input_fn(unused_params, share=input_shares.WHOLE):
       pads = self._batch_settings.pads_prediction
-      return _create_dataset(records, batch_size, None, pads)
+      return _create_dataset(records, batch_size, None, pads, share)
 
     # Records come sorted by length.
     numbers, columns = [], collections.defaultdict(list)
@@ -217,6 +218,7 @@ def _create_dataset(
   batch_size: int,
   order: batching.TrainingOrder | None,
   static_shapes: bool,
+  share: input_shares.InputShare,
 ) -> tf.data.Dataset:
   return batching.task_dataset(
     records.path,
@@ -226,4 +228,5 @@ def _create_dataset(
     order,
     static_shapes,
     records.num_sequences,
+    share,
   )

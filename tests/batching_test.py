@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from data import batching
 from data import encoding
+from data import input_shares
 from data import record_files
 
 LABEL = {"label_ids": tf.io.FixedLenFeature([], tf.int64)}
@@ -211,6 +212,38 @@ def test_order_of_a_window_depends_on_its_place_not_on_its_records(
   assert widths[0] == widths[1]
   # Each of three windows has an order of its own.
   assert len({tuple(widths[0][i : i + 10]) for i in (0, 10, 20)}) == 3
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_machines_get_the_rows_of_one(tmp_path, monkeypatch, static_shapes):
+  monkeypatch.setattr(batching, "_RECORDS_PER_WINDOW", 24)
+  lengths = [5 + 7 * i % 23 for i in range(50)]
+  file = write_examples(tmp_path / "x.tf_record", lengths)
+
+  def read(share, is_training):
+    order = batching.TrainingOrder(50, 7, 1) if is_training else None
+    dataset = batching.task_dataset(
+      file, 40, 4, LABEL, order, static_shapes, share=share
+    )
+    return list(dataset.take(13).as_numpy_iterator())
+
+  shares = [input_shares.InputShare(machine, 2) for machine in range(2)]
+  parts = [read(share, True) for share in shares]
+  for batch, *halves in zip(read(input_shares.WHOLE, True), *parts):
+    position = batch.pop(batching.INPUT_POSITION)
+    for half in halves:
+      np.testing.assert_array_equal(half[batching.INPUT_POSITION], position)
+    for name, value in batch.items():  # also padded to the same length
+      rows = np.concatenate([half[name] for half in halves])
+      np.testing.assert_array_equal(rows, value)
+
+  parts = [read(share, False) for share in shares]
+  for number, batch in enumerate(read(input_shares.WHOLE, False)):
+    same = parts[number % 2][number // 2]
+    for name, value in batch.items():
+      np.testing.assert_array_equal(same[name], value)
+  assert [len(part) for part in parts] == [7, 6]
+  assert [share.count_batches(13) for share in shares] == [7, 6]
 
 
 # --- Sequences that are made on the way --------------------------------------

@@ -6,16 +6,22 @@ files. A *replica* is a device with its own copy of the model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import time
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from data import input_shares
 
 # `measure_peak_flops` multiplies matrices of this size, so often in a call, and
 # keeps the best of the calls. The first call is slow because it traces.
 _MATRIX_SIZE = 1024
 _PRODUCTS_PER_CALL = 4
 _NUM_CALLS = 6
+# Number of bytes that each worker sends to the others at once.
+_PIECE_SIZE = 8192
 
 
 class Devices:
@@ -52,6 +58,13 @@ class Devices:
 
     self.strategy.experimental_distribute_values_from_function(collect_number)
     return numbers
+
+  def share_of_batches(self) -> input_shares.InputShare:
+    """Returns which batches of an evaluation this worker processes."""
+    if self.num_workers == 1:
+      return input_shares.WHOLE
+    own = self.replicas_of_this_worker()
+    return input_shares.InputShare(own[0] // len(own), self.num_workers)
 
   def local_results(self, value: Any) -> tuple:
     """Returns the parts of a distributed value on this worker's replicas."""
@@ -92,36 +105,83 @@ class Devices:
 
     return self.first_results(self.strategy.run(chief_or_zero))
 
+  def gather_from_workers(self, content: bytes) -> list[bytes]:
+    """Returns the bytes that each worker passes. Every worker must call this.
+
+    TensorFlow adds up numbers between workers, but sends no texts. So bytes
+    travel as numbers, in pieces of one size: each worker adds its own to the
+    zeros of the others.
+    """
+    if self.num_workers == 1:
+      return [content]
+    lengths = np.zeros([self.num_workers, _PIECE_SIZE], np.int32)
+    worker = self.share_of_batches().machine
+    lengths[worker, 0] = len(content)
+    lengths = self._sum_over_workers(lengths)[:, 0]
+    num_pieces = -(-int(lengths.max()) // _PIECE_SIZE)  # rounded up
+    gathered = []
+    for start in range(0, num_pieces * _PIECE_SIZE, _PIECE_SIZE):
+      numbers = np.frombuffer(content[start : start + _PIECE_SIZE], np.uint8)
+      piece = np.zeros([self.num_workers, _PIECE_SIZE], np.int32)
+      piece[worker, : len(numbers)] = numbers
+      gathered.append(self._sum_over_workers(piece).astype(np.uint8))
+    if not gathered:
+      return [b""] * self.num_workers
+    rows = np.concatenate(gathered, axis=1)
+    return [row[:length].tobytes() for row, length in zip(rows, lengths)]
+
+  def _sum_over_workers(self, values: np.ndarray) -> np.ndarray:
+    """Returns the sum of int32 [num_workers, _PIECE_SIZE] of all workers."""
+    return self._sum_of_first_replicas(tf.constant(values)).numpy()
+
+  @tf.function(autograph=False)
+  def _sum_of_first_replicas(self, values):
+    num_local = self.num_replicas // self.num_workers
+
+    def values_or_zeros():
+      context = tf.distribute.get_replica_context()
+      is_first = tf.equal(context.replica_id_in_sync_group % num_local, 0)
+      contribution = tf.where(is_first, values, tf.zeros_like(values))
+      return self.sum_over_replicas(contribution)
+
+    return self.first_results(self.strategy.run(values_or_zeros))
+
   @tf.autograph.experimental.do_not_convert
-  def distribute_training_data(self, dataset: tf.data.Dataset) -> Any:
+  def distribute_training_data(
+    self, create_dataset: Callable[[input_shares.InputShare], tf.data.Dataset]
+  ) -> Any:
     """Returns a dataset that gives each replica its rows of every batch.
 
-    Every worker reads all of the data and keeps the rows of its replicas.
-    Batches, and so the weights, do not depend on the number of devices.
-
     Args:
-      dataset: Endless dataset of (features, input position).
+      create_dataset: Function that returns, for the share of a worker, an
+        endless dataset of (features of its rows, input position).
     """
     if self.num_replicas == 1:
-      return dataset
+      return create_dataset(input_shares.WHOLE)
 
     def rows_of_worker(context):
-      num_local = self.num_replicas // context.num_input_pipelines
-      first = context.input_pipeline_id * num_local
+      num_workers = context.num_input_pipelines
+      num_local = self.num_replicas // num_workers
+      # A Cloud TPU has several workers, but this process is the only one: it
+      # does not gather their places in the data.
+      share = input_shares.InputShare(
+        context.input_pipeline_id,
+        num_workers,
+        may_split_files=num_workers == self.num_workers,
+      )
 
       def split_batch(features, position):
         def rows_of_replica(replica):
-          return slice_rows(features, replica, self.num_replicas), position
+          return slice_rows(features, replica, num_local), position
 
-        replicas = tf.data.Dataset.range(first, first + num_local)
-        return replicas.map(rows_of_replica)
+        return tf.data.Dataset.range(num_local).map(rows_of_replica)
 
       # An endless dataset avoids a check across replicas, at every step, of
       # whether all of them still have data.
       set_endless = tf.data.experimental.assert_cardinality(
         tf.data.INFINITE_CARDINALITY
       )
-      rows = dataset.flat_map(split_batch).apply(set_endless)
+      rows = create_dataset(share).flat_map(split_batch).apply(set_endless)
       return rows.prefetch(2 * num_local)
 
     return self.strategy.distribute_datasets_from_function(rows_of_worker)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+import io
+import itertools
+import json
 import math
 from typing import Any
 
@@ -13,13 +16,15 @@ from training import devices as devices_lib
 from training import training_data
 from training import training_log
 
+# Number of batches of each worker whose predictions are gathered at once.
+_BATCHES_PER_GATHERING = 16
+
 
 class BatchRunner:
   """Applies functions to all batches of a dataset.
 
-  Every worker processes every batch without asking the others, so each of them
-  has the scores of all of the data. A batch is split between the replicas of
-  the worker.
+  A batch is split between the replicas of the worker. With several workers,
+  each processes other batches; see `input_shares`.
   """
 
   def __init__(self, devices: devices_lib.Devices):
@@ -88,24 +93,38 @@ class BatchRunner:
     return [part.numpy() for part in self._devices.local_results(value)]
 
 
-def average_losses(outputs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
+def average_losses(
+  outputs: Iterable[tuple[Any, Any]], devices: devices_lib.Devices
+) -> dict[str, float]:
   """Returns the averages of all losses and metrics, and their `loss`.
+
+  Every worker must call this, and gets the averages over all workers.
 
   Args:
     outputs: Results of `BatchRunner.run` for a `loss_fn`.
+    devices: Gathers the sums of all workers.
 
   Returns:
     Name -> sum over all batches, divided by the weight of all batches. Empty
     if there are no batches.
   """
-  totals = {}
-  loss_names = ()
+  own_totals = {}
+  loss_names = []
   for _, (losses, metrics) in outputs:
-    loss_names = tuple(losses)
+    loss_names = list(losses)
     for name, sum_and_weight in {**losses, **metrics}.items():
       # [2, num_replicas] -> [2]. In float64 the order does not matter, even
       # for the sums of many batches.
       total = np.sum(sum_and_weight, axis=1, dtype=np.float64)
+      own_totals[name] = own_totals.get(name, np.zeros(2)) + total
+  own = {name: total.tolist() for name, total in own_totals.items()}
+  content = json.dumps([loss_names, own]).encode()
+  totals = {}
+  for part in devices.gather_from_workers(content):
+    names_of_worker, totals_of_worker = json.loads(part)
+    # A worker without batches does not know the names.
+    loss_names = names_of_worker or loss_names
+    for name, total in totals_of_worker.items():
       totals[name] = totals.get(name, np.zeros(2)) + total
   averages = {}
   for name, (total, weight) in totals.items():
@@ -116,23 +135,81 @@ def average_losses(outputs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
 
 
 def predictions_of_examples(
-  outputs: Iterable[tuple[Any, Any]],
+  outputs: Iterable[tuple[Any, Any]], devices: devices_lib.Devices
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the predictions for each example, in the order of the batches.
 
   Examples whose feature `is_real_example` is 0 only fill a batch, and are left
-  out.
+  out. Every worker must consume all, and gets the predictions of all workers.
 
   Args:
     outputs: Results of `BatchRunner.run` for a `predict_fn`.
+    devices: Gathers the predictions of all workers.
   """
-  for features, parts_by_name in outputs:
-    columns = {}
-    for name, parts in parts_by_name.items():
-      columns[name] = np.concatenate(parts)  # [batch_size, ...]
-    any_column = next(iter(columns.values()))
-    rows = np.arange(len(any_column))
-    if "is_real_example" in features:
-      rows = np.flatnonzero(features["is_real_example"].numpy())
-    for row in rows:
+  batches: Iterator[dict[str, np.ndarray]] = map(_columns_of_batch, outputs)
+  if devices.num_workers > 1:
+    batches = _gather_batches(batches, devices)
+  for columns in batches:
+    num_rows = len(next(iter(columns.values())))
+    for row in range(num_rows):
       yield {name: column[row] for name, column in columns.items()}
+
+
+def _columns_of_batch(output: tuple[Any, Any]) -> dict[str, np.ndarray]:
+  """Returns the predictions for the real examples of a batch."""
+  features, parts_by_name = output
+  columns = {}
+  for name, parts in parts_by_name.items():
+    columns[name] = np.concatenate(parts)  # [batch_size, ...]
+  if "is_real_example" in features:
+    is_real = features["is_real_example"].numpy() != 0
+    if not is_real.all():  # a selection copies all values
+      columns = {name: column[is_real] for name, column in columns.items()}
+  return columns
+
+
+def _gather_batches(
+  batches: Iterator[dict[str, np.ndarray]], devices: devices_lib.Devices
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the batches of all workers, in the order of the data.
+
+  Worker 0 has the batches 0, 2 and 4, and worker 1 has 1 and 3:
+
+      worker 0   0   2   4
+      worker 1     1   3
+  """
+  while True:
+    own = list(itertools.islice(batches, _BATCHES_PER_GATHERING))
+    parts = devices.gather_from_workers(_batches_to_bytes(own))
+    by_worker = [_batches_from_bytes(part) for part in parts]
+    for round_of_workers in itertools.zip_longest(*by_worker):
+      for batch in round_of_workers:
+        if batch is not None:
+          yield batch
+    # The last worker is the first that has no more batches.
+    if len(by_worker[-1]) < _BATCHES_PER_GATHERING:
+      return
+
+
+def _batches_to_bytes(batches: list[dict[str, np.ndarray]]) -> bytes:
+  """Returns the columns of batches as the content of an .npz file."""
+  arrays = {}
+  for number, columns in enumerate(batches):
+    for name, column in columns.items():
+      arrays[f"{number}/{name}"] = column
+  content = io.BytesIO()
+  # A keyword of newer NumPy confuses the type checker.
+  np.savez(content, **arrays)  # type: ignore[arg-type]
+  return content.getvalue()
+
+
+def _batches_from_bytes(content: bytes) -> list[dict[str, np.ndarray]]:
+  """Returns the batches that `_batches_to_bytes` got."""
+  batches: list[dict[str, np.ndarray]] = []
+  with np.load(io.BytesIO(content)) as arrays:
+    for key, column in arrays.items():
+      number, name = key.split("/", 1)
+      if int(number) == len(batches):
+        batches.append({})
+      batches[-1][name] = column
+  return batches

@@ -63,14 +63,34 @@ def explain_errors(
         f"The training data ended after step {step}; the input_fn must repeat "
         "them."
       ) from error
-    if num_workers > 1 and isinstance(error, _LOST_WORKER_ERRORS):
-      newest = newest_checkpoint() or "the start"
-      raise UserError(
-        "The connection to another machine of TF_CONFIG was lost. Start all "
-        f"machines again: they resume from {newest}. TensorFlow says: "
-        f"{_cause_of(error)}"
-      ) from error
-    raise
+    with explain_lost_workers(num_workers, newest_checkpoint):
+      raise
+
+
+@contextlib.contextmanager
+def explain_lost_workers(
+  num_workers: int, newest_checkpoint: NewestCheckpoint
+) -> Iterator[None]:
+  """Turns errors of the communication between workers into advice.
+
+  Args:
+    num_workers: Number of machines that work together.
+    newest_checkpoint: See `NewestCheckpoint`.
+
+  Raises:
+    UserError: Another worker was lost.
+  """
+  try:
+    yield
+  except _LOST_WORKER_ERRORS as error:
+    if num_workers == 1:
+      raise
+    newest = newest_checkpoint() or "the start"
+    raise UserError(
+      "The connection to another machine of TF_CONFIG was lost. Start all "
+      f"machines again: they resume from {newest}. TensorFlow says: "
+      f"{_cause_of(error)}"
+    ) from error
 
 
 def _cause_of(error: Exception) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import inspect
+import json
 
 from absl import logging
 import tensorflow as tf
 
 from data import batching
+from data import input_shares
+from training import devices as devices_lib
 from training import run_state
 
-InputFn = Callable[[Mapping[str, object]], tf.data.Dataset]
+# (params) or (params, share) -> Dataset of batches.
+InputFn = Callable[..., tf.data.Dataset]
 
 
 @tf.autograph.experimental.do_not_convert
@@ -21,20 +26,23 @@ def resume_training_data(
   step: int,
   state: run_state.RunState,
   first_step: int = 0,
+  share: input_shares.InputShare = input_shares.WHOLE,
 ) -> tf.data.Dataset:
   """Returns a dataset of (features, input position of the next batch).
 
-  It begins at `state.input_position`, or at the same place in the data if the
-  checkpoint has none. The state gets the position and the batch size.
+  The features are those of the rows of one machine. The dataset begins at
+  `state.input_position`, or at the same place in the data if the checkpoint has
+  none. The state gets the position and the batch size.
 
   Args:
     input_fn: See `TPUEstimator.train`.
     params: Parameters for `input_fn`.
-    batch_size: Examples per step.
+    batch_size: Examples per step, of all machines together.
     step: Number of steps that the run has made so far.
     state: State of the run.
     first_step: Step at which the run begins to read these data. If the state
       has another one, its position belongs to other data and is not used.
+    share: Which machine this is.
   """
   if state.input_first_step != first_step:
     state.input_first_step = first_step
@@ -42,19 +50,64 @@ def resume_training_data(
     state.train_batch_size = None
     step = first_step
   step -= first_step
-  dataset = input_fn(
-    {
-      **params,
-      "batch_size": batch_size,
-      batching.INPUT_POSITION: state.input_position,
-    }
-  )
+  params = {
+    **params,
+    "batch_size": batch_size,
+    batching.INPUT_POSITION: state.input_position,
+  }
+  if accepts_share(input_fn):
+    dataset = input_fn(params, share=share)
+  else:
+    dataset = _take_rows(input_fn(params), share)
   if batching.INPUT_POSITION in dataset.element_spec:
     dataset = _take_position_from_features(dataset, step, state)
   else:
     dataset = _count_batches(dataset, batch_size, step, state)
   state.train_batch_size = batch_size
   return dataset
+
+
+def accepts_share(input_fn: InputFn) -> bool:
+  """Returns whether an `input_fn` can make the share of one machine alone."""
+  return "share" in inspect.signature(input_fn).parameters
+
+
+def gather_positions(
+  position: list[int] | None, devices: devices_lib.Devices
+) -> list[int] | None:
+  """Returns the input position of all machines. Every machine must call this.
+
+  Args:
+    position: Input position of this machine; None if there is none.
+    devices: Gathers the positions.
+
+  Returns:
+    The position, if that of all machines is the same. Otherwise their
+    positions, one after the other.
+  """
+  content = json.dumps(position).encode()
+  positions = [
+    json.loads(part) for part in devices.gather_from_workers(content)
+  ]
+  if all(other == position for other in positions):
+    return position
+  return [number for numbers in positions for number in numbers]
+
+
+def _take_rows(dataset, share):
+  """Returns the rows of one machine of each batch of all machines."""
+  if share.num_machines == 1:
+    return dataset
+
+  def slice_features(features):
+    features = dict(features)
+    position = features.pop(batching.INPUT_POSITION, None)
+    rows = devices_lib.slice_rows(features, share.machine, share.num_machines)
+    if position is not None:
+      rows[batching.INPUT_POSITION] = position
+    return rows
+
+  return dataset.map(slice_features)
 
 
 def _take_position_from_features(dataset, step, state):

@@ -362,7 +362,6 @@ class StepLoop:
     self,
     iterator: Any,
     num_steps: tf.Tensor,
-    position: tf.Tensor,
     flags: tf.Variable,
   ) -> LoopResult:
     """Makes steps until `num_steps` are made or a flag is set.
@@ -370,13 +369,15 @@ class StepLoop:
     Args:
       iterator: Iterator over (features, input position).
       num_steps: Largest number of steps, int32 scalar, at least 1.
-      position: Input position of the first batch.
       flags: Flags of `interruption.Call`, which may change at any time.
     """
-    # The loop needs the structure of a report before it starts. The loop calls
-    # the same trace, so this costs nothing.
+    # The loop needs the structure of its results before it starts. It calls the
+    # same trace, so this costs nothing.
     traced = self._traced_step.get_concrete_function(iterator, flags)
-    report_structure, _, _ = traced.structured_outputs
+    report_structure, _, first_position = traced.structured_outputs
+    position = tf.zeros(
+      first_position.shape, tf.int64
+    )  # the first step sets it
     num_columns = len(tf.nest.flatten(report_structure))
 
     def is_running(i, rows, position, stop):
