@@ -28,6 +28,7 @@ import tensorflow as tf
 import checkpoint
 from data import checkpoint_folder
 from data import file_io
+from data import input_shares
 from errors import Interrupted
 from errors import UserError
 from errors import warn_now_and_at_end
@@ -593,7 +594,10 @@ class TPUEstimator:
       steps: Largest number of batches to read; None for all.
     """
     self._require_weights()
-    dataset = self._read_batches(input_fn, self._eval_batch_size, steps)
+    share = self._devices.share_of_batches()
+    dataset = self._read_batches(input_fn, self._eval_batch_size, share)
+    if steps is not None:
+      dataset = dataset.take(share.count_batches(steps))
     outputs = self._batches.run(self._evaluation_losses, dataset)
     with self._explain_lost_workers():
       results = evaluation.average_losses(outputs, self._devices)
@@ -605,23 +609,20 @@ class TPUEstimator:
 
   @tf.autograph.experimental.do_not_convert
   def _read_batches(
-    self, input_fn: InputFn, batch_size: int, num_batches: int | None = None
+    self, input_fn: InputFn, batch_size: int, share: input_shares.InputShare
   ) -> tf.data.Dataset:
-    """Returns the batches of evaluation or prediction of this machine."""
+    """Returns the batches of evaluation or prediction of one machine."""
     params = {**self._params, "batch_size": batch_size}
-    share = self._devices.share_of_batches()
     if training_data.accepts_share(input_fn):
-      dataset = input_fn(params, share=share)
-    else:
-      dataset = share.select_batches(input_fn(params))
-    if num_batches is not None:
-      dataset = dataset.take(share.count_batches(num_batches))
-    return dataset
+      return input_fn(params, share=share)
+    return share.select_batches(input_fn(params))
 
   def _evaluation_losses(self, features):
     return self._spec.loss_fn(features, None)
 
-  def predict(self, input_fn: InputFn) -> Iterator[dict[str, np.ndarray]]:
+  def predict(
+    self, input_fn: InputFn, is_shared: bool = True
+  ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the results of `predict_fn` for each example, in order.
 
     Examples whose feature `is_real_example` is 0 only fill a batch, and are
@@ -630,13 +631,19 @@ class TPUEstimator:
     Args:
       input_fn: (params) or (params, share) -> a Dataset of batches of
         `params["batch_size"]`; see `train`.
+      is_shared: Whether all machines call this and share the batches. If not,
+        this machine predicts all of them, whatever the others do.
     """
     self._require_weights()
     assert self._spec.predict_fn, "predict() needs it"
-    dataset = self._read_batches(input_fn, self._predict_batch_size)
+    if is_shared:
+      devices, share = self._devices, self._devices.share_of_batches()
+    else:
+      devices, share = None, input_shares.WHOLE
+    dataset = self._read_batches(input_fn, self._predict_batch_size, share)
     outputs = self._batches.run(self._spec.predict_fn, dataset)
     with self._explain_lost_workers():
-      yield from evaluation.predictions_of_examples(outputs, self._devices)
+      yield from evaluation.predictions_of_examples(outputs, devices)
 
   def write_eval_summary(self, results: Mapping[str, float]) -> None:
     """Writes results for TensorBoard, to the folder `eval` of the run."""

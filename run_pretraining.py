@@ -419,7 +419,10 @@ class _PretrainingRun:
     input_fn = self._create_eval_input_fn()
 
     def predict_records():
-      return estimator.predict(lambda params: input_fn(params).take(1))
+      # The other machines do not take part.
+      return estimator.predict(
+        lambda params: input_fn(params).take(1), is_shared=False
+      )
 
     return mask_report.MaskHistory(
       FLAGS.output_dir,

@@ -23,6 +23,13 @@ _SHUFFLE_BUFFER = 100_000
 # Records of similar lengths are searched among this many records.
 _RECORDS_PER_WINDOW = 4096
 _AUTOTUNE = tf.data.AUTOTUNE
+# Lengths below 64 that batches are padded to, by the version of the padding. A
+# run keeps the version that it began with, and so ends with the same weights.
+_SHORT_LENGTHS = (
+  tuple(range(4, 64, 4)),
+  (4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 56),
+)
+_PADDING_VERSION = 1
 # Feature of a training batch that says where in the data the next one begins.
 INPUT_POSITION = "input_position"
 
@@ -124,18 +131,20 @@ def task_dataset(
     `segment_ids` of shape [rows, length], or with several sequences
     [rows, num_sequences, length]; `features` of shape [rows, ...]; float32
     `is_real_example` of shape [rows]; in training int64 `input_position` of
-    shape [4], otherwise int64 `record_number` of shape [rows].
+    shape [5], otherwise int64 `record_number` of shape [rows].
   """
   spec = _record_spec(features, num_sequences)
 
   # Step 1: windows of serialized records, in the order of reading.
   window_size = _RECORDS_PER_WINDOW
+  padding_version = _PADDING_VERSION
   if order:
     # A window larger than an epoch would hold every record more than once, and
     # sorting would bring the copies into the same batch.
     largest_size = min(_RECORDS_PER_WINDOW, order.num_records)
     window_size = batch_size * max(1, largest_size // batch_size)
     first_record, num_batches_done = _find_start(order, batch_size)
+    padding_version = _find_padding_version(order.position)
     records = _read_endlessly(file, order, first_record)
   else:
     records = tf.data.TFRecordDataset(file)
@@ -166,7 +175,11 @@ def task_dataset(
       return window, {"start": batch_starts}
     first_in_stream = first_record + first_in_window
     positions = _positions_after(
-      first_in_stream, window_size, batch_size, order.identity
+      first_in_stream,
+      window_size,
+      batch_size,
+      order.identity,
+      padding_version,
     )
     batch_starts = _shuffle_batches(batch_starts, order.seed, first_in_stream)
     # Some batches of the first window may have been trained on already.
@@ -188,7 +201,8 @@ def task_dataset(
 
   # Step 4: parsed, dense and padded batches.
   num_rows = share.batch_size(batch_size) if order else batch_size
-  pad = _Padding(max_seq_length, num_rows, static_shapes, spec)
+  lengths = bucket_lengths(max_seq_length, padding_version)
+  pad = _Padding(lengths, num_rows, static_shapes, spec)
 
   def parse_batch(window_part, position):
     serialized = window_part.pop("serialized")
@@ -227,13 +241,14 @@ def _find_start(order: TrainingOrder, batch_size: int) -> tuple[int, int]:
   """
   if order.position is None:
     return 0, 0
-  if len(order.position) != 4:
+  if len(order.position) not in (4, 5):
     logging.warning(
       "The checkpoint stores its place in the data in another form than this "
       "program does: training begins with a new epoch."
     )
     return 0, 0
-  identity, first_record, num_batches_done, old_batch_size = order.position
+  place = order.position[:4]  # without the version of the padding
+  identity, first_record, num_batches_done, old_batch_size = place
   if identity not in (order.identity, 0):
     logging.warning(
       "The training data, or the settings that records are made with, have "
@@ -252,6 +267,14 @@ def _find_start(order: TrainingOrder, batch_size: int) -> tuple[int, int]:
       _RECORDS_PER_WINDOW,
     )
   return first_record + num_batches_done * old_batch_size, 0
+
+
+def _find_padding_version(position: Sequence[int] | None) -> int:
+  """Returns the version of the padding of a run, by its `input_position`."""
+  if position is None or not any(position) or len(position) not in (4, 5):
+    return _PADDING_VERSION
+  version = position[4] if len(position) == 5 else 0
+  return min(version, _PADDING_VERSION)
 
 
 def _read_endlessly(
@@ -281,15 +304,19 @@ def _read_endlessly(
 
 
 def _positions_after(
-  first_record: tf.Tensor, window_size: int, batch_size: int, identity: int
+  first_record: tf.Tensor,
+  window_size: int,
+  batch_size: int,
+  identity: int,
+  padding_version: int,
 ) -> tf.Tensor:
-  """Returns the `input_position` after each batch of a window, int64 [n, 4].
+  """Returns the `input_position` after each batch of a window, int64 [n, 5].
 
   A position is (identity of the records, first record of a window, number of
-  its batches that are done, batch size). With 3 batches of 2 records in the
-  window that begins with record 12 of the stream:
+  its batches that are done, batch size, version of the padding). With 3 batches
+  of 2 records in the window that begins with record 12 of the stream:
 
-      (id, 12, 1, 2)  (id, 12, 2, 2)  (id, 18, 0, 2)
+      (id, 12, 1, 2, 1)  (id, 12, 2, 2, 1)  (id, 18, 0, 2, 1)
   """
   num_batches = window_size // batch_size
   num_done = tf.range(1, num_batches + 1, dtype=tf.int64)
@@ -300,6 +327,7 @@ def _positions_after(
     first_record + tf.where(is_last, tf.constant(window_size, tf.int64), 0),
     tf.where(is_last, tf.constant(0, tf.int64), num_done),
     tf.fill([num_batches], tf.constant(batch_size, tf.int64)),
+    tf.fill([num_batches], tf.constant(padding_version, tf.int64)),
   ]
   return tf.stack(columns, axis=1)
 
@@ -466,14 +494,20 @@ def _create_batch(
 # --- Padding -----------------------------------------------------------------
 
 
-def bucket_lengths(max_seq_length: int) -> list[int]:
+def bucket_lengths(
+  max_seq_length: int, version: int = _PADDING_VERSION
+) -> list[int]:
   """Returns the lengths that batches are padded to; the last is the maximum.
 
-  Steps of 4, 8, 16 and 32 cause little padding, and are few enough that each
-  shape, which has to be compiled, occurs often.
+  They are dense where many texts are, at 4 to 20 tokens. There are few enough
+  that each shape, which has to be compiled, occurs often.
+
+  Args:
+    max_seq_length: Maximum length of a sequence.
+    version: Version of the padding, of which 0 pads short texts more.
   """
   lengths = [
-    *range(4, 64, 4),
+    *_SHORT_LENGTHS[version],
     *range(64, 128, 8),
     *range(128, 256, 16),
     *range(256, max_seq_length, 32),
@@ -486,7 +520,7 @@ class _Padding:
 
   def __init__(
     self,
-    max_seq_length: int,
+    lengths: Sequence[int],
     num_rows: int,
     static_shapes: bool,
     spec: Mapping[str, object],
@@ -494,17 +528,16 @@ class _Padding:
     """Sets what to pad to.
 
     Args:
-      max_seq_length: Maximum length of a sequence.
+      lengths: Result of `bucket_lengths`.
       num_rows: Number of rows if shapes are static.
       static_shapes: Whether all batches get the same shape.
       spec: Specification of the features. Ragged ones have a value for each
         token, in the last dimension.
     """
     self._static_shape = None
-    lengths = bucket_lengths(max_seq_length)
     if static_shapes:
-      self._static_shape = num_rows, max_seq_length
-      lengths = [max_seq_length]
+      lengths = lengths[-1:]
+      self._static_shape = num_rows, lengths[0]
     self._lengths = tf.constant(lengths)
     self._token_features = {"input_mask"}
     for name, feature in spec.items():

@@ -34,7 +34,7 @@ def test_evaluation_batches_hold_every_example_once_and_pad_little(tmp_path):
   file = write_examples(tmp_path / "x.tf_record", lengths)
   batches = list(batching.task_dataset(file, 30, 2, LABEL))
   assert [batch["input_ids"].shape.as_list() for batch in batches] == [
-    [2, 8],
+    [2, 6],
     [2, 20],
     [1, 30],
   ]
@@ -189,6 +189,7 @@ def test_training_continues_from_a_position(tmp_path, monkeypatch, num_done):
     ([7, 16, 2, 3], (22, 0)),
     ([7, 16, 0, 3], (16, 0)),
     ([16], (0, 0)),
+    ([7, 16, 2, 4, 1], (16, 2)),
   ],
 )
 def test_place_to_start_from(position, expected):
@@ -283,7 +284,21 @@ def test_sequences_of_static_shape_fill_up_the_last_batch():
   assert batches[1]["input_ids"].numpy().tolist() == [[3, 3, 3, 3, 0], [0] * 5]
 
 
+def test_a_run_keeps_the_padding_that_it_began_with(tmp_path):
+  file = write_examples(tmp_path / "x.tf_record", [9] * 8)
+
+  def read_width(position):
+    order = batching.TrainingOrder(8, 7, 1, position)
+    batch = next(iter(batching.task_dataset(file, 40, 4, LABEL, order)))
+    return batch["input_ids"].shape[1], batch[batching.INPUT_POSITION][4]
+
+  assert read_width(None) == read_width([7, 8, 1, 4, 1]) == (10, 1)
+  # Checkpoints of earlier versions have no version of the padding.
+  assert read_width([7, 8, 1, 4]) == read_width([7, 8, 1, 4, 0]) == (12, 0)
+
+
 def test_bucket_lengths_end_with_the_maximum():
   for longest in (5, 40, 64, 128, 384, 512):
-    lengths = batching.bucket_lengths(longest)
-    assert lengths == sorted(set(lengths)) and lengths[-1] == longest
+    for version in (0, 1):
+      lengths = batching.bucket_lengths(longest, version)
+      assert lengths == sorted(set(lengths)) and lengths[-1] == longest

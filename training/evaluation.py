@@ -135,19 +135,20 @@ def average_losses(
 
 
 def predictions_of_examples(
-  outputs: Iterable[tuple[Any, Any]], devices: devices_lib.Devices
+  outputs: Iterable[tuple[Any, Any]], devices: devices_lib.Devices | None
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the predictions for each example, in the order of the batches.
 
   Examples whose feature `is_real_example` is 0 only fill a batch, and are left
-  out. Every worker must consume all, and gets the predictions of all workers.
+  out. Every worker must consume all, and gets the predictions of all.
 
   Args:
     outputs: Results of `BatchRunner.run` for a `predict_fn`.
-    devices: Gathers the predictions of all workers.
+    devices: Gathers the predictions of all workers; None if this one works
+      alone.
   """
   batches: Iterator[dict[str, np.ndarray]] = map(_columns_of_batch, outputs)
-  if devices.num_workers > 1:
+  if devices and devices.num_workers > 1:
     batches = _gather_batches(batches, devices)
   for columns in batches:
     num_rows = len(next(iter(columns.values())))
