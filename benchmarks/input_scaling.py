@@ -23,6 +23,7 @@ from absl import app
 from absl import flags
 import numpy as np
 import result_files
+import tensorflow as tf
 
 from data import input_shares
 from data import record_files
@@ -52,7 +53,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_list("machines", "1,2,8,64", "Numbers of machines.")
   flags.DEFINE_integer(
-    "batch_size", 8192, "Records of a batch of all machines."
+    "batch_size", 32768, "Records of a batch of all machines."
   )
   flags.DEFINE_integer("max_seq_length", 128, "Tokens of a record.")
   flags.DEFINE_integer("turns", 3, "How often to measure each number.")
@@ -117,11 +118,21 @@ def _measure(files, vocab_size, redraw_masks, share) -> dict[str, float]:
   )
   num_batches = max(4, -(-FLAGS.records_per_turn // num_rows))
   batches = iter(training_data.disable_autotune(dataset))
-  for _ in range(_NUM_WARMUPS):
-    next(batches)
+
+  def read_batch(number):
+    # The batch is needed before the next number is known.
+    values = list(batches.get_next().values())
+    with tf.control_dependencies(values):
+      return number + 1
+
+  @tf.function(autograph=False)
+  def read(count):
+    # In the graph, like training: Python would take longer than a small batch.
+    return tf.while_loop(lambda i: i < count, read_batch, [tf.constant(0)])
+
+  read(tf.constant(_NUM_WARMUPS))
   seconds, started = time.process_time(), time.perf_counter()
-  for _ in range(num_batches):
-    next(batches)
+  read(tf.constant(num_batches))
   seconds = time.process_time() - seconds
   elapsed = time.perf_counter() - started
   num_records = num_batches * num_rows
