@@ -211,7 +211,7 @@ def test_changed_batch_size_goes_on_at_the_same_place(tmp_path):
   estimator.train(input_fn, 6)
   other = line_estimator(tmp_path)
   other._train_batch_size = 8
-  features, _ = next(other._make_training_iterator(input_fn))
+  features, _ = next(other._make_training_iterator(input_fn, 0))
   assert features["y"][0] == 24
 
 

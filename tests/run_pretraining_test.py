@@ -530,17 +530,27 @@ def no_dropout(config_file):
   )
 
 
-def test_two_machines_train_like_one(no_dropout, machines, tmp_path):
+def test_two_machines_train_and_evaluate_like_one(
+  no_dropout, machines, tmp_path
+):
+  evaluation = dict(do_eval=True, max_eval_steps=3, eval_batch_size=4)
   # A process cannot take --deterministic back, so this test uses it.
   runs = [
-    machines.start("one", 1, deterministic=True),
-    machines.start("two", 2),
+    machines.start("one", 1, deterministic=True, **evaluation),
+    machines.start("two", 2, **evaluation),
   ]
   assert [machines.finish(run) for run in runs] == [[0], [0, 0]]
   one = builders.read_losses(tmp_path / "one")
   two = builders.read_losses(tmp_path / "two")
   assert list(one) == list(two) == list(range(1, 21))
   np.testing.assert_allclose(list(two.values()), list(one.values()), atol=1e-5)
+  scores = []
+  for name in ("one", "two"):
+    text = (tmp_path / name / "eval_results.txt").read_text()
+    scores.append(dict(line.split(" = ") for line in text.splitlines()))
+  assert scores[0].keys() == scores[1].keys()
+  for name, value in scores[0].items():
+    assert float(scores[1][name]) == pytest.approx(float(value), abs=1e-4)
 
 
 @pytest.fixture
@@ -599,7 +609,15 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(
 
 
 @pytest.mark.large
-def test_a_killed_machine_loses_and_doubles_nothing(machines, busy, tmp_path):
+@pytest.mark.parametrize("num_files", [1, 2])
+def test_a_killed_machine_loses_and_doubles_nothing(
+  machines, busy, records, tmp_path, num_files
+):
+  files = [records]
+  if num_files > 1:
+    # Each machine reads a file of its own.
+    files.append(shutil.copy(records, tmp_path / "copy.tfrecord"))
+  busy["input_file"] = ",".join(map(str, files))
   assert machines.finish(machines.start("whole", 2, **busy)) == [0, 0]
   for victim in (0, 1):
     processes = machines.start("killed", 2, **busy)
