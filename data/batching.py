@@ -137,84 +137,42 @@ def task_dataset(
 
   # Step 1: windows of serialized records, in the order of reading.
   window_size = _RECORDS_PER_WINDOW
-  padding_version = _PADDING_VERSION
   if order:
     # A window larger than an epoch would hold every record more than once, and
     # sorting would bring the copies into the same batch.
     largest_size = min(_RECORDS_PER_WINDOW, order.num_records)
     window_size = batch_size * max(1, largest_size // batch_size)
-    first_record, num_batches_done = _find_start(order, batch_size)
-    padding_version = _find_padding_version(order.position)
-    records = _read_endlessly(file, order, first_record)
+  sort_window = _WindowSorter(
+    spec, batch_size, window_size, order, is_sorted=not static_shapes
+  )
+  if order:
+    records = _read_endlessly(file, order, sort_window.first_record)
   else:
     records = tf.data.TFRecordDataset(file)
   windows = records.batch(window_size).enumerate()
 
   # Step 2: windows sorted by length.
-  length_feature = "sequence_lengths" if num_sequences > 1 else "segment_ids"
-  length_spec = {length_feature: spec[length_feature]}
-
-  def sort_window(number, serialized):
-    """Returns the records of a window, and facts about each of its batches."""
-    size = tf.size(serialized)
-    by_length = tf.range(size)
-    lengths = tf.fill([size], tf.constant(max_seq_length, tf.int64))
-    if not static_shapes:
-      # Only the lengths are parsed: most records of a window may be those of
-      # other machines.
-      lengths = _measure_records(serialized, length_spec, length_feature)
-      by_length = tf.argsort(lengths, stable=True)
-    window = {
-      "serialized": tf.gather(serialized, by_length),
-      "length": tf.gather(lengths, by_length),
-    }
-    batch_starts = tf.range(0, size, batch_size)
-    first_in_window = number * window_size
-    if not order:
-      window["record_number"] = first_in_window + tf.cast(by_length, tf.int64)
-      return window, {"start": batch_starts}
-    first_in_stream = first_record + first_in_window
-    positions = _positions_after(
-      first_in_stream,
-      window_size,
-      batch_size,
-      order.identity,
-      padding_version,
-    )
-    batch_starts = _shuffle_batches(batch_starts, order.seed, first_in_stream)
-    # Some batches of the first window may have been trained on already.
-    num_skipped = tf.where(number == 0, num_batches_done, 0)
-    return window, {
-      "start": batch_starts[num_skipped:],
-      INPUT_POSITION: positions[num_skipped:],
-    }
-
   windows = windows.map(sort_window, num_parallel_calls=_AUTOTUNE)
 
   # Step 3: the batches of each window.
   batches = windows.flat_map(
     lambda window, batches: _cut_window(window, batches, batch_size)
   )
-
   if not order:
     batches = share.select_batches(batches)
 
   # Step 4: parsed, dense and padded batches.
-  num_rows = share.batch_size(batch_size) if order else batch_size
-  lengths = bucket_lengths(max_seq_length, padding_version)
+  share_of_rows = share if order else input_shares.WHOLE
+  num_rows = share_of_rows.batch_size(batch_size)
+  lengths = bucket_lengths(max_seq_length, sort_window.padding_version)
   pad = _Padding(lengths, num_rows, static_shapes, spec)
 
-  def parse_batch(window_part, position):
-    serialized = window_part.pop("serialized")
-    # All machines pad a batch to the same length.
-    longest = tf.reduce_max(window_part.pop("length"))
-    if order:
-      serialized = share.rows_of_batch(serialized, batch_size)
-    batch = tf.io.parse_example(serialized, spec)
-    dense = _to_dense({**batch, **window_part}, num_sequences)
-    return {**pad(dense, longest), **position}
+  def parse_rows(batch, position):
+    serialized = batch.pop("serialized")
+    serialized = share_of_rows.rows_of_batch(serialized, batch_size)
+    return {**_parse_batch(serialized, batch, spec, pad), **position}
 
-  batches = batches.map(parse_batch, num_parallel_calls=_AUTOTUNE)
+  batches = batches.map(parse_rows, num_parallel_calls=_AUTOTUNE)
   return batches.prefetch(_AUTOTUNE)
 
 
@@ -230,6 +188,83 @@ def _record_spec(
   if num_sequences > 1:
     spec["sequence_lengths"] = tf.io.FixedLenFeature([num_sequences], tf.int64)
   return spec
+
+
+class _WindowSorter:
+  """Sorts the records of windows by length, and lists the batches of each.
+
+  Attributes:
+    first_record: Place in the stream of records where training begins.
+    padding_version: Version of the padding of the run.
+  """
+
+  def __init__(
+    self,
+    spec: Mapping[str, object],
+    batch_size: int,
+    window_size: int,
+    order: TrainingOrder | None,
+    is_sorted: bool,
+  ):
+    """Finds where training begins.
+
+    Args:
+      spec: Specification of the features of a record.
+      batch_size: Number of records per batch.
+      window_size: Number of records per window.
+      order: Order of training; None in evaluation.
+      is_sorted: Whether to sort at all.
+    """
+    self._spec = spec
+    self._batch_size = batch_size
+    self._window_size = window_size
+    self._order = order
+    self._is_sorted = is_sorted
+    self.first_record, self._num_batches_done = 0, 0
+    self.padding_version = _PADDING_VERSION
+    if order:
+      self.first_record, self._num_batches_done = _find_start(order, batch_size)
+      self.padding_version = _find_padding_version(order.position)
+
+  def __call__(
+    self, number: tf.Tensor, serialized: tf.Tensor
+  ) -> tuple[Features, Features]:
+    """Returns the records of a window, and facts about each of its batches.
+
+    Args:
+      number: Number of the window, int64 scalar.
+      serialized: Its records, string [n].
+    """
+    size = tf.size(serialized)
+    lengths = tf.zeros([size], tf.int64)  # all are padded to the same length
+    if self._is_sorted:
+      lengths = _measure_records(serialized, self._spec)
+    by_length = tf.argsort(lengths, stable=True)
+    window = {
+      "serialized": tf.gather(serialized, by_length),
+      "length": tf.gather(lengths, by_length),
+    }
+    batch_starts = tf.range(0, size, self._batch_size)
+    first_in_window = number * self._window_size
+    if self._order:
+      first_in_stream = self.first_record + first_in_window
+      batches = {
+        "start": _shuffle_batches(
+          batch_starts, self._order.seed, first_in_stream
+        ),
+        INPUT_POSITION: _positions_after(
+          first_in_stream,
+          self._window_size,
+          self._batch_size,
+          self._order.identity,
+          self.padding_version,
+        ),
+      }
+      # Some batches of the first window may have been trained on already.
+      num_skipped = tf.where(number == 0, self._num_batches_done, 0)
+      return window, {name: x[num_skipped:] for name, x in batches.items()}
+    window["record_number"] = first_in_window + tf.cast(by_length, tf.int64)
+    return window, {"start": batch_starts}
 
 
 def _find_start(order: TrainingOrder, batch_size: int) -> tuple[int, int]:
@@ -366,19 +401,44 @@ def _cut_window(
 
 
 def _measure_records(
-  serialized: tf.Tensor, spec: Mapping[str, object], feature: str
+  serialized: tf.Tensor, spec: Mapping[str, object]
 ) -> tf.Tensor:
   """Returns the length of the longest sequence of each record, int64 [n].
 
+  Parses one feature only: most of the records may be those of other machines.
+
   Args:
     serialized: Serialized records.
-    spec: Specification of the feature to parse.
-    feature: `sequence_lengths`, or a feature that has a value for each token.
+    spec: Specification of all features.
   """
-  values = tf.io.parse_example(serialized, spec)[feature]
+  name = "sequence_lengths" if "sequence_lengths" in spec else "segment_ids"
+  values = tf.io.parse_example(serialized, {name: spec[name]})[name]
   if isinstance(values, tf.RaggedTensor):
     return values.row_lengths()
   return tf.reduce_max(values, axis=1)
+
+
+def _parse_batch(
+  serialized: tf.Tensor,
+  other_features: Features,
+  spec: Mapping[str, object],
+  pad: _Padding,
+) -> Features:
+  """Returns the padded features of the rows of a machine in a batch.
+
+  Args:
+    serialized: Serialized records of the machine.
+    other_features: `length` of the records of all machines, which pad a batch
+      to the same length, and further features.
+    spec: Specification of the features of a record.
+    pad: Pads dense batches.
+  """
+  longest = tf.reduce_max(other_features.pop("length"))
+  parsed = tf.io.parse_example(serialized, spec)
+  num_sequences = 1
+  if "sequence_lengths" in spec:
+    num_sequences = parsed["sequence_lengths"].shape[1]
+  return pad(_to_dense({**parsed, **other_features}, num_sequences), longest)
 
 
 def _to_dense(batch: Features, num_sequences: int) -> Features:
