@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import launch  # First: from here on a signal ends the program quietly.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 import os
 from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
+import numpy as np
 import safetensors
 import tensorflow as tf
 
@@ -206,7 +207,7 @@ def from_transformers(weights_path: str) -> modeling.BertConfig:
   classifier = _describe_classifier(
     head, weights.shapes, config, tokenizer_files.settings, max_length
   )
-  tensors = {name: weights.get_tensor(name) for name in weights.shapes}
+  tensors = _read_tensors(weights, weights.shapes)
   with file_io.temporary_folder(_output_path("model")) as folder:
     tokenizer_files.write(folder)
     if classifier:
@@ -239,7 +240,7 @@ def to_transformers() -> modeling.BertConfig:
     config, os.path.join(FLAGS.input_dir, FLAGS.checkpoint)
   )
   names = checkpoint.remove_training_names(weights.shapes)
-  tensors = {name: weights.get_tensor(name) for name in names}
+  tensors = _read_tensors(weights, names)
   original = None
   original_path = _join_input(_ORIGINAL_CONFIG)
   if tf.io.gfile.exists(original_path):
@@ -299,6 +300,22 @@ def _open_weights(config: modeling.BertConfig, path: str) -> checkpoint.Reader:
   encoder = modeling.BertModel(config, add_pooler=add_pooler)
   checkpoint.restore(checkpoint.variables_by_name(encoder), path, "--input_dir")
   return reader
+
+
+def _read_tensors(
+  weights: checkpoint.Reader, names: Iterable[str]
+) -> dict[str, np.ndarray]:
+  """Returns the tensors with these names, and logs what comes next."""
+  logging.info("Reading %s ...", FLAGS.input_dir)
+  tensors = {name: weights.get_tensor(name) for name in names}
+  num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+  logging.info(
+    "Writing %d tensors of %d MB to %s ...",
+    len(tensors),
+    num_bytes // 10**6,
+    FLAGS.output_dir,
+  )
+  return tensors
 
 
 # --- Heads -------------------------------------------------------------------

@@ -381,9 +381,7 @@ def write_missing_blocks(
   job: Job,
 ) -> dict[shards.BlockNumber, shards.BlockIndex]:
   """Writes the blocks that are not complete yet; returns all indices."""
-  logging.info("*** Reading from input files ***")
-  for file in job.input_files:
-    logging.info("  %s", file)
+  file_names.log_files("Reading from input files", job.input_files)
   input_bytes = sum(map(file_io.file_size, job.input_files))
   progress = BlockProgress(input_bytes)
   block_bytes = corpus.choose_block_bytes(job.input_files)
@@ -485,9 +483,7 @@ def write_missing_shards(
   indices: Mapping[shards.BlockNumber, shards.BlockIndex],
 ) -> None:
   """Writes the shards that do not exist yet from blocks with these indices."""
-  logging.info("*** Writing to output files ***")
-  for file in output.files:
-    logging.info("  %s", file)
+  file_names.log_files("Writing to output files", output.files)
   missing = output.missing_shards()
   num_workers = workers.choose_num_workers(
     FLAGS.num_workers,

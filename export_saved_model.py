@@ -121,6 +121,7 @@ def main(_):
   preprocessor = signatures.Preprocessor(
     files.vocab_file, tokenizer, max_seq_length
   )
+  logging.info("Reading the weights of %s ...", files.init_checkpoint)
   model = _load_model(config, files.init_checkpoint, head, classifier)
   serving_class = getattr(signatures, head.serving_class)
   served = serving_class(model, preprocessor, _serving_settings(classifier))
@@ -273,6 +274,7 @@ def save(served: signatures.ServedModel, folder: str) -> None:
   Raises:
     UserError: The folder exists with another model, or cannot be written.
   """
+  logging.info("Building the graphs of the signatures, and writing them ...")
   # The name of a temporary folder is not a number, so a server does not take
   # it for a version.
   with file_io.temporary_folder(folder) as temporary:

@@ -16,7 +16,7 @@ that help and mistakes are answered at once; see `command_line.late_imports`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import functools
 import io
@@ -121,6 +121,65 @@ def parent_settings() -> dict[str, Any]:
     "stdin": subprocess.PIPE,
     "env": {**os.environ, _PARENT_VARIABLE: "1"},
   }
+
+
+def run_program(
+  name: str, arguments: Sequence[str], log_file: str = ""
+) -> None:
+  """Runs another one of our programs to its end.
+
+  It ends when this one ends, even if this one is killed, so that the next call
+  of the same command has its folders to itself. If it was stopped by a signal,
+  this program exits with the same status.
+
+  Args:
+    name: Name of its file, such as `run_classifier.py`.
+    arguments: Its flags.
+    log_file: File that its messages are appended to; empty to show them.
+
+  Raises:
+    UserError: The program failed.
+  """
+  import subprocess  # pylint: disable=g-import-not-at-top
+
+  command = [
+    sys.executable,
+    os.path.join(_folder_of(__file__), name),
+    *arguments,
+  ]
+  with contextlib.ExitStack() as stack:
+    output = None
+    if log_file:
+      output = stack.enter_context(open(log_file, "a", encoding="utf-8"))
+    process = subprocess.Popen(
+      command, stdout=output, stderr=output, **parent_settings()
+    )
+    try:
+      code = process.wait()
+    except BaseException:
+      process.terminate()  # upon which it saves its work
+      process.wait()
+      raise
+    finally:
+      if process.stdin:
+        process.stdin.close()
+  if code in EXIT_CODES.values():
+    sys.stderr.write("Stopped. The same command resumes from there.\n")
+    sys.exit(code)
+  if code:
+    raise UserError(_explain_failure(name, code, log_file))
+
+
+def _explain_failure(name: str, code: int, log_file: str) -> str:
+  """Returns the message about a program that failed."""
+  if not log_file:
+    return (
+      f"{name} ended with status {code}; its message is above. When the cause "
+      "is gone, the same command continues with this program."
+    )
+  with open(log_file, encoding="utf-8", errors="replace") as log:
+    _, _, last_line = log.read().strip().rpartition("\n")
+  return f"{last_line} (The rest is in {log_file}.)"
 
 
 def _end_with_parent() -> None:

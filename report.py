@@ -6,6 +6,8 @@
 A run is the --output_dir of a program that trains, evaluates or predicts. These
 programs write the page themselves; this one makes it again, or for runs that
 have none. Several runs come next to each other on one page.
+
+--output_file=loss.png draws the loss curves instead, for papers and slides.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from data import file_names
 from data import locks
 from errors import UserError
 from reports import comparison
+from reports import loss_plot
 from reports import page
 from reports import records_report
+from reports import run_log
 from reports import run_report
 
 FLAGS = flags.FLAGS
@@ -50,38 +54,83 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "output_file",
     None,
-    "HTML file to write; by default report.html in the folder of the run. "
-    "Several runs and records need it.",
+    "HTML file to write, or a file .png for a picture of the loss curves; by "
+    "default report.html in the folder of the run. Several runs and records "
+    "need it.",
+  )
+  flags.DEFINE_string(
+    "loss",
+    "loss",
+    "Curve of the picture: loss, or a part of it that the logs have, such as "
+    "masked_lm_loss.",
+  )
+  flags.DEFINE_bool(
+    "together", False, "Whether the picture shows all runs in one plot."
   )
 
 
 def main(_):
   if not FLAGS.run:
     raise UserError("--run names no folder. Pass an --output_dir.")
-  path = FLAGS.output_file
   is_one_run = len(FLAGS.run) == 1 and not FLAGS.vocab_file
-  if not (path or is_one_run):
-    raise UserError(
-      f"--run={','.join(FLAGS.run)} is not the folder of one run: pass "
-      "--output_file for the page."
-    )
+  path = FLAGS.output_file
+  if not path:
+    if not is_one_run:
+      raise UserError(
+        f"--run={','.join(FLAGS.run)} is not the folder of one run: pass "
+        "--output_file for the page."
+      )
+    path = os.path.join(FLAGS.run[0], run_report.FILE)
+  _check_flags(path)
+  records = []
   if FLAGS.vocab_file:
-    files = file_names.find_files(",".join(FLAGS.run), "--run")
-    content = records_report.make_page(files, FLAGS.vocab_file)
+    records = file_names.find_files(",".join(FLAGS.run), "--run")
+  file_io.check_not_inputs(
+    {"--output_file": [path]},
+    {
+      "--run": records or map(run_log.log_file, FLAGS.run),
+      "--vocab_file": [FLAGS.vocab_file] if records else [],
+    },
+  )
+  if _is_picture(path):
+    content = loss_plot.make_picture(FLAGS.run, FLAGS.loss, FLAGS.together)
+  elif records:
+    html = records_report.make_page(records, FLAGS.vocab_file)
+    content = page.encode(html)
   elif is_one_run:
-    content = run_report.make_page(FLAGS.run[0])
-    path = path or os.path.join(FLAGS.run[0], run_report.FILE)
+    content = page.encode(run_report.make_page(FLAGS.run[0]))
   else:
-    content = comparison.make_page(FLAGS.run)
+    content = page.encode(comparison.make_page(FLAGS.run))
   _write(path, content)
   print(path)
 
 
-def _write(path: str, content: str) -> None:
-  """Writes the page, unless another process is writing it."""
+def _is_picture(path: str) -> bool:
+  return path.lower().endswith(".png")
+
+
+def _check_flags(path: str) -> None:
+  """Raises a UserError if flags do not fit the kind of file to write."""
+  if _is_picture(path):
+    if FLAGS.vocab_file:
+      raise UserError(
+        f"--output_file={path}: records have no curves. Pass a file .html, or "
+        "no --vocab_file."
+      )
+    return
+  for name in ("loss", "together"):
+    if FLAGS[name].present:
+      raise UserError(
+        f"--{name} is about a picture of curves: pass a file .png as "
+        "--output_file."
+      )
+
+
+def _write(path: str, content: bytes) -> None:
+  """Writes a file, unless another process is writing it."""
   with locks.Lock(f"{path}.lock", f"--output_file={path}"):
     file_io.remove_leftovers(os.path.dirname(path) or ".")
-    page.write(path, content)
+    file_io.write_bytes(path, content)
 
 
 if __name__ == "__main__":

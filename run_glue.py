@@ -21,8 +21,6 @@ import os
 import re
 import shlex
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any, NamedTuple
 
@@ -51,8 +49,6 @@ _NOT_KEPT = re.compile(
 @flag_help.group("Grid of runs")
 def define_flags() -> None:
   """Defines the flags of this program."""
-  batch_sizes, learning_rates = map(_join, glue.GRID)
-  quick_batch_sizes, quick_learning_rates = map(_join, glue.QUICK_GRID)
   common_flags.define_model_flags()
   common_flags.define_vocab_flags()
   flags.DEFINE_string(
@@ -68,6 +64,37 @@ def define_flags() -> None:
   flags.DEFINE_list(
     "tasks", None, "Tasks to train on; by default all tasks in --data_dir."
   )
+  _define_grid_flags()
+  flags.DEFINE_float(
+    "num_train_epochs",
+    4.0,
+    "Number of passes over the training examples.",
+    lower_bound=0.0,
+  )
+  flags.DEFINE_integer(
+    "max_seq_length", 128, "Maximum number of tokens of a sequence."
+  )
+  flags.DEFINE_bool(
+    "do_predict",
+    True,
+    "Whether to predict the test files with the best run, for the GLUE server.",
+  )
+  flags.DEFINE_bool(
+    "random_weights",
+    False,
+    "Whether to start from random weights, to see what pre-training is worth.",
+  )
+  flags.DEFINE_string(
+    "classifier_flags",
+    "",
+    "Further flags for run_classifier.py, such as '--bias_correction'.",
+  )
+
+
+def _define_grid_flags() -> None:
+  """Defines the flags of the settings to try."""
+  batch_sizes, learning_rates = map(_join, glue.GRID)
+  quick_batch_sizes, quick_learning_rates = map(_join, glue.QUICK_GRID)
   flags.DEFINE_bool(
     "quick",
     False,
@@ -88,25 +115,6 @@ def define_flags() -> None:
     "seeds",
     "1,2,3",
     "Random seeds: the first for the grid, all for its best setting.",
-  )
-  flags.DEFINE_float(
-    "num_train_epochs",
-    4.0,
-    "Number of passes over the training examples.",
-    lower_bound=0.0,
-  )
-  flags.DEFINE_integer(
-    "max_seq_length", 128, "Maximum number of tokens of a sequence."
-  )
-  flags.DEFINE_bool(
-    "do_predict",
-    True,
-    "Whether to predict the test files with the best run, for the GLUE server.",
-  )
-  flags.DEFINE_string(
-    "classifier_flags",
-    "",
-    "Further flags for run_classifier.py, such as '--bias_correction'.",
   )
 
 
@@ -147,7 +155,7 @@ class Run(NamedTuple):
       *_common_arguments(self.task, self.files),
       "--do_train",
       "--do_eval",
-      f"--init_checkpoint={self.files.init_checkpoint}",
+      *_weight_arguments(self.files),
       f"--train_batch_size={self.batch_size}",
       f"--learning_rate={self.learning_rate:g}",
       f"--seed={self.seed}",
@@ -175,47 +183,26 @@ class Result(NamedTuple):
     return {metric: self.scores[f"eval_{metric}"] for metric in metrics}
 
 
-def _data_dir(task: glue.GlueTask) -> str:
-  """Returns the folder of the files of a task; its usual one if none exists."""
-  folders = [task.folder, *_list_folders(FLAGS.data_dir)]
-  # The usual name comes first, so that it wins over others that mean the same.
-  for folder in folders:
-    path = os.path.join(FLAGS.data_dir, folder)
-    is_same = _normalize_name(folder) == _normalize_name(task.folder)
-    if is_same and tf.io.gfile.isdir(path):
-      return path
-  return os.path.join(FLAGS.data_dir, task.folder)
-
-
-def _normalize_name(name: str) -> str:
-  """Returns a name of a task as letters and digits: `sst2` for SST-2."""
-  return "".join(filter(str.isalnum, name.lower()))
-
-
-def _list_folders(folder: str) -> list[str]:
-  """Returns the names of the folders in a folder, sorted."""
-  # On remote file systems names of folders end in a slash.
-  names = [name.rstrip("/") for name in _list_files(folder)]
-  return [
-    name
-    for name in sorted(names)
-    if tf.io.gfile.isdir(os.path.join(folder, name))
-  ]
-
-
 def _common_arguments(
   task: glue.GlueTask, files: model_folder.ModelFiles
 ) -> list[str]:
   """Returns the arguments that training and prediction share."""
   return [
     f"--task_name={task.name}",
-    f"--data_dir={_data_dir(task)}",
+    f"--data_dir={glue.find_folder(FLAGS.data_dir, task)}",
     f"--bert_config_file={files.bert_config_file}",
     f"--vocab_file={files.vocab_file}",
     *_text_arguments(files),
     f"--precision={FLAGS.precision}",
     f"--max_seq_length={FLAGS.max_seq_length}",
   ]
+
+
+def _weight_arguments(files: model_folder.ModelFiles) -> list[str]:
+  """Returns the argument that names the weights to start from, if there are."""
+  if not files.init_checkpoint:
+    return []
+  return [f"--init_checkpoint={files.init_checkpoint}"]
 
 
 def _text_arguments(files: model_folder.ModelFiles) -> list[str]:
@@ -233,39 +220,8 @@ def _text_arguments(files: model_folder.ModelFiles) -> list[str]:
 
 
 def _run_classifier(arguments: Sequence[str], log_file: str) -> None:
-  """Runs `run_classifier.py`, with its messages in a file.
-
-  The program ends when this one ends, even if this one is killed, so that the
-  next call of the same command has the folder to itself.
-
-  Raises:
-    UserError: The program failed.
-  """
-  top_folder = os.path.dirname(os.path.abspath(__file__))
-  program = os.path.join(top_folder, "run_classifier.py")
-  with open(log_file, "a", encoding="utf-8") as log:
-    process = subprocess.Popen(
-      [sys.executable, program, *arguments],
-      stdout=log,
-      stderr=subprocess.STDOUT,
-      **launch.parent_settings(),
-    )
-    try:
-      code = process.wait()
-    except BaseException:
-      process.terminate()  # upon which it saves its work
-      process.wait()
-      raise
-    finally:
-      if process.stdin:
-        process.stdin.close()
-  if code in launch.EXIT_CODES.values():
-    logging.info("Stopped. The same command resumes from there.")
-    sys.exit(code)
-  if code:
-    with open(log_file, encoding="utf-8", errors="replace") as log:
-      _, _, last_line = log.read().strip().rpartition("\n")
-    raise UserError(f"{last_line} (The rest is in {log_file}.)")
+  """Runs `run_classifier.py`, with its messages in a file."""
+  launch.run_program("run_classifier.py", arguments, log_file)
 
 
 def make_run(run: Run) -> Result:
@@ -431,8 +387,9 @@ def _predict(
     folder: Folder of the best run.
     table_flags: Values of `common_flags.TABLE_FLAGS` for the test files.
   """
-  if not task.has_file(_data_dir(task), "test"):
-    logging.info("  There is no test file in %s.", _data_dir(task))
+  data_dir = glue.find_folder(FLAGS.data_dir, task)
+  if not task.has_file(data_dir, "test"):
+    logging.info("  There is no test file in %s.", data_dir)
     return
   output_dir = os.path.join(FLAGS.output_dir, task.folder, "best")
   done_file = os.path.join(output_dir, "predicted.json")
@@ -627,7 +584,12 @@ def _draw_bar(
 
 
 def write_results(init_checkpoint: str) -> None:
-  """Writes `results.json`, `results.md` and `results.png` of all tasks."""
+  """Writes `results.json`, `results.md` and `results.png` of all tasks.
+
+  Args:
+    init_checkpoint: The weights that the runs started from; empty for random
+      ones.
+  """
   # Tasks of earlier calls are part of the table.
   results = {}
   for task in glue.TASKS.values():
@@ -635,8 +597,11 @@ def write_results(init_checkpoint: str) -> None:
     if tf.io.gfile.exists(path):
       results[task.name] = file_io.read_json(path)
   summary = summarize(results)
-  checkpoint_dir = os.path.dirname(os.path.abspath(init_checkpoint))
-  table = to_markdown(summary, os.path.basename(checkpoint_dir))
+  model_name = "random weights"
+  if init_checkpoint:
+    checkpoint_dir = os.path.dirname(os.path.abspath(init_checkpoint))
+    model_name = os.path.basename(checkpoint_dir)
+  table = to_markdown(summary, model_name)
   contents = {
     "results.json": json.dumps(summary, indent=2) + "\n",
     "results.md": table,
@@ -710,48 +675,35 @@ def _make_grid(task: glue.GlueTask) -> list[tuple[int, float]]:
   return [(size, rate) for size in batch_sizes for rate in learning_rates]
 
 
-def _find_tasks() -> list[glue.GlueTask]:
-  """Returns the tasks of --tasks, or all tasks in --data_dir.
+def _find_model() -> model_folder.ModelFiles:
+  """Returns the files of the model; no weights with --random_weights.
 
   Raises:
-    UserError: There is no such task, or its folder is missing.
+    UserError: A file is not named, or flags contradict each other.
   """
-  names = [name.lower() for name in FLAGS.tasks or glue.TASKS]
-  unknown = sorted(set(names) - set(glue.TASKS))
-  if unknown:
-    raise UserError(
-      f"--tasks has {unknown[0]!r}, which is not one of: "
-      f"{', '.join(glue.TASKS)}."
+  if not FLAGS.random_weights:
+    return common_flags.model_files(
+      "bert_config_file", "vocab_file", "init_checkpoint"
     )
-  wanted = [task for task in glue.TASKS.values() if task.name in names]
-  found, missing = [], []
-  for task in wanted:
-    if tf.io.gfile.isdir(_data_dir(task)):
-      found.append(task)
-    else:
-      missing.append(task.folder)
-  if not found or (FLAGS.tasks and missing):
-    folders = ", ".join(_list_folders(FLAGS.data_dir)) or "none"
+  if FLAGS.init_checkpoint:
     raise UserError(
-      f"--data_dir={FLAGS.data_dir} has no folder {' or '.join(missing)}. The "
-      f"folders that it has: {folders}."
+      f"--random_weights and --init_checkpoint={FLAGS.init_checkpoint} both "
+      "say where to start. Pass one of them."
     )
-  return found
+  files = common_flags.model_files("bert_config_file", "vocab_file")
+  return files._replace(init_checkpoint="")
 
 
 @launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
-  files = common_flags.model_files(
-    "bert_config_file", "vocab_file", "init_checkpoint"
-  )
+  files = _find_model()
   table_flags = _read_table_flags()
   tasks = [
-    common_flags.apply_table_flags(task, table_flags) for task in _find_tasks()
+    common_flags.apply_table_flags(task, table_flags)
+    for task in glue.find_tasks(FLAGS.data_dir, "--data_dir", FLAGS.tasks)
   ]
-  for task in tasks:  # problems of files are reported before hours of work
-    data_dir = _data_dir(task)
-    for split in ("train", *task.existing_splits(data_dir, "dev")):
-      task.read_examples(data_dir, split)
+  # Problems of files are reported before hours of work.
+  glue.check_files(FLAGS.data_dir, tasks)
   grids = [_make_grid(task) for task in tasks]
   seeds = _read_numbers("seeds", int)
   for task, grid in zip(tasks, grids):

@@ -722,9 +722,7 @@ def _read_parts(
 def _expand_flag(flag: str) -> list[str]:
   """Returns the input files that a flag names, and logs them."""
   files = file_names.find_files(str(FLAGS[flag].value), f"--{flag}")
-  logging.info("*** Files of --%s ***", flag)
-  for file in files:
-    logging.info("  %s", file)
+  file_names.log_files(f"Files of --{flag}", files)
   return files
 
 

@@ -15,7 +15,7 @@ import runpy
 import sys
 
 # Program that is gone -> the program that does its work.
-_REPLACEMENTS = {"predict_masked": "predict"}
+_REPLACEMENTS = {"predict_masked": "predict", "plot_training": "report"}
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import glob
 import os
 
+from absl import logging
 import tensorflow as tf
 
 from data import file_io
@@ -27,6 +28,8 @@ from errors import UserError
 _LIST_MARK = "@"
 # Maximum number of characters of a flag's value in a message.
 _LONGEST_SHOWN = 300
+# Of more files than this, `log_files` shows the first and the last ones.
+_MOST_LOGGED, _SHOWN_AT_EACH_END = 8, 3
 
 
 def find_files(names: str, flag: str) -> list[str]:
@@ -50,6 +53,17 @@ def find_files(names: str, flag: str) -> list[str]:
     if file_io.file_size(file) == 0:
       raise UserError(f"{flag}: {file} is empty.")
   return files
+
+
+def log_files(title: str, files: Sequence[str]) -> None:
+  """Logs the names of files below a title; only some if there are many."""
+  logging.info("*** %s ***", title)
+  shown = list(files)
+  if len(files) > _MOST_LOGGED:
+    num_hidden = len(files) - 2 * _SHOWN_AT_EACH_END
+    shown[_SHOWN_AT_EACH_END:-_SHOWN_AT_EACH_END] = [f"... {num_hidden} more"]
+  for name in shown:
+    logging.info("  %s", name)
 
 
 def _find_in_parts(names: str, source: str) -> list[str]:

@@ -85,9 +85,9 @@ def take_tour() -> None:
 
   show_step(5, "Loss curves")
   run(
-    "plot_training.py",
+    "report.py",
     output_file=WORK / "loss.png",
-    runs=f"{WORK / 'pretraining'},{WORK / 'classifier'}",
+    run=f"{WORK / 'pretraining'},{WORK / 'classifier'}",
   )
 
   show_step(6, f"Done in {time.monotonic() - started:.0f} seconds")

@@ -12,6 +12,7 @@ question_report        parts about questions and answers
 choice_report          parts about choices of what follows
 mask_report            predictions for masked words while a model is pre-trained
 grid_report            the part about the runs of run_glue.py
+loss_plot              loss curves as a picture
 comparison             a page of several runs next to each other
 earlier_files          parts about runs without files of examples
 records_report         a page of pre-training records

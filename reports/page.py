@@ -141,6 +141,11 @@ def render(title: str, subtitle: str, parts: Sequence[Part]) -> str:
   )
 
 
+def encode(content: str) -> bytes:
+  """Returns the bytes of a page; half of a surrogate pair becomes `?`."""
+  return content.encode("utf-8", "replace")
+
+
 def write(path: str, content: str) -> None:
-  """Writes a page; half of a surrogate pair becomes a question mark."""
-  file_io.write_bytes(path, content.encode("utf-8", "replace"))
+  """Writes a page."""
+  file_io.write_bytes(path, encode(content))

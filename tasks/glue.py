@@ -5,9 +5,14 @@ A new task is one entry in the list of tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
+import os
 from typing import NamedTuple
 
+import tensorflow as tf
+
+from errors import UserError
 import heads
 from tasks import classification
 from tasks import metrics
@@ -259,6 +264,98 @@ _TASKS = [
 ]
 # Name -> task.
 TASKS = {task.name: task for task in _TASKS}
+
+
+# --- Folders -----------------------------------------------------------------
+
+
+def find_folder(data_dir: str, task: GlueTask) -> str:
+  """Returns the folder of the files of a task; its usual one if none exists.
+
+  Args:
+    data_dir: Folder with the folders of the tasks.
+    task: The task.
+  """
+  # The usual name comes first, so that it wins over others that mean the same.
+  for folder in (task.folder, *_list_folders(data_dir)):
+    path = os.path.join(data_dir, folder)
+    is_same = _normalize_name(folder) == _normalize_name(task.folder)
+    if is_same and tf.io.gfile.isdir(path):
+      return path
+  return os.path.join(data_dir, task.folder)
+
+
+def _normalize_name(name: str) -> str:
+  """Returns a name of a task as letters and digits: `sst2` for SST-2."""
+  return "".join(filter(str.isalnum, name.lower()))
+
+
+def _list_folders(folder: str) -> list[str]:
+  """Returns the names of the folders in a folder, sorted."""
+  if not tf.io.gfile.isdir(folder):
+    return []
+  # On remote file systems names of folders end in a slash.
+  names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]
+  return [
+    name
+    for name in sorted(names)
+    if tf.io.gfile.isdir(os.path.join(folder, name))
+  ]
+
+
+def find_tasks(
+  data_dir: str, flag: str, names: Sequence[str] | None = None
+) -> list[GlueTask]:
+  """Returns the tasks with these names, or all tasks that a folder holds.
+
+  Args:
+    data_dir: Folder with the folders of the tasks.
+    flag: Flag that names it, for error messages.
+    names: Names of the tasks in any case; None for all that are there.
+
+  Raises:
+    UserError: There is no such task, or its folder is missing.
+  """
+  wanted = [name.lower() for name in names or TASKS]
+  unknown = sorted(set(wanted) - set(TASKS))
+  if unknown:
+    raise UserError(
+      f"--tasks has {unknown[0]!r}, which is not one of: {', '.join(TASKS)}."
+    )
+  found, missing = [], []
+  for task in TASKS.values():
+    if task.name not in wanted:
+      continue
+    if tf.io.gfile.isdir(find_folder(data_dir, task)):
+      found.append(task)
+    else:
+      missing.append(task.folder)
+  if not found or (names and missing):
+    folders = ", ".join(_list_folders(data_dir)) or "none"
+    raise UserError(
+      f"{flag}={data_dir} has no folder {' or '.join(missing)}. The folders "
+      f"that it has: {folders}."
+    )
+  return found
+
+
+def check_files(data_dir: str, tasks: Sequence[GlueTask]) -> None:
+  """Reads the files of tasks that training and evaluation need.
+
+  Args:
+    data_dir: Folder with the folders of the tasks.
+    tasks: The tasks.
+
+  Raises:
+    UserError: A file is missing or cannot be read.
+  """
+  for task in tasks:
+    folder = find_folder(data_dir, task)
+    for split in ("train", *task.existing_splits(folder, "dev")):
+      task.read_examples(folder, split)
+
+
+# --- The table ---------------------------------------------------------------
 
 # Explains the scores below the table.
 TABLE_NOTE = (

@@ -50,7 +50,9 @@ _LEFTOVER = re.compile(
   r"(\.unfinished|_temp|\.parts|\.part|\.part\.json|\.lock|(^|/)\.[^/]*)(/|$)"
 )
 # Files that a program rewrites while it runs.
-_REWRITTEN = re.compile(r"(^|/)(checkpoint|training_log\.jsonl)$")
+_REWRITTEN = re.compile(
+  r"(^|/)(checkpoint|training_log\.jsonl|report_masks\.json)$"
+)
 _WEIGHTS = re.compile(r"^out/(model\.ckpt-(\d+)\..*|checkpoint)$")
 _REFUSAL = re.compile(
   r" is in use: (\S+) \(process (\d+) on \S+, since [^)]*\) writes there\."

@@ -572,9 +572,9 @@ PROGRAMS = {
     ),
     Program(
       "plot",
-      "plot_training.py",
+      "report.py",
       _flags(
-        runs="{inputs}/pretrained/out,{inputs}/teacher/out",
+        run="{inputs}/pretrained/out,{inputs}/teacher/out",
         output_file="out/loss.png",
       ),
     ),
@@ -620,8 +620,8 @@ READERS = (
   ),
   Program(
     "plot of a run",
-    "plot_training.py",
-    _flags(runs="{run}", output_file="loss.png"),
+    "report.py",
+    _flags(run="{run}", output_file="loss.png"),
   ),
   Program(
     "report of a run",

@@ -170,3 +170,15 @@ def test_names_that_stand_for_no_file_are_refused(names, message):
   with pytest.raises(UserError, match=message) as error:
     find(names)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_files, num_lines", [(8, 8), (9, 7), (1000, 7)])
+def test_of_many_files_some_are_logged(caplog, num_files, num_lines):
+  names = [f"x{number}" for number in range(num_files)]
+  with caplog.at_level("INFO"):
+    file_names.log_files("Files", names)
+  title, *lines = caplog.messages
+  assert title == "*** Files ***" and len(lines) == num_lines
+  assert (lines[0], lines[-1]) == ("  x0", f"  x{num_files - 1}")
+  if num_lines < num_files:
+    assert lines[3] == f"  ... {num_files - 6} more"

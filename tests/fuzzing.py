@@ -53,11 +53,11 @@ from data import transformers_config
 import download_model
 import errors
 import modeling
-import plot_training
 from pretraining import corpus
 from pretraining import input_pipeline
 from pretraining import record_formats
 from reports import example_files
+from reports import loss_plot
 from reports import mask_report
 from reports import run_files
 from reports import run_report
@@ -1548,7 +1548,7 @@ KINDS = (
     "training log",
     "training_log.jsonl",
     _write_log,
-    lambda folder: plot_training.read_log(folder, "loss"),
+    lambda folder: loss_plot.read_curves(folder, "loss"),
     is_json=True,
   ),
   *(

@@ -160,6 +160,47 @@ def test_a_program_ends_with_its_parent(start, phase):
   assert process.wait(timeout=60) == 1
 
 
+CHILD = """
+import signal, sys, time
+if "--waits" in sys.argv:
+  signal.signal(signal.SIGTERM, lambda *unused: sys.exit(75))
+  print("ready", flush=True)
+  time.sleep(600)
+print("The flag is wrong.", file=sys.stderr)
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+  "arguments, status, message",
+  [
+    ("'0'", 0, ""),
+    ("'75'", 75, "Stopped. The same command resumes from there."),
+    ("'3'", 1, "child.py ended with status 3; its message is above."),
+    ("'3'], 'log.txt'", 1, "The flag is wrong. (The rest is in log.txt.)"),
+  ],
+)
+def test_a_program_that_runs_another_ends_like_it(
+  start, tmp_path, arguments, status, message
+):
+  (tmp_path / "child.py").write_text(CHILD)
+  arguments = arguments if "]" in arguments else arguments + "]"
+  process = start(f"launch.run_program('child.py', [{arguments})", cwd=tmp_path)
+  _, errors = process.communicate(timeout=60)
+  assert process.returncode == status and message in errors
+  assert "Traceback" not in errors
+
+
+def test_a_stopped_program_stops_the_one_that_it_runs(start, tmp_path):
+  (tmp_path / "child.py").write_text(CHILD)
+  process = start("launch.run_program('child.py', ['--waits'])")
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(signal.SIGINT)
+  # The output ends when both processes have ended.
+  process.communicate(timeout=60)
+  assert process.returncode == 130
+
+
 @pytest.mark.parametrize(
   "error, message",
   [

@@ -78,7 +78,7 @@ def test_commands_of_the_tour_have_flags_of_their_programs(
     "run_pretraining.py",
     "run_pretraining.py",
     "run_classifier.py",
-    "plot_training.py",
+    "report.py",
   ]
   output = capsys.readouterr().out
   assert "8 of 8 sentences are nearest their pair" in output

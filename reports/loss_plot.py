@@ -1,46 +1,16 @@
-"""Draws the loss curves of one or several runs to a PNG file.
-
-    python plot_training.py --runs=/tmp/pretraining,/tmp/mrpc \\
-        --output_file=loss.png
-
-A run is the --output_dir of a training. The curve comes from its
-training_log.jsonl.
-"""
+"""Draws the loss curves of runs as a picture, for papers and slides."""
 
 from __future__ import annotations
 
-import launch  # First: from here on a signal ends the program quietly.
-
+from collections.abc import Sequence
+import io
 import os
 from typing import Any, NamedTuple
 
-from absl import flags
-from absl import logging
 import tensorflow as tf
 
-from command_line import flag_help
-from command_line import input_paths
-from data import file_io
-from data import locks
 from errors import UserError
 from reports import run_log
-
-FLAGS = flags.FLAGS
-
-
-@flag_help.group("Plots")
-def define_flags() -> None:
-  """Defines the flags of this program."""
-  flags.DEFINE_list("runs", None, "Folders of runs.", required=True)
-  input_paths.mark("runs", input_paths.check_files)
-  flags.DEFINE_bool("together", False, "Whether to draw all runs in one plot.")
-  flags.DEFINE_string(
-    "loss",
-    "loss",
-    "Curve to draw: loss, or a part of it that the logs have, such as "
-    "masked_lm_loss.",
-  )
-  flags.DEFINE_string("output_file", None, "PNG file to write.", required=True)
 
 
 class Curves(NamedTuple):
@@ -55,7 +25,7 @@ class Curves(NamedTuple):
   evaluation: list[tuple[int, float]]
 
 
-def read_log(run_dir: str, loss: str) -> Curves:
+def read_curves(run_dir: str, loss: str) -> Curves:
   """Returns the curves of a run.
 
   Args:
@@ -69,7 +39,8 @@ def read_log(run_dir: str, loss: str) -> Curves:
   path = run_log.log_file(run_dir)
   if not tf.io.gfile.exists(path):
     raise UserError(
-      f"{path} does not exist. --runs takes the --output_dir of trainings."
+      f"--run: {path} does not exist. A picture shows the curves of trainings: "
+      "pass the --output_dir of each."
     )
   lines = run_log.read_lines(path)
   curves = Curves(
@@ -81,10 +52,22 @@ def read_log(run_dir: str, loss: str) -> Curves:
   return curves
 
 
-def _escape(text: str) -> str:
-  """Returns text that matplotlib shows unchanged."""
-  encodable = text.encode("utf-8", "replace").decode()
-  return encodable.replace("$", r"\$")
+def make_picture(folders: Sequence[str], loss: str, together: bool) -> bytes:
+  """Returns a PNG file with the curves of runs.
+
+  Args:
+    folders: The --output_dir of each run.
+    loss: Name of the loss in the logs.
+    together: Whether all runs share one plot.
+
+  Raises:
+    UserError: A log is missing or damaged, or has no such loss.
+  """
+  curves_by_run = {folder: read_curves(folder, loss) for folder in folders}
+  picture = _draw(curves_by_run, loss, together)
+  file = io.BytesIO()
+  picture.savefig(file, format="png", dpi=120)
+  return file.getvalue()
 
 
 def _draw(curves_by_run: dict[str, Curves], loss: str, together: bool) -> Any:
@@ -120,25 +103,7 @@ def _draw(curves_by_run: dict[str, Curves], loss: str, together: bool) -> Any:
   return picture
 
 
-def main(_):
-  if not FLAGS.runs:
-    raise UserError("--runs names no folder.")
-  file_io.check_not_inputs(
-    {"--output_file": [FLAGS.output_file]},
-    {"--runs": map(run_log.log_file, FLAGS.runs)},
-  )
-  curves_by_run = {run: read_log(run, FLAGS.loss) for run in FLAGS.runs}
-  picture = _draw(curves_by_run, FLAGS.loss, FLAGS.together)
-  with locks.Lock(
-    f"{FLAGS.output_file}.lock", f"--output_file={FLAGS.output_file}"
-  ):
-    file_io.remove_leftovers(os.path.dirname(FLAGS.output_file) or ".")
-    with file_io.atomic_file(FLAGS.output_file) as temporary:
-      with tf.io.gfile.GFile(temporary, "wb") as writer:
-        picture.savefig(writer, format="png", dpi=120)
-  logging.info("%s shows %d runs.", FLAGS.output_file, len(curves_by_run))
-
-
-if __name__ == "__main__":
-  define_flags()
-  launch.run(main)
+def _escape(text: str) -> str:
+  """Returns text that matplotlib shows unchanged."""
+  encodable = text.encode("utf-8", "replace").decode()
+  return encodable.replace("$", r"\$")
