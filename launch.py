@@ -405,7 +405,8 @@ def owns(
 ) -> Callable:
   """Returns a decorator of `main` that holds the lock of a folder.
 
-  Files that an earlier run left half-written in the folder are removed first.
+  Files that an earlier run left half-written in the folder, or in a folder in
+  it, are removed first.
   If several machines train together, only the first one holds the lock.
 
   Args:
@@ -428,7 +429,7 @@ def owns(
       if not (needs_lock() and _is_first_machine()):
         return main(argv)
       with locks.Lock.of_folder(folder, f"--{flag}={folder}"):
-        file_io.remove_leftovers(folder)
+        file_io.remove_leftovers(folder, in_subfolders=True)
         started = time.monotonic()
         with messages.collected_warnings() as warnings:
           main(argv)

@@ -554,18 +554,27 @@ def check_writable(folder: str, flag: str) -> None:
     ) from error
 
 
-def remove_leftovers(folder: str) -> None:
+def remove_leftovers(folder: str, in_subfolders: bool = False) -> None:
   """Removes temporary files of processes that were killed while writing.
 
   Only files with a name from `temporary_path` are removed, and only if no
   process holds them.
+
+  Args:
+    folder: The folder.
+    in_subfolders: Whether to look into the folders in it, too, such as
+      `submission` of a run.
   """
   if is_remote(folder) or not os.path.isdir(folder):
     return
   for name in os.listdir(folder):
-    if not _TEMPORARY_NAME.search(name):
-      continue
     path = os.path.join(folder, name)
+    if not _TEMPORARY_NAME.search(name):
+      is_subfolder = os.path.isdir(path) and not os.path.islink(path)
+      if in_subfolders and is_subfolder:
+        with contextlib.suppress(OSError):
+          remove_leftovers(path)
+      continue
     # Another program may remove the file at the same time.
     with contextlib.suppress(OSError):
       descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))

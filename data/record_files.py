@@ -252,6 +252,7 @@ def copy_undamaged_records(
   Raises:
     UserError: The file has too much damage to be skipped.
   """
+  file_io.remove_leftovers(folder)
   damages = []
 
   def undamaged_records():

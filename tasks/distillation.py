@@ -124,6 +124,7 @@ def teacher_logits(
   columns = [teacher.labels.index(label) for label in student.labels] or [0]
   key = _cache_key(teacher, prefix, examples)
   path = os.path.join(cache_dir, f"teacher-{key}.npy")
+  file_io.remove_leftovers(cache_dir)
   cached = read_cached(path, (len(examples), teacher.num_outputs))
   if cached is not None:
     logging.info("The logits of the teacher are read from %s.", path)

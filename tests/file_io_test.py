@@ -84,6 +84,21 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
   assert sorted(os.listdir(tmp_path)) == sorted(kept + ["inner", "y.txt", "z"])
 
 
+def test_leftovers_in_subfolders_are_removed_on_request(tmp_path):
+  name = "x.txt.0123abcd.unfinished"
+  for folder in ("inner", "inner/deep", "elsewhere"):
+    (tmp_path / "run" / folder).mkdir(parents=True)
+    (tmp_path / "run" / folder / name).write_text("x")
+  (tmp_path / "run" / "elsewhere").rename(tmp_path / "elsewhere")
+  (tmp_path / "run" / "link").symlink_to(tmp_path / "elsewhere")
+  file_io.remove_leftovers(str(tmp_path / "run"))
+  assert (tmp_path / "run" / "inner" / name).exists()
+  file_io.remove_leftovers(str(tmp_path / "run"), in_subfolders=True)
+  assert not (tmp_path / "run" / "inner" / name).exists()
+  assert (tmp_path / "run" / "inner" / "deep" / name).exists()
+  assert (tmp_path / "elsewhere" / name).exists()
+
+
 def test_output_that_is_an_input_is_refused(tmp_path):
   for name in ("a", "b"):
     (tmp_path / name).write_text("x")
