@@ -207,6 +207,9 @@ class ProgramServer:
     for line in self._process.stdout:
       answer = json.loads(line)
       if "ended" not in answer:
+        # The system gives the number of a process that has ended to another.
+        with self._changed:
+          self._ended.pop(answer["started"], None)
         self._started.put(answer)
         continue
       with self._changed:
