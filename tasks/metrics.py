@@ -223,7 +223,7 @@ def find_entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
       is_open = False
     if parsed and not continues:
       kind, first, is_open = tag_kind, place, True
-    if is_open and prefix in ("E", "S"):
+    if prefix in ("E", "S"):
       entities.add((kind, first, place + 1))
       is_open = False
   return entities

@@ -200,12 +200,17 @@ def test_schemes_of_tags_have_the_same_entities():
     ("O O", set()),
     # A tag of another form is outside of entities.
     ("B-x x I-x XX-x", {("x", 0, 1), ("x", 2, 3)}),
+    ("B-x LOC I-x MISC", {("x", 0, 1), ("x", 2, 3)}),
     # A type may have a hyphen.
     ("B-a-b I-a-b I-a", {("a-b", 0, 2), ("a", 2, 3)}),
   ],
 )
 def test_entities_by_hand(tags, expected):
   assert metrics.find_entities(tags.split()) == expected
+  # BILOU and BMES name the same places by other letters.
+  for letters in ("ILU", "MES", "MEW"):
+    renamed = tags.translate(str.maketrans("IES", letters))
+    assert metrics.find_entities(renamed.split()) == expected
 
 
 def test_scores_of_entities_by_hand():
@@ -230,15 +235,14 @@ def test_scores_of_entities_by_hand():
       "z_f1": 0.0,
     }
   )
-  assert list(scores)[:7] == [
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "x_precision",
-    "x_recall",
-    "x_f1",
-  ]
+
+
+def test_scores_of_entities_are_in_order():
+  tags = [f"B-{kind}" for kind in "hgfedcba"]
+  names = list(metrics.entity_scores([tags], [tags]))
+  assert names[:4] == ["accuracy", "precision", "recall", "f1"]
+  assert names[4:7] == ["a_precision", "a_recall", "a_f1"]
+  assert names[4::3] == [f"{kind}_precision" for kind in "abcdefgh"]
 
 
 def test_entities_without_types_have_scores_in_all_only():
