@@ -104,7 +104,8 @@ class Run:
 
   def send(self, number: int) -> None:
     if self.wait(0) is None:
-      os.kill(self.pid, number)
+      with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(self.pid, number)
 
   def stop(self) -> None:
     """Stops the process, and returns when it has stopped or ended."""
