@@ -222,6 +222,20 @@ def test_steps_per_call_change_nothing():
   )
 
 
+def test_the_loss_of_a_step_is_traced_once():
+  estimator = line_estimator()
+  spec = estimator._spec
+  seeds = []
+
+  def loss_fn(features, seed):
+    seeds.append(seed)
+    return spec_loss_fn(features, seed)
+
+  spec_loss_fn, spec.loss_fn = spec.loss_fn, loss_fn
+  weights_after(estimator, 3, 7)
+  assert len(seeds) == 2  # once in each call of `train`
+
+
 def test_seed_decides_the_run():
   runs = [weights_after(line_estimator(seed=seed), 10) for seed in (1, 1, 2)]
   np.testing.assert_array_equal(runs[0], runs[1])

@@ -202,7 +202,9 @@ class TrainingStep:
     return self._make_step(features, step, loss_scale, flags)
 
   def _make_step_in_graph(self, features, step, loss_scale, flags):
-    weights = self._sum_loss_weights(features)
+    weights = None
+    if self.num_parts > 1 or self.devices.num_replicas > 1:
+      weights = self._sum_loss_weights(features)
     seed = self._fold_dropout_seed(step)
     parts, gradients = self._differentiate_batch(
       features, weights, seed, loss_scale
@@ -281,16 +283,17 @@ class TrainingStep:
 
     Args:
       features: The rows.
-      weights: Name -> weight of the loss over the global batch.
+      weights: Name -> weight of the loss over the global batch; None if the
+        rows are the global batch.
       seed: Seed of the dropout, int32 [2].
       loss_scale: Factor of the gradients.
     """
     with tf.GradientTape() as tape:
       losses = self.loss_fn(features, seed).losses
-      parts = {
-        name: tf.math.divide_no_nan(losses[name][0], weight)
-        for name, weight in weights.items()
-      }
+      parts = {}
+      for name, (total, weight) in losses.items():
+        global_weight = weights[name] if weights else weight
+        parts[name] = tf.math.divide_no_nan(total, global_weight)
       scaled_loss = tf.reduce_sum(list(parts.values())) * loss_scale
     gradients = tape.gradient(scaled_loss, self.variables)
     # Gradients of models that are not ours may be sparse.
