@@ -656,6 +656,7 @@ class BertModel(tf.Module):
     activations = operations.ACTIVATIONS
     if is_portable:
       activations = operations.PORTABLE_ACTIVATIONS
+    self.activation = activations[config.hidden_act]
     self.config = config
     self.compute_dtype = tf.as_dtype(compute_dtype)
     self.recompute_activations = recompute_activations
@@ -667,7 +668,7 @@ class BertModel(tf.Module):
         f"{scope}/encoder/layer_{number}",
         config,
         init,
-        activations[config.hidden_act],
+        self.activation,
       )
       for number in range(config.num_hidden_layers)
     ]
@@ -874,17 +875,17 @@ class MaskedLMHead(tf.Module):
   """
 
   def __init__(
-    self, config: BertConfig, embedding_table: tf.Variable, init: Initializer
+    self,
+    config: BertConfig,
+    embedding_table: tf.Variable,
+    init: Initializer,
+    activation: operations.Activation,
   ):
     super().__init__()
     path = "cls/predictions"
     size = config.hidden_size
     self.transform = Dense(
-      f"{path}/transform/dense",
-      size,
-      size,
-      init,
-      operations.ACTIVATIONS[config.hidden_act],
+      f"{path}/transform/dense", size, size, init, activation
     )
     self.transform_norm = LayerNorm(f"{path}/transform/LayerNorm", config, init)
     self.output_bias = init.zeros(f"{path}/output_bias", [config.vocab_size])
@@ -912,7 +913,9 @@ class BertForPreTraining(tf.Module):
     super().__init__()
     init = Initializer(seed, config.initializer_range)
     self.bert = BertModel(config, compute_dtype, seed, **options)
-    self.masked_lm = MaskedLMHead(config, self.bert.get_embedding_table(), init)
+    self.masked_lm = MaskedLMHead(
+      config, self.bert.get_embedding_table(), init, self.bert.activation
+    )
     self.next_sentence = OutputLayer(
       "cls/seq_relationship/", config.hidden_size, 2, init
     )

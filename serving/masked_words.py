@@ -53,7 +53,8 @@ class MaskedLM:
       files.vocab_file, tokenizer.settings, never_split=[self._mask]
     )
     self._max_seq_length = config.max_position_embeddings
-    model = modeling.BertForPreTraining(config, compute_dtype)
+    # XLA would compile a part of the model for every length of a text.
+    model = modeling.BertForPreTraining(config, compute_dtype, is_portable=True)
     variables = checkpoint.variables_by_name(model)
     checkpoint.restore(variables, files.init_checkpoint)
     ids = tf.TensorSpec([None, None], tf.int32)

@@ -1,19 +1,20 @@
-"""A model for a Python program: a folder loaded, and texts made into batches.
+"""A model for a Python program: a folder loaded, and called with texts.
 
 from serving import text_model
 bert = text_model.load_model("models/uncased_L-4_H-512_A-8")
-encode = tf.function(bert.model, reduce_retracing=True)
-batch = bert.tokenizer(["A cat sat.", ("A pair of texts", "is a tuple.")])
-print(encode(**batch).pooled_output)
+outputs = bert(["A cat sat.", ("A pair of texts", "is a tuple.")])
+print(outputs.pooled_output)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 import checkpoint
@@ -94,11 +95,16 @@ class BatchTokenizer:
 
 def _pad(rows: Sequence[Sequence[int]]) -> tf.Tensor:
   """Returns rows as int32 [len(rows), longest row], padded with zeros."""
-  return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1).to_tensor()
+  longest = max(map(len, rows), default=0)
+  padded = np.zeros([len(rows), longest], np.int32)
+  for number, row in enumerate(rows):
+    padded[number, : len(row)] = row
+  return tf.constant(padded)
 
 
-class TextModel(NamedTuple):
-  """A model and what belongs to it.
+@dataclasses.dataclass(frozen=True)
+class TextModel:
+  """A model and what belongs to it. It is called with texts.
 
   Attributes:
     model: `modeling.BertModel`, or the model of a head. It is called with the
@@ -118,6 +124,27 @@ class TextModel(NamedTuple):
     """Labels in the order of the logits; empty if there are none."""
     return self.classifier.labels if self.classifier else ()
 
+  def __call__(self, texts: str | Sequence[Text]) -> Any:
+    """Returns the outputs of the model for a batch of texts.
+
+    The first call traces a graph, which serves batches of all sizes.
+
+    Args:
+      texts: See `BatchTokenizer.__call__`.
+
+    Raises:
+      UserError: There is something else than texts.
+    """
+    return self._graph(**self.tokenizer(texts))
+
+  @functools.cached_property
+  def _graph(self) -> Any:
+    def run(input_ids, input_mask, token_type_ids):
+      return self.model(input_ids, input_mask, token_type_ids)
+
+    ids = tf.TensorSpec([None, None], tf.int32)
+    return tf.function(run, input_signature=[ids, ids, ids], autograph=False)
+
 
 def load_model(
   folder: str, head: str | None = None, compute_dtype: tf.DType = tf.float32
@@ -136,7 +163,8 @@ def load_model(
       or the weights have no such head.
   """
   files = model_folder.find_model(folder, _SOURCE)
-  return load_files(files, head, compute_dtype)
+  # One graph answers batches of all shapes.
+  return load_files(files, head, compute_dtype, is_portable=True)
 
 
 def load_files(

@@ -53,14 +53,16 @@ def test_texts_of_different_lengths_make_a_padded_batch(folder):
   assert segments.sum() == 2
 
 
-def test_a_row_of_a_compiled_batch_is_that_of_its_text_alone(folder):
+def test_one_graph_answers_all_batches_row_by_row(folder):
   bert = text_model.load_model(folder)
-  encode = tf.function(bert.model, reduce_retracing=True)
   texts = ["a", "b c d e", ("a b", "c")]
-  outputs = encode(**bert.tokenizer(texts)).pooled_output
+  outputs = bert(texts).pooled_output
   for text, row in zip(texts, outputs):
-    alone = encode(**bert.tokenizer([text])).pooled_output[0]
+    alone = bert([text]).pooled_output[0]
     np.testing.assert_allclose(row, alone, rtol=0, atol=1e-5)
+    eager = bert.model(**bert.tokenizer([text])).pooled_output[0]
+    np.testing.assert_allclose(row, eager, rtol=0, atol=1e-5)
+  assert bert._graph.experimental_get_tracing_count() == 1
   one = bert.tokenizer(texts[0])["input_ids"]
   np.testing.assert_array_equal(one, bert.tokenizer([texts[0]])["input_ids"])
 
