@@ -18,7 +18,7 @@ from data import input_shares
 # `measure_peak_flops` multiplies matrices of this size, so often in a call, and
 # keeps the best of the calls. The first call is slow because it traces.
 _MATRIX_SIZE = 1024
-_PRODUCTS_PER_CALL = 4
+_PRODUCTS_PER_CALL = 2
 _NUM_CALLS = 6
 # Number of bytes that each worker sends to the others at once.
 _PIECE_SIZE = 8192
