@@ -102,19 +102,24 @@ def run_ours(settings) -> None:
       ]
     )
     # The steps of the program, with the estimator made once.
-    files = program.common_flags.model_files()
+    files = program.common_flags.model_files(
+      "bert_config_file", "vocab_file", "init_checkpoint"
+    )
     config = program.common_flags.read_config(files)
     tokenizer = program.common_flags.create_tokenizer(files, config)
     layers = program.layers_of_flag(config)
     estimator = program.create_estimator(config, layers, files.init_checkpoint)
     while True:
       next(my_turns)
+      output = os.path.join(folder, "out.npz")
+      if os.path.exists(output):
+        os.remove(output)  # otherwise nothing would be left to do
       program.extract(
         estimator,
         tokenizer,
-        [text_file],
-        program.open_output(layers, [text_file], files),
-        program.stretch_lines(config, layers),
+        program.encode_lines([text_file], tokenizer),
+        program.open_output(layers, [text_file], files, tokenizer),
+        program.lines_per_part(config, layers),
       )
 
 
