@@ -64,15 +64,16 @@ _PAGE_WIDTH = 1000
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 # Sizes in the picture, in pixels of its own.
-_WIDTH, _MARGIN = 960, 20
-_LINE_HEIGHT, _LETTER_WIDTH = 19, 7.8
-_COLUMNS = 112
+# They are few, so that letters can be read on a phone.
+_WIDTH, _MARGIN = 640, 20
+_LINE_HEIGHT, _LETTER_WIDTH = 21, 8.4
+_COLUMNS = 71
 _CHART_HEIGHT = 250
 _STYLE = """
-  .letters { font: 13px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono',
+  .letters { font: 14px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono',
     monospace; }
-  .label { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #59636e; }
-  .title { font: bold 14px system-ui, 'DejaVu Sans', sans-serif; }
+  .label { font: 14px system-ui, 'DejaVu Sans', sans-serif; fill: #59636e; }
+  .title { font: bold 15px system-ui, 'DejaVu Sans', sans-serif; }
   .page { fill: #fff; } .terminal { fill: #151b23; } .command { fill: #7ee787; }
   .output { fill: #e6edf3; } .dot { fill: #3d444d; }
   .title, .cell { fill: #1b1f24; } .axis { stroke: #d1d9e0; }
