@@ -1,8 +1,7 @@
 """Times the page of a run, as a share of the time of the run.
 
     python benchmarks/report_cost.py --task_name=MRPC --data_dir=glue/MRPC \\
-        --bert_config_file=$BERT/bert_config.json --vocab_file=$VOCAB \\
-        --do_train --do_eval --do_predict --max_seq_length=128 \\
+        --model=quickstart/minilm --do_train --do_eval --do_predict --max_seq_length=128 \\
         --train_batch_size=32 --output_dir=/tmp/report_cost --restart
 
 It is run_classifier.py, with all of its flags, and with clocks. The page costs
@@ -24,7 +23,7 @@ from absl import logging
 import result_files
 import tensorflow as tf
 
-import modeling
+import common_flags
 from reports import classification_report
 from reports import run_report
 import run_classifier
@@ -70,7 +69,7 @@ def main(_):
   with _clocks() as seconds:
     run_classifier.main([])
   whole = time.perf_counter() - start
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  config = common_flags.read_config(common_flags.model_files())
   model = f"{config.num_hidden_layers} layers of {config.hidden_size}"
   rows = []
   for name in _TIMED:

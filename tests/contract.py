@@ -210,7 +210,7 @@ class ProgramServer:
       if "ended" not in answer:
         # The system gives the number of a process that has ended to another.
         with self._changed:
-          self._ended.pop(answer["started"], None)
+          self._ended.pop(answer.get("started"), None)
         self._started.put(answer)
         continue
       with self._changed:
