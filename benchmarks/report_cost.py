@@ -1,8 +1,9 @@
 """Times the page of a run, as a share of the time of the run.
 
     python benchmarks/report_cost.py --task_name=MRPC --data_dir=glue/MRPC \\
-        --model=quickstart/minilm --do_train --do_eval --do_predict --max_seq_length=128 \\
-        --train_batch_size=32 --output_dir=/tmp/report_cost --restart
+        --model=quickstart/minilm --do_train --do_eval --do_predict \\
+        --max_seq_length=128 --train_batch_size=32 --restart \\
+        --output_dir=/tmp/report_cost
 
 It is run_classifier.py, with all of its flags, and with clocks. The page costs
 the files of examples, the words that predictions rest on, and report.html.
