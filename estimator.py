@@ -219,6 +219,11 @@ class TPUEstimator:
     return int(self._global_step.numpy())
 
   @property
+  def model(self) -> tf.Module:
+    """The model."""
+    return self._spec.model
+
+  @property
   def is_chief(self) -> bool:
     """True for the only machine, or the first of several."""
     return self._devices.is_chief

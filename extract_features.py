@@ -136,7 +136,7 @@ def main(_):
     estimator = create_estimator(config, layers, files.init_checkpoint)
     sequences = encode_lines(input_files, tokenizer)
     extract(
-      estimator, tokenizer, sequences, output, _lines_per_part(config, layers)
+      estimator, tokenizer, sequences, output, lines_per_part(config, layers)
     )
 
 
@@ -262,7 +262,7 @@ def _settings(
   }
 
 
-def _lines_per_part(config: modeling.BertConfig, layers: Sequence[int]) -> int:
+def lines_per_part(config: modeling.BertConfig, layers: Sequence[int]) -> int:
   """Returns the number of lines in a part of the output."""
   num_vectors = 1 if FLAGS.combine_layers == "sum" else len(layers) or 1
   numbers_per_line = config.hidden_size * num_vectors
@@ -300,11 +300,14 @@ def create_estimator(
     )
 
   strategy = common_flags.connect_tpu() if FLAGS.use_tpu else None
-  return estimator_lib.TPUEstimator(
+  estimator = estimator_lib.TPUEstimator(
     model_fn=model_fn,
     config=estimator_lib.RunConfig(strategy=strategy),
     predict_batch_size=FLAGS.batch_size,
   )
+  if not FLAGS.use_tpu:
+    modeling.store_kernels(estimator.model, common_flags.compute_dtype())
+  return estimator
 
 
 def features_fn_builder(
