@@ -239,6 +239,17 @@ def test_dropout_draws_by_its_path_and_its_seed():
   np.testing.assert_array_equal(modeling.Dropout("a/b", 0.0)(x, seed), x)
 
 
+def test_kernels_are_stored_in_the_type_that_computes():
+  model = modeling.BertModel(builders.tiny_config(), tf.bfloat16, seed=1)
+  ids = tf.constant([[3, 8, 9, 4]])
+  expected = model(ids).pooled_output
+  modeling.store_kernels(model, tf.bfloat16)
+  for name, variable in checkpoint.variables_by_name(model).items():
+    is_kernel = name.endswith("/kernel")
+    assert variable.dtype == (tf.bfloat16 if is_kernel else tf.float32), name
+  np.testing.assert_array_equal(model(ids).pooled_output, expected)
+
+
 def test_recomputation_repeats_the_layers_for_the_gradient():
   config = builders.tiny_config(num_hidden_layers=3)
   batch = random_batch(config)
