@@ -67,6 +67,8 @@ def test_scores_of_an_answer(prediction, answer, exact, f1):
     ("\u4eba\u4e2d\u56fd", "\u4e2d\u56fd\u4eba", 0.0, 4 / 6),
     # Words and numbers between Chinese characters are one part.
     ("\u5e74 1,000.5 km", "1,000.5\u5e74", 0.0, 2 / 5),
+    # Both are lower-cased, so this letter does not become "ss".
+    ("\u00df\u56fd", "SS\u56fd", 0.0, 2 / 4),
     ("\u3002", "\uff0c", 1.0, 0.0),
     ("\u4e2d", "\u56fd", 0.0, 0.0),
   ],
@@ -127,6 +129,14 @@ def test_scores_of_version_2_by_hand():
     for prefix in ("", "HasAns_", "NoAns_")
     for name in ("exact", "f1", "total")
   ]
+
+
+def test_the_best_of_several_answers_counts_in_version_2():
+  dataset = builders.question_dataset("", ("a", ("dog", 0), ("red cat", 0)))
+  for text, exact, f1 in [("dog", 100.0, 100.0), ("cat", 0.0, 200 / 3)]:
+    scores = squad_evaluation.evaluate_v2(dataset.questions, {"0": text})
+    assert scores["exact"] == exact
+    assert scores["f1"] == pytest.approx(f1)
 
 
 def test_empty_answers_do_not_count_next_to_others():
@@ -261,6 +271,54 @@ def test_the_advised_threshold_reaches_the_best_score(seed):
   assert score(float(repr(threshold))) == pytest.approx(best)
   others = [score(odds) for odds in (-9, -2, -1, 0, 0.5, 0.5000001, 3)]
   assert max(others) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+  "null_odds, has_answer, threshold",
+  [
+    # In the middle, also between the last two.
+    ([0.0, 1.0, 1.25], [True, True, False], 1.125),
+    ([0.0, 0.25, 1.0, 5.0], [True, True, False, False], 0.625),
+    # The lowest of those that are equally good.
+    ([-3.0, 1.0, 2.0], [True, False, True], -1.0),
+    # Above or below all, with a distance.
+    ([0.0, 1.0], [True, True], 1.5),
+    ([4.0], [False], 3.0),
+    # The middle of these neighbours would be rounded to the second.
+    ([1.0 + 2**-52, 1.0 + 2**-51], [True, False], 1.0 + 2**-52),
+  ],
+)
+def test_the_advised_threshold_by_hand(null_odds, has_answer, threshold):
+  questions, predictions = [], {}
+  for number, odds in enumerate(null_odds):
+    answers = (squad.Answer("cat", 0),) * has_answer[number]
+    key = str(number)
+    questions.append(squad.Question(key, "q", 0, answers, not answers))
+    predictions[key] = prediction_of(["cat"], odds)
+  advised = squad_evaluation.advise_threshold(questions, predictions)
+  assert advised[1] == threshold
+
+
+def test_all_scores_compare_answers_by_the_metric_they_are_given():
+  # These are the same by the rules of CMRC alone.
+  dataset = builders.question_dataset("", ("a", ("\u4e2d\u56fd\u3002", 0)))
+  predictions = {"0": prediction_of(["\u4e2d\u56fd"], 1.0)}
+  arguments = dataset.questions, predictions
+
+  def scores_by(metric):
+    best, _ = squad_evaluation.advise_threshold(*arguments, metric)
+    scores = [best]
+    for version_2 in (False, True):
+      results = squad_evaluation.evaluate(*arguments, version_2, metric)
+      scores += [
+        value
+        for name, value in results.items()
+        if not name.endswith(("total", "thresh"))
+      ]
+    return scores
+
+  assert set(scores_by(squad_evaluation.METRICS["cmrc"])) == {100.0}
+  assert set(scores_by(squad_evaluation.METRICS["squad"])) == {0.0}
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
