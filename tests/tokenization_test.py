@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import string
 import unicodedata
 
 import builders
@@ -84,6 +85,10 @@ def test_wordpiece_takes_the_longest_piece_and_gives_up_on_long_words():
     "[UNK]",
   ]
   assert wordpiece.tokenize("abcdd abcddd") == ["ab", "##cd", "##d", "[UNK]"]
+  # By default a word may have 200 characters, as in the original code.
+  wordpiece = tokenization.WordpieceTokenizer({"[UNK]": 0, "a": 1, "##a": 2})
+  assert wordpiece.tokenize(200 * "a") == ["a", *199 * ["##a"]]
+  assert wordpiece.tokenize(201 * "a") == ["[UNK]"]
 
 
 # --- Offsets -----------------------------------------------------------------
@@ -398,6 +403,35 @@ def test_special_tokens_may_have_other_names(tmp_path):
     UserError, match=r"no token \[MASK\].*--special_tokens=mask=<name>"
   ):
     tokenizer.check_special_tokens("mask")
+
+
+def test_ascii_is_letters_punctuation_spaces_and_what_is_dropped():
+  basic = tokenization.BasicTokenizer(do_lower_case=False)
+  for char in map(chr, range(128)):
+    if char.isalnum():
+      expected = [f"a{char}b"]
+    elif char in string.punctuation:
+      expected = ["a", char, "b"]
+    elif char in " \t\n\r":
+      expected = ["a", "b"]
+    else:
+      expected = ["ab"]
+    assert basic.tokenize(f"a{char}b") == expected, repr(char)
+
+
+def test_chinese_characters_are_those_of_the_original_code():
+  basic = tokenization.BasicTokenizer(do_lower_case=False)
+  # The first and the last character of each block.
+  bounds = "\u3400\u4dbf\u4e00\u9fff\uf900\ufaff"
+  bounds += "\U00020000\U0002a6df\U0002a700\U0002b73f\U0002b740\U0002b81f"
+  bounds += "\U0002b820\U0002ceaf\U0002f800\U0002fa1f"
+  for char in bounds:
+    assert basic.tokenize(f"a{char}b") == ["a", char, "b"], repr(char)
+  # The characters before and after them, if they are in no block.
+  neighbours = "\u33ff\u4dc0\u4dff\ua000\uf8ff\ufb00"
+  neighbours += "\U0001ffff\U0002a6e0\U0002a6ff\U0002ceb0\U0002f7ff\U0002fa20"
+  for char in neighbours:
+    assert basic.tokenize(f"a{char}b") == [f"a{char}b"], repr(char)
 
 
 def test_chinese_characters_are_words_unless_they_are_not():
