@@ -271,8 +271,10 @@ def _make_recipe(text_bytes: int) -> recipe_lib.PretrainingRecipe:
   num_predictions = recipe_lib.count_predictions(
     FLAGS.max_seq_length, FLAGS.masked_lm_prob
   )
-  machine = None
-  if FLAGS.hours is not None or not FLAGS.precision:
+  if FLAGS.num_train_steps and FLAGS.precision:
+    # Nothing depends on the speed, and the result is the same everywhere.
+    machine = recipe_lib.MachineSpeed(FLAGS.precision, 0.0)
+  else:
     machine = recipe_lib.measure_machine(FLAGS.precision)
   model_size = FLAGS.model_size or ""
   if FLAGS.bert_config_file:
@@ -296,7 +298,7 @@ def _make_recipe(text_bytes: int) -> recipe_lib.PretrainingRecipe:
   return recipe_lib.PretrainingRecipe(
     vocab_size=vocab_size,
     model_size=model_size,
-    precision=machine.precision if machine else FLAGS.precision,
+    precision=machine.precision,
     max_seq_length=FLAGS.max_seq_length,
     max_predictions_per_seq=num_predictions,
     train_batch_size=FLAGS.train_batch_size,
