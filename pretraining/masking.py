@@ -379,7 +379,7 @@ def _choose_words(
       rows = np.nonzero(is_taken)[0]
       is_chosen[rows, group_columns[is_taken]] = True
       taken_lengths = np.where(is_taken, lengths, 0)
-      room -= taken_lengths.sum(axis=1, dtype=np.int32)
+      room -= taken_lengths.sum(axis=1)
       is_open = fits & ~is_taken
     if not room.any():
       break
