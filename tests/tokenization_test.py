@@ -118,6 +118,17 @@ def test_marks_that_change_places_are_covered_together():
   assert word == ("ab\U0001d165\u302ec", [0, 1, 2, 2, 6], [1, 2, 6, 6, 7])
 
 
+def test_marks_that_are_kept_are_put_in_canonical_order():
+  # No mark is dropped here; that of the lower class comes first.
+  words = tokenization.BasicTokenizer().tokenize("a\u302e\U0001d165")
+  assert words == ["a\U0001d165\u302e"]
+
+
+def test_a_control_character_is_dropped_even_if_it_separates_words_elsewhere():
+  [word] = tokenization.BasicTokenizer().split_with_offsets("a\x1cb")
+  assert word == ("ab", [0, 2], [1, 3])
+
+
 _MARKS = [
   chr(codepoint)
   for codepoint in range(0x20000)
