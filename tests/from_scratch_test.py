@@ -242,7 +242,6 @@ def start(output_dir, text, glue_dir, config_file):
     f"--bert_config_file={config_file}",
     "--num_train_steps=20",
     "--precision=float32",
-    "--vocab_size=60",
     "--max_seq_length=16",
     "--train_batch_size=4",
     "--pretraining_flags=--save_checkpoints_steps=5",
