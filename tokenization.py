@@ -846,7 +846,7 @@ def has_capitals(vocab: Iterable[str]) -> bool:
   """Returns whether a tenth of a vocabulary or more has capitals."""
   words = [token for token in vocab if not token.startswith("[")]
   num_capitals = sum(token != token.lower() for token in words)
-  return num_capitals >= 0.1 * len(words)
+  return 0 < 0.1 * len(words) <= num_capitals
 
 
 def validate_case_matches_vocab(

@@ -65,10 +65,10 @@ _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 # Sizes in the picture, in pixels of its own.
 # They are few, so that letters can be read on a phone.
-_WIDTH, _MARGIN = 640, 20
+_WIDTH, _MARGIN = 720, 20
 _LINE_HEIGHT, _LETTER_WIDTH = 21, 8.4
-_COLUMNS = 71
-_CHART_HEIGHT = 250
+_COLUMNS = 80
+_CHART_HEIGHT = 265
 _STYLE = """
   .letters { font: 14px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono',
     monospace; }
@@ -185,7 +185,7 @@ def draw_curve(
   points: Sequence[tuple[float, float]], left: float, top: float, width: float
 ) -> Iterator[str]:
   """Yields the shapes of a chart of losses; its axes begin at 0."""
-  yield _text(left, top, "title", "Pre-training: masked LM loss, by step")
+  yield _text(left, top, "title", "Pre-training: loss, by step")
   left, bottom = left + 30, top + 210
   height = bottom - top - _MARGIN
   last_step = points[-1][0]
@@ -213,7 +213,7 @@ def draw_matrix(rows: Sequence[Sequence[str]], top: float) -> Iterator[str]:
     top: Place of the title.
   """
   left = _WIDTH / 2 + _MARGIN
-  yield _text(left, top, "title", "Fine-tuning: label, and predicted label")
+  yield _text(left, top, "title", "Label, and predicted label")
   columns = [name.removeprefix("predicted ") for name in rows[0][1:]]
   cells_left = left + 90
   width = (_WIDTH - _MARGIN - cells_left) / len(columns)
@@ -233,7 +233,8 @@ def draw_matrix(rows: Sequence[Sequence[str]], top: float) -> Iterator[str]:
       yield _text(center, middle, "label cell", cell, 'text-anchor="middle"')
   for j, name in enumerate(columns):
     x = cells_left + (j + 0.5) * width
-    y = top + _MARGIN + 190 + 20
+    # Names of neighbours are at two heights, because they are wide.
+    y = top + _MARGIN + 190 + 20 + 17 * (j % 2)
     yield _text(x, y, "label", name, 'text-anchor="middle"')
 
 

@@ -175,7 +175,7 @@ def test_names_that_stand_for_no_file_are_refused(names, message):
 @pytest.mark.parametrize("num_files, num_lines", [(8, 8), (9, 7), (1000, 7)])
 def test_of_many_files_some_are_logged(caplog, num_files, num_lines):
   names = [f"x{number}" for number in range(num_files)]
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     file_names.log_files("Files", names)
   title, *lines = caplog.messages
   assert title == "*** Files ***" and len(lines) == num_lines

@@ -482,6 +482,7 @@ def test_lower_casing_for_a_cased_vocabulary_is_refused(caplog):
 def test_an_uncased_vocabulary_without_lower_casing_is_named(caplog):
   validate = tokenization.validate_case_matches_vocab
   validate(True, ["[CLS]", "a", "1"], "vocab.txt")
+  validate(True, ["[CLS]"], "vocab.txt")
   # Words without letters, or of scripts without case, tell nothing.
   validate(False, ["[CLS]", "1", "\u4e2d"], "vocab.txt")
   validate(False, ["[CLS]", "[mask]"], "vocab.txt")
