@@ -230,10 +230,6 @@ def sharded_output(
 ) -> shards.ShardedOutput:
   """Returns the files to write, and everything that they depend on."""
   files = shards.list_output_files(FLAGS.output_file, FLAGS.num_shards)
-  input_facts = []
-  for file in input_files:
-    stat = tf.io.gfile.stat(file)
-    input_facts.append((file, stat.length, stat.mtime_nsec))
   # Records take about twice the bytes of their text.
   text_bytes = corpus.estimate_text_bytes(input_files)
   expected_bytes = 2 * settings.dupe_factor * text_bytes
@@ -245,7 +241,7 @@ def sharded_output(
       **settings.to_dict(),
       "split_sentences": parser.split_sentences,
       "text_field": parser.text_field,
-      "input_files": input_facts,
+      "input_files": file_io.describe_files(input_files),
       "vocab_hash": zlib.crc32(file_io.read_bytes(settings.vocab_file)),
       "num_shards": len(files),
     },

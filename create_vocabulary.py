@@ -226,12 +226,8 @@ def vocabulary_settings(
     "errors",
   ):
     settings[name] = FLAGS[name].value
-  input_facts = []
-  for file in input_files:
-    stat = tf.io.gfile.stat(file)
-    input_facts.append([file, stat.length, stat.mtime_nsec])
   settings["config"] = config.to_dict() if config else None
-  settings["input_files"] = input_facts
+  settings["input_files"] = file_io.describe_files(input_files)
   return settings
 
 

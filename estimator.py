@@ -50,7 +50,7 @@ StepReport = training_step.StepReport
 Work = training_step.Work
 
 # (number of the last step, report of the steps of a call of the graph) ->
-# whether to stop training. With several machines, the first one decides.
+# whether to stop training. The first of several machines decides for all.
 Observer = Callable[[int, StepReport], bool]
 
 # Flags that decide how a run learns. A change in the middle of a run may be a

@@ -244,7 +244,6 @@ def _settings(
     "batch_size",
     "precision",
   )
-  stats = [tf.io.gfile.stat(file) for file in input_files]
   return {
     **{name: FLAGS[name].value for name in names},
     **tokenizer.settings.to_fields(),
@@ -255,10 +254,7 @@ def _settings(
       file_io.compute_checksum(file)
       for file in checkpoint.list_files(files.init_checkpoint)
     ],
-    "input_files": [
-      [file, stat.length, stat.mtime_nsec]
-      for file, stat in zip(input_files, stats)
-    ],
+    "input_files": file_io.describe_files(input_files),
   }
 
 

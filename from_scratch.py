@@ -42,14 +42,14 @@ from pretraining import recipe as recipe_lib
 from reports import loss_plot
 from tasks import glue
 from training import cluster
+from training import run_folder
+from training import time_budget
 
 FLAGS = flags.FLAGS
 
 _PLAN = "plan.json"
 _CONFIG = "bert_config.json"
 _NUM_SHARDS = 20  # the first one is held out for the evaluation
-_SECONDS_PER_HOUR = 3600.0
-_WARMUP_SHARE = 0.1  # that of --train_hours
 # Flags that may change when the program runs again in the same folder: what
 # belongs to the time after the pre-training.
 _LATER_FLAGS = ("output_dir", "glue_dir", "glue_flags")
@@ -159,7 +159,7 @@ def _define_choice_flags() -> None:
 
 @dataclasses.dataclass
 class Plan:
-  """What a run does, and how far it has come; the contents of `plan.json`.
+  """The settings and the progress of a run, as stored in `plan.json`.
 
   Attributes:
     flags: Flags that the run was begun with: `--name=value`.
@@ -201,7 +201,10 @@ def _read_plan() -> Plan | None:
     are_right = (
       isinstance(plan.flags, list)
       and isinstance(plan.seconds, dict)
-      and isinstance(plan.train_hours, (int, float))
+      and all(
+        isinstance(number, (int, float))
+        for number in (plan.train_hours, *plan.seconds.values())
+      )
     )
   except TypeError:
     are_right = False
@@ -231,10 +234,7 @@ def make_plan() -> Plan:
       too short, or the time.
   """
   files = file_names.find_files(FLAGS.input_file, "--input_file")
-  input_files = []
-  for file in files:
-    stat = tf.io.gfile.stat(file)
-    input_files.append([file, stat.length, stat.mtime_nsec])
+  input_files = file_io.describe_files(files)
   arguments = _deciding_flags()
   plan = _read_plan()
   if plan:
@@ -314,7 +314,7 @@ class Stage(NamedTuple):
 
   Attributes:
     name: Name in the plan.
-    title: What it does.
+    title: Heading of the stage in the log.
     program: The program.
     arguments: Its flags.
   """
@@ -331,9 +331,14 @@ def _text_arguments() -> list[str]:
   return [FLAGS[name].serialize() for name in names if FLAGS[name].present]
 
 
-def _mask_arguments() -> list[str]:
-  """Returns the flags of the masking rule."""
-  return [FLAGS[name].serialize() for name in common_flags.MASKING_FLAGS]
+def _record_arguments(recipe: recipe_lib.PretrainingRecipe) -> list[str]:
+  """Returns the flags that records and pre-training share."""
+  return [
+    f"--vocab_file={_output_path('vocabulary', 'vocab.txt')}",
+    f"--max_seq_length={recipe.max_seq_length}",
+    f"--max_predictions_per_seq={recipe.max_predictions_per_seq}",
+    *(FLAGS[name].serialize() for name in common_flags.MASKING_FLAGS),
+  ]
 
 
 def vocabulary_stage(recipe: recipe_lib.PretrainingRecipe) -> Stage:
@@ -376,10 +381,7 @@ def records_stage(recipe: recipe_lib.PretrainingRecipe) -> Stage:
       *_text_arguments(),
       f"--output_file={_output_path('records', 'text.tfrecord')}",
       f"--num_shards={_NUM_SHARDS}",
-      f"--vocab_file={_output_path('vocabulary', 'vocab.txt')}",
-      f"--max_seq_length={recipe.max_seq_length}",
-      f"--max_predictions_per_seq={recipe.max_predictions_per_seq}",
-      *_mask_arguments(),
+      *_record_arguments(recipe),
       FLAGS["next_sentence_prediction"].serialize(),
       # Masks are drawn while training, so the text is needed only once.
       "--dupe_factor=1",
@@ -399,7 +401,7 @@ def pretraining_stage(
   """
   length = [f"--train_hours={train_hours:g}"]
   if FLAGS.num_train_steps:
-    num_warmup_steps = int(FLAGS.num_train_steps * _WARMUP_SHARE)
+    num_warmup_steps = int(FLAGS.num_train_steps * time_budget.WARMUP_SHARE)
     length = [
       f"--num_train_steps={FLAGS.num_train_steps}",
       f"--num_warmup_steps={num_warmup_steps}",
@@ -415,11 +417,8 @@ def pretraining_stage(
       f"--eval_input_file={_shards()[0]}",
       f"--output_dir={_output_path('pretraining')}",
       f"--bert_config_file={_output_path('vocabulary', _CONFIG)}",
-      f"--vocab_file={_output_path('vocabulary', 'vocab.txt')}",
-      f"--max_seq_length={recipe.max_seq_length}",
-      f"--max_predictions_per_seq={recipe.max_predictions_per_seq}",
+      *_record_arguments(recipe),
       "--dynamic_masking",
-      *_mask_arguments(),
       *length,
       f"--train_batch_size={recipe.train_batch_size}",
       f"--eval_batch_size={recipe.train_batch_size}",
@@ -519,7 +518,7 @@ def _remaining_hours(plan: Plan) -> float:
     UserError: There is none.
   """
   seconds_used = sum(plan.seconds.values())
-  hours = FLAGS.hours - seconds_used / _SECONDS_PER_HOUR
+  hours = FLAGS.hours - seconds_used / time_budget.SECONDS_PER_HOUR
   if hours <= 0:
     raise UserError(
       f"--hours={FLAGS.hours:g} is too short: vocabulary and records took "
@@ -537,7 +536,9 @@ def write_results(plan: Plan) -> None:
   results: dict[str, Any] = {
     "recipe": plan.recipe,
     "seconds": plan.seconds,
-    "evaluation": _read_scores(_output_path("pretraining", "eval_results.txt")),
+    "evaluation": run_folder.read_results(
+      _output_path("pretraining"), "eval_results.txt"
+    ),
   }
   for name in ("glue", "glue_random"):
     path = _output_path(name, "results.json")
@@ -558,15 +559,6 @@ def write_results(plan: Plan) -> None:
   model = shlex.quote(_output_path("pretraining"))
   logging.info("Model: pass --model=%s to any program, for example", model)
   logging.info("  python predict.py --model=%s --text='... [MASK] ...'", model)
-
-
-def _read_scores(path: str) -> dict[str, float]:
-  """Returns the scores in a file of results."""
-  scores = {}
-  for line in file_io.read_lines(path):
-    name, value = line.split(" = ")
-    scores[name] = float(value)
-  return scores
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -609,17 +601,13 @@ def _compare_glue(
       if other is None:
         continue
       gain = 100 * (score["mean"] - other["mean"])
-      cells = [_format_score(score), _format_score(other), f"{gain:+.1f}"]
+      cells = [
+        glue.format_score(score),
+        glue.format_score(other),
+        f"{gain:+.1f}",
+      ]
       lines.append(f"| {heading} {name} | {' | '.join(cells)} |")
   return lines
-
-
-def _format_score(score: Mapping[str, Any]) -> str:
-  """Returns mean and deviation of a score in percent."""
-  text = f"{100 * score['mean']:.1f}"
-  if score["deviation"] is not None:
-    text += f" ± {100 * score['deviation']:.1f}"
-  return text
 
 
 # --- Checks ------------------------------------------------------------------

@@ -406,8 +406,8 @@ def owns(
   """Returns a decorator of `main` that holds the lock of a folder.
 
   Files that an earlier run left half-written in the folder, or in a folder in
-  it, are removed first.
-  If several machines train together, only the first one holds the lock.
+  it, are removed first. If several machines train together, only the first one
+  holds the lock.
 
   Args:
     flag: Name of the flag that names the folder.

@@ -247,10 +247,7 @@ def make_run(run: Run) -> Result:
   started = time.monotonic()
   _run_classifier(command, os.path.join(run.folder, "log.txt"))
   logging.info("  %s took %.0f s.", run.name, time.monotonic() - started)
-  scores = {}
-  for line in file_io.read_lines(os.path.join(run.folder, "eval_results.txt")):
-    name, value = line.split(" = ")
-    scores[name] = float(value)
+  scores = run_folder.read_results(run.folder, "eval_results.txt")
   file_io.write_json(result_file, {"command": command, "scores": scores})
   _delete_unneeded(run.folder)
   return Result(run, scores)
@@ -476,7 +473,7 @@ def to_markdown(summary: dict[str, Any], model_name: str) -> str:
   cells = []
   for heading in headings:
     scores = summary["columns"].get(heading, {})
-    texts = [_format_score(score) for score in scores.values()]
+    texts = [glue.format_score(score) for score in scores.values()]
     cells.append(" / ".join(texts) if texts else "-")
   average = f"{100 * summary['score']:.1f}"
   settings = ["Task", "batch size", "rate", "seeds", "best seed"]
@@ -513,14 +510,6 @@ def to_markdown(summary: dict[str, Any], model_name: str) -> str:
 def _format_row(cells: Sequence[str]) -> str:
   """Returns a row of a table in Markdown."""
   return f"| {' | '.join(cells)} |"
-
-
-def _format_score(score: dict[str, Any]) -> str:
-  """Returns mean and deviation of a score in percent."""
-  text = f"{100 * score['mean']:.1f}"
-  if score["deviation"] is not None:
-    text += f" ± {100 * score['deviation']:.1f}"
-  return text
 
 
 def draw(summary: dict[str, Any], path: str) -> None:
@@ -612,7 +601,7 @@ def write_results(init_checkpoint: str) -> None:
   rows = {"Score of GLUE": f"{100 * summary['score']:.1f}"}
   for heading, scores in summary["columns"].items():
     for name, score in scores.items():
-      rows[f"{heading} {name}"] = _format_score(score)
+      rows[f"{heading} {name}"] = glue.format_score(score)
   run_folder.keep_table(os.path.join(FLAGS.output_dir, "results.md"), rows)
 
 

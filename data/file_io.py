@@ -76,6 +76,18 @@ def file_size(path: str) -> int:
   return tf.io.gfile.stat(path).length
 
 
+def describe_files(paths: Iterable[str]) -> list[list[object]]:
+  """Returns path, size in bytes, and time of change in ns of each file.
+
+  If these stay the same, the content is taken to be the same.
+  """
+  descriptions = []
+  for path in paths:
+    stat = tf.io.gfile.stat(path)
+    descriptions.append([path, stat.length, stat.mtime_nsec])
+  return descriptions
+
+
 # --- Names -------------------------------------------------------------------
 
 

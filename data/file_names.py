@@ -28,7 +28,7 @@ from errors import UserError
 _LIST_MARK = "@"
 # Maximum number of characters of a flag's value in a message.
 _LONGEST_SHOWN = 300
-# Of more files than this, `log_files` shows the first and the last ones.
+# `log_files` shows only the first and last names of longer lists.
 _MOST_LOGGED, _SHOWN_AT_EACH_END = 8, 3
 
 

@@ -21,9 +21,10 @@ import modeling
 from training import cluster
 from training import cost
 from training import devices
+from training import time_budget
 
-# Number of tokens of the vocabulary -> bytes of text that it is learned from at
-# least. Rarer tokens are seen too seldom to be learned.
+# Bytes of text for each token of the vocabulary, at least. With less text, many
+# tokens occur too rarely to be learned.
 _BYTES_PER_VOCABULARY_TOKEN = 2000
 _VOCABULARY_SIZES = (1000, 2000, 4000, 8000, 16000, 30522)
 # Shapes of models, from small to large; the names are those of released sizes.
@@ -60,7 +61,7 @@ print(json.dumps(recipe.measure_here(sys.argv[2])))
 
 
 class MachineSpeed(NamedTuple):
-  """What a machine can do.
+  """The speed of a machine.
 
   Attributes:
     precision: Type of activations to use.
@@ -203,7 +204,7 @@ def estimate_tokens(
   flops_per_sequence = cost.training_flops(
     config, 1, max_seq_length, num_predictions=num_predictions
   )
-  flops = 3600.0 * hours * _UTILISATION * machine.flops
+  flops = time_budget.SECONDS_PER_HOUR * hours * _UTILISATION * machine.flops
   return int(flops / flops_per_sequence * max_seq_length)
 
 

@@ -5,10 +5,10 @@ A new task is one entry in the list of tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -372,6 +372,18 @@ def table_columns() -> list[tuple[GlueTask, TableColumn]]:
     (task, column) for task in TASKS.values() for column in task.table_columns
   ]
   return sorted(columns, key=lambda pair: not pair[1].is_averaged)
+
+
+def format_score(score: Mapping[str, Any]) -> str:
+  """Returns a score in percent, with its deviation if there is one.
+
+  Args:
+    score: `mean` and `deviation` over the seeds.
+  """
+  text = f"{100 * score['mean']:.1f}"
+  if score["deviation"] is not None:
+    text += f" ± {100 * score['deviation']:.1f}"
+  return text
 
 
 def submission_value(

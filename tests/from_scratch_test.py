@@ -221,9 +221,13 @@ def test_several_machines_are_refused(stages, monkeypatch):
     stages()
 
 
-def test_a_damaged_plan_is_refused(stages, tmp_path):
-  (tmp_path / "out").mkdir()
-  (tmp_path / "out" / "plan.json").write_text('{"flags": 1}')
+@pytest.mark.parametrize(
+  "damage", [{"flags": 1}, {"seconds": {"vocabulary": "1"}}, {"recipe": {}}]
+)
+def test_a_damaged_plan_is_refused(stages, tmp_path, damage):
+  stages()
+  path = tmp_path / "out" / "plan.json"
+  path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
   with pytest.raises(UserError, match=r"plan\.json is damaged"):
     stages()
 

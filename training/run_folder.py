@@ -69,6 +69,15 @@ _MOST_ROWS = 20
 _tables: dict[str, dict[str, str]] = {}
 
 
+def read_results(output_dir: str, name: str) -> dict[str, float]:
+  """Returns the results in a file of `write_results`."""
+  results = {}
+  for line in file_io.read_lines(os.path.join(output_dir, name)):
+    key, value = line.split(" = ")
+    results[key] = float(value)
+  return results
+
+
 def write_results(
   output_dir: str, name: str, results: Mapping[str, float]
 ) -> None:

@@ -21,12 +21,12 @@ from data import file_io
 from errors import UserError
 
 _FILE = "time_budget.json"
-_SECONDS_PER_HOUR = 3600.0
+SECONDS_PER_HOUR = 3600.0
 # Share of the budget, and number of steps at least, to measure the speed with.
 _MEASURED_SHARE = 0.01
 _LEAST_STEPS = 3
 # Share of the steps in which the learning rate rises, by default.
-_WARMUP_SHARE = 0.1
+WARMUP_SHARE = 0.1
 
 
 class StepTimes(NamedTuple):
@@ -102,7 +102,7 @@ class TimeBudget:
 
 def seconds_to_measure(train_hours: float) -> float:
   """Returns how long to measure the speed of a run, in seconds."""
-  return train_hours * _SECONDS_PER_HOUR * _MEASURED_SHARE
+  return train_hours * SECONDS_PER_HOUR * _MEASURED_SHARE
 
 
 def read(folder: str, train_hours: float, has_steps: bool) -> TimeBudget | None:
@@ -174,18 +174,18 @@ def plan(
   Raises:
     UserError: The time is too short for the start, or for the warm-up.
   """
-  seconds_left = train_hours * _SECONDS_PER_HOUR - seconds_used
+  seconds_left = train_hours * SECONDS_PER_HOUR - seconds_used
   seconds_per_step = 0.0
   for times, share in parts:
     seconds_left -= times.seconds_to_start
     seconds_per_step += share * times.seconds_per_step
   num_train_steps = int(max(seconds_left, 0.0) / seconds_per_step)
   if num_warmup_steps is None:
-    num_warmup_steps = int(num_train_steps * _WARMUP_SHARE)
+    num_warmup_steps = int(num_train_steps * WARMUP_SHARE)
   if num_train_steps <= max(num_warmup_steps, 1):
     raise UserError(
       f"--train_hours={train_hours:g} is too short: starting takes "
-      f"{train_hours * _SECONDS_PER_HOUR - seconds_left:.0f} s, a step "
+      f"{train_hours * SECONDS_PER_HOUR - seconds_left:.0f} s, a step "
       f"{seconds_per_step:.2g} s, so that there is time for {num_train_steps} "
       f"steps, {num_warmup_steps} of them warm-up. Give more time, fewer "
       "--num_warmup_steps, a smaller model or smaller batches."
