@@ -236,18 +236,21 @@ MASKING_FLAGS = ("masked_lm_prob", "do_whole_word_mask")
 
 
 @flag_help.group("Masks")
-def define_masking_flags(needed_flag: str | None = None) -> None:
+def define_masking_flags(
+  needed_flag: str | None = None, masked_lm_prob: float = 0.15
+) -> None:
   """Defines `MASKING_FLAGS`, the fields of `masking.MaskingSettings`.
 
   The field `max_predictions_per_seq` is a flag of each program.
 
   Args:
     needed_flag: Flag without which these have no effect, for the help.
+    masked_lm_prob: Default of the flag.
   """
   condition = f", with {needed_flag}" if needed_flag else ""
   flags.DEFINE_float(
     "masked_lm_prob",
-    0.15,
+    masked_lm_prob,
     f"Fraction of the tokens to predict{condition}.",
     lower_bound=0.0,
     upper_bound=1.0,
@@ -358,6 +361,14 @@ def define_training_flags(
     "Largest number of steps per call of the training graph.",
     lower_bound=1,
   )
+  flags.DEFINE_float(
+    "dropout",
+    None,
+    "Dropout rate of all layers in this training, in place of the rates in the "
+    "config. The config that is stored with the weights keeps its own.",
+    lower_bound=0.0,
+    upper_bound=0.99,
+  )
   flags.DEFINE_integer(
     "seed", 12345, "Random seed for weights, data order and dropout."
   )
@@ -466,7 +477,8 @@ def _define_optimizer_flags(learning_rate: float) -> None:
     "lr_decay",
     "linear",
     list(optimization.LR_DECAYS),
-    "Shape in which the learning rate falls to 0.",
+    "Shape in which the learning rate falls to 0; wsd falls only in the last "
+    "fifth of the steps.",
   )
   flags.DEFINE_float(
     "lr_decay_power", 2.0, "Power of --lr_decay=poly.", lower_bound=0.0
@@ -662,6 +674,17 @@ def read_config(files: model_folder.ModelFiles) -> modeling.BertConfig:
     UserError: the file is missing or damaged.
   """
   return modeling.BertConfig.from_json_file(files.bert_config_file)
+
+
+def config_to_train(config: modeling.BertConfig) -> modeling.BertConfig:
+  """Returns the config of the model in training: --dropout is in effect."""
+  if FLAGS.dropout is None:
+    return config
+  return dataclasses.replace(
+    config,
+    hidden_dropout_prob=FLAGS.dropout,
+    attention_probs_dropout_prob=FLAGS.dropout,
+  )
 
 
 def text_settings(
@@ -1054,10 +1077,14 @@ def create_recipe(
       _warn_of_random_weights()
 
     add_pooler = _adds_pooler(head, init_checkpoint)
+    trained_config = config_to_train(config)
 
     def create_model(params: Mapping[str, Any]) -> tf.Module:
       return head.create_model(
-        config, num_outputs, add_pooler=add_pooler, **model_options(params)
+        trained_config,
+        num_outputs,
+        add_pooler=add_pooler,
+        **model_options(params),
       )
 
   is_tpu = FLAGS.use_tpu or FLAGS.pad_to_max_length

@@ -94,7 +94,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "pretraining_flags",
     "",
-    "Further flags for run_pretraining.py, such as '--lr_decay=cosine'.",
+    "Further flags for run_pretraining.py, such as '--dropout=0.1'.",
   )
   flags.DEFINE_string(
     "glue_flags",
@@ -136,7 +136,7 @@ def _define_choice_flags() -> None:
     "max_seq_length", 128, "Number of tokens per sequence.", lower_bound=5
   )
   flags.DEFINE_integer(
-    "train_batch_size", 64, "Number of sequences per step.", lower_bound=1
+    "train_batch_size", 32, "Number of sequences per step.", lower_bound=1
   )
   flags.DEFINE_float(
     "learning_rate",
@@ -150,7 +150,7 @@ def _define_choice_flags() -> None:
     False,
     "Whether to train next sentence prediction, too.",
   )
-  common_flags.define_masking_flags()
+  common_flags.define_masking_flags(masked_lm_prob=0.3)
   flags.DEFINE_integer("seed", 12345, "Random seed of records and training.")
 
 
@@ -423,7 +423,9 @@ def pretraining_stage(
       f"--train_batch_size={recipe.train_batch_size}",
       f"--eval_batch_size={recipe.train_batch_size}",
       f"--learning_rate={recipe.learning_rate:g}",
+      "--lr_decay=wsd",
       "--bias_correction",
+      "--dropout=0",
       f"--precision={recipe.precision}",
       f"--seed={FLAGS.seed}",
       *shlex.split(FLAGS.pretraining_flags),

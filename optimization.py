@@ -19,6 +19,8 @@ Schedule = Callable[[Any], "tf.Tensor"]
 # Variables with these names are not decayed, and LAMB does not scale their
 # updates.
 _NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
+# Share of the steps at the end of `warmup_stable_decay` in which the rate falls.
+_WSD_DECAY_SHARE = 0.2
 
 
 # --- Learning rates ----------------------------------------------------------
@@ -84,6 +86,23 @@ def cosine_decay(
   return _after_warmup(learning_rate, num_warmup_steps, decay)
 
 
+def warmup_stable_decay(
+  learning_rate: float, num_train_steps: int, num_warmup_steps: int
+) -> Schedule:
+  """Returns a schedule that stays at its highest rate for most of the steps.
+
+  Hu et al. (2024). The rate rises from 0 at step 0 to `learning_rate` at
+  `num_warmup_steps`, stays there, and falls linearly to 0 in the last fifth of
+  the steps.
+  """
+  num_decay_steps = max(1.0, _WSD_DECAY_SHARE * num_train_steps)
+
+  def decay(step):
+    return tf.clip_by_value((num_train_steps - step) / num_decay_steps, 0.0, 1.0)
+
+  return _after_warmup(learning_rate, num_warmup_steps, decay)
+
+
 def _after_warmup(
   learning_rate: float,
   num_warmup_steps: int,
@@ -119,6 +138,7 @@ LR_DECAYS = {
   "linear": LearningRateDecay(linear_decay),
   "poly": LearningRateDecay(polynomial_decay, has_power=True),
   "cosine": LearningRateDecay(cosine_decay),
+  "wsd": LearningRateDecay(warmup_stable_decay),
 }
 
 

@@ -97,7 +97,7 @@ def _check_flags() -> None:
         f"--{name}={FLAGS[name].value} has no effect: the encoder of {_HANDLE} "
         "has its own shape and weights."
       )
-  for name in ("layerwise_lr_decay", "recompute_activations"):
+  for name in ("dropout", "layerwise_lr_decay", "recompute_activations"):
     if FLAGS[name].value != FLAGS[name].default:
       raise UserError(
         f"--{name}={FLAGS[name].value} needs a model whose layers are known. "

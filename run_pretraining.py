@@ -564,7 +564,7 @@ def model_fn_builder(
 
   def model_fn(params):
     model = modeling.BertForPreTraining(
-      config, **common_flags.model_options(params)
+      common_flags.config_to_train(config), **common_flags.model_options(params)
     )
     optimizer = None
     if FLAGS.do_train:

@@ -6,6 +6,7 @@ import json
 import os
 
 from absl import flags
+import builders
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -98,6 +99,19 @@ PROGRAMS = {
   "run_squad": "answer",
   "run_swag": "choose",
 }
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_dropout_of_a_training_replaces_that_of_the_config(
+  start_training, program
+):
+  trainer, _ = start_training(program, dropout=0.25)
+  trained = trainer._spec.model.bert.config
+  assert trained.hidden_dropout_prob == 0.25
+  assert trained.attention_probs_dropout_prob == 0.25
+  stored = trainer._spec.model_config
+  assert stored == builders.tiny_config().to_dict()
+  assert stored["hidden_dropout_prob"] != 0.25
 
 
 def weights_after_two_updates(optimizer):

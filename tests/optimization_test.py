@@ -43,8 +43,18 @@ def test_cosine_falls_from_the_end_of_warmup():
     np.testing.assert_allclose(rates(schedule, 10, 11), [0.1, 0], atol=1e-7)
 
 
+def test_warmup_stable_decay_falls_in_the_last_fifth():
+  schedule = optimization.warmup_stable_decay(0.1, 100, 10)
+  np.testing.assert_allclose(
+    rates(schedule, 0, 5, 10, 80, 90, 100, 150),
+    [0, 0.05, 0.1, 0.1, 0.05, 0, 0],
+    atol=1e-7,
+  )
+
+
 @pytest.mark.parametrize(
-  "lr_decay, rate", [("linear", 0.08), ("poly", 0.064), ("cosine", 0.097)]
+  "lr_decay, rate",
+  [("linear", 0.08), ("poly", 0.064), ("cosine", 0.097), ("wsd", 0.1)],
 )
 def test_decays_have_names_and_only_one_has_a_power(lr_decay, rate):
   optimizer = optimization.create_optimizer(

@@ -68,6 +68,7 @@ def test_encoders_from_the_hub_are_trained(classify_with_hub, hub_folder):
   "flags, message",
   [
     (dict(layerwise_lr_decay=0.9), "needs a model whose layers are known"),
+    (dict(dropout=0.0), "needs a model whose layers are known"),
     (dict(vocab_file="x.txt"), "the encoder has a vocabulary"),
     (dict(do_lower_case=False), "the encoder says True. Leave the flag out"),
     (dict(bert_hub_module_handle="/nowhere"), "there is no such folder"),
