@@ -19,7 +19,7 @@ Schedule = Callable[[Any], "tf.Tensor"]
 # Variables with these names are not decayed, and LAMB does not scale their
 # updates.
 _NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
-# Share of the steps at the end of `warmup_stable_decay` in which the rate falls.
+# Share of the steps, at their end, in which `warmup_stable_decay` falls.
 _WSD_DECAY_SHARE = 0.2
 
 
@@ -98,7 +98,9 @@ def warmup_stable_decay(
   num_decay_steps = max(1.0, _WSD_DECAY_SHARE * num_train_steps)
 
   def decay(step):
-    return tf.clip_by_value((num_train_steps - step) / num_decay_steps, 0.0, 1.0)
+    return tf.clip_by_value(
+      (num_train_steps - step) / num_decay_steps, 0.0, 1.0
+    )
 
   return _after_warmup(learning_rate, num_warmup_steps, decay)
 

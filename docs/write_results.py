@@ -66,9 +66,9 @@ Cloud TPUs, whole programs on GPUs, buckets (`gs://`), the Dataflow, Flink and
 Spark runners of Beam, the TensorFlow Serving program, modules from tfhub.dev,
 Windows, and machines that are really apart. In their place the tests train on
 two logical CPU devices, train in two processes that find each other by
-`TF_CONFIG`, and compile every training step with XLA for static shapes, as a TPU
-takes it. The training step itself, compiled by XLA, has trained on a GPU: see
-Pre-training and Speed.
+`TF_CONFIG`, and compile every training step with XLA for static shapes, as a
+TPU takes it. The training step itself, compiled by XLA, has trained on a GPU:
+see Pre-training and Speed.
 """
 
 

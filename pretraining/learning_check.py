@@ -34,8 +34,9 @@ _ADVICE = {
     "the masked LM loss is {loss:.2f}. A model that knows only how often each "
     "token occurs has {entropy:.2f}: this one does not use the context yet. "
     "If it stays there, a lower --learning_rate (half or a quarter), a longer "
-    "warm-up (--num_warmup_steps), --bias_correction, or larger batches "
-    "usually help; small models and texts also need some thousand steps."
+    "warm-up (--num_warmup_steps) or --bias_correction usually help; for small "
+    "models also --dropout=0, --lr_decay=wsd, more masked tokens (0.3), and "
+    "smaller batches with more steps."
   ),
   NEXT_SENTENCE: (
     "the next sentence loss is {loss:.3f}, which is chance ({entropy:.3f}). "
