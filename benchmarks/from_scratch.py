@@ -209,6 +209,7 @@ def run_peer(settings) -> None:
       warmup_steps=num_steps // 10,
       weight_decay=0.01,
       bf16=bf16,
+      use_cpu=not torch.cuda.is_available(),
       save_steps=save_steps,
       logging_strategy="no",
       report_to=[],
