@@ -212,6 +212,18 @@ def tokenizers_of_random_text(folder):
   ]
 
 
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    # A character that is dropped, inside of a word and before one.
+    ("a\ufffdb c", [("ab", [0, 2], [1, 3]), ("c", [4], [5])]),
+    ("\u0301a.", [("a", [1], [2]), (".", [2], [3])]),
+  ],
+)
+def test_each_character_of_a_word_has_a_source(text, words):
+  assert tokenization.BasicTokenizer().split_with_offsets(text) == words
+
+
 def check_offsets(tokenizer, text):
   """Checks all that is true of words, pieces and their offsets."""
   basic = tokenizer.basic_tokenizer
