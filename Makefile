@@ -19,7 +19,7 @@ demo: $(VENV)/serve.installed
 # One process per core, but at most four because of their memory. A module stays
 # in one process, whose tests share trained models.
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 test-large: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -m large -o faulthandler_timeout=20000
