@@ -68,10 +68,6 @@ _RELEASED_NAME = re.compile(r"(?P<kind>\w+)_L-\d+_H-\d+_A-\d+")
 # --- Characters --------------------------------------------------------------
 
 
-def _is_whitespace(char: str) -> bool:
-  return char in " \t\n\r" or unicodedata.category(char) == "Zs"
-
-
 def _is_control(char: str) -> bool:
   return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
 
@@ -92,10 +88,9 @@ def _is_dropped_mark(char: str) -> bool:
 
 
 def _clean(char: str) -> str:
-  """Returns a character after cleaning: nothing, a space, or itself."""
-  if char in "\0" + _REPLACEMENT or _is_control(char):
-    return ""
-  return " " if _is_whitespace(char) else char
+  """Returns a character after cleaning: nothing or itself."""
+  is_dropped = char in "\0" + _REPLACEMENT or _is_control(char)
+  return "" if is_dropped else char
 
 
 class _Table(dict[int, str]):

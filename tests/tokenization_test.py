@@ -301,6 +301,19 @@ def test_words_follow_the_rules_of_unicode():
 # --- Tokens that are not split, the cache ------------------------------------
 
 
+def test_of_two_tokens_that_are_not_split_the_longer_one_matches():
+  basic = tokenization.BasicTokenizer(never_split=["[A", "[A]", "[B]"])
+  assert basic.tokenize("x[A]y[B]z[A-") == [
+    "x",
+    "[A]",
+    "y",
+    "[B]",
+    "z",
+    "[A",
+    "-",
+  ]
+
+
 def test_never_split_tokens_get_their_ids(vocab_file):
   tokenizer = tokenization.FullTokenizer(vocab_file, never_split=["[MASK]"])
   assert tokenizer.tokenize("a [MASK].") == ["a", "[MASK]", "."]
