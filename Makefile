@@ -16,8 +16,8 @@ demo: $(VENV)/serve.installed
 	$(BIN)/python serve.py --examples_file=sample_data/help_desk.txt \
 	    --model=help_desk=quickstart/classifier,sentences=quickstart/minilm
 
-# One process per core, but at most four because of their memory. A module stays
-# in one process, whose tests share trained models.
+# One process per core, but at most four because of their memory. Tests of a
+# module share trained models, so a process keeps a module until others are idle.
 test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 

@@ -50,13 +50,14 @@ StepReport = training_step.StepReport
 Work = training_step.Work
 
 # (number of the last step, report of the steps of a call of the graph) ->
-# whether to stop training. The first of several machines decides for all.
+# whether to stop training. If several machines train together, the first one
+# decides.
 Observer = Callable[[int, StepReport], bool]
 
 # Flags that decide how a run learns. A change in the middle of a run may be a
 # mistake.
 _SETTINGS_OF_METHOD = frozenset(
-  ("learning_rate", "lr_decay", "optimizer", "bias_correction")
+  ("learning_rate", "lr_decay", "optimizer", "bias_correction", "dropout")
 )
 _GIBIBYTE = 2**30
 

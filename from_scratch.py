@@ -150,7 +150,7 @@ def _define_choice_flags() -> None:
     False,
     "Whether to train next sentence prediction, too.",
   )
-  common_flags.define_masking_flags(masked_lm_prob=0.3)
+  common_flags.define_masking_flags(masked_lm_prob=recipe_lib.MASKED_LM_PROB)
   flags.DEFINE_integer("seed", 12345, "Random seed of records and training.")
 
 
@@ -418,14 +418,11 @@ def pretraining_stage(
       f"--output_dir={_output_path('pretraining')}",
       f"--bert_config_file={_output_path('vocabulary', _CONFIG)}",
       *_record_arguments(recipe),
-      "--dynamic_masking",
+      *recipe_lib.TRAINING_FLAGS,
       *length,
       f"--train_batch_size={recipe.train_batch_size}",
       f"--eval_batch_size={recipe.train_batch_size}",
       f"--learning_rate={recipe.learning_rate:g}",
-      "--lr_decay=wsd",
-      "--bias_correction",
-      "--dropout=0",
       f"--precision={recipe.precision}",
       f"--seed={FLAGS.seed}",
       *shlex.split(FLAGS.pretraining_flags),

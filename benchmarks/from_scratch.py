@@ -28,6 +28,7 @@ import time
 
 from absl import app
 from absl import flags
+import peer
 import result_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -72,6 +73,16 @@ def run(program: str, *arguments: str) -> None:
     )
 
 
+def our_mask_flags() -> list[str]:
+  """Returns the flags of our records and of their masks."""
+  # pylint: disable-next=g-import-not-at-top
+  from pretraining import recipe
+
+  share = recipe.MASKED_LM_PROB
+  most = recipe.count_predictions(SEQ_LENGTH, share)
+  return [f"--masked_lm_prob={share}", f"--max_predictions_per_seq={most}"]
+
+
 def prepare(folder: pathlib.Path) -> None:
   """Makes the vocabulary, the config and the records of all ways."""
   lines = pathlib.Path(FLAGS.input_file).read_text(encoding="utf-8")
@@ -103,8 +114,7 @@ def prepare(folder: pathlib.Path) -> None:
     "ours",
     train,
     *alone,
-    "--masked_lm_prob=0.3",
-    "--max_predictions_per_seq=39",
+    *our_mask_flags(),
     "--num_shards=20",
   )
   make_records("published", train, "--num_shards=20")
@@ -172,6 +182,22 @@ def our_command(name: str, steps: int, *arguments: str) -> list[str]:
   ]
 
 
+def group_tokens(tokenizer, path: pathlib.Path) -> list[dict[str, list[int]]]:
+  """Returns all tokens of a text, cut to rows of equal length.
+
+  The examples of transformers group texts in this way.
+  """
+  tokens = []
+  for line in path.read_text(encoding="utf-8").splitlines():
+    tokens += tokenizer(line, add_special_tokens=False)["input_ids"]
+  cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+  size = SEQ_LENGTH - 2
+  return [
+    {"input_ids": [cls, *tokens[i : i + size], sep]}
+    for i in range(0, len(tokens) - size, size)
+  ]
+
+
 def run_peer(settings) -> None:
   """Trains with transformers, and writes folders that our programs read."""
   # pylint: disable=g-import-not-at-top
@@ -180,21 +206,9 @@ def run_peer(settings) -> None:
   import transformers
 
   folder = pathlib.Path(settings["folder"])
-  with open(folder / "bert_config.json", encoding="utf-8") as reader:
-    sizes = json.load(reader)
-  config = transformers.BertConfig(**{**sizes, "hidden_act": "gelu_new"})
+  config = peer.transformers_config(str(folder / "bert_config.json"))
   tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
-  cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-  text = (folder / "train.txt").read_text(encoding="utf-8")
-  # As in their example for grouped texts: all tokens in a row, cut to length.
-  tokens = []
-  for line in text.splitlines():
-    tokens += tokenizer(line, add_special_tokens=False)["input_ids"]
-  size = SEQ_LENGTH - 2
-  rows = [
-    {"input_ids": [cls, *tokens[i : i + size], sep]}
-    for i in range(0, len(tokens) - size, size)
-  ]
+  rows = group_tokens(tokenizer, folder / "train.txt")
   collator = transformers.DataCollatorForLanguageModeling(
     tokenizer=tokenizer, mlm_probability=0.15
   )
@@ -264,7 +278,7 @@ def race(contestants: Sequence[Contestant]) -> None:
         log = (contestant.folder / "run.log").read_text(encoding="utf-8")
         sys.exit(f"{contestant.name} failed:\n{log[-2000:]}")
   finally:
-    for contestant in waiting:
+    for contestant in contestants:
       contestant.send(signal.SIGKILL)
 
 
@@ -299,11 +313,11 @@ def evaluate(folder: pathlib.Path, checkpoint: str) -> float:
     "--eval_batch_size=64",
     "--max_eval_steps=1000",
   )
-  for line in (output / "eval_results.txt").read_text().splitlines():
-    name, _, value = line.partition(" = ")
-    if name == "masked_lm_loss":
-      return float(value)
-  sys.exit(f"{output} has no masked_lm_loss.")
+  # pylint: disable-next=g-import-not-at-top
+  from training import run_folder
+
+  results = run_folder.read_results(str(output), "eval_results.txt")
+  return results["masked_lm_loss"]
 
 
 def time_to_reach(curve: Sequence[tuple[float, float]], loss: float) -> float:
@@ -319,12 +333,24 @@ def time_to_reach(curve: Sequence[tuple[float, float]], loss: float) -> float:
   return float("inf")
 
 
-def compare() -> None:
-  """Runs the race, and prints and writes the results."""
-  folder = pathlib.Path(FLAGS.output_dir)
-  folder.mkdir(parents=True, exist_ok=True)
-  prepare(folder)
+def start_all(folder: pathlib.Path) -> list[Contestant]:
+  """Starts all contestants; none of them runs yet."""
+  # pylint: disable-next=g-import-not-at-top
+  from pretraining import recipe
+
   save_steps = max(int(FLAGS.minutes * 60 / FLAGS.checkpoints), 1)
+  ours = our_command(
+    "ours",
+    save_steps,
+    f"--learning_rate={FLAGS.learning_rate}",
+    f"--precision={FLAGS.precision}",
+    f"--vocab_file={folder / 'vocab.txt'}",
+    *our_mask_flags(),
+    *recipe.TRAINING_FLAGS,
+  )
+  published = our_command(
+    "published", save_steps, f"--learning_rate={FLAGS.published_rate}"
+  )
   settings = {
     "folder": str(folder.resolve()),
     "minutes": FLAGS.minutes,
@@ -332,50 +358,42 @@ def compare() -> None:
     "learning_rate": FLAGS.learning_rate,
     "checkpoints": FLAGS.checkpoints,
   }
-  contestants = [
-    start(
-      "ours",
-      our_command(
-        "ours",
-        save_steps,
-        f"--learning_rate={FLAGS.learning_rate}",
-        f"--precision={FLAGS.precision}",
-        f"--vocab_file={folder / 'vocab.txt'}",
-        "--max_predictions_per_seq=39",
-        "--masked_lm_prob=0.3",
-        "--dynamic_masking",
-        "--bias_correction",
-        "--lr_decay=wsd",
-        "--dropout=0",
-      ),
-    ),
-    start(
-      "published",
-      our_command(
-        "published", save_steps, f"--learning_rate={FLAGS.published_rate}"
-      ),
-    ),
-    start(
-      PEER,
-      [
-        FLAGS.peer_python,
-        __file__,
-        f"--role={json.dumps(['peer', settings])}",
-      ],
-    ),
+  role = f"--role={json.dumps(['peer', settings])}"
+  return [
+    start("ours", ours),
+    start("published", published),
+    start(PEER, [FLAGS.peer_python, __file__, role]),
   ]
+
+
+def draw_curve(
+  folder: pathlib.Path, contestant: Contestant
+) -> tuple[list[tuple[float, float]], int]:
+  """Returns (seconds, loss) of each checkpoint, and the last step."""
+  curve, step = [], 0
+  for step, checkpoint, seconds in find_checkpoints(contestant):
+    loss = evaluate(folder, checkpoint)
+    curve.append((seconds, loss))
+    print(
+      f"{contestant.name}: step {step}, {seconds:.0f} s, loss {loss:.2f}",
+      flush=True,
+    )
+  return curve, step
+
+
+def compare() -> None:
+  """Runs the race, and prints and writes the results."""
+  folder = pathlib.Path(FLAGS.output_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  if any(folder.iterdir()):
+    # Trainings of an earlier race would be continued.
+    sys.exit(f"--output_dir={folder} is not empty. Choose another folder.")
+  # An end by this signal must not leave stopped processes behind.
+  signal.signal(signal.SIGTERM, lambda *unused: sys.exit("Stopped."))
+  prepare(folder)
+  contestants = start_all(folder)
   race(contestants)
-  curves = {}
-  for contestant in contestants:
-    curve = []
-    for step, checkpoint, seconds in find_checkpoints(contestant):
-      curve.append((seconds, evaluate(folder, checkpoint)))
-      print(
-        f"{contestant.name}: step {step}, {seconds:.0f} s, loss "
-        f"{curve[-1][1]:.2f}",
-        flush=True,
-      )
-    curves[contestant.name] = (curve, step)
+  curves = {each.name: draw_curve(folder, each) for each in contestants}
   slowest = max(curve[-1][1] for curve, _ in curves.values())
   rows = []
   for name, (curve, step) in curves.items():
@@ -414,6 +432,7 @@ def main(_):
   for name in ("input_file", "output_dir"):
     if not FLAGS[name].value:
       sys.exit(f"Pass --{name}.")
+  sys.path.insert(0, str(ROOT))
   compare()
 
 

@@ -63,6 +63,23 @@ def find_file(folder: str, shape: str, ending: str) -> str:
 # --- Export ------------------------------------------------------------------
 
 
+def make_inputs(batch_size: int, seq_length: int, num_predictions: int):
+  """Returns the arguments of a step that are no variables: name -> zeros."""
+  import tensorflow as tf  # pylint: disable=g-import-not-at-top
+
+  row, masks = [batch_size, seq_length], [batch_size, num_predictions]
+  return {
+    "input_ids": tf.zeros(row, tf.int32),
+    "input_mask": tf.zeros(row, tf.int32),
+    "segment_ids": tf.zeros(row, tf.int32),
+    "masked_lm_positions": tf.zeros(masks, tf.int32),
+    "masked_lm_ids": tf.zeros(masks, tf.int32),
+    "masked_lm_weights": tf.zeros(masks, tf.float32),
+    "next_sentence_labels": tf.zeros([batch_size, 1], tf.int32),
+    NUMBER: tf.zeros([], tf.int64),
+  }
+
+
 def export_step(folder: str, shape: str) -> None:
   """Writes our training step for a shape: its code and its arguments."""
   sys.path.insert(0, ROOT)
@@ -90,17 +107,7 @@ def export_step(folder: str, shape: str) -> None:
     devices=devices.Devices(tf.distribute.get_strategy()),
     seed=0,
   )
-  rows, row, masks = [batch_size], [batch_size, seq_length], num_predictions
-  inputs = {
-    "input_ids": tf.zeros(row, tf.int32),
-    "input_mask": tf.zeros(row, tf.int32),
-    "segment_ids": tf.zeros(row, tf.int32),
-    "masked_lm_positions": tf.zeros([*rows, masks], tf.int32),
-    "masked_lm_ids": tf.zeros([*rows, masks], tf.int32),
-    "masked_lm_weights": tf.zeros([*rows, masks], tf.float32),
-    "next_sentence_labels": tf.zeros([*rows, 1], tf.int32),
-    NUMBER: tf.zeros([], tf.int64),
-  }
+  inputs = make_inputs(batch_size, seq_length, num_predictions)
 
   @tf.function(jit_compile=True, autograph=False)
   def make_step(*values):
@@ -115,7 +122,6 @@ def export_step(folder: str, shape: str) -> None:
     writer.write(lower(stage="stablehlo_serialized"))
   # The first line says which outputs are the new values of which arguments.
   first_line = lower(stage="hlo").partition("\n")[0]
-  updates = re.findall(r"\{(\d+)\}: \((\d+)", first_line)
   by_handle = {id(v.handle): v for v in (*variables, *optimizer.variables)}
   captured = make_step.get_concrete_function(*values).captured_inputs
   state = [by_handle[id(handle)] for handle in captured]
@@ -129,7 +135,7 @@ def export_step(folder: str, shape: str) -> None:
       for name, value in inputs.items()
     },
     "variables": [[v.name.split(":")[0], v.shape.as_list()] for v in state],
-    "updates": {int(output): int(argument) for output, argument in updates},
+    "updates": dict(re.findall(r"\{(\d+)\}: \((\d+)", first_line)),
   }
   with open(find_file(folder, shape, ".json"), "w", encoding="utf-8") as writer:
     json.dump(description, writer)
@@ -139,22 +145,15 @@ def export_step(folder: str, shape: str) -> None:
 # --- Contestants -------------------------------------------------------------
 
 
-def run_ours(settings) -> None:
-  """Takes turns with our step, compiled by the XLA inside JAX."""
+def compile_step(path: str, device):
+  """Returns the step of a file of StableHLO, compiled for a device of JAX."""
   # pylint: disable=g-import-not-at-top
-  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-  import jax
   from jax._src.interpreters import mlir
   from jaxlib import xla_client
   from jaxlib.mlir import ir
   from jaxlib.mlir.dialects import stablehlo
-  import numpy as np
 
-  jax.config.update("jax_enable_x64", True)  # the number of the step
-  folder, shape = settings["folder"], settings["shape"]
-  with open(find_file(folder, shape, ".json"), encoding="utf-8") as reader:
-    description = json.load(reader)
-  with open(find_file(folder, shape, ".stablehlo"), "rb") as reader:
+  with open(path, "rb") as reader:
     code = reader.read()
   with mlir.make_ir_context():
     module = stablehlo.deserialize_portable_artifact(ir.Context.current, code)
@@ -162,10 +161,24 @@ def run_ours(settings) -> None:
     # TensorFlow leaves an operation of its own, which copies a tensor.
     text = text.replace('"mhlo.copy"', '"stablehlo.reshape"')
     code = mlir.module_to_bytecode(ir.Module.parse(text))
-  device = jax.devices()[0]
-  step = device.client.compile_and_load(
+  return device.client.compile_and_load(
     code, xla_client.DeviceList((device,)), xla_client.CompileOptions()
   )
+
+
+def run_ours(settings) -> None:
+  """Takes turns with our step, compiled by the XLA inside JAX."""
+  # pylint: disable=g-import-not-at-top
+  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+  import jax
+  import numpy as np
+
+  jax.config.update("jax_enable_x64", True)  # the number of the step
+  folder, shape = settings["folder"], settings["shape"]
+  with open(find_file(folder, shape, ".json"), encoding="utf-8") as reader:
+    description = json.load(reader)
+  device = jax.devices()[0]
+  step = compile_step(find_file(folder, shape, ".stablehlo"), device)
   rng = np.random.default_rng(0)
   batch = draw_batch(description["config"], shape, rng)
   inputs = [
@@ -178,7 +191,7 @@ def run_ours(settings) -> None:
     for name, variable_shape in description["variables"]
   ]
   num_inputs = len(description["inputs"])
-  updates = {int(o): a for o, a in description["updates"].items()}
+  updates = {int(o): int(a) for o, a in description["updates"].items()}
   memory = step.get_compiled_memory_stats()
   num_bytes = memory.temp_size_in_bytes + memory.argument_size_in_bytes
   my_turns = turns.answer_turns(

@@ -199,6 +199,17 @@ def test_pretraining_runs_evaluates_and_resumes(
   np.testing.assert_array_equal(*weights)
 
 
+def test_another_dropout_in_the_middle_of_a_run_is_named(
+  records, pretrain, caplog
+):
+  pretrain(records, dropout=0.0, num_train_steps=2)
+  pretrain(records, dropout=0.5, num_train_steps=4)
+  warnings = [
+    r.getMessage() for r in caplog.records if r.levelname == "WARNING"
+  ]
+  assert any("--dropout was 0.0 so far" in text for text in warnings)
+
+
 def test_pretraining_in_bfloat16(records, pretrain):
   run = pretrain(records, precision="bfloat16")
   reader = tf.train.load_checkpoint(str(run))
