@@ -91,6 +91,26 @@ def test_wordpiece_takes_the_longest_piece_and_gives_up_on_long_words():
   assert wordpiece.tokenize(201 * "a") == ["[UNK]"]
 
 
+def test_of_pieces_that_begin_alike_the_longest_that_fits_is_taken():
+  pieces = ["una", "unable", "##", "##un", "##una", "##unabl", "##bx", "#"]
+  vocab = {piece: i for i, piece in enumerate(["[UNK]", *pieces])}
+  wordpiece = tokenization.WordpieceTokenizer(vocab)
+  assert wordpiece.tokenize("unable") == ["unable"]
+  assert wordpiece.tokenize("unabx") == ["una", "##bx"]
+  assert wordpiece.tokenize("unaunabx") == ["una", "##una", "##bx"]
+  assert wordpiece.tokenize("unaunabl") == ["una", "##unabl"]
+  assert wordpiece.tokenize("unaunx") == ["[UNK]"]
+
+
+def test_a_word_may_begin_as_pieces_inside_of_words_do():
+  # Text that is not split at punctuation first may hold such words.
+  vocab = {"[UNK]": 0, "##ing": 1, "##s": 2, "#": 3, "###": 4}
+  wordpiece = tokenization.WordpieceTokenizer(vocab)
+  assert wordpiece.tokenize("##ings ##s") == ["##ing", "##s", "##s"]
+  assert wordpiece.tokenize("###") == ["###"]
+  assert wordpiece.tokenize("##") == ["#", "###"]
+
+
 # --- Offsets -----------------------------------------------------------------
 
 
@@ -122,6 +142,13 @@ def test_marks_that_are_kept_are_put_in_canonical_order():
   # No mark is dropped here; that of the lower class comes first.
   words = tokenization.BasicTokenizer().tokenize("a\u302e\U0001d165")
   assert words == ["a\U0001d165\u302e"]
+
+
+def test_marks_that_are_in_order_have_places_of_their_own():
+  [word] = tokenization.BasicTokenizer().split_with_offsets(
+    "a\U0001d165\u302eb"
+  )
+  assert word == ("a\U0001d165\u302eb", [0, 1, 2, 3], [1, 2, 3, 4])
 
 
 def test_a_control_character_is_dropped_even_if_it_separates_words_elsewhere():
@@ -323,6 +350,41 @@ def test_never_split_tokens_get_their_ids(vocab_file):
     tokenization.FullTokenizer(vocab_file, never_split=["[NOPE]"])
 
 
+def test_cleaning_makes_no_token_next_to_a_chinese_character(vocab_file):
+  tokenizer = tokenization.FullTokenizer(vocab_file, never_split=["[MASK]"])
+  text = "\u4e2d[MA\0SK]"
+  ids, _ = tokenizer.encode_with_offsets(text)
+  assert tokenizer.mask_id not in ids and tokenizer.encode(text) == ids
+
+
+def test_texts_one_by_one_have_the_ids_of_each(tmp_path):
+  tokens = [
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "a",
+    "b",
+    "##b",
+    "[a]",
+    "α",
+    "##σ",
+    "##α",
+  ]
+  path = tmp_path / "vocab.txt"
+  path.write_text("\n".join([*tokens, "[", "]"]))
+  # Spaces separate words even after text of the same characters was seen; the
+  # zero byte is dropped before the place of the sigma in its word is known.
+  words = ["a b", "b a", "ab", "a\tb", "ΑΣ\0Α", "", "[A]", "[a]"]
+  expected = [[3, 4], [4, 3], [3, 5], [3, 4], [7, 8, 9], []]
+  plain = tokenization.FullTokenizer(str(path))
+  in_brackets = [10, 3, 11]
+  ids = [list(ids) for ids in plain.encode_each(words)]
+  assert ids == [*expected, in_brackets, in_brackets]
+  unsplit = tokenization.FullTokenizer(str(path), never_split=["[a]"])
+  ids = [list(ids) for ids in unsplit.encode_each([*words, "a[a]b"])]
+  assert ids == [*expected, in_brackets, [6], [3, 6, 4]]
+
+
 def test_cache_is_bounded_and_changes_nothing(vocab_file, monkeypatch):
   monkeypatch.setattr(tokenization, "_CACHE_SIZE", 10)
   rng = random.Random(0)
@@ -479,6 +541,16 @@ def test_chinese_characters_are_words_unless_they_are_not():
   ]
   basic = tokenization.BasicTokenizer(tokenize_chinese_chars=False)
   assert basic.tokenize(text) == [text]
+
+
+def test_whole_chinese_words_have_the_ids_of_a_vocabulary_of_words(tmp_path):
+  tokens = ["[UNK]", "[CLS]", "[SEP]", "\u4e2d", "\u6587", "\u4e2d\u6587"]
+  path = tmp_path / "vocab.txt"
+  path.write_text("\n".join(tokens))
+  of_characters = tokenization.FullTokenizer(str(path))
+  assert of_characters.encode("\u4e2d\u6587") == [3, 4]
+  of_words = tokenization.FullTokenizer(str(path), tokenize_chinese_chars=False)
+  assert of_words.encode("\u4e2d\u6587") == [5]
 
 
 # --- Casing ------------------------------------------------------------------
