@@ -8,6 +8,7 @@ to be there:
 
     make quickstart                                  quickstart/
     python docs/run_notebooks.py own_language        runs/own_language/
+    run_squad.py, as docs/reports.md shows           runs/squad/
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from typing import Any
 
 from PIL import Image
@@ -33,6 +35,7 @@ PICTURES = DOCS / "pictures"
 RUNS = {
   "quickstart/classifier": "make quickstart",
   "runs/own_language/model": "python docs/run_notebooks.py own_language",
+  "runs/squad": "run_squad.py, as docs/reports.md shows",
 }
 # Program and flags of each command in the terminal.
 COMMANDS = [
@@ -49,10 +52,9 @@ COMMANDS = [
   ],
   [
     "predict.py",
-    "--model=quickstart/minilm",
-    "--text=The cat slept on the windowsill.",
-    "--text=A kitten dozed.",
-    "--text=Loans cost more.",
+    "--model=runs/squad",
+    "--context_file=sample_data/library.txt",
+    "--question=When do the doors close on Saturdays?",
   ],
 ]
 # Picture -> run, and the first and last row of pixels of its page to show.
@@ -142,7 +144,8 @@ def run_command(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     command += f" {word}"
   yield "command", command
   for line in result.stdout.rstrip().splitlines():
-    yield "output", line
+    for part in textwrap.wrap(line, _COLUMNS, subsequent_indent="  ") or [""]:
+      yield "output", part
   yield "output", ""
 
 

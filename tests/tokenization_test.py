@@ -428,7 +428,7 @@ def test_vocabulary_may_begin_with_a_byte_order_mark(tmp_path):
     (b"\xef\xbb\xbf\n", "is empty"),
     (b"\r\n \r\n", "is empty"),
     (b"[UNK]\n\xff\n", "line 2: not UTF-8"),
-    (b"[UNK]\n\0\n", "zero byte in line 2. Is it text"),
+    (b"\n[UNK]\n\0\n", "zero byte in line 3. Is it text"),
     (
       "[UNK]\n[CLS]\n".encode("utf-16"),
       "text in UTF-16-LE.*iconv -f utf-16-le ",
@@ -476,17 +476,32 @@ def test_a_blank_line_keeps_its_number_and_is_named(tmp_path, caplog):
   assert (vocab["a"], vocab["b"]) == (4, 6)
   [message] = caplog.messages
   assert "vocab.txt: line 6 is blank" in message
+  path.write_text("[UNK]\n\n[CLS]\n[SEP]\n\na\n")
+  tokenization.load_vocab(str(path))
+  assert "vocab.txt: lines 2, 5 are blank" in caplog.messages[1]
 
 
 def test_doubled_tokens_are_named(tmp_path, caplog):
   path = tmp_path / "vocab.txt"
-  many = "".join(f"x{i}\n" for i in range(8))
-  path.write_text("[UNK]\n[CLS]\n[SEP]\na\na\n" + 2 * many)
-  vocab = tokenization.load_vocab(str(path))
-  assert (vocab["a"], vocab["x0"]) == (4, 13)
+  path.write_text("[UNK]\n[CLS]\n[SEP]\na\na\nb\nb\n")
+  assert tokenization.load_vocab(str(path))["a"] == 4
   [message] = caplog.messages
-  assert "'a' in lines 4 and 5, 'x0' in lines 6 and 14, " in message
-  assert "and 4 more. The later line counts." in message
+  assert message == (
+    f"{path} has 'a' in lines 4 and 5, 'b' in lines 6 and 7. The later line "
+    "counts."
+  )
+
+
+@pytest.mark.parametrize("number, end", [(5, ""), (6, " and 1 more")])
+def test_of_many_doubled_tokens_five_are_named(tmp_path, caplog, number, end):
+  path = tmp_path / "vocab.txt"
+  tokens = "".join(f"x{i}\n" for i in range(number))
+  path.write_text("[UNK]\n[CLS]\n[SEP]\n" + 2 * tokens)
+  tokenization.load_vocab(str(path))
+  [message] = caplog.messages
+  assert message.count(" in lines ") == 5
+  last = f"'x4' in lines 8 and {8 + number}"
+  assert message.endswith(f"{last}{end}. The later line counts.")
 
 
 def test_special_tokens_may_have_other_names(tmp_path):
@@ -554,6 +569,14 @@ def test_whole_chinese_words_have_the_ids_of_a_vocabulary_of_words(tmp_path):
 
 
 # --- Casing ------------------------------------------------------------------
+
+
+def test_a_tenth_of_a_cased_vocabulary_has_capitals():
+  words = list("abcdefghi")
+  assert tokenization.has_capitals([*words, "A"])
+  assert not tokenization.has_capitals([*words, "j", "A"])
+  assert not tokenization.has_capitals(["[CLS]", "[SEP]", *words])
+  assert not tokenization.has_capitals([])
 
 
 def test_lower_casing_for_a_cased_vocabulary_is_refused(caplog):
