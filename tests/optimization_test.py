@@ -50,6 +50,9 @@ def test_warmup_stable_decay_falls_in_the_last_fifth():
     [0, 0.05, 0.1, 0.1, 0.05, 0, 0],
     atol=1e-7,
   )
+  # A fifth of a few steps is one step.
+  short = optimization.warmup_stable_decay(0.1, 4, 0)
+  np.testing.assert_allclose(rates(short, 3, 4), [0.1, 0], atol=1e-7)
 
 
 @pytest.mark.parametrize(
