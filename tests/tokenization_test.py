@@ -629,13 +629,24 @@ def test_an_uncased_vocabulary_without_lower_casing_is_named(caplog):
 def test_names_of_released_models_tell_their_case(folder, is_cased):
   path = f"/models/{folder}/bert_model.ckpt"
   tokenization.validate_case_matches_checkpoint(not is_cased, path)
-  with pytest.raises(UserError, match=f"Pass --do_lower_case={not is_cased}"):
+  kind = "a cased" if is_cased else "an uncased"
+  with pytest.raises(UserError) as error:
     tokenization.validate_case_matches_checkpoint(is_cased, path)
+  assert str(error.value) == (
+    f"--do_lower_case={is_cased}, but {path} is {kind} model. Pass "
+    f"--do_lower_case={not is_cased}."
+  )
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])
 def test_other_names_tell_nothing(do_lower_case):
-  for path in (None, "", "bert_model.ckpt", "cased/bert_model.ckpt"):
+  for path in (
+    None,
+    "",
+    "bert_model.ckpt",
+    "cased/bert_model.ckpt",
+    "cased_L-12_H-768_A-12_on_my_text/bert_model.ckpt",
+  ):
     tokenization.validate_case_matches_checkpoint(do_lower_case, path)
 
 
