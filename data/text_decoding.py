@@ -90,6 +90,7 @@ def decode_chunks(
   for chunk in _end_with_nothing(chunks):
     if decoder is None:
       name, mark = _find_encoding(chunk, encoding)
+      _check_needs_no_mark(name, chunk, source)
       decoder = codecs.getincrementaldecoder(name)()
       chunk = chunk.removeprefix(mark)
     try:
@@ -161,6 +162,15 @@ def _find_encoding(beginning: bytes, encoding: str | None) -> tuple[str, bytes]:
   return encoding or "utf-8", b""
 
 
+def _check_needs_no_mark(name: str, beginning: bytes, source: str) -> None:
+  """Raises a UserError if only a byte order mark would tell the byte order."""
+  if beginning and codecs.lookup(name).name in ("utf-16", "utf-32"):
+    raise UserError(
+      f"{source} does not begin with the byte order mark of {name.upper()}. "
+      f"Pass another --encoding, such as utf-8, {name}-le or {name}-be."
+    )
+
+
 def _describe_error(
   error: UnicodeDecodeError,
   source: str,
@@ -179,7 +189,9 @@ def _describe_error(
 def _advise(content: bytes, start: int, encoding: str | None) -> str:
   """Returns advice on bytes that cannot be decoded from `start` on."""
   suggestions = _suggest_encodings(content, start)
-  readings = [f"{name} reads {text!r}" for name, text in suggestions.items()]
+  readings = [
+    f"{name} reads {text!r}" for name, text in suggestions.items() if text
+  ]
   shown = f" ({', '.join(readings)})" if readings else ""
   if encoding is not None:
     return f"Pass the encoding of the file as --encoding{shown}."

@@ -355,6 +355,7 @@ def test_the_home_folder_is_found_in_flags(start, tmp_path):
 
 # Removes what Python lacks on Windows. Python runs it when it starts.
 LIKE_WINDOWS = """
+import asyncio  # has other parts on Windows, which need none of this
 import os, select, signal, sys
 
 for module, names in {

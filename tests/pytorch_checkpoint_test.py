@@ -410,7 +410,8 @@ def change_directory(path, **fields):
     ({"size": 2**31, "compressed": 2**31}, "beyond the end"),
     ({"size": 3, "compressed": 3}, "CRC|another size"),
     ({"offset": 2**31}, "beyond the end"),
-    ({"offset": 3}, "magic number"),
+    # Later versions of Python see first that two members overlap.
+    ({"offset": 3}, "magic number|Overlapped"),
   ],
 )
 def test_damaged_directories_of_archives(tmp_path, fields, message):
