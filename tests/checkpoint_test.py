@@ -105,6 +105,8 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   prefix = str(tmp_path / "model.ckpt")
   with pytest.raises(UserError, match="model.ckpt.index"):
     checkpoint.open_checkpoint(prefix)
+  with pytest.raises(UserError, match="=.*/y.safetensors does not exist"):
+    checkpoint.open_checkpoint(str(tmp_path / "y.safetensors"))
   with pytest.raises(
     UserError, match="folder without weights.*model.safetensors"
   ):
@@ -117,6 +119,19 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   data.write_bytes(data.read_bytes()[:1000])
   with pytest.raises(UserError, match="cannot be read.*complete"):
     checkpoint.restore(builders.random_variables(), prefix)
+
+
+def test_text_among_the_weights_is_refused(tmp_path):
+  prefix = str(tmp_path / "model.ckpt")
+  tf.raw_ops.SaveV2(
+    prefix=prefix,
+    tensor_names=["words"],
+    shape_and_slices=[""],
+    tensors=[tf.constant(["the", "cat"])],
+  )
+  reader = checkpoint.open_checkpoint(prefix)
+  with pytest.raises(UserError, match="words holds text, not numbers"):
+    reader.get_tensor("words")
 
 
 def test_damaged_state_is_named(tmp_path):

@@ -47,6 +47,19 @@ def test_values_are_drawn_against_correct_ones(tmp_path):
   assert shown == ["text 1", "text 0", "text 2"]  # the largest error first
 
 
+def test_a_large_matrix_has_the_labels_with_the_most_mistakes(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(classification_report, "_MOST_MATRIX_LABELS", 2)
+  rows = [("a", "a"), ("b", "c"), ("c", "c"), ("d", "d")]
+  logits = np.eye(4)[[0, 2, 2, 3]]
+  page = write(tmp_path, heads.SINGLE_LABEL, tuple("abcd"), rows, logits)
+  assert "The 2 labels with the most mistakes, of 4" in page.text
+  # Label, and how often each of the two was predicted.
+  place = page.cells.index("b", page.cells.index("c"))
+  assert page.cells[place : place + 6] == ["b", "0", "1", "c", "0", "1"]
+
+
 def test_several_labels_are_scored_one_by_one(tmp_path):
   rows = [(("a", "b"), ["a"]), ((), ["a"]), (("c",), [])]
   logits = [[2.0, -2.0], [2.0, -2.0], [-2.0, -2.0]]

@@ -51,3 +51,5 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(errors.UserError, match="empty holds neither scores"):
     comparison.make_page([run, str(tmp_path / "empty")])
+  with pytest.raises(errors.UserError, match="nowhere is no folder"):
+    comparison.make_page([run, str(tmp_path / "nowhere")])

@@ -108,6 +108,20 @@ def test_a_vocabulary_leaves_out_the_rarest_characters(learn, tmp_path):
   assert {"the", "cat", "sat"} <= set(some)
 
 
+def test_of_too_many_different_words_the_rarest_are_dropped(
+  learn, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(create_vocabulary, "_MOST_WORDS", 3)
+  text = tmp_path / "text.txt"
+  text.write_text("the cat sat\nthe cat sat\nonce upon\n")
+  folder = learn(input_file=text, vocab_size=140, min_frequency=1)
+  report = json.loads((folder / "vocab.report.json").read_text())
+  assert report["different_words_dropped"] == 2
+  tokens = (folder / "vocab.txt").read_text().split("\n")
+  assert {"the", "cat", "sat"} <= set(tokens)
+  assert not {"once", "upon", "o"} & set(tokens)
+
+
 @pytest.mark.parametrize(
   "flags, message",
   [

@@ -8,10 +8,12 @@ import sys
 import builders
 import numpy as np
 import pytest
+import served_models
 import tensorflow as tf
 
 import checkpoint
 from errors import UserError
+import heads
 import modeling
 import predict
 from serving import masked_words
@@ -117,7 +119,13 @@ def give_on_standard_input(monkeypatch, content):
 
 
 def test_masks_are_filled_and_texts_scored(
-  answers, shared_dir, vocab_file, init_checkpoint, monkeypatch
+  answers,
+  run_program,
+  shared_dir,
+  vocab_file,
+  init_checkpoint,
+  monkeypatch,
+  capsys,
 ):
   model = modeling.BertForPreTraining(builders.tiny_config())
   checkpoint.restore(checkpoint.variables_by_name(model), init_checkpoint)
@@ -159,6 +167,13 @@ def test_masks_are_filled_and_texts_scored(
   assert scored["text"] == ["the cat sat", "a dog"]
   assert scored["pseudo_log_likelihood"] == pytest.approx(total, rel=1e-5)
   assert scored["tokens"] == 5
+  capsys.readouterr()
+  run_program(
+    predict, model=shared_dir, score=True, text="the cat sat ||| a dog"
+  )
+  assert capsys.readouterr().out.splitlines()[1] == (
+    f"  {total:.3f}, which is {total / 5:.3f} per token"
+  )
 
 
 def test_files_and_settings_are_taken_from_flags(
@@ -257,6 +272,72 @@ def test_answers_are_shown_to_people(classify, run_program, capsys):
   first, second = capsys.readouterr().out.splitlines()
   assert first == "the bird flew"
   assert second.startswith("  moving 0.")
+
+
+def show_labels(answer):
+  ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+  chosen = [name for name in ("pet", "wild") if dict(ranked)[name] > 0.5]
+  return [
+    "  " + "   ".join(f"{name} {value:.3f}" for name, value in ranked),
+    f"  labels: {', '.join(chosen) or 'none'}",
+  ]
+
+
+def show_tags(answer):
+  if set(answer["tags"]) == {"O"}:
+    return ["  " + "  ".join(f"{word}/O" for word in answer["words"])]
+  return [
+    f"  {entity['text']}   {entity['type']} {entity['probability']:.3f}"
+    for entity in answer["entities"]
+  ]
+
+
+def show_choice(answer):
+  number = int(np.argmax(answer["probabilities"]))
+  text = ["sat", "flew over the hill"][number]
+  return [f"  {number}: {text}   {answer['probabilities'][number]:.3f}"]
+
+
+@pytest.mark.parametrize(
+  "head_name, texts, show",
+  [
+    (
+      heads.REGRESSION,
+      ["the cat sat", "a dog ||| it ran"],
+      lambda answer: [f"  {answer['value']:.4f}"],
+    ),
+    (heads.MULTI_LABEL, ["the cat sat", "a dog", "the bird flew"], show_labels),
+    (heads.TAGGING, ["the red cat sat", "it sat on the bird", "a"], show_tags),
+    (
+      heads.MULTIPLE_CHOICE,
+      ["the cat ||| sat ||| flew over the hill"],
+      show_choice,
+    ),
+    (
+      heads.ENCODER,
+      ["the cat sat", "a dog ran"],
+      lambda answer: [
+        f"  {other['cosine']:.3f}  {other['text']}"
+        for other in answer["nearest"]
+      ],
+    ),
+    (
+      heads.ENCODER,
+      ["the cat sat"],
+      lambda answer: ["  An encoder compares texts: pass two or more."],
+    ),
+  ],
+)
+def test_every_head_answers_people_as_it_answers_programs(
+  head_name, texts, show, answers, run_program, capsys, tmp_path
+):
+  model = served_models.write_model(tmp_path / "model", head_name)
+  found = answers(model, text=tuple(texts))
+  run_program(predict, model=model, text=tuple(texts))
+  expected = []
+  for text, answer in zip(texts, found, strict=True):
+    expected += [text, *show(answer)]
+  assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_missing_models_and_texts_are_named(answers, shared_dir, tmp_path):

@@ -121,15 +121,23 @@ def test_weights_in_several_files_are_found_by_their_index(tmp_path):
     path.write_text(json.dumps({"weight_map": wrong}))
     with pytest.raises(UserError, match=message):
       checkpoint.open_checkpoint(str(path))
+  for content in ({"metadata": {}}, {"weight_map": [name]}):
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="index.json has no weight_map"):
+      checkpoint.open_checkpoint(str(path))
 
 
-def test_two_tensors_for_one_variable_are_refused(tmp_path):
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("pooler.dense.bias", "bert.pooler.dense.bias"),
+    ("bert.embeddings.LayerNorm.gamma", "bert.embeddings.LayerNorm.weight"),
+  ],
+)
+def test_two_tensors_for_one_variable_are_refused(tmp_path, names):
   path = str(tmp_path / "model.safetensors")
-  safetensors.save_file(
-    {"pooler.dense.bias": np.zeros(3), "bert.pooler.dense.bias": np.ones(3)},
-    path,
-  )
+  safetensors.save_file(dict.fromkeys(names, np.zeros(3)), path)
   with pytest.raises(
-    UserError, match="two tensors for one variable.*'pooler.d"
+    UserError, match=f"two tensors for one variable.*'{names[0]}"
   ):
     checkpoint.open_checkpoint(path)
