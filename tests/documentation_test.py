@@ -45,14 +45,14 @@ PAGES = [
 LANGUAGES = {"sh", "python", "json", "text"}
 # Commands that the tests do not look into.
 OTHER_TOOLS = {
-  ".", "cat", "cd", "curl", "docker", "done", "echo", "export", "for", "git",
-  "ls", "mkdir", "pip", "pre-commit", "tee", "tensorboard", "wikiextractor",
+  ".", "awk", "cat", "cd", "curl", "cut", "docker", "done", "echo", "export",
+  "for", "git", "ls", "mkdir", "pip", "pre-commit", "sed", "shuf", "sort",
+  "tee", "tensorboard", "wikiextractor",
 }  # fmt: skip
 # Flags of absl, Beam, TensorBoard and other tools.
 OTHER_FLAGS = {
   "direct_num_workers", "direct_running_mode", "dry", "environment_type",
-  "flagfile",
-  "help", "helpfull", "logdir", "sdk_container_image",
+  "flagfile", "help", "helpfull", "logdir", "random", "sdk_container_image",
 }  # fmt: skip
 _FENCE = re.compile(r"```(\w*)\s*")
 _MARK = re.compile(r"<!-- (\w+) -->")
