@@ -10,6 +10,7 @@ from google.protobuf import message
 import numpy as np
 import tensorflow as tf
 
+from data import file_io
 from data import record_files
 from errors import UserError
 
@@ -103,10 +104,16 @@ def check_pretraining_files(
         files_by_format.setdefault(record_format, file)
         break
     else:
-      raise first_error or UserError(f"{file} holds no records.")
+      raise first_error or _no_records_error(file)
   if len(files_by_format) > 1:
     raise _mixed_formats_error(files_by_format)
   return next(iter(files_by_format))
+
+
+def _no_records_error(file: str) -> UserError:
+  if file_io.file_size(file):
+    return UserError(f"{file} has no undamaged record. Leave it out.")
+  return UserError(f"{file} holds no records.")
 
 
 def _mixed_formats_error(

@@ -94,6 +94,11 @@ def test_class_weights(tmp_path):
   np.testing.assert_allclose(balanced * [6, 2], [4.0, 4.0])
   with pytest.raises(ValueError, match="class weight for 'z'.*labels: x, y"):
     weights({"z": 2})
+  values = classification.custom_task(
+    problem_type="regression", class_weights="balanced"
+  )
+  with pytest.raises(ValueError, match="regression has none"):
+    values.label_weights(np.zeros(2), ())
 
 
 def test_a_json_file_describes_the_data(tmp_path):

@@ -188,6 +188,12 @@ def test_a_model_of_transformers_comes_back_as_it_was(
     "model_max_length": 40,
     "tokenizer_class": "BertTokenizer",
   }
+  # A config that tells of other labels than the weights have.
+  wrong = {"0": "O", "1": "B-x"}
+  (source / "config.json").write_text(json.dumps({**fields, "id2label": wrong}))
+  with pytest.raises(UserError, match="3 outputs, but its .* head of 2[.]"):
+    run_program(convert_checkpoint, input_dir=source, output_dir=ours)
+  (source / "config.json").write_text(json.dumps(fields))
   # Files of another model do not stay.
   encoder = checkpoint.variables_by_name(modeling.BertModel(config))
   safetensors.numpy.save_file(
@@ -195,6 +201,10 @@ def test_a_model_of_transformers_comes_back_as_it_was(
   )
   run_program(convert_checkpoint, input_dir=source, output_dir=ours)
   assert not (ours / "classifier.json").exists()
+  # The config that came with it names a head that it does not have.
+  run_program(convert_checkpoint, input_dir=ours, output_dir=back)
+  described = json.loads((back / "config.json").read_text())
+  assert described["architectures"] == ["BertModel"]
 
 
 @pytest.mark.parametrize(

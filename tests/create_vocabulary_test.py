@@ -138,6 +138,13 @@ def test_vocabulary_refuses(learn, tmp_path, flags, message):
   assert not (tmp_path / "vocabulary").exists()
 
 
+def test_text_without_words_is_refused(learn, tmp_path):
+  text = tmp_path / "text.txt"
+  text.write_text("\u200b\n\n \n")
+  with pytest.raises(ValueError, match="=.*text.txt contains no text"):
+    learn(input_file=text)
+
+
 def test_vocabulary_that_exists_is_not_overwritten(learn):
   folder = learn()
   with pytest.raises(ValueError, match="vocab.txt exists already"):

@@ -2,6 +2,7 @@
 
 import collections
 import random
+import sys
 
 import builders
 import hypothesis
@@ -357,6 +358,12 @@ def test_words_do_not_change_how_text_is_tokenized(vocab_path):
     "dog",
   ]
   assert continues == [False, True, True, False, False, True, True]
+
+
+def test_jieba_that_is_missing_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, "jieba", None)
+  with pytest.raises(UserError, match="pip install jieba"):
+    instances._create_jieba_segmenter()
 
 
 def test_jieba_is_given_text_without_long_runs(monkeypatch):

@@ -225,6 +225,16 @@ def test_texts_refused(answers, shared_dir, capsys, flags, message):
   assert not capsys.readouterr().out
 
 
+def test_standard_input_that_is_closed_is_named(
+  answers, shared_dir, monkeypatch
+):
+  monkeypatch.setattr(sys, "stdin", None)
+  with pytest.raises(
+    UserError, match="input is closed. Pass the text by a flag"
+  ):
+    answers(shared_dir)
+
+
 def test_only_a_masked_lm_scores_texts(answers, shared_dir, tmp_path):
   model = shutil.copytree(shared_dir, tmp_path / "model")
   encoder = modeling.BertModel(builders.tiny_config())

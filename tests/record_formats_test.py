@@ -101,6 +101,11 @@ def test_damaged_first_records_can_be_skipped(tmp_path):
   with pytest.raises(UserError, match="not a tf.train.Example"):
     only_bad = write(tmp_path / "y", None, {"a": [1]})
     record_formats.check_pretraining_files([only_bad], 2, 1, True)
+  file = tmp_path / "z"
+  write(file, RECORD)
+  file.write_bytes(file.read_bytes()[:-1] + b"x")  # in the checksum
+  with pytest.raises(UserError, match="z has no undamaged record"):
+    record_formats.check_pretraining_files([str(file)], 2, 1, True)
 
 
 # --- The values of records ---------------------------------------------------

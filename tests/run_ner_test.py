@@ -88,6 +88,14 @@ def test_tagging_refuses(tag, tmp_path, flags, message):
 
 def test_tags_that_were_not_trained(tag, monkeypatch):
   tag(do_train=True, num_train_epochs=1)
+  train = tag.data_dir / "train.txt"
+  content = train.read_text()
+  train.write_text(content.replace("B-wild", "B-tame"))
+  with pytest.raises(
+    ValueError, match="holds a tagger for B-pet.*B-wild.* has .*B-tame"
+  ):
+    tag(do_train=True)
+  train.write_text(content)
   dev = tag.data_dir / "dev.txt"
   dev.write_text(dev.read_text().replace("B-wild", "B-tame", 1))
   with pytest.raises(

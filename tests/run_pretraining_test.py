@@ -347,6 +347,11 @@ def test_a_damaged_record_is_named_and_can_be_skipped(records, pretrain):
   assert checkpoint_folder.find_latest(str(run)).endswith("ckpt-4")
   [copy] = (run / "undamaged").glob("input_file/*/x.tfrecord")
   assert len(builders.read_records(str(copy))) == num_records - 1
+  [record, *_] = builders.read_records(str(copy))
+  record.features.feature["input_ids"].int64_list.value[0] = 10**6
+  record_files.write_records(str(records), [record.SerializeToString()])
+  with pytest.raises(UserError, match="x.tfrecord has no undamaged record"):
+    pretrain(records, "other_run", skip_damaged_records=True)
 
 
 def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):

@@ -1,5 +1,7 @@
 """Tests of tagging_report.py."""
 
+import json
+
 import html_pages
 import pytest
 
@@ -60,6 +62,13 @@ def test_every_score_has_an_interval(run):
 
 def test_damaged_tags_are_refused(run):
   path = run / "report_dev.jsonl"
-  path.write_text(path.read_text().replace('"O"]', "]"))
+  content = path.read_text()
+  path.write_text(content.replace('"O"]', "]"))
   with pytest.raises(errors.UserError, match=r"report_dev\.jsonl"):
+    run_report.make_page(str(run))
+  header, first, *others = content.splitlines()
+  row = json.loads(first)
+  row["prediction"].pop()
+  path.write_text("\n".join([header, json.dumps(row), *others]))
+  with pytest.raises(errors.UserError, match="number of tags than of words"):
     run_report.make_page(str(run))
