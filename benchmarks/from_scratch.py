@@ -10,10 +10,12 @@ dropout); and the Trainer of PyTorch transformers, with the type of activations
 that is faster here. All have the same model, vocabulary and text.
 
 Each is a process that is stopped while another one has its turn, so that the
-load of the machine is the same for all. Time counts from the start of the
-process. Afterwards one program computes the masked LM loss of every checkpoint
-on the same held-out text, with 15 % of the tokens masked. The peer needs the
-packages of `pip install -e '.[benchmark]'`, and `accelerate`.
+load of the machine is the same for all. Our time counts from the start of the
+process; that of the peer from its first step, after it has cut the text into
+tokens and tried both types. Afterwards one program computes the masked LM loss
+of every checkpoint on the same held-out text, with 15 % of the tokens masked.
+The peer needs the packages of `pip install -e '.[benchmark]'`, and
+`accelerate`.
 """
 
 from collections.abc import Sequence
@@ -201,7 +203,6 @@ def group_tokens(tokenizer, path: pathlib.Path) -> list[dict[str, list[int]]]:
 def run_peer(settings) -> None:
   """Trains with transformers, and writes folders that our programs read."""
   # pylint: disable=g-import-not-at-top
-  started = time.monotonic()
   import torch
   import transformers
 
@@ -238,11 +239,10 @@ def run_peer(settings) -> None:
     return (time.monotonic() - start) / num_steps
 
   seconds = {
-    bf16: train(folder / "speed", 6, 10**9, bf16) for bf16 in (False, True)
+    bf16: train(folder / "speed", 4, 10**9, bf16) for bf16 in (False, True)
   }
   is_bf16 = seconds[True] < seconds[False]
-  left = settings["minutes"] * 60 - (time.monotonic() - started)
-  num_steps = max(int(left / seconds[is_bf16]), 1)
+  num_steps = max(int(settings["minutes"] * 60 / seconds[is_bf16]), 1)
   output = folder / PEER
   (output / BUDGET).write_text(
     json.dumps({"num_train_steps": num_steps, "bf16": is_bf16})
@@ -284,7 +284,10 @@ def race(contestants: Sequence[Contestant]) -> None:
 
 def find_checkpoints(contestant: Contestant) -> list[tuple[int, str, float]]:
   """Returns (step, path, time that was needed in seconds), by step."""
+  seconds_before = 0.0
   if contestant.name == PEER:
+    first_step = (contestant.folder / BUDGET).stat().st_mtime
+    seconds_before = contestant.active_seconds(first_step)
     found = [
       (int(path.parent.name.split("-")[-1]), path.parent, path)
       for path in contestant.folder.glob("checkpoint-*/model.safetensors")
@@ -295,7 +298,11 @@ def find_checkpoints(contestant: Contestant) -> list[tuple[int, str, float]]:
       for path in contestant.folder.glob("model.ckpt-*.index")
     ]
   return sorted(
-    (step, str(name), contestant.active_seconds(path.stat().st_mtime))
+    (
+      step,
+      str(name),
+      contestant.active_seconds(path.stat().st_mtime) - seconds_before,
+    )
     for step, name, path in found
   )
 
