@@ -49,9 +49,8 @@ Losses = training_step.Losses
 StepReport = training_step.StepReport
 Work = training_step.Work
 
-# (number of the last step, report of the steps of a call of the graph) ->
-# whether to stop training. If several machines train together, the first one
-# decides.
+# (number of the last step, report on the steps of one call of the graph) ->
+# whether to stop training. With several machines, the first one decides.
 Observer = Callable[[int, StepReport], bool]
 
 # Flags that decide how a run learns. A change in the middle of a run may be a

@@ -831,7 +831,7 @@ def _replace_damaged(
     if damages:
       logging.warning("%s: %d damaged records skipped.", file, len(damages))
       if file_io.file_size(copy) == 0:
-        raise UserError(f"{file} has no undamaged record. Leave it out.")
+        raise record_formats.no_records_error(file)
     result.append(copy)
   return result
 

@@ -90,7 +90,7 @@ def decode_chunks(
   for chunk in _end_with_nothing(chunks):
     if decoder is None:
       name, mark = _find_encoding(chunk, encoding)
-      _check_needs_no_mark(name, chunk, source)
+      _check_byte_order(name, chunk, source)
       decoder = codecs.getincrementaldecoder(name)()
       chunk = chunk.removeprefix(mark)
     try:
@@ -162,9 +162,10 @@ def _find_encoding(beginning: bytes, encoding: str | None) -> tuple[str, bytes]:
   return encoding or "utf-8", b""
 
 
-def _check_needs_no_mark(name: str, beginning: bytes, source: str) -> None:
-  """Raises a UserError if only a byte order mark would tell the byte order."""
-  if beginning and codecs.lookup(name).name in ("utf-16", "utf-32"):
+def _check_byte_order(encoding: str, beginning: bytes, source: str) -> None:
+  """Raises a UserError if only a missing mark would tell the byte order."""
+  name = codecs.lookup(encoding).name
+  if beginning and name in ("utf-16", "utf-32"):
     raise UserError(
       f"{source} does not begin with the byte order mark of {name.upper()}. "
       f"Pass another --encoding, such as utf-8, {name}-le or {name}-be."

@@ -104,13 +104,14 @@ def check_pretraining_files(
         files_by_format.setdefault(record_format, file)
         break
     else:
-      raise first_error or _no_records_error(file)
+      raise first_error or no_records_error(file)
   if len(files_by_format) > 1:
     raise _mixed_formats_error(files_by_format)
   return next(iter(files_by_format))
 
 
-def _no_records_error(file: str) -> UserError:
+def no_records_error(file: str) -> UserError:
+  """Returns the error of a user whose file has no record that can be used."""
   if file_io.file_size(file):
     return UserError(f"{file} has no undamaged record. Leave it out.")
   return UserError(f"{file} holds no records.")

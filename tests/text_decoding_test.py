@@ -57,7 +57,7 @@ def test_an_encoding_that_is_named_is_used():
     ("一\n二".encode("utf-16-le")[:-1], "utf-16-le", "line 2: not UTF-16-LE"),
     (b"caf\xe9", "gbk", "x, line 1: not GBK .* column 4"),
     (b"no mark", "utf-16", "x does not begin with .* such as utf-8, utf-16-le"),
-    ("ab".encode("utf-32-le"), "utf_32", "mark of UTF_32.* or utf_32-be"),
+    ("ab".encode("utf-32-le"), "U32", "mark of UTF-32.* or utf-32-be"),
     (b"odd", "utf-16-le", "encoding of the file as --encoding[.]$"),
   ],
 )
