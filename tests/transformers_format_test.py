@@ -121,7 +121,7 @@ def test_weights_in_several_files_are_found_by_their_index(tmp_path):
     path.write_text(json.dumps({"weight_map": wrong}))
     with pytest.raises(UserError, match=message):
       checkpoint.open_checkpoint(str(path))
-  for content in ({"metadata": {}}, {"weight_map": [name]}):
+  for content in ({}, {"weight_map": {}}, {"weight_map": [name]}):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="index.json has no weight_map"):
       checkpoint.open_checkpoint(str(path))
