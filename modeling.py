@@ -315,7 +315,7 @@ class Dropout:
   def __init__(self, path: str, rate: float):
     # The function that takes it wants an int32.
     self._site = zlib.crc32(path.encode()) & 0x7FFFFFFF
-    self._rate = rate
+    self.rate = rate
 
   def __call__(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
     """Returns `x` with some elements zeroed and the others scaled up.
@@ -325,10 +325,14 @@ class Dropout:
       seed: int32 Tensor of shape [2], another in each training step; None to
         return `x` as it is, for evaluation and prediction.
     """
-    if seed is None or self._rate == 0.0:
-      return x
-    own_seed = tf.random.experimental.stateless_fold_in(seed, self._site)
-    return operations.dropout(x, self._rate, own_seed)
+    own_seed = self.own_seed(seed)
+    return x if own_seed is None else operations.dropout(x, self.rate, own_seed)
+
+  def own_seed(self, seed: tf.Tensor | None) -> tf.Tensor | None:
+    """Returns the seed of this dropout in a step; None if it drops nothing."""
+    if seed is None or self.rate == 0.0:
+      return None
+    return tf.random.experimental.stateless_fold_in(seed, self._site)
 
 
 def store_kernels(model: tf.Module, dtype: tf.DType) -> None:
@@ -494,26 +498,64 @@ class SelfAttention(tf.Module):
     Returns:
       float Tensor of shape [B*Q, H].
     """
-    batch_size = tf.shape(attention_bias)[0]
     # To scale the query instead of the scores touches S/D times fewer numbers.
-    query = self.query(queries) * self._size_per_head**-0.5  # [B*Q, H]
-    query = self._split_heads(query, batch_size)  # [B, N, Q, D]
-    key = self._split_heads(self.key(hidden_states), batch_size)
-    value = self._split_heads(self.value(hidden_states), batch_size)
-    scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, S]
-    # Released checkpoints were trained with -10000, not -inf; a row that is
-    # masked everywhere must also stay finite.
-    probs = tf.nn.softmax(tf.cast(scores, tf.float32) + attention_bias)
-    probs = self._dropout(tf.cast(probs, value.dtype), dropout_seed)
-    context = tf.matmul(probs, value)  # [B, N, Q, D]
-    context = tf.transpose(context, [0, 2, 1, 3])  # [B, Q, N, D]
-    return tf.reshape(context, [-1, self._num_heads * self._size_per_head])
+    return _attend(
+      self.query(queries) * self._size_per_head**-0.5,
+      self.key(hidden_states),
+      self.value(hidden_states),
+      attention_bias,
+      self._num_heads,
+      self._size_per_head,
+      self._dropout.rate,
+      self._dropout.own_seed(dropout_seed),
+    )
 
-  def _split_heads(self, x: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:
-    """Maps [B*S, H] to [B, N, S, D]."""
+
+@operations.traced_once
+def _attend(
+  queries: tf.Tensor,
+  keys: tf.Tensor,
+  values: tf.Tensor,
+  attention_bias: tf.Tensor,
+  num_heads: int,
+  size_per_head: int,
+  dropout_rate: float,
+  dropout_seed: tf.Tensor | None,
+) -> tf.Tensor:
+  """Returns for each query the mean of the values, weighted by their keys.
+
+  Args:
+    queries: float Tensor of shape [B*Q, H], already scaled.
+    keys: float Tensor of shape [B*S, H].
+    values: float Tensor of shape [B*S, H].
+    attention_bias: float32 Tensor of shape [B, 1, 1, S] or [B, 1, Q, S], which
+      is added to the logarithms of the weights.
+    num_heads: Number N of heads.
+    size_per_head: Number D of columns of each head; H is N * D.
+    dropout_rate: Rate at which weights are dropped.
+    dropout_seed: int32 Tensor of shape [2], or None for no dropout.
+
+  Returns:
+    float Tensor of shape [B*Q, H].
+  """
+  batch_size = tf.shape(attention_bias)[0]
+
+  def split_heads(x):  # [B*S, H] to [B, N, S, D]
     seq_length = tf.shape(x)[0] // batch_size
-    shape = [batch_size, seq_length, self._num_heads, self._size_per_head]
+    shape = [batch_size, seq_length, num_heads, size_per_head]
     return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
+
+  query, key, value = map(split_heads, (queries, keys, values))
+  scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, S]
+  # Released checkpoints were trained with -10000, not -inf; a row that is
+  # masked everywhere must also stay finite.
+  probs = tf.nn.softmax(tf.cast(scores, tf.float32) + attention_bias)
+  probs = tf.cast(probs, value.dtype)
+  if dropout_seed is not None:
+    probs = operations.dropout(probs, dropout_rate, dropout_seed)
+  context = tf.matmul(probs, value)  # [B, N, Q, D]
+  context = tf.transpose(context, [0, 2, 1, 3])  # [B, Q, N, D]
+  return tf.reshape(context, [-1, num_heads * size_per_head])
 
 
 # --- The Transformer layer ---------------------------------------------------

@@ -111,6 +111,29 @@ PORTABLE_ACTIVATIONS: Mapping[str, Activation] = {
 # --- Layers ------------------------------------------------------------------
 
 
+def traced_once(
+  function: Callable[..., tf.Tensor],
+) -> Callable[..., tf.Tensor]:
+  """Returns `function`, which TensorFlow traces once and then calls.
+
+  A model calls it dozens of times. To trace its operations and those of its
+  gradient each time would be a large part of the wait before the first step.
+
+  Args:
+    function: (Tensor, other arguments) -> Tensor of the same shape.
+  """
+  traced = tf.function(function, autograph=False, reduce_retracing=True)
+
+  @functools.wraps(function)
+  def call(x, *args, **kwargs):
+    y = traced(x, *args, **kwargs)
+    # A trace that serves several shapes does not know the one at hand.
+    y.set_shape(x.shape)
+    return y
+
+  return call
+
+
 @tf.custom_gradient
 def embedding_lookup(table: tf.Tensor, ids: tf.Tensor):
   """Returns rows of a table: float32 [..., H] for int32 ids [...].
@@ -140,6 +163,7 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor):
   return tf.nn.bias_add(x, tf.cast(bias, x.dtype)), gradient
 
 
+@traced_once
 def layer_norm(
   x: tf.Tensor,
   gamma: tf.Tensor,

@@ -175,25 +175,35 @@ def layerwise_multiplier(
 
 
 class UpdateFactors(NamedTuple):
-  """Factors of an update that are the same for all variables, float32 scalars.
+  """Factors of an update, float32 scalars.
+
+  All variables share them whose learning rate has the same factor. Computed for
+  each of hundreds of variables, they would be a quarter of the operations that
+  TensorFlow has to trace before the first step.
 
   Attributes:
     gradient_scale: Factor of the gradient: clipping, and what undoes the loss
       scale.
     rate: Learning rate.
+    kept_share: Share of a weight that is left after its decay.
     beta_1: Decay of the average of gradients.
     beta_2: Decay of the average of squared gradients.
     bias_1: Share of its true size that the first average has so far; 1 without
       bias correction.
     bias_2: The same for the second average.
+    corrected_rate: Learning rate that corrects both averages.
+    corrected_epsilon: Epsilon next to the root of the second average as it is.
   """
 
   gradient_scale: tf.Tensor
   rate: tf.Tensor
+  kept_share: tf.Tensor
   beta_1: tf.Tensor
   beta_2: tf.Tensor
   bias_1: tf.Tensor
   bias_2: tf.Tensor
+  corrected_rate: tf.Tensor
+  corrected_epsilon: tf.Tensor
 
 
 class AdamWeightDecayOptimizer:
@@ -306,16 +316,35 @@ class AdamWeightDecayOptimizer:
     is_good = tf.logical_and(is_good, tf.math.is_finite(norm))
     clipping = self._clip_norm / tf.maximum(norm, self._clip_norm)
     # With these factors a bad step leaves every weight and average as it is.
-    factors = UpdateFactors(
-      gradient_scale=tf.where(is_good, clipping / gradient_scale, 0.0),
-      rate=tf.where(is_good, self.schedule(step + 1), 0.0),
-      beta_1=tf.where(is_good, self._beta_1, 1.0),
-      beta_2=tf.where(is_good, self._beta_2, 1.0),
-      bias_1=self._bias(self._beta_1, step),
-      bias_2=self._bias(self._beta_2, step),
-    )
+    gradient_scale = tf.where(is_good, clipping / gradient_scale, 0.0)
+    rate = tf.where(is_good, self.schedule(step + 1), 0.0)
+    beta_1 = tf.where(is_good, self._beta_1, 1.0)
+    beta_2 = tf.where(is_good, self._beta_2, 1.0)
+    bias_1 = self._bias(self._beta_1, step)
+    bias_2 = self._bias(self._beta_2, step)
+    root_of_bias = tf.sqrt(bias_2)
+
+    def factors_of(multiplier):
+      own_rate = rate * multiplier
+      return UpdateFactors(
+        gradient_scale,
+        own_rate,
+        1.0 - own_rate * self._weight_decay_rate,
+        beta_1,
+        beta_2,
+        bias_1,
+        bias_2,
+        corrected_rate=own_rate * root_of_bias / bias_1,
+        corrected_epsilon=self._epsilon * root_of_bias,
+      )
+
+    multipliers = [self._rate_multiplier(_name_of(each)) for each in variables]
+    factors = {each: factors_of(each) for each in dict.fromkeys(multipliers)}
+    factors_of_each = [factors[each] for each in multipliers]
     context = tf.distribute.get_replica_context()
-    context.merge_call(self._update_all, (variables, gradients, factors))
+    context.merge_call(
+      self._update_all, (variables, gradients, factors_of_each)
+    )
     return norm
 
   def _bias(self, beta: float, step) -> tf.Tensor:
@@ -324,17 +353,17 @@ class AdamWeightDecayOptimizer:
       return tf.ones([])
     return 1.0 - tf.pow(beta, tf.cast(step + 1, tf.float32))
 
-  def _update_all(self, strategy, variables, gradients, factors):
+  def _update_all(self, strategy, variables, gradients, factors_of_each):
     """Updates the variables on all devices; called once for all replicas."""
-    for variable, gradient in zip(variables, gradients):
+    for variable, gradient, factors in zip(
+      variables, gradients, factors_of_each
+    ):
       name = _name_of(variable)
-      rate_multiplier = self._rate_multiplier(name)
-      is_decayed = self._exclude.search(name) is None
       strategy.extended.update(
         variable,
         self._update,
         args=(self._slots[name], gradient, factors),
-        kwargs=dict(rate_multiplier=rate_multiplier, is_decayed=is_decayed),
+        kwargs=dict(is_decayed=self._exclude.search(name) is None),
       )
 
   def _update(
@@ -343,7 +372,6 @@ class AdamWeightDecayOptimizer:
     slots: dict[str, tf.Variable],
     gradient: tf.Tensor,
     factors: UpdateFactors,
-    rate_multiplier: float,
     is_decayed: bool,
   ) -> None:
     """Updates one variable and its slots on one device.
@@ -353,12 +381,10 @@ class AdamWeightDecayOptimizer:
       slots: Its slots, by their entry in `slot_names`.
       gradient: Its gradient, without `factors.gradient_scale`.
       factors: Factors of this update.
-      rate_multiplier: Factor of the learning rate of this variable.
       is_decayed: Whether its weights are decayed.
     """
-    rate = factors.rate * rate_multiplier
     if is_decayed:
-      variable.assign(variable * (1.0 - rate * self._weight_decay_rate))
+      variable.assign(variable * factors.kept_share)
     # One fused kernel, twice as fast as elementary operations. Its own bias
     # correction is off (powers of beta that are zero), because it would also
     # scale epsilon.
@@ -369,10 +395,10 @@ class AdamWeightDecayOptimizer:
       v=slots["adam_v"].handle,
       beta1_power=zero,
       beta2_power=zero,
-      lr=rate * tf.sqrt(factors.bias_2) / factors.bias_1,
+      lr=factors.corrected_rate,
       beta1=factors.beta_1,
       beta2=factors.beta_2,
-      epsilon=self._epsilon * tf.sqrt(factors.bias_2),
+      epsilon=factors.corrected_epsilon,
       grad=tf.math.multiply_no_nan(gradient, factors.gradient_scale),
     )
 
@@ -398,7 +424,6 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
     slots: dict[str, tf.Variable],
     gradient: tf.Tensor,
     factors: UpdateFactors,
-    rate_multiplier: float,
     is_decayed: bool,
   ) -> None:
     adam_m, adam_v = slots["adam_m"], slots["adam_v"]
@@ -419,7 +444,7 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
         tf.math.divide_no_nan(weight_norm, update_norm),
         1.0,
       )
-    variable.assign_sub(factors.rate * rate_multiplier * ratio * update)
+    variable.assign_sub(factors.rate * ratio * update)
 
 
 class OptimizerChoice(NamedTuple):

@@ -67,3 +67,23 @@ def test_gelu_forms_differ_as_documented():
   x = tf.linspace(-10.0, 10.0, 20001)
   difference = np.max(np.abs(operations.gelu(x) - operations.gelu_erf(x)))
   assert 4.6e-4 < difference < 4.8e-4
+
+
+def test_function_traced_once_keeps_the_shapes_of_each_call():
+  traced_shapes = []
+
+  @operations.traced_once
+  def double(x):
+    traced_shapes.append(x.shape)
+    return 2.0 * x
+
+  @tf.function(autograph=False)
+  def double_all(*tensors):
+    results = [double(x) for x in tensors]
+    assert [y.shape for y in results] == [x.shape for x in tensors]
+    return results
+
+  results = double_all(*[tf.ones([rows, 2]) for rows in range(1, 7)])
+  assert [y.shape[0] for y in results] == [1, 2, 3, 4, 5, 6]
+  # One trace for the first shape, and one for all others.
+  assert len(traced_shapes) == 2
