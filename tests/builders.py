@@ -3,7 +3,8 @@
 They build small models and texts, and read the files that programs write.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
 import csv
 import functools
 import gzip
@@ -56,6 +57,16 @@ def two_devices() -> tf.distribute.Strategy:
   shapes fails.
   """
   return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+  """Runs the Python code of functions that are otherwise traced once."""
+  tf.config.run_functions_eagerly(True)
+  try:
+    yield
+  finally:
+    tf.config.run_functions_eagerly(False)
 
 
 def tiny_config(**changes) -> modeling.BertConfig:
