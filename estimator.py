@@ -49,8 +49,9 @@ Losses = training_step.Losses
 StepReport = training_step.StepReport
 Work = training_step.Work
 
-# (number of the last step, report on the steps of one call of the graph) ->
-# whether to stop training. With several machines, the first one decides.
+# A function that is called after each call of the graph, with the number of the
+# last step and the report of the steps. It returns whether to stop training. In
+# training on several machines, only the answer of the first machine counts.
 Observer = Callable[[int, StepReport], bool]
 
 # Flags that decide how a run learns. A change in the middle of a run may be a

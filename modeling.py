@@ -310,6 +310,9 @@ class Dropout:
 
   The draws do not depend on how many other dropouts there are, so a change to
   one part of a model leaves those of the others unchanged.
+
+  Attributes:
+    rate: Probability that an element is dropped.
   """
 
   def __init__(self, path: str, rate: float):

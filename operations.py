@@ -116,22 +116,10 @@ def traced_once(
 ) -> Callable[..., tf.Tensor]:
   """Returns `function`, which TensorFlow traces once and then calls.
 
-  A model calls it dozens of times. To trace its operations and those of its
-  gradient each time would be a large part of the wait before the first step.
-
-  Args:
-    function: (Tensor, other arguments) -> Tensor of the same shape.
+  A model calls it in each layer. Tracing it and its gradient for every call
+  would take up much of the wait before the first step.
   """
-  traced = tf.function(function, autograph=False, reduce_retracing=True)
-
-  @functools.wraps(function)
-  def call(x, *args, **kwargs):
-    y = traced(x, *args, **kwargs)
-    # A trace that serves several shapes does not know the one at hand.
-    y.set_shape(x.shape)
-    return y
-
-  return call
+  return tf.function(function, autograph=False, reduce_retracing=True)
 
 
 @tf.custom_gradient

@@ -177,22 +177,23 @@ def layerwise_multiplier(
 class UpdateFactors(NamedTuple):
   """Factors of an update, float32 scalars.
 
-  All variables share them whose learning rate has the same factor. Computed for
-  each of hundreds of variables, they would be a quarter of the operations that
-  TensorFlow has to trace before the first step.
+  They are computed once for all variables that have the same learning rate. If
+  each variable computed its own, a quarter of the operations that TensorFlow
+  traces before the first step would be copies of these.
 
   Attributes:
     gradient_scale: Factor of the gradient: clipping, and what undoes the loss
       scale.
-    rate: Learning rate.
-    kept_share: Share of a weight that is left after its decay.
+    rate: Learning rate of the variables.
+    kept_share: Share of a weight that decay leaves.
     beta_1: Decay of the average of gradients.
     beta_2: Decay of the average of squared gradients.
     bias_1: Share of its true size that the first average has so far; 1 without
       bias correction.
     bias_2: The same for the second average.
-    corrected_rate: Learning rate that corrects both averages.
-    corrected_epsilon: Epsilon next to the root of the second average as it is.
+    corrected_rate: `rate`, times what corrects the bias of both averages.
+    corrected_epsilon: Epsilon, scaled like a second average that is not
+      corrected.
   """
 
   gradient_scale: tf.Tensor
@@ -316,26 +317,25 @@ class AdamWeightDecayOptimizer:
     is_good = tf.logical_and(is_good, tf.math.is_finite(norm))
     clipping = self._clip_norm / tf.maximum(norm, self._clip_norm)
     # With these factors a bad step leaves every weight and average as it is.
-    gradient_scale = tf.where(is_good, clipping / gradient_scale, 0.0)
     rate = tf.where(is_good, self.schedule(step + 1), 0.0)
-    beta_1 = tf.where(is_good, self._beta_1, 1.0)
-    beta_2 = tf.where(is_good, self._beta_2, 1.0)
     bias_1 = self._bias(self._beta_1, step)
     bias_2 = self._bias(self._beta_2, step)
-    root_of_bias = tf.sqrt(bias_2)
+    shared = dict(
+      gradient_scale=tf.where(is_good, clipping / gradient_scale, 0.0),
+      beta_1=tf.where(is_good, self._beta_1, 1.0),
+      beta_2=tf.where(is_good, self._beta_2, 1.0),
+      bias_1=bias_1,
+      bias_2=bias_2,
+      corrected_epsilon=self._epsilon * tf.sqrt(bias_2),
+    )
 
     def factors_of(multiplier):
       own_rate = rate * multiplier
       return UpdateFactors(
-        gradient_scale,
-        own_rate,
-        1.0 - own_rate * self._weight_decay_rate,
-        beta_1,
-        beta_2,
-        bias_1,
-        bias_2,
-        corrected_rate=own_rate * root_of_bias / bias_1,
-        corrected_epsilon=self._epsilon * root_of_bias,
+        rate=own_rate,
+        kept_share=1.0 - own_rate * self._weight_decay_rate,
+        corrected_rate=own_rate * tf.sqrt(bias_2) / bias_1,
+        **shared,
       )
 
     multipliers = [self._rate_multiplier(_name_of(each)) for each in variables]
