@@ -277,6 +277,7 @@ def create_estimator(
   """Returns an estimator that predicts the features of layers."""
 
   names = checkpoint.open_checkpoint(init_checkpoint).shapes
+  is_on_cpu = not FLAGS.use_tpu and not tf.config.list_physical_devices("GPU")
 
   def model_fn(params):
     model = modeling.BertModel(
@@ -284,6 +285,7 @@ def create_estimator(
       common_flags.compute_dtype(),
       params["seed"],
       use_one_hot_embeddings=FLAGS.use_one_hot_embeddings,
+      is_portable=is_on_cpu,
       add_pooler=heads.has_pooler(names),
     )
     compute = features_fn_builder(
@@ -302,7 +304,7 @@ def create_estimator(
     predict_batch_size=FLAGS.batch_size,
   )
   if not FLAGS.use_tpu:
-    modeling.store_kernels(estimator.model, common_flags.compute_dtype())
+    modeling.freeze_kernels(estimator.model, common_flags.compute_dtype())
   return estimator
 
 

@@ -18,6 +18,7 @@ one large product is faster than B small ones, and no layer has to reshape.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import json
@@ -288,8 +289,15 @@ class Dense(tf.Module):
 class LayerNorm(tf.Module):
   """Layer normalization with a learned scale and offset."""
 
-  def __init__(self, path: str, config: BertConfig, init: Initializer):
+  def __init__(
+    self,
+    path: str,
+    config: BertConfig,
+    init: Initializer,
+    forms: operations.Forms = operations.TRAINED,
+  ):
     super().__init__()
+    self._normalize = forms.layer_norm
     size = config.hidden_size
     self.gamma = init.ones(f"{path}/gamma", [size])
     self.beta = init.zeros(f"{path}/beta", [size])
@@ -297,7 +305,7 @@ class LayerNorm(tf.Module):
 
   def __call__(self, x: tf.Tensor) -> tf.Tensor:
     """Maps [rows, hidden_size] to rows of the same shape and type."""
-    return operations.layer_norm(
+    return self._normalize(
       x,
       tf.convert_to_tensor(self.gamma),
       tf.convert_to_tensor(self.beta),
@@ -338,16 +346,21 @@ class Dropout:
     return tf.random.experimental.stateless_fold_in(seed, self._site)
 
 
-def store_kernels(model: tf.Module, dtype: tf.DType) -> None:
-  """Stores the kernels of a model that is not trained in the compute type.
+def freeze_kernels(model: tf.Module, dtype: tf.DType) -> None:
+  """Makes the kernels and biases of a model that only answers constants.
 
-  Otherwise each call of the model casts them.
+  They are cast to the compute type once. TensorFlow also arranges constants
+  for its products once, and variables in each call, which takes a quarter of
+  the time for a short text.
   """
   for module in model.submodules:
-    if isinstance(module, Dense) and module.kernel.dtype != dtype:
-      name = module.kernel.name.partition(":")[0]
-      values = tf.cast(module.kernel, dtype)
-      module.kernel = tf.Variable(values, trainable=False, name=name)
+    if isinstance(module, Dense):
+      for name in ("kernel", "bias"):
+        # A graph stores arrays as constants. Without `delattr`, the variable
+        # would still be saved.
+        values = tf.cast(getattr(module, name), dtype).numpy()
+        delattr(module, name)
+        setattr(module, name, values)
 
 
 # --- Embeddings --------------------------------------------------------------
@@ -362,6 +375,7 @@ class Embeddings(tf.Module):
     config: BertConfig,
     init: Initializer,
     use_one_hot_embeddings: bool,
+    forms: operations.Forms,
   ):
     super().__init__()
     size = config.hidden_size
@@ -374,7 +388,7 @@ class Embeddings(tf.Module):
     self.position_embeddings = init.normal(
       f"{path}/position_embeddings", [config.max_position_embeddings, size]
     )
-    self.layer_norm = LayerNorm(f"{path}/LayerNorm", config, init)
+    self.layer_norm = LayerNorm(f"{path}/LayerNorm", config, init, forms)
     self._dropout = Dropout(path, config.hidden_dropout_prob)
     self._use_one_hot_embeddings = use_one_hot_embeddings
 
@@ -470,12 +484,19 @@ def _token_layout(
 class SelfAttention(tf.Module):
   """Multi-head scaled dot-product attention (Vaswani et al., 2017, 3.2)."""
 
-  def __init__(self, path: str, config: BertConfig, init: Initializer):
+  def __init__(
+    self,
+    path: str,
+    config: BertConfig,
+    init: Initializer,
+    forms: operations.Forms,
+  ):
     super().__init__()
     size = config.hidden_size
     self.query = Dense(f"{path}/query", size, size, init)
     self.key = Dense(f"{path}/key", size, size, init)
     self.value = Dense(f"{path}/value", size, size, init)
+    self._compute_probs = forms.attention_probs
     self._dropout = Dropout(path, config.attention_probs_dropout_prob)
     self._num_heads = config.num_attention_heads
     self._size_per_head = size // config.num_attention_heads
@@ -501,12 +522,12 @@ class SelfAttention(tf.Module):
     Returns:
       float Tensor of shape [B*Q, H].
     """
-    # To scale the query instead of the scores touches S/D times fewer numbers.
     return _attend(
-      self.query(queries) * self._size_per_head**-0.5,
+      self.query(queries),
       self.key(hidden_states),
       self.value(hidden_states),
       attention_bias,
+      self._compute_probs,
       self._num_heads,
       self._size_per_head,
       self._dropout.rate,
@@ -520,6 +541,7 @@ def _attend(
   keys: tf.Tensor,
   values: tf.Tensor,
   attention_bias: tf.Tensor,
+  compute_probs: Callable[..., tf.Tensor],
   num_heads: int,
   size_per_head: int,
   dropout_rate: float,
@@ -528,11 +550,12 @@ def _attend(
   """Returns for each query the mean of the values, weighted by their keys.
 
   Args:
-    queries: float Tensor of shape [B*Q, H], already scaled.
+    queries: float Tensor of shape [B*Q, H].
     keys: float Tensor of shape [B*S, H].
     values: float Tensor of shape [B*S, H].
     attention_bias: float32 Tensor of shape [B, 1, 1, S] or [B, 1, Q, S], which
       is added to the logarithms of the weights.
+    compute_probs: Computes the weights, see `operations.attention_probs`.
     num_heads: Number N of heads.
     size_per_head: Number D of columns of each head; H is N * D.
     dropout_rate: Rate at which weights are dropped.
@@ -549,16 +572,16 @@ def _attend(
     return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
 
   query, key, value = map(split_heads, (queries, keys, values))
-  scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, S]
-  # Released checkpoints were trained with -10000, not -inf; a row that is
-  # masked everywhere must also stay finite.
-  probs = tf.nn.softmax(tf.cast(scores, tf.float32) + attention_bias)
-  probs = tf.cast(probs, value.dtype)
+  # Released checkpoints were trained with a bias of -10000, not -inf; a row
+  # that is masked everywhere must also stay finite.
+  probs = compute_probs(query, key, size_per_head**-0.5, attention_bias)
   if dropout_seed is not None:
     probs = operations.dropout(probs, dropout_rate, dropout_seed)
   context = tf.matmul(probs, value)  # [B, N, Q, D]
   context = tf.transpose(context, [0, 2, 1, 3])  # [B, Q, N, D]
-  return tf.reshape(context, [-1, num_heads * size_per_head])
+  # This shape tells TensorFlow that the rows are those of the queries, so that
+  # it can add the residual connection in the product that follows.
+  return tf.reshape(context, tf.shape(queries))
 
 
 # --- The Transformer layer ---------------------------------------------------
@@ -572,22 +595,32 @@ class TransformerLayer(tf.Module):
     path: str,
     config: BertConfig,
     init: Initializer,
-    activation: operations.Activation,
+    forms: operations.Forms,
   ):
     super().__init__()
     size, inner_size = config.hidden_size, config.intermediate_size
     rate = config.hidden_dropout_prob
     attended = f"{path}/attention/output"
-    self.attention = SelfAttention(f"{path}/attention/self", config, init)
+    self.attention = SelfAttention(
+      f"{path}/attention/self", config, init, forms
+    )
     self.attention_output = Dense(f"{attended}/dense", size, size, init)
     self.attention_dropout = Dropout(attended, rate)
-    self.attention_norm = LayerNorm(f"{attended}/LayerNorm", config, init)
+    self.attention_norm = LayerNorm(
+      f"{attended}/LayerNorm", config, init, forms
+    )
     self.intermediate = Dense(
-      f"{path}/intermediate/dense", size, inner_size, init, activation
+      f"{path}/intermediate/dense",
+      size,
+      inner_size,
+      init,
+      forms.activations[config.hidden_act],
     )
     self.output = Dense(f"{path}/output/dense", inner_size, size, init)
     self.output_dropout = Dropout(f"{path}/output", rate)
-    self.output_norm = LayerNorm(f"{path}/output/LayerNorm", config, init)
+    self.output_norm = LayerNorm(
+      f"{path}/output/LayerNorm", config, init, forms
+    )
 
   def __call__(
     self,
@@ -691,29 +724,27 @@ class BertModel(tf.Module):
         and far less memory (Chen et al., 2016).
       use_one_hot_embeddings: Whether to look words up by a product with a
         one-hot matrix.
-      is_portable: Whether the graph must also run where XLA is missing.
+      is_portable: Whether the operations are those that answer fastest on a
+        CPU, and that run where XLA is missing.
       add_pooler: Whether there is a pooler. Some weights have none; heads that
         read every token do not need it.
       scope: First part of the names of all variables.
     """
     super().__init__()
     init = Initializer(seed, config.initializer_range)
-    activations = operations.ACTIVATIONS
-    if is_portable:
-      activations = operations.PORTABLE_ACTIVATIONS
-    self.activation = activations[config.hidden_act]
+    self.forms = operations.PORTABLE if is_portable else operations.TRAINED
     self.config = config
     self.compute_dtype = tf.as_dtype(compute_dtype)
     self.recompute_activations = recompute_activations
     self.embeddings = Embeddings(
-      f"{scope}/embeddings", config, init, use_one_hot_embeddings
+      f"{scope}/embeddings", config, init, use_one_hot_embeddings, self.forms
     )
     self.layers = [
       TransformerLayer(
         f"{scope}/encoder/layer_{number}",
         config,
         init,
-        self.activation,
+        self.forms,
       )
       for number in range(config.num_hidden_layers)
     ]
@@ -924,15 +955,21 @@ class MaskedLMHead(tf.Module):
     config: BertConfig,
     embedding_table: tf.Variable,
     init: Initializer,
-    activation: operations.Activation,
+    forms: operations.Forms,
   ):
     super().__init__()
     path = "cls/predictions"
     size = config.hidden_size
     self.transform = Dense(
-      f"{path}/transform/dense", size, size, init, activation
+      f"{path}/transform/dense",
+      size,
+      size,
+      init,
+      forms.activations[config.hidden_act],
     )
-    self.transform_norm = LayerNorm(f"{path}/transform/LayerNorm", config, init)
+    self.transform_norm = LayerNorm(
+      f"{path}/transform/LayerNorm", config, init, forms
+    )
     self.output_bias = init.zeros(f"{path}/output_bias", [config.vocab_size])
     self._embedding_table = embedding_table
 
@@ -959,7 +996,7 @@ class BertForPreTraining(tf.Module):
     init = Initializer(seed, config.initializer_range)
     self.bert = BertModel(config, compute_dtype, seed, **options)
     self.masked_lm = MaskedLMHead(
-      config, self.bert.get_embedding_table(), init, self.bert.activation
+      config, self.bert.get_embedding_table(), init, self.bert.forms
     )
     self.next_sentence = OutputLayer(
       "cls/seq_relationship/", config.hidden_size, 2, init

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import functools
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -100,11 +101,25 @@ ACTIVATIONS: Mapping[str, Activation] = {
   "linear": tf.identity,
 }
 
-# The same functions without XLA, which not every server can run.
+
+def _in_float32_if_half(function: Activation) -> Activation:
+  """Returns `function`, computed in float32 for float16 alone."""
+
+  def activation(x):
+    is_half = x.dtype == tf.float16
+    return _in_float32(function)(x) if is_half else function(x)
+
+  return activation
+
+
+# The same functions without XLA, which not every server can run. On a CPU,
+# TensorFlow recognizes these and computes them as part of the product before.
 PORTABLE_ACTIVATIONS: Mapping[str, Activation] = {
   **ACTIVATIONS,
-  "gelu": _in_float32(functools.partial(tf.nn.gelu, approximate=True)),
-  "gelu_erf": _in_float32(functools.partial(tf.nn.gelu, approximate=False)),
+  "gelu": _in_float32_if_half(functools.partial(tf.nn.gelu, approximate=True)),
+  "gelu_erf": _in_float32_if_half(
+    functools.partial(tf.nn.gelu, approximate=False)
+  ),
 }
 
 
@@ -171,25 +186,98 @@ def layer_norm(
   # which makes a whole training step at least 5 % faster.
   @tf.custom_gradient
   def normalize(x, gamma, beta):
-    x32 = tf.cast(x, tf.float32)
-    centered = x32 - tf.reduce_mean(x32, axis=-1, keepdims=True)
-    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
-    inverse_stddev = tf.math.rsqrt(variance + epsilon)
-    normalized = centered * inverse_stddev
-
-    def gradient(upstream):
-      upstream32 = tf.cast(upstream, tf.float32)
-      grad = upstream32 * gamma
-      mean_grad = tf.reduce_mean(grad, axis=-1, keepdims=True)
-      mean_product = tf.reduce_mean(grad * normalized, axis=-1, keepdims=True)
-      grad_x = inverse_stddev * (grad - mean_grad - normalized * mean_product)
-      grad_gamma = tf.reduce_sum(upstream32 * normalized, axis=0)
-      grad_beta = tf.reduce_sum(upstream32, axis=0)
-      return tf.cast(grad_x, x.dtype), grad_gamma, grad_beta
-
+    normalized, inverse_stddev = _standardize(x, epsilon)
+    gradient = functools.partial(
+      _layer_norm_gradient, x.dtype, normalized, inverse_stddev, gamma
+    )
     return tf.cast(normalized * gamma + beta, x.dtype), gradient
 
   return normalize(x, gamma, beta)
+
+
+def _standardize(x: tf.Tensor, epsilon: float) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns rows with mean 0 and variance 1, and 1 / standard deviation."""
+  x32 = tf.cast(x, tf.float32)
+  centered = x32 - tf.reduce_mean(x32, axis=-1, keepdims=True)
+  variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+  inverse_stddev = tf.math.rsqrt(variance + epsilon)
+  return centered * inverse_stddev, inverse_stddev
+
+
+def _layer_norm_gradient(dtype, normalized, inverse_stddev, gamma, upstream):
+  """Returns the gradients of `layer_norm` with respect to x, gamma and beta."""
+  upstream32 = tf.cast(upstream, tf.float32)
+  grad = upstream32 * gamma
+  mean_grad = tf.reduce_mean(grad, axis=-1, keepdims=True)
+  mean_product = tf.reduce_mean(grad * normalized, axis=-1, keepdims=True)
+  grad_x = inverse_stddev * (grad - mean_grad - normalized * mean_product)
+  grad_gamma = tf.reduce_sum(upstream32 * normalized, axis=0)
+  grad_beta = tf.reduce_sum(upstream32, axis=0)
+  return tf.cast(grad_x, dtype), grad_gamma, grad_beta
+
+
+@traced_once
+def portable_layer_norm(
+  x: tf.Tensor,
+  gamma: tf.Tensor,
+  beta: tf.Tensor,
+  epsilon: float = LAYER_NORM_EPSILON,
+) -> tf.Tensor:
+  """Returns `layer_norm`, in one operation on a CPU if nothing is trained."""
+
+  @tf.custom_gradient
+  def normalize(x, gamma, beta):
+    # TensorFlow recognizes a batch norm with a channel for each row, and
+    # replaces it by the layer norm of oneDNN.
+    num_rows, size = tf.shape(x)[0], x.shape[1]
+    none = tf.constant([], tf.float32)
+    normalized = tf.raw_ops.FusedBatchNormV3(
+      x=tf.reshape(x, [1, num_rows, size, 1]),
+      scale=tf.fill([num_rows], 1.0),
+      offset=tf.fill([num_rows], 0.0),
+      mean=none,
+      variance=none,
+      epsilon=epsilon,
+      data_format="NCHW",
+      is_training=True,
+    ).y
+    normalized = tf.reshape(normalized, tf.shape(x))
+
+    def gradient(upstream):
+      parts = _standardize(x, epsilon)
+      return _layer_norm_gradient(x.dtype, *parts, gamma, upstream)
+
+    scaled = normalized * tf.cast(gamma, x.dtype)
+    return tf.cast(beta, x.dtype) + scaled, gradient
+
+  return normalize(x, gamma, beta)
+
+
+def attention_probs(
+  query: tf.Tensor, key: tf.Tensor, scale: float, bias: tf.Tensor
+) -> tf.Tensor:
+  """Returns the weight of each key for each query: float [B, N, Q, S].
+
+  Args:
+    query: float Tensor of shape [B, N, Q, D].
+    key: float Tensor of shape [B, N, S, D].
+    scale: Factor of the products of queries and keys.
+    bias: float32 Tensor of shape [B, 1, 1, S] or [B, 1, Q, S], which is added
+      to them.
+  """
+  # To scale the query instead of the scores touches S/D times fewer numbers.
+  scores = tf.matmul(query * scale, key, transpose_b=True)  # [B, N, Q, S]
+  probs = tf.nn.softmax(tf.cast(scores, tf.float32) + bias)
+  return tf.cast(probs, query.dtype)
+
+
+def portable_attention_probs(
+  query: tf.Tensor, key: tf.Tensor, scale: float, bias: tf.Tensor
+) -> tf.Tensor:
+  """Returns `attention_probs`, in two operations on a CPU."""
+  # TensorFlow recognizes scale and bias, and makes them part of the product.
+  scores = tf.matmul(query, key, transpose_b=True) * scale
+  return tf.nn.softmax(scores + tf.cast(bias, scores.dtype))
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
@@ -217,3 +305,28 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
   is_kept = tf.reshape(octets >= tf.cast(threshold, tf.int8), tf.shape(x))
   scale = tf.cast(1.0 / (1.0 - rate), x.dtype)
   return x * (tf.cast(is_kept, x.dtype) * scale)
+
+
+# --- Forms of operations -----------------------------------------------------
+
+
+class Forms(NamedTuple):
+  """The forms that a model uses of operations that have several.
+
+  Attributes:
+    activations: Values of `hidden_act` -> functions.
+    layer_norm: Has the arguments and the result of `layer_norm`.
+    attention_probs: Has those of `attention_probs`.
+  """
+
+  activations: Mapping[str, Activation]
+  layer_norm: Callable[..., tf.Tensor]
+  attention_probs: Callable[..., tf.Tensor]
+
+
+# For models that are trained, and for accelerators.
+TRAINED = Forms(ACTIVATIONS, layer_norm, attention_probs)
+# For models that answer: everywhere, and fastest on a CPU.
+PORTABLE = Forms(
+  PORTABLE_ACTIVATIONS, portable_layer_norm, portable_attention_probs
+)

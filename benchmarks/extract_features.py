@@ -1,27 +1,31 @@
-"""Sentence vectors a second, beside PyTorch transformers.
+"""Sentence vectors a second, beside other libraries.
 
     python benchmarks/extract_features.py --text_file=books_en.txt \\
-        --bert_config_file=$BERT/bert_config.json \\
-        --vocab_file=$BERT/vocab.txt --init_checkpoint=$BERT/bert_model.ckpt
+        --model=quickstart/minilm
 
 The mean of the last layer over the tokens of each line: ours, from lines to a
-file of vectors, in batches of near lengths and padded to --max_seq_length;
-transformers in batches of lines sorted by length, with its tokenizer, on
-weights of the same shape, to vectors in memory. Each is a process of its own
-that has loaded its weights and does all lines when it is its turn; the median
-over the turns counts, and the first turns, which compile, do not.
-Needs `pip install -e '.[benchmark]'`; --peer_python names another
-interpreter that has PyTorch and transformers.
+file of vectors, in batches of near lengths; the peers from lines to vectors in
+memory, in batches of lines sorted by length, with the tokenizer of
+transformers and the same weights. Each is a process of its own that has loaded
+its weights and does all lines when it is its turn; the median over the turns
+counts, and the first turns, which compile, do not. The vectors of all are
+compared with those of transformers in float32.
+
+PyTorch and transformers are needed (`pip install -e '.[benchmark]'`);
+zentorch, OpenVINO and CTranslate2 take part if they are installed.
+--peer_python names another interpreter that has them.
 """
 
 import json
 import os
 import statistics
 import sys
+import tempfile
 
 from absl import app
 from absl import flags
-import peer
+import encoder_peers
+import numpy as np
 import result_files
 import turns
 
@@ -29,15 +33,26 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 FLAGS = flags.FLAGS
 
+_OURS = "ours"
+# What others are compared with; the first one gives the right vectors.
+_CONTESTANTS = (
+  ("transformers", "float32"),
+  (_OURS, "float32"),
+  ("transformers", "bfloat16"),
+  ("transformers, weights cast once", "bfloat16"),
+  ("zentorch", "bfloat16"),
+  ("OpenVINO", "bfloat16"),
+  ("CTranslate2", "int8"),
+  (_OURS, "bfloat16"),
+)
+
 flags.DEFINE_string("text_file", None, "Text, a sentence a line.")
-flags.DEFINE_string("bert_config_file", None, "The model.")
-flags.DEFINE_string("vocab_file", None, "Its vocabulary.")
-flags.DEFINE_string("init_checkpoint", None, "Its weights.")
+flags.DEFINE_string("model", None, "Folder of the model, released style.")
 flags.DEFINE_integer("num_lines", 5000, "How many lines to take.")
 flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a line.")
 flags.DEFINE_integer("batch_size", 32, "Lines of a batch.")
 flags.DEFINE_integer("turns", 3, "Turns of each.")
-flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peer.")
+flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peers.")
 result_files.define_flag()
 flags.DEFINE_string("role", None, "Set by this program for its children.")
 
@@ -53,18 +68,21 @@ def read_lines(settings) -> list[str]:
   return lines
 
 
+# --- The contestants ---------------------------------------------------------
+
+
 def run_ours(settings) -> None:
   """Takes turns with the program itself."""
   sys.path.insert(0, ROOT)
   # pylint: disable=g-import-not-at-top
   # This file has the name of the program.
   import importlib.util
-  import tempfile
 
   spec = importlib.util.spec_from_file_location(
     "extract_features", os.path.join(ROOT, "extract_features.py")
   )
   program = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = program
   spec.loader.exec_module(program)
   for name in list(FLAGS):
     if name in FLAGS and not FLAGS.find_module_defining_flag(name).startswith(
@@ -73,94 +91,128 @@ def run_ours(settings) -> None:
       delattr(FLAGS, name)
   program.define_flags()
   my_turns = turns.answer_turns({})
-  with tempfile.TemporaryDirectory() as folder:
-    text_file = os.path.join(folder, "lines.txt")
-    with open(text_file, "w", encoding="utf-8") as writer:
-      writer.write("\n".join(read_lines(settings)) + "\n")
-    flag_values = [
-      f"--{name}={settings[name]}"
-      for name in (
-        "bert_config_file",
-        "vocab_file",
-        "init_checkpoint",
-        "max_seq_length",
-        "batch_size",
-        "precision",
-      )
+  text_file = os.path.join(settings["folder"], "lines.txt")
+  with open(text_file, "w", encoding="utf-8") as writer:
+    writer.write("\n".join(read_lines(settings)) + "\n")
+  output = os.path.join(settings["folder"], f"ours_{settings['precision']}.npz")
+  flag_values = [
+    f"--{name}={settings[name]}"
+    for name in ("model", "max_seq_length", "batch_size", "precision")
+  ]
+  FLAGS(
+    [
+      "extract_features.py",
+      *flag_values,
+      f"--input_file={text_file}",
+      f"--output_file={output}",
+      "--format=npz",
+      "--pooling=mean",
+      "--layers=-1",
+      "--combine_layers=concat",
     ]
-    FLAGS(
-      [
-        "extract_features.py",
-        *flag_values,
-        f"--input_file={text_file}",
-        f"--output_file={os.path.join(folder, 'out.npz')}",
-        "--format=npz",
-        "--pooling=mean",
-        "--layers=-1",
-        "--combine_layers=concat",
-        f"--pad_to_max_length={settings['pads']}",
-      ]
+  )
+  # The steps of the program, with the estimator made once.
+  files = program.common_flags.model_files(
+    "bert_config_file", "vocab_file", "init_checkpoint"
+  )
+  config = program.common_flags.read_config(files)
+  tokenizer = program.common_flags.create_tokenizer(files, config)
+  layers = program.layers_of_flag(config)
+  estimator = program.create_estimator(config, layers, files.init_checkpoint)
+  while True:
+    next(my_turns)
+    if os.path.exists(output):
+      np.save(settings["vectors"], np.load(output)["values"])
+      os.remove(output)  # otherwise nothing would be left to do
+    program.extract(
+      estimator,
+      tokenizer,
+      program.encode_lines([text_file], tokenizer),
+      program.open_output(layers, [text_file], files, tokenizer),
+      program.lines_per_part(config, layers),
     )
-    # The steps of the program, with the estimator made once.
-    files = program.common_flags.model_files(
-      "bert_config_file", "vocab_file", "init_checkpoint"
-    )
-    config = program.common_flags.read_config(files)
-    tokenizer = program.common_flags.create_tokenizer(files, config)
-    layers = program.layers_of_flag(config)
-    estimator = program.create_estimator(config, layers, files.init_checkpoint)
-    while True:
-      next(my_turns)
-      output = os.path.join(folder, "out.npz")
-      if os.path.exists(output):
-        os.remove(output)  # otherwise nothing would be left to do
-      program.extract(
-        estimator,
-        tokenizer,
-        program.encode_lines([text_file], tokenizer),
-        program.open_output(layers, [text_file], files, tokenizer),
-        program.lines_per_part(config, layers),
-      )
 
 
 def run_peer(settings) -> None:
-  """Takes turns with PyTorch transformers."""
+  """Takes turns with another library."""
   # pylint: disable=g-import-not-at-top
-  import torch
   import transformers
 
-  model = transformers.BertModel(
-    peer.transformers_config(settings["bert_config_file"]),
-    add_pooling_layer=False,
-  )
-  model.eval()
-  tokenizer = transformers.BertTokenizerFast(settings["vocab_file"])
-  lines = read_lines(settings)
-  dtype = getattr(torch, settings["precision"])
+  # Libraries that print while they load must not write to the channel.
   my_turns = turns.answer_turns({})
   next(my_turns)
+  encode = encoder_peers.load_encoder(
+    settings["peer"], settings["precision"], settings["transformers_dir"]
+  )
+  tokenizer = transformers.BertTokenizerFast.from_pretrained(
+    settings["transformers_dir"]
+  )
+  lines = read_lines(settings)
+  size = settings["batch_size"]
+
+  def make_batches(order):
+    for start in range(0, len(order), size):
+      batch = tokenizer(
+        [lines[i] for i in order[start : start + size]],
+        truncation=True,
+        max_length=settings["max_seq_length"],
+        padding=True,
+        return_tensors="np",
+      )
+      yield batch["input_ids"], batch["attention_mask"]
+
   while True:
     order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
-    vectors = [None] * len(lines)
-    with (
-      torch.inference_mode(),
-      torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
-    ):
-      for start in range(0, len(order), settings["batch_size"]):
-        chosen = order[start : start + settings["batch_size"]]
-        batch = tokenizer(
-          [lines[i] for i in chosen],
-          truncation=True,
-          max_length=settings["max_seq_length"],
-          padding=True,
-          return_tensors="pt",
-        )
-        hidden = model(**batch).last_hidden_state.float()
-        mask = batch["attention_mask"][..., None].float()
-        means = (hidden * mask).sum(1) / mask.sum(1)
-        for i, vector in zip(chosen, means.numpy()):
-          vectors[i] = vector
+    vectors = np.concatenate(list(encode(make_batches(order))))
+    vectors = vectors[np.argsort(order)]
     next(my_turns)
+    np.save(settings["vectors"], vectors)
+
+
+# --- The race ----------------------------------------------------------------
+
+
+def start_contestants(folder: str) -> dict[tuple[str, str], turns.Contestant]:
+  """Returns (name, type) -> a contestant that has warmed up."""
+  names = ("text_file", "num_lines", "max_seq_length", "batch_size")
+  settings = {
+    **{name: FLAGS[name].value for name in names},
+    "folder": folder,
+    "model": os.path.abspath(FLAGS.model),
+    "transformers_dir": encoder_peers.convert_model(FLAGS.model, folder),
+  }
+  available = [_OURS, *encoder_peers.find_peers(FLAGS.peer_python)]
+  contestants = {}
+  for name, precision in _CONTESTANTS:
+    if name not in available:
+      continue
+    is_ours = name == _OURS
+    contestants[name, precision] = turns.Contestant(
+      __file__,
+      "ours" if is_ours else "peer",
+      sys.executable if is_ours else FLAGS.peer_python,
+      {
+        **settings,
+        "peer": name,
+        "precision": precision,
+        "vectors": vectors_file(folder, name, precision),
+      },
+      num_warmups=2,
+    )
+    print(f"  {name}, {precision}: ready", flush=True)
+  return contestants
+
+
+def vectors_file(folder: str, name: str, precision: str) -> str:
+  return os.path.join(folder, f"{name}_{precision}.npy")
+
+
+def least_cosine(vectors: np.ndarray, right: np.ndarray) -> float:
+  """Returns the least cosine of rows with those of other vectors [n, h]."""
+  vectors = vectors.reshape(right.shape)
+  products = (vectors * right).sum(1)
+  norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(right, axis=1)
+  return float((products / norms).min())
 
 
 def main(_):
@@ -168,33 +220,42 @@ def main(_):
     role, settings = json.loads(FLAGS.role)
     {"ours": run_ours, "peer": run_peer}[role](settings)
     return
-  names = (
-    "text_file",
-    "bert_config_file",
-    "vocab_file",
-    "init_checkpoint",
-    "num_lines",
-    "max_seq_length",
-    "batch_size",
-  )
-  settings = {name: FLAGS[name].value for name in names}
-  seconds = peer.take_turns(
-    __file__, FLAGS.peer_python, settings, num_warmups=2, num_turns=FLAGS.turns
-  )
-  medians = {name: statistics.median(some) for name, some in seconds.items()}
-  for name, value in medians.items():
-    print(
-      f"  {name:>22}: {FLAGS.num_lines / value:7.1f} lines a second "
-      f"({value:.1f} s)"
+  with tempfile.TemporaryDirectory() as folder:
+    contestants = start_contestants(folder)
+    for _ in range(FLAGS.turns):
+      for contestant in contestants.values():
+        contestant.take_turn()
+    for contestant in contestants.values():
+      contestant.leave()
+    vectors = {key: np.load(vectors_file(folder, *key)) for key in contestants}
+  right = vectors[_CONTESTANTS[0]]
+  ours = contestants[_OURS, "bfloat16"].seconds
+  rows = []
+  for (name, precision), contestant in contestants.items():
+    rows.append(
+      {
+        "library": name,
+        "type": precision,
+        "lines a second": round(
+          FLAGS.num_lines / statistics.median(contestant.seconds)
+        ),
+        "ours in bfloat16 is so many times as fast": round(
+          statistics.median(contestant.seconds) / statistics.median(ours), 2
+        ),
+        "least cosine": round(least_cosine(vectors[name, precision], right), 4),
+      }
     )
-  peer.print_ratios(medians, seconds)
+    print(
+      "  " + ", ".join(f"{key}: {value}" for key, value in rows[-1].items())
+    )
   result_files.write(
     section="Speed",
-    title=f"Vectors of {FLAGS.num_lines:,} lines, both sorted by length",
-    rows=peer.list_results(medians),
-    packages=("torch", "transformers"),
+    title=f"Vectors of {FLAGS.num_lines:,} lines, all sorted by length",
+    rows=rows,
+    packages=("torch", "transformers", "zentorch", "openvino", "ctranslate2"),
     peer_python=FLAGS.peer_python,
-    note=f"Median of {FLAGS.turns} turns.",
+    note=f"Median of {FLAGS.turns} turns. The cosine is that with the vectors "
+    "of transformers in float32.",
   )
 
 

@@ -1,13 +1,20 @@
 """Milliseconds until one sentence is answered by a model that is loaded.
 
-    python benchmarks/latency.py --model=runs/mrpc/export
+    taskset -c 0 python benchmarks/latency.py --model=runs/mrpc/export
 
 The sentence goes through the signature `text` of an exported model, and through
 `text_model.load_model` in Python, with activations of both types. All take
 turns in one process; the median of the turns counts, and the fastest turn is
 printed as well. --roots compares checkouts, whose exports are measured.
+
+The encoders of other libraries take part if they are installed, each in a
+process of its own: the tokenizer of transformers, the model without its head,
+and the mean over the tokens. --peer_python names another interpreter that has
+them.
 """
 
+from collections.abc import Callable, Mapping
+import json
 import os
 import statistics
 import subprocess
@@ -17,7 +24,9 @@ import time
 
 from absl import app
 from absl import flags
+import encoder_peers
 import result_files
+import turns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -28,11 +37,23 @@ _TEXT = (
   "he asked."
 )
 _PRECISIONS = ("float32", "bfloat16")
+_PEERS = (
+  ("transformers", "float32"),
+  ("transformers, weights cast once", "bfloat16"),
+  ("zentorch", "bfloat16"),
+  ("OpenVINO", "float32"),
+  ("OpenVINO", "bfloat16"),
+  ("CTranslate2", "int8"),
+)
+# Sentences of a turn of a peer, so that the way to its process does not matter.
+_SENTENCES_PER_TURN = 10
 
-flags.DEFINE_string("model", None, "Folder of a classifier.", required=True)
+flags.DEFINE_string("model", None, "Folder of a classifier.")
 flags.DEFINE_integer("turns", 200, "Number of turns of each.")
 flags.DEFINE_list("roots", [ROOT], "Checkouts to compare.")
+flags.DEFINE_string("peer_python", sys.executable, "Interpreter for the peers.")
 result_files.define_flag()
+flags.DEFINE_string("role", None, "Set by this program for its children.")
 
 
 def export(root: str, precision: str, folder: str) -> str:
@@ -62,7 +83,9 @@ def load_contestants(folder: str):
   for precision in _PRECISIONS:
     for root in FLAGS.roots:
       served = tf.saved_model.load(export(root, precision, folder))
-      name = "signature" if len(FLAGS.roots) == 1 else f"signature of {root}"
+      name = (
+        "ours, signature" if len(FLAGS.roots) == 1 else f"signature of {root}"
+      )
 
       def ask(served=served):  # keeps the model alive
         return served.signatures["text"](text=text)["logits"].numpy()
@@ -75,24 +98,87 @@ def load_contestants(folder: str):
     def call(model=model):
       return model([_TEXT]).numpy()
 
-    contestants[f"Python, {precision}"] = call
+    contestants[f"ours in Python, {precision}"] = call
   return contestants
 
 
+# --- Peers -------------------------------------------------------------------
+
+
+def run_peer(settings) -> None:
+  """Answers the sentence some times in each turn."""
+  import transformers  # pylint: disable=g-import-not-at-top
+
+  my_turns = turns.answer_turns({})
+  next(my_turns)
+  folder = settings["transformers_dir"]
+  encode = encoder_peers.load_encoder(
+    settings["peer"], settings["precision"], folder
+  )
+  tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
+  while True:
+    for _ in range(_SENTENCES_PER_TURN):
+      batch = tokenizer([_TEXT], return_tensors="np")
+      list(encode([(batch["input_ids"], batch["attention_mask"])]))
+    next(my_turns)
+
+
+def start_peers(folder: str) -> dict[str, turns.Contestant]:
+  """Returns name -> a peer that has warmed up."""
+  available = encoder_peers.find_peers(FLAGS.peer_python)
+  if not available:
+    return {}
+  converted = encoder_peers.convert_model(FLAGS.model, folder)
+  return {
+    f"{peer}, {precision}": turns.Contestant(
+      __file__,
+      "peer",
+      FLAGS.peer_python,
+      {"peer": peer, "precision": precision, "transformers_dir": converted},
+      num_warmups=3,
+    )
+    for peer, precision in _PEERS
+    if peer in available
+  }
+
+
+# --- Turns -------------------------------------------------------------------
+
+
+def take_turns(
+  contestants: Mapping[str, Callable[[], object]],
+  peers: Mapping[str, turns.Contestant],
+) -> dict[str, list[float]]:
+  """Returns name -> seconds of each answer, or the mean of a peer's turn."""
+  for _ in range(10):
+    for answer in contestants.values():
+      answer()
+  seconds = {name: [] for name in contestants}
+  for turn in range(FLAGS.turns):
+    for name, answer in contestants.items():
+      start = time.perf_counter()
+      answer()
+      seconds[name].append(time.perf_counter() - start)
+    if turn % _SENTENCES_PER_TURN == 0:
+      for peer in peers.values():
+        peer.take_turn()
+  for name, peer in peers.items():
+    peer.leave()
+    seconds[name] = [value / _SENTENCES_PER_TURN for value in peer.seconds]
+  return seconds
+
+
 def main(_):
+  if FLAGS.role:
+    run_peer(json.loads(FLAGS.role)[1])
+    return
   with tempfile.TemporaryDirectory() as folder:
     contestants = load_contestants(folder)
-    seconds = {name: [] for name in contestants}
-    for turn in range(FLAGS.turns + 10):
-      for name, answer in contestants.items():
-        start = time.perf_counter()
-        answer()
-        if turn >= 10:  # the first ones warm up
-          seconds[name].append(time.perf_counter() - start)
+    seconds = take_turns(contestants, start_peers(folder))
   rows = []
-  for name, turns in seconds.items():
-    median = round(statistics.median(turns) * 1e3, 2)
-    fastest = round(min(turns) * 1e3, 2)
+  for name, values in seconds.items():
+    median = round(statistics.median(values) * 1e3, 2)
+    fastest = round(min(values) * 1e3, 2)
     print(f"  {name}: {median} ms, fastest {fastest} ms")
     rows.append(
       {"way": name, "value": median, "fastest": fastest, "unit": "ms"}
@@ -101,7 +187,9 @@ def main(_):
     section="Speed",
     title="One sentence of 20 tokens, answered by a loaded model",
     rows=rows,
-    note=f"Median of {FLAGS.turns} turns.",
+    packages=("torch", "transformers", "zentorch", "openvino", "ctranslate2"),
+    peer_python=FLAGS.peer_python,
+    note=f"Median of {FLAGS.turns} turns, on one core.",
   )
 
 

@@ -152,7 +152,9 @@ def test_a_row_that_is_masked_everywhere_stays_finite():
 
 def test_attention_agrees_with_numpy():
   config = builders.tiny_config()
-  attention = modeling.SelfAttention("x", config, modeling.Initializer(3, 0.5))
+  attention = modeling.SelfAttention(
+    "x", config, modeling.Initializer(3, 0.5), operations.TRAINED
+  )
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 5, 32)).astype(np.float32)
   bias = np.array([[0] * 5, [0, 0, 0, -10000, -10000]], np.float32)
@@ -242,15 +244,41 @@ def test_dropout_draws_by_its_path_and_its_seed():
   np.testing.assert_array_equal(modeling.Dropout("a/b", 0.0)(x, seed), x)
 
 
-def test_kernels_are_stored_in_the_type_that_computes():
-  model = modeling.BertModel(builders.tiny_config(), tf.bfloat16, seed=1)
+@pytest.mark.parametrize("is_portable", [False, True])
+def test_frozen_kernels_are_constants_of_the_graph(is_portable):
+  model = modeling.BertModel(
+    builders.tiny_config(), tf.bfloat16, seed=1, is_portable=is_portable
+  )
   ids = tf.constant([[3, 8, 9, 4]])
   expected = model(ids).pooled_output
-  modeling.store_kernels(model, tf.bfloat16)
-  for name, variable in checkpoint.variables_by_name(model).items():
-    is_kernel = name.endswith("/kernel")
-    assert variable.dtype == (tf.bfloat16 if is_kernel else tf.float32), name
+  modeling.freeze_kernels(model, tf.bfloat16)
   np.testing.assert_array_equal(model(ids).pooled_output, expected)
+  graph = tf.function(model).get_concrete_function(ids).graph
+  assert {variable.name.split("/")[-2] for variable in graph.variables} == {
+    "embeddings",
+    "LayerNorm",
+  }
+  assert len(model.variables) == len(graph.variables)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16, tf.float16])
+def test_portable_models_compute_the_same(dtype):
+  config = builders.tiny_config(hidden_act="gelu_erf")
+  batch = random_batch(config)
+  outputs, gradients = [], []
+  for is_portable in (False, True):
+    model = modeling.BertModel(config, dtype, seed=1, is_portable=is_portable)
+    with tf.GradientTape() as tape:
+      output = model(**batch).pooled_output
+      loss = tf.reduce_sum(tf.cast(output, tf.float32) ** 3)
+    variables = model.trainable_variables
+    outputs.append(tf.cast(output, tf.float32))
+    gradients.append(tape.gradient(loss, variables))
+  tolerance = 1e-5 if dtype == tf.float32 else 0.05
+  np.testing.assert_allclose(*outputs, atol=tolerance)
+  scale = max(float(tf.reduce_max(tf.abs(grad))) for grad in gradients[0])
+  for trained, portable in zip(*gradients, strict=True):
+    np.testing.assert_allclose(trained, portable, atol=tolerance * scale)
 
 
 def test_recomputation_repeats_the_layers_for_the_gradient():
