@@ -239,7 +239,7 @@ def _load_model(
   variables = checkpoint.variables_by_name(model)
   checkpoint.restore_all(variables, init_checkpoint, "--init_checkpoint")
   if head.name != heads.ENCODER:  # other programs may train an encoder
-    modeling.freeze_kernels(model, common_flags.compute_dtype())
+    modeling.store_kernels(model, common_flags.compute_dtype())
   return model
 
 

@@ -304,7 +304,7 @@ def create_estimator(
     predict_batch_size=FLAGS.batch_size,
   )
   if not FLAGS.use_tpu:
-    modeling.freeze_kernels(estimator.model, common_flags.compute_dtype())
+    modeling.store_kernels(estimator.model, common_flags.compute_dtype())
   return estimator
 
 
@@ -431,7 +431,7 @@ def compute_values(
 
   def input_fn(params):
     return batching.features_dataset(
-      lambda: (sequences[i] for i in order),
+      [sequences[i] for i in order],
       FLAGS.max_seq_length,
       params["batch_size"],
       static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length,

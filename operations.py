@@ -229,7 +229,7 @@ def portable_layer_norm(
   def normalize(x, gamma, beta):
     # TensorFlow recognizes a batch norm with a channel for each row, and
     # replaces it by the layer norm of oneDNN.
-    num_rows, size = tf.shape(x)[0], x.shape[1]
+    num_rows, size = tf.unstack(tf.shape(x))
     none = tf.constant([], tf.float32)
     normalized = tf.raw_ops.FusedBatchNormV3(
       x=tf.reshape(x, [1, num_rows, size, 1]),

@@ -57,7 +57,7 @@ class MaskedLM:
     model = modeling.BertForPreTraining(config, compute_dtype, is_portable=True)
     variables = checkpoint.variables_by_name(model)
     checkpoint.restore(variables, files.init_checkpoint)
-    modeling.freeze_kernels(model, compute_dtype)
+    modeling.store_kernels(model, compute_dtype)
     ids = tf.TensorSpec([None, None], tf.int32)
 
     @tf.function(input_signature=[ids, ids, ids], autograph=False)

@@ -300,7 +300,7 @@ class ServerAnswers(TextAnswers):
       head = heads.HEADS[heads.ENCODER]
     # Batches of a server have many shapes.
     served = super()._load_served(head, is_portable=True)
-    modeling.freeze_kernels(served.model, compute_dtype)
+    modeling.store_kernels(served.model, compute_dtype)
     self.exported = exported_model.ExportedModel(
       served.signatures(), served, self._files.init_checkpoint
     )

@@ -251,19 +251,19 @@ def test_machines_get_the_rows_of_one(tmp_path, monkeypatch, static_shapes):
 
 
 def sequences_of(lengths):
-  return lambda: (
+  return [
     encoding.InputFeatures([i + 1] * n, [1] * n) for i, n in enumerate(lengths)
-  )
+  ]
 
 
 def test_batches_of_short_sequences_have_more_rows():
-  lengths = [2, 2, 3, 4, 4, 6, 8, 12, 12, 12]
+  # 24 ids in a batch, or 6 where those of 24 would be padded; the last rows.
+  lengths = [4] * 6 + [8] * 3 + [2, 3, 4, 6, 8, 12, 12]
   dataset = batching.features_dataset(sequences_of(lengths), 12, 2)
   shapes = [tuple(batch["input_ids"].shape) for batch in dataset]
-  # 24 ids in each batch but the last.
-  assert shapes == [(4, 6), (3, 8), (2, 12), (1, 12)]
+  assert shapes == [(6, 4), (3, 8), (2, 3), (1, 4), (1, 6), (1, 8), (2, 12)]
   rows = np.concatenate([batch["input_ids"].numpy()[:, 0] for batch in dataset])
-  assert rows.tolist() == list(range(1, 11))
+  assert rows.tolist() == list(range(1, 17))
   for batch in dataset:
     ids, mask = batch["input_ids"].numpy(), batch["input_mask"].numpy()
     np.testing.assert_array_equal(ids > 0, mask)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
-from tensorflow.core.protobuf import saved_model_pb2
 import tensorflow_hub as hub
 from tensorflow_serving.apis import prediction_log_pb2
 import tf_keras
@@ -173,10 +172,10 @@ def test_kernels_are_exported_in_the_type_that_computes(
   weights = run / "export" / "bert_model.ckpt"
   exact = serve_eagerly(weights, version=1)
   rounded = serve_eagerly(weights, version=2, precision="bfloat16")
-  for model, dtype in ((exact, tf.float32), (rounded, tf.bfloat16)):
-    assert model.model.bert.pooler.kernel.dtype == dtype.as_numpy_dtype
-    names = checkpoint.variables_by_name(model.model)
-    assert not any(name.endswith("/kernel") for name in names)
+  assert exact.model.bert.pooler.kernel.dtype == tf.float32
+  for name, variable in checkpoint.variables_by_name(rounded.model).items():
+    is_stored = name.endswith(("/kernel", "/bias"))
+    assert variable.dtype == (tf.bfloat16 if is_stored else tf.float32), name
   texts = ["the cat sat", "a dog ran"]
   np.testing.assert_allclose(
     ask(rounded, text=texts)["logits"],
@@ -186,24 +185,9 @@ def test_kernels_are_exported_in_the_type_that_computes(
   # Other programs may train an encoder.
   encoder = serve_eagerly(init_checkpoint, version=3, precision="bfloat16")
   assert encoder.model.pooler.kernel.dtype == tf.float32
-  assert encoder.model.pooler.kernel.trainable
 
 
-def count_constants(folder, shape):
-  """Returns the number of constants of a shape in a SavedModel."""
-  model = saved_model_pb2.SavedModel()
-  model.ParseFromString((folder / "saved_model.pb").read_bytes())
-  tensors = [
-    node.attr["value"].tensor
-    for function in model.meta_graphs[0].graph_def.library.function
-    for node in function.node_def
-    if node.op == "Const"
-  ]
-  sizes = [[dim.size for dim in x.tensor_shape.dim] for x in tensors]
-  return sizes.count(shape)
-
-
-def test_taggers_are_served(tag, serve, tmp_path):
+def test_taggers_are_served(tag, serve):
   # One sentence needs several windows, and one word has very many pieces.
   words = [
     line.split()[0]
@@ -218,11 +202,6 @@ def test_taggers_are_served(tag, serve, tmp_path):
   )
   run = tag(do_train=True, do_predict=True, num_train_epochs=2)
   model = serve(run / "export" / "bert_model.ckpt")
-  config = builders.tiny_config()
-  kernel = [config.hidden_size, config.intermediate_size]
-  # All signatures share the kernels.
-  num_kernels = count_constants(tmp_path / "served" / "1", kernel)
-  assert num_kernels == config.num_hidden_layers
   texts = ["  ".join(sentence) for sentence in sentences]
   answers = ask(model, text=texts)
   rows = (run / "test_predictions.txt").read_text().split("\n\n")
