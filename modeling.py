@@ -351,8 +351,6 @@ def store_kernels(model: tf.Module, dtype: tf.DType) -> None:
 
   Otherwise each call of the model casts them.
   """
-  # As constants of a graph, they would be arranged for products once, and not
-  # in each call. But TensorFlow copies the constants of a graph a dozen times.
   for module in model.submodules:
     if isinstance(module, Dense) and module.kernel.dtype != dtype:
       for attribute in ("kernel", "bias"):
@@ -361,6 +359,26 @@ def store_kernels(model: tf.Module, dtype: tf.DType) -> None:
         values = tf.cast(weight, dtype)
         stored = tf.Variable(values, trainable=False, name=name)
         setattr(module, attribute, stored)
+
+
+def freeze_kernels(model: tf.Module, dtype: tf.DType) -> int:
+  """Makes the kernels and biases of a model constants of its graphs.
+
+  TensorFlow arranges constants for products on a CPU once, and variables in
+  each call. But it keeps a dozen copies of each constant.
+
+  Returns:
+    The size of the constants in bytes.
+  """
+  num_bytes = 0
+  for module in model.submodules:
+    if isinstance(module, Dense):
+      for attribute in ("kernel", "bias"):
+        values = tf.cast(getattr(module, attribute), dtype).numpy()
+        delattr(module, attribute)  # or else the variable would be saved, too
+        setattr(module, attribute, values)
+        num_bytes += values.nbytes
+  return num_bytes
 
 
 # --- Embeddings --------------------------------------------------------------

@@ -56,15 +56,16 @@ result_files.define_flag()
 flags.DEFINE_string("role", None, "Set by this program for its children.")
 
 
-def export(root: str, precision: str, folder: str) -> str:
+def export(root: str, precision: str, folder: str, *further_flags: str) -> str:
   """Exports the model with the program of a checkout; returns its folder."""
-  export_dir = os.path.join(folder, f"{FLAGS.roots.index(root)}_{precision}")
+  export_dir = tempfile.mkdtemp(dir=folder)
   command = [
     sys.executable,
     "export_saved_model.py",
     f"--model={os.path.abspath(FLAGS.model)}",
     f"--export_dir={export_dir}",
     f"--precision={precision}",
+    *further_flags,
   ]
   subprocess.run(command, cwd=root, check=True, capture_output=True)
   return os.path.join(export_dir, "1")
@@ -80,17 +81,26 @@ def load_contestants(folder: str):
 
   contestants = {}
   text = tf.constant([_TEXT])
+
+  def load(export_dir: str):
+    served = tf.saved_model.load(export_dir)
+
+    def ask():  # keeps the model alive
+      return served.signatures["text"](text=text)["logits"].numpy()
+
+    return ask
+
   for precision in _PRECISIONS:
     for root in FLAGS.roots:
-      served = tf.saved_model.load(export(root, precision, folder))
       name = (
         "ours, signature" if len(FLAGS.roots) == 1 else f"signature of {root}"
       )
-
-      def ask(served=served):  # keeps the model alive
-        return served.signatures["text"](text=text)["logits"].numpy()
-
-      contestants[f"{name}, {precision}"] = ask
+      contestants[f"{name}, {precision}"] = load(
+        export(root, precision, folder)
+      )
+    contestants[f"ours, --frozen, {precision}"] = load(
+      export(ROOT, precision, folder, "--frozen")
+    )
     model = text_model.load_model(
       FLAGS.model, compute_dtype=tf.as_dtype(precision)
     )

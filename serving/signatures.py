@@ -326,6 +326,8 @@ class ServedModel(tf.Module):
     settings: See `serving_settings.ServingSettings`.
   """
 
+  _ids_spec = _IDS
+
   def __init__(
     self,
     model: Any,
@@ -336,6 +338,12 @@ class ServedModel(tf.Module):
     self.model = model
     self.preprocessor = preprocessor
     self._settings = settings or serving_settings.ServingSettings()
+    # All signatures share this graph, and the constants in it. As an attribute
+    # it would be saved once more.
+    graph = tf.function(
+      model, input_signature=[self._ids_spec] * 3, autograph=False
+    )
+    self._call_in_graph = lambda *features: graph(*features)
 
   def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """Returns name -> signature."""
@@ -385,7 +393,9 @@ class ServedModel(tf.Module):
     )
     with tf.control_dependencies([check]):
       ids = tf.identity(ids)
-    return self.model(ids, features["input_mask"], features["segment_ids"])
+    # Without a graph, a single request is answered sooner.
+    call = self.model if tf.executing_eagerly() else self._call_in_graph
+    return call(ids, features["input_mask"], features["segment_ids"])
 
   def _name_outputs(self, output: Any) -> dict[str, tf.Tensor]:
     """Returns the answers of a signature for an output of the model."""
@@ -575,6 +585,8 @@ class ServedClassifier(ServedModel):
 
 class ServedChooser(ServedModel):
   """The choice that fits a context best, by a `BertForMultipleChoice`."""
+
+  _ids_spec = _IDS_OF_CHOICES
 
   def signatures(self):
     ids = [_IDS_OF_CHOICES] * 3

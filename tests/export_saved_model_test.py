@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 import tensorflow_hub as hub
 from tensorflow_serving.apis import prediction_log_pb2
 import tf_keras
@@ -185,6 +186,49 @@ def test_kernels_are_exported_in_the_type_that_computes(
   # Other programs may train an encoder.
   encoder = serve_eagerly(init_checkpoint, version=3, precision="bfloat16")
   assert encoder.model.pooler.kernel.dtype == tf.float32
+
+
+def count_constants(folder, shape):
+  """Returns the number of constants of a shape in a SavedModel."""
+  model = saved_model_pb2.SavedModel()
+  model.ParseFromString((folder / "saved_model.pb").read_bytes())
+  tensors = [
+    node.attr["value"].tensor
+    for function in model.meta_graphs[0].graph_def.library.function
+    for node in function.node_def
+    if node.op == "Const"
+  ]
+  sizes = [[dim.size for dim in x.tensor_shape.dim] for x in tensors]
+  return sizes.count(shape)
+
+
+def test_frozen_kernels_are_constants_that_all_signatures_share(
+  classify, serve, run_export, init_checkpoint, tmp_path, monkeypatch
+):
+  run = classify(do_train=True, num_train_epochs=1)
+  weights = run / "export" / "bert_model.ckpt"
+  config = builders.tiny_config()
+  kernel = [config.hidden_size, config.intermediate_size]
+  answers = []
+  for frozen in (False, True):
+    model = serve(weights, frozen=frozen, version=1 + frozen)
+    answers.append(ask(model, text=["the cat sat", "a dog ran"])["logits"])
+    num_kernels = count_constants(tmp_path / "served" / str(1 + frozen), kernel)
+    assert num_kernels == frozen * config.num_hidden_layers
+  np.testing.assert_allclose(*answers, atol=1e-5)
+  # Variables of the kernels would only take up space.
+  names = [
+    name
+    for name, _ in tf.train.list_variables(
+      str(tmp_path / "served" / "2" / "variables" / "variables")
+    )
+  ]
+  assert not any("kernel" in name for name in names)
+  with pytest.raises(UserError, match="stay variables"):
+    run_export(init_checkpoint, frozen=True)
+  monkeypatch.setattr(export_saved_model, "_MOST_CONSTANTS", 1000)
+  with pytest.raises(UserError, match="holds at most"):
+    run_export(weights, frozen=True)
 
 
 def test_taggers_are_served(tag, serve):
