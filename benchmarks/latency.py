@@ -199,7 +199,8 @@ def main(_):
     rows=rows,
     packages=("torch", "transformers", "zentorch", "openvino", "ctranslate2"),
     peer_python=FLAGS.peer_python,
-    note=f"Median of {FLAGS.turns} turns, on one core.",
+    note=f"Median of {FLAGS.turns} turns. The peers lack the head of the "
+    "classifier.",
   )
 
 
