@@ -88,7 +88,7 @@ def define_flags() -> None:
     "frozen",
     False,
     "Store kernels as constants of the graph. In bfloat16, a CPU then answers "
-    "a short text in three quarters of the time. A server needs several times "
+    "a short text in two thirds of the time. A server needs several times "
     "the memory, and more time to load: for small models.",
   )
   settings = serving_settings.ServingSettings()
