@@ -501,11 +501,11 @@ def features_dataset(
     `segment_ids` of shape [rows, length], and float32 `is_real_example` of
     shape [rows].
   """
+  shape: list[int | None] = [None, None]
   if static_shapes:
     shape = [batch_size, max_seq_length]
     sizes = [batch_size] * math.ceil(len(sequences) / batch_size)
   else:
-    shape = [None, None]
     lengths = [len(features.input_ids) for features in sequences]
     sizes = list(_sizes_of_batches(lengths, batch_size * max_seq_length))
   stops = list(itertools.accumulate(sizes))
@@ -519,7 +519,7 @@ def features_dataset(
   def make_batch(number: int) -> list[np.ndarray]:
     stop, size = stops[number], sizes[number]
     rows = sequences[stop - size : stop]
-    batch = _create_batch(rows, *(shape if static_shapes else (size, None)))
+    batch = _create_batch(rows, size, shape[1])
     return [batch[name] for name in specs]
 
   def read_batch(number: tf.Tensor) -> Features:
