@@ -91,6 +91,11 @@ def define_flags() -> None:
     "a short text in two thirds of the time. A server needs several times "
     "the memory, and more time to load: for small models.",
   )
+  _define_span_flags()
+
+
+def _define_span_flags() -> None:
+  """Defines the flags of a span head."""
   settings = serving_settings.ServingSettings()
   flags.DEFINE_integer(
     "doc_stride",
