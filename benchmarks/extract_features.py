@@ -1,15 +1,15 @@
-"""Sentence vectors a second, beside other libraries.
+"""Measures how many sentence vectors ours and other libraries make per second.
 
     python benchmarks/extract_features.py --text_file=books_en.txt \\
         --model=quickstart/minilm
 
-The mean of the last layer over the tokens of each line: ours, from lines to a
-file of vectors, in batches of near lengths; the peers from lines to vectors in
-memory, in batches of lines sorted by length, with the tokenizer of
-transformers and the same weights. Each is a process of its own that has loaded
-its weights and does all lines when it is its turn; the median over the turns
-counts, and the first turns, which compile, do not. The vectors of all are
-compared with those of transformers in float32.
+A vector is the mean of the last layer over the tokens of a line. Our program
+reads lines and writes a file of vectors, in batches of similar lengths. The
+peers keep their vectors in memory; their batches are of lines sorted by length,
+with the tokenizer of transformers and the same weights. Each is a process of
+its own that has loaded its weights, and does all lines when it is its turn. The
+median over the turns counts; the first turns, which compile, do not. The
+vectors of all are compared with those of transformers in float32.
 
 PyTorch and transformers are needed (`pip install -e '.[benchmark]'`);
 zentorch, OpenVINO and CTranslate2 take part if they are installed.
@@ -34,7 +34,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = flags.FLAGS
 
 _OURS = "ours"
-# What others are compared with; the first one gives the right vectors.
+# The vectors of all are compared with those of the first.
 _CONTESTANTS = (
   ("transformers", "float32"),
   (_OURS, "float32"),
@@ -239,7 +239,7 @@ def main(_):
         "lines a second": round(
           FLAGS.num_lines / statistics.median(contestant.seconds)
         ),
-        "ours in bfloat16 is so many times as fast": round(
+        "ratio to ours in bfloat16": round(
           statistics.median(contestant.seconds) / statistics.median(ours), 2
         ),
         "least cosine": round(least_cosine(vectors[name, precision], right), 4),
@@ -254,8 +254,9 @@ def main(_):
     rows=rows,
     packages=("torch", "transformers", "zentorch", "openvino", "ctranslate2"),
     peer_python=FLAGS.peer_python,
-    note=f"Median of {FLAGS.turns} turns. The cosine is that with the vectors "
-    "of transformers in float32.",
+    note=f"Median of {FLAGS.turns} turns. A ratio above 1 says that ours in "
+    "bfloat16 is faster. Vectors are compared with those of transformers in "
+    "float32.",
   )
 
 

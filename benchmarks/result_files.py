@@ -94,7 +94,7 @@ def write(
 def describe_machine() -> str:
   """Returns the processor, how many cores this process may use, and the GPU."""
   cores = len(os.sched_getaffinity(0))
-  machine = f"{_find_processor()}, {cores} cores"
+  machine = f"{_find_processor()}, {cores} core{'s' if cores > 1 else ''}"
   gpu = _find_gpu()
   return f"{machine}, {gpu}" if gpu else machine
 
