@@ -37,6 +37,7 @@ from data import file_names
 from data import released_models
 from errors import UserError
 import modeling
+from pretraining import altered_copies
 from pretraining import corpus
 from pretraining import recipe as recipe_lib
 from reports import loss_plot
@@ -55,7 +56,10 @@ _NUM_SHARDS = 20  # the first one is held out for the evaluation
 _LATER_FLAGS = ("output_dir", "glue_dir", "glue_flags")
 _DEFAULT_GLUE_FLAGS = (
   "--batch_sizes=32",
-  "--learning_rates=1e-4,3e-4",
+  # What the altered copies taught is lost at the higher rate, which is the
+  # better one for random weights.
+  "--learning_rates=5e-5,3e-4",
+  "--dropout=0",
   "--seeds=1,2,3",
   "--nodo_predict",
 )
@@ -149,6 +153,15 @@ def _define_choice_flags() -> None:
     "next_sentence_prediction",
     False,
     "Whether to train next sentence prediction, too.",
+  )
+  flags.DEFINE_float(
+    "altered_copies_share",
+    None,
+    "Share of the steps, the last ones, that train on pairs of a text and an "
+    f"altered copy; by default {recipe_lib.ALTERED_COPIES_SHARE}, and 0 with "
+    "--next_sentence_prediction or short sequences.",
+    lower_bound=0.0,
+    upper_bound=1.0,
   )
   common_flags.define_masking_flags(masked_lm_prob=recipe_lib.MASKED_LM_PROB)
   flags.DEFINE_integer("seed", 12345, "Random seed of records and training.")
@@ -419,6 +432,7 @@ def pretraining_stage(
       f"--bert_config_file={_output_path('vocabulary', _CONFIG)}",
       *_record_arguments(recipe),
       *recipe_lib.TRAINING_FLAGS,
+      f"--altered_copies_share={_altered_copies_share(recipe):g}",
       *length,
       f"--train_batch_size={recipe.train_batch_size}",
       f"--eval_batch_size={recipe.train_batch_size}",
@@ -428,6 +442,16 @@ def pretraining_stage(
       *shlex.split(FLAGS.pretraining_flags),
     ],
   )
+
+
+def _altered_copies_share(recipe: recipe_lib.PretrainingRecipe) -> float:
+  """Returns the share of the steps that train on altered copies."""
+  if FLAGS.altered_copies_share is not None:
+    return float(FLAGS.altered_copies_share)
+  is_short = recipe.max_seq_length < altered_copies.FEWEST_TOKENS
+  if FLAGS.next_sentence_prediction or is_short:
+    return 0.0
+  return recipe_lib.ALTERED_COPIES_SHARE
 
 
 def glue_stage(
@@ -638,6 +662,11 @@ def check_flags() -> None:
     raise UserError(
       "--model_size and --bert_config_file both name a config: pass one of the "
       "two."
+    )
+  if FLAGS.altered_copies_share and FLAGS.next_sentence_prediction:
+    raise UserError(
+      f"--altered_copies_share={FLAGS.altered_copies_share:g} takes the place "
+      "of --next_sentence_prediction: pass one of the two."
     )
   if FLAGS.glue_flags and not FLAGS.glue_dir:
     raise UserError(

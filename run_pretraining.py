@@ -23,6 +23,7 @@ import launch  # First: from here on a signal ends the program quietly.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import gc
 import os
 import time
@@ -48,6 +49,7 @@ from errors import UserError
 import estimator as estimator_lib
 import heads
 import modeling
+from pretraining import altered_copies
 from pretraining import input_pipeline
 from pretraining import learning_check
 from pretraining import masking
@@ -108,6 +110,16 @@ def define_flags() -> None:
     lower_bound=1,
   )
   _define_mask_flags()
+  flags.DEFINE_float(
+    "altered_copies_share",
+    0.0,
+    "Share of the steps, the last ones, whose records become pairs of a text "
+    "and an altered copy of it or of another text, which the model learns to "
+    "tell apart. It needs --dynamic_masking, and records without next "
+    "sentences.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+  )
   flags.DEFINE_bool(
     "skip_damaged_records",
     False,
@@ -208,6 +220,7 @@ class _TrainingPart(NamedTuple):
     record_format: Format of the records.
     batch_size: Number of records per step.
     share: Share of the steps of the run.
+    has_copies: Whether the records become pairs with altered copies.
   """
 
   flag: str
@@ -216,6 +229,27 @@ class _TrainingPart(NamedTuple):
   record_format: record_formats.PretrainingFormat
   batch_size: int
   share: float
+  has_copies: bool = False
+
+  def batch_format(self) -> record_formats.PretrainingFormat:
+    """Returns the format of what the model is trained on."""
+    if self.has_copies:
+      return altered_copies.paired_format(self.record_format)
+    return self.record_format
+
+  def create_redraw(self, masker: masking.Masker | None) -> Callable | None:
+    """Returns the function that draws new masks, and pairs; None for neither.
+
+    Args:
+      masker: Rule of new masks; None to keep those of the records.
+    """
+    if not masker:
+      return None
+    if self.has_copies:
+      return functools.partial(
+        altered_copies.redraw_pairs, masker, self.record_format
+      )
+    return masker.redraw_masks
 
 
 class _MeasuredPart(NamedTuple):
@@ -247,12 +281,10 @@ def main(_):
   files = common_flags.model_files("bert_config_file")
   config = common_flags.read_config(files)
   _check_flags(config, files)
-  redraw_masks = _create_mask_function(config, files)
+  masker = _create_masker(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
   parts, eval_files = _read_parts(config)
-  run = _PretrainingRun(
-    run_config, config, files, parts, eval_files, redraw_masks
-  )
+  run = _PretrainingRun(run_config, config, files, parts, eval_files, masker)
   if FLAGS.do_train:
     estimator = run.train(run.find_length())
     text_settings = None
@@ -289,7 +321,7 @@ class _PretrainingRun:
     files: model_folder.ModelFiles,
     parts: Sequence[_TrainingPart],
     eval_files: Sequence[str],
-    redraw_masks: Callable | None,
+    masker: masking.Masker | None,
   ):
     """Stores what the parts share.
 
@@ -300,14 +332,14 @@ class _PretrainingRun:
       parts: The parts of the training.
       eval_files: Paths of the records of the evaluation, which have the format
         of the first part.
-      redraw_masks: Function that draws new masks, or None.
+      masker: Rule of new masks; None to keep those of the records.
     """
     self._run_config = run_config
     self._config = config
     self._files = files
     self._parts = parts
     self._eval_files = eval_files
-    self._redraw_masks = redraw_masks
+    self._masker = masker
 
   def create_estimator(
     self,
@@ -318,7 +350,7 @@ class _PretrainingRun:
     """Returns the estimator of a part of the training."""
     return estimator_lib.TPUEstimator(
       model_fn=model_fn_builder(
-        self._config, part.record_format, self._files.init_checkpoint, length
+        self._config, part.batch_format(), self._files.init_checkpoint, length
       ),
       config=run_config or self._run_config,
       train_batch_size=part.batch_size,
@@ -371,12 +403,18 @@ class _PretrainingRun:
     watch: learning_check.LearningWatch,
   ) -> None:
     """Trains from one step to another with the records of a part."""
-    logging.info("***** Running training on --%s *****", part.flag)
+    logging.info(
+      "***** Running training on --%s%s *****",
+      part.flag,
+      ", with altered copies" if part.has_copies else "",
+    )
     logging.info("  Batch size = %d", part.batch_size)
     history = self._create_mask_history(estimator)
     with _name_damage(part.files, part.record_format, self._config):
       watch.begin(
-        lambda: learning_check.measure_entropies(part.files, part.record_format)
+        lambda: learning_check.measure_entropies(
+          part.files, part.record_format, part.has_copies
+        )
       )
       estimator.train(
         self._create_train_input_fn(part),
@@ -394,7 +432,11 @@ class _PretrainingRun:
     self, part: _TrainingPart
   ) -> estimator_lib.InputFn:
     return input_fn_builder(
-      part.files, part.record_format, self._config, True, self._redraw_masks
+      part.files,
+      part.record_format,
+      self._config,
+      True,
+      part.create_redraw(self._masker),
     )
 
   def _create_eval_input_fn(self) -> estimator_lib.InputFn:
@@ -639,6 +681,8 @@ def _check_flags(
       f"--num_train_steps={FLAGS.num_train_steps} both give the length of the "
       "training. Pass one of them."
     )
+  if FLAGS.altered_copies_share:
+    _check_altered_copies_flags()
   has_long_records = FLAGS.long_input_file is not None
   common_flags.check_belongs(
     _FLAGS_OF_LONG_RECORDS, has_long_records, "--long_input_file"
@@ -657,6 +701,33 @@ def _check_flags(
     raise UserError(
       "--early_stopping_patience cannot be used with --long_input_file: the "
       "number of steps decides when the longer records begin."
+    )
+
+
+def _check_altered_copies_flags() -> None:
+  """Raises a UserError if a flag contradicts --altered_copies_share."""
+  flag = f"--altered_copies_share={FLAGS.altered_copies_share:g}"
+  if FLAGS.altered_copies_share == 1.0:
+    raise UserError(f"{flag} must be below 1: it is about the last steps.")
+  if not FLAGS.dynamic_masking:
+    raise UserError(
+      f"{flag} makes pairs while the training reads records, and draws their "
+      "masks then: pass --dynamic_masking as well."
+    )
+  if FLAGS.long_input_file:
+    raise UserError(
+      f"{flag} and --long_input_file both say what the last steps read. Pass "
+      "one of the two."
+    )
+  if FLAGS.early_stopping_patience:
+    raise UserError(
+      f"{flag} cannot be used with --early_stopping_patience: the number of "
+      "steps decides when the pairs begin."
+    )
+  if FLAGS.max_seq_length < altered_copies.FEWEST_TOKENS:
+    raise UserError(
+      f"{flag} needs records of {altered_copies.FEWEST_TOKENS} tokens or more, "
+      f"but --max_seq_length={FLAGS.max_seq_length}."
     )
 
 
@@ -681,6 +752,15 @@ def _read_parts(
     FLAGS.max_predictions_per_seq,
     FLAGS.skip_damaged_records,
   )
+  copies_share = FLAGS.altered_copies_share
+  has_sequences = record_format.max_sequences > 1
+  if copies_share and (record_format.has_next_sentence or has_sequences):
+    raise UserError(
+      f"--altered_copies_share={copies_share:g} makes pairs from records of "
+      f"running text, but those of --input_file={FLAGS.input_file} hold pairs "
+      "or several texts. Make them with --nonext_sentence_prediction and "
+      "without --pack_sequences."
+    )
   long_share = FLAGS.long_share if long_files else 0.0
   parts = [
     _TrainingPart(
@@ -689,9 +769,11 @@ def _read_parts(
       files=_replace_damaged("input_file", train_files, record_format, config),
       record_format=record_format,
       batch_size=FLAGS.train_batch_size,
-      share=1.0 - long_share,
+      share=1.0 - long_share - copies_share,
     )
   ]
+  if copies_share:
+    parts.append(parts[0]._replace(share=copies_share, has_copies=True))
   if long_files:
     long_format = record_formats.check_pretraining_files(
       long_files,
@@ -726,10 +808,10 @@ def _expand_flag(flag: str) -> list[str]:
   return files
 
 
-def _create_mask_function(
+def _create_masker(
   config: modeling.BertConfig, files: model_folder.ModelFiles
-) -> Callable | None:
-  """Returns the function that draws new masks; None to keep those of records.
+) -> masking.Masker | None:
+  """Returns the rule of new masks; None to keep those of the records.
 
   Raises:
     UserError: Flags contradict each other.
@@ -759,8 +841,7 @@ def _create_mask_function(
   vocabulary = masking.Vocabulary.from_tokens(
     tokenizer.vocab, tokenizer.settings.special_tokens
   )
-  masker = masking.Masker(vocabulary, common_flags.masking_settings())
-  return masker.redraw_masks
+  return masking.Masker(vocabulary, common_flags.masking_settings())
 
 
 # --- Damaged records ---------------------------------------------------------

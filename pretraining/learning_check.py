@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import math
 
 from absl import logging
 import numpy as np
@@ -48,13 +49,17 @@ _ADVICE = {
 
 
 def measure_entropies(
-  files: Sequence[str], record_format: record_formats.PretrainingFormat
+  files: Sequence[str],
+  record_format: record_formats.PretrainingFormat,
+  has_copies: bool = False,
 ) -> dict[str, float]:
   """Returns the losses, in nats, of a model that knows only frequencies.
 
   Args:
     files: Paths of the TFRecord files; a few thousand records are read.
     record_format: Format of the records.
+    has_copies: Whether the records become pairs with altered copies, half of
+      them of another text.
 
   Returns:
     `masked_lm_loss`, and `next_sentence_loss` if the records have labels.
@@ -77,6 +82,8 @@ def measure_entropies(
   entropies = {MASKED_LM: entropy(token_counts)}
   if record_format.has_next_sentence:
     entropies[NEXT_SENTENCE] = entropy(label_counts)
+  elif has_copies:
+    entropies[NEXT_SENTENCE] = math.log(2.0)
   return entropies
 
 

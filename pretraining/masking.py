@@ -97,6 +97,15 @@ class MaskingSettings:
   do_whole_word_mask: bool = False
 
 
+# The features that masks change, in the order of `MaskedRows`.
+MASKED_FEATURES = (
+  "input_ids",
+  "masked_lm_positions",
+  "masked_lm_ids",
+  "masked_lm_weights",
+)
+
+
 class MaskedRows(NamedTuple):
   """Rows with masks, and the tokens to predict.
 
@@ -250,44 +259,47 @@ class Masker:
         `continues_word`, whole words are found by it.
       seed: int64 [n], numbers that decide the masks.
     """
-    names = [
-      "input_ids",
-      "input_mask",
-      "masked_lm_positions",
-      "masked_lm_ids",
-      "masked_lm_weights",
-    ]
+    names = ["input_mask", *MASKED_FEATURES]
     if "continues_word" in features:
       names.append("continues_word")
 
-    def redraw(seed, ids, input_mask, positions, label_ids, weights, *words):
+    def redraw(seed, input_mask, ids, positions, label_ids, weights, *words):
       continues_word = words[0] if words else None
-      # NumPy takes no negative seeds.
-      unsigned_seed = [int(number) % 2**64 for number in seed]
-      rng = np.random.Generator(np.random.PCG64(unsigned_seed))
-      # Undo the masks of the records.
-      rows, slots = np.nonzero(weights)
-      columns = positions[rows, slots]
-      unmasked_ids = ids.copy()
-      unmasked_ids[rows, columns] = label_ids[rows, slots]
-      return self.mask_rows(unmasked_ids, input_mask, continues_word, rng)
+      unmasked_ids = undo_masks(ids, positions, label_ids, weights)
+      return self.mask_rows(
+        unmasked_ids, input_mask, continues_word, create_generator(seed)
+      )
 
     inputs = [features[name] for name in names]
     output_types = [tf.int32, tf.int32, tf.int32, tf.float32]
-    outputs = tf.numpy_function(
+    masked = tf.numpy_function(
       redraw, [seed, *inputs], output_types, stateful=False
     )
-    masked = MaskedRows(*outputs)
-    new_features = {
-      "input_ids": masked.input_ids,
-      "masked_lm_positions": masked.positions,
-      "masked_lm_ids": masked.label_ids,
-      "masked_lm_weights": masked.weights,
-    }
     result = dict(features)
-    for name, value in new_features.items():
+    for name, value in zip(MASKED_FEATURES, masked):
       result[name] = tf.ensure_shape(value, features[name].shape)
     return result
+
+
+def create_generator(seed: np.ndarray) -> np.random.Generator:
+  """Returns the random generator of a seed, int64 [n]."""
+  # NumPy takes no negative seeds.
+  unsigned_seed = [int(number) % 2**64 for number in seed]
+  return np.random.Generator(np.random.PCG64(unsigned_seed))
+
+
+def undo_masks(
+  input_ids: np.ndarray,
+  positions: np.ndarray,
+  label_ids: np.ndarray,
+  weights: np.ndarray,
+) -> np.ndarray:
+  """Returns the ids of rows before masking; arguments as in `MaskedRows`."""
+  rows, slots = np.nonzero(weights)
+  columns = positions[rows, slots]
+  unmasked_ids = input_ids.copy()
+  unmasked_ids[rows, columns] = label_ids[rows, slots]
+  return unmasked_ids
 
 
 # --- The choice of words -----------------------------------------------------

@@ -53,6 +53,8 @@ _LEARNING_RATE, _WIDTH = 1e-3, 256
 # Share of the tokens to predict, and further flags of run_pretraining.py. Small
 # models leave the plateau of the loss earlier with them: docs/from_scratch.md.
 MASKED_LM_PROB = 0.3
+# Share of the steps that learn to compare texts: those of the falling rate.
+ALTERED_COPIES_SHARE = 0.2
 TRAINING_FLAGS = (
   "--dynamic_masking",
   "--lr_decay=wsd",

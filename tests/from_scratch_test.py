@@ -130,6 +130,11 @@ def test_the_stages_are_commands_of_other_programs(stages):
     (dict(), 2, "--masked_lm_prob=0.3"),
     (dict(), 2, "--dropout=0"),
     (dict(), 2, "--lr_decay=wsd"),
+    (dict(), 2, "--altered_copies_share=0.2"),
+    (dict(altered_copies_share=0.1), 2, "--altered_copies_share=0.1"),
+    (dict(next_sentence_prediction=True), 2, "--altered_copies_share=0"),
+    (dict(max_seq_length=24), 2, "--altered_copies_share=0"),
+    (dict(), 4, "--dropout=0"),
     (dict(train_batch_size=16), 2, "--train_batch_size=16"),
     (dict(learning_rate=0.5), 2, "--learning_rate=0.5"),
     (dict(hours=None, num_train_steps=30, model_size="tiny"), 2,
@@ -206,6 +211,10 @@ def test_records_are_held_out_for_the_evaluation(stages, tmp_path):
     (
       dict(model_size="tiny", bert_config_file="x.json"),
       "both name a config",
+    ),
+    (
+      dict(altered_copies_share=0.1, next_sentence_prediction=True),
+      "altered_copies_share=0.1 takes the place of",
     ),
   ],
 )

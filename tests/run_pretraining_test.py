@@ -288,6 +288,12 @@ def test_settings_that_do_not_go_together_are_refused(
     (dict(init_checkpoint="/nowhere/m.ckpt"), "there is no /nowhere/m.ckpt"),
     (dict(do_train=False, do_eval=True), "Train first"),
     (dict(train_hours=1), "train_hours=1 and --num_train_steps=4 both"),
+    (dict(altered_copies_share=1), "copies_share=1 must be below 1"),
+    (dict(altered_copies_share=0.5), "pass --dynamic_masking"),
+    (
+      dict(altered_copies_share=0.5, dynamic_masking=True),
+      "records of 32 tokens or more, but --max_seq_length=24",
+    ),
     (dict(long_share=0.2), "long_share.*--long_input_file"),
     (
       dict(long_input_file="x.tfrecord", long_seq_length=65),
@@ -391,6 +397,61 @@ def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
   before = builders.read_tensors(whole / "model.ckpt-3")[name]
   is_trained = np.any(expected[name] != before, axis=1)
   assert is_trained[24:40].any()
+
+
+@pytest.mark.parametrize("do_whole_word_mask", [False, True])
+def test_the_end_of_a_run_trains_on_altered_copies(
+  create, pretrain, vocab_file, do_whole_word_mask
+):
+  records = create(
+    "text.tfrecord", max_seq_length=40, next_sentence_prediction=False
+  )
+  flags = dict(
+    max_seq_length=40,
+    altered_copies_share=0.5,
+    dynamic_masking=True,
+    do_whole_word_mask=do_whole_word_mask,
+    vocab_file=vocab_file,
+    num_train_steps=6,
+    save_checkpoints_steps=1,
+    keep_checkpoint_max=0,
+    do_eval=True,
+  )
+  whole = pretrain(records, "whole", **flags)
+  # The pooler is part of the head that tells copies apart: nothing else
+  # trains it.
+  name = "bert/pooler/dense/kernel"
+  kernels = [
+    builders.read_tensors(whole / f"model.ckpt-{step}")[name]
+    for step in (1, 3, 6)
+  ]
+  np.testing.assert_array_equal(kernels[0], kernels[1])
+  assert (kernels[1] != kernels[2]).any()
+  # A run that was killed among the copies ends the same.
+  resumed = whole.with_name("killed")
+  resumed.mkdir()
+  for file in whole.glob("model.ckpt-4.*"):
+    shutil.copy(file, resumed)
+  (resumed / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-4"\n')
+  pretrain(records, resumed.name, **flags)
+  expected = builders.read_tensors(whole / "model.ckpt-6")
+  actual = builders.read_tensors(resumed / "model.ckpt-6")
+  for name, tensor in expected.items():
+    np.testing.assert_array_equal(actual[name], tensor, name)
+  # The evaluation is about running text.
+  assert "next_sentence" not in (whole / "eval_results.txt").read_text()
+
+
+def test_altered_copies_are_made_of_running_text(create, pretrain, vocab_file):
+  records = create("pairs.tfrecord", max_seq_length=40)
+  with pytest.raises(UserError, match="Make them with --nonext_sentence"):
+    pretrain(
+      records,
+      max_seq_length=40,
+      altered_copies_share=0.5,
+      dynamic_masking=True,
+      vocab_file=vocab_file,
+    )
 
 
 @pytest.mark.large
