@@ -11,7 +11,8 @@ training reads them:
 The second part of a pair is a copy in which words are missing and the end may
 have moved to the front: a copy of the first part, or of one in another row. The
 head of next sentences learns to tell which. The pairs of a row are packed into
-one row.
+one row. CLEAR (Wu et al., 2020) alters sentences in the same ways, for a
+contrastive loss.
 """
 
 from __future__ import annotations

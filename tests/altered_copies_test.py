@@ -111,7 +111,7 @@ def test_short_rows_and_texts_have_pairs(seq_length):
   ids, mask = create_rows(len(lengths), lengths, seq_length)
   for seed in range(20):
     for row, _, first, _ in read_pairs(draw(ids, mask, seed=seed)):
-      assert 0 <= first[0] - 1000 * (row + 1)
+      assert first[0] - 1000 * (row + 1) >= 0
       assert first[-1] - 1000 * (row + 1) < lengths[row]
 
 
@@ -120,20 +120,27 @@ def test_a_single_row_has_only_copies():
     assert not draw(*create_rows(1), seed=seed).next_sentence_labels.any()
 
 
-def test_a_batch_becomes_masked_pairs():
+@pytest.mark.parametrize("has_continues_word", [False, True])
+def test_a_batch_becomes_masked_pairs(has_continues_word):
   ids, mask = create_rows(8)
   ids[ids >= 1000] = 6 + ids[ids >= 1000] % (len(builders.VOCAB) - 6)
   settings = masking.MaskingSettings(20, 0.2)
   masker = masking.Masker(VOCABULARY, settings)
   masked = masker.mask_rows(ids, mask, None, np.random.default_rng(2))
   record_format = record_formats.PretrainingFormat(
-    SEQ_LENGTH, 20, has_next_sentence=False
+    SEQ_LENGTH,
+    20,
+    has_next_sentence=False,
+    has_continues_word=has_continues_word,
   )
   features = dict(
     zip(masking.MASKED_FEATURES, map(tf.constant, masked)),
     input_mask=tf.constant(mask),
     segment_ids=tf.zeros_like(mask),
   )
+  if has_continues_word:
+    # All tokens of a row are one word, of which nothing can be missing.
+    features["continues_word"] = tf.ones_like(mask)
 
   def redraw(*seed):
     seed = tf.constant(seed, tf.int64)
@@ -151,6 +158,9 @@ def test_a_batch_becomes_masked_pairs():
   unmasked = masking.undo_masks(*(batch[name] for name in names))
   assert (batch["input_ids"] == VOCABULARY.mask_id).any()
   assert not (unmasked == VOCABULARY.mask_id).any()
+  if has_continues_word:
+    num_tokens = np.count_nonzero(batch["input_mask"], axis=1)
+    assert len(set(num_tokens.tolist())) == 1
   again, other = redraw(5, 3), redraw(5, 4)
   for name, values in batch.items():
     np.testing.assert_array_equal(again[name], values, name)

@@ -399,9 +399,8 @@ def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
   assert is_trained[24:40].any()
 
 
-@pytest.mark.parametrize("do_whole_word_mask", [False, True])
 def test_the_end_of_a_run_trains_on_altered_copies(
-  create, pretrain, vocab_file, do_whole_word_mask
+  create, pretrain, vocab_file
 ):
   records = create(
     "text.tfrecord", max_seq_length=40, next_sentence_prediction=False
@@ -410,7 +409,6 @@ def test_the_end_of_a_run_trains_on_altered_copies(
     max_seq_length=40,
     altered_copies_share=0.5,
     dynamic_masking=True,
-    do_whole_word_mask=do_whole_word_mask,
     vocab_file=vocab_file,
     num_train_steps=6,
     save_checkpoints_steps=1,
