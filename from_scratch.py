@@ -59,7 +59,7 @@ _DEFAULT_GLUE_FLAGS = (
   # What the altered copies taught is lost at the higher rate, which is the
   # better one for random weights.
   "--learning_rates=5e-5,3e-4",
-  "--dropout=0",
+  "--classifier_flags=--dropout=0",
   "--seeds=1,2,3",
   "--nodo_predict",
 )

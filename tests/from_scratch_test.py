@@ -134,7 +134,7 @@ def test_the_stages_are_commands_of_other_programs(stages):
     (dict(altered_copies_share=0.1), 2, "--altered_copies_share=0.1"),
     (dict(next_sentence_prediction=True), 2, "--altered_copies_share=0"),
     (dict(max_seq_length=24), 2, "--altered_copies_share=0"),
-    (dict(), 4, "--dropout=0"),
+    (dict(), 4, "--classifier_flags=--dropout=0"),
     (dict(train_batch_size=16), 2, "--train_batch_size=16"),
     (dict(learning_rate=0.5), 2, "--learning_rate=0.5"),
     (dict(hours=None, num_train_steps=30, model_size="tiny"), 2,
