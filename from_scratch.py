@@ -159,7 +159,7 @@ def _define_choice_flags() -> None:
     None,
     "Share of the steps, the last ones, that train on pairs of a text and an "
     f"altered copy; by default {recipe_lib.ALTERED_COPIES_SHARE}, and 0 with "
-    "--next_sentence_prediction or short sequences.",
+    "--next_sentence_prediction, short sequences or batches of one.",
     lower_bound=0.0,
     upper_bound=1.0,
   )
@@ -448,10 +448,16 @@ def _altered_copies_share(recipe: recipe_lib.PretrainingRecipe) -> float:
   """Returns the share of the steps that train on altered copies."""
   if FLAGS.altered_copies_share is not None:
     return float(FLAGS.altered_copies_share)
-  is_short = recipe.max_seq_length < altered_copies.FEWEST_TOKENS
-  if FLAGS.next_sentence_prediction or is_short:
+  if FLAGS.next_sentence_prediction:
     return 0.0
-  return recipe_lib.ALTERED_COPIES_SHARE
+  share = recipe_lib.ALTERED_COPIES_SHARE
+  try:
+    altered_copies.check_settings(
+      share, recipe.max_seq_length, recipe.train_batch_size, num_machines=1
+    )
+  except UserError:
+    return 0.0
+  return share
 
 
 def glue_stage(
@@ -663,10 +669,17 @@ def check_flags() -> None:
       "--model_size and --bert_config_file both name a config: pass one of the "
       "two."
     )
-  if FLAGS.altered_copies_share and FLAGS.next_sentence_prediction:
-    raise UserError(
-      f"--altered_copies_share={FLAGS.altered_copies_share:g} takes the place "
-      "of --next_sentence_prediction: pass one of the two."
+  if FLAGS.altered_copies_share:
+    if FLAGS.next_sentence_prediction:
+      raise UserError(
+        f"--altered_copies_share={FLAGS.altered_copies_share:g} takes the "
+        "place of --next_sentence_prediction: pass one of the two."
+      )
+    altered_copies.check_settings(
+      FLAGS.altered_copies_share,
+      FLAGS.max_seq_length,
+      FLAGS.train_batch_size,
+      num_machines=1,
     )
   if FLAGS.glue_flags and not FLAGS.glue_dir:
     raise UserError(

@@ -56,6 +56,7 @@ from pretraining import masking
 from pretraining import record_formats
 from reports import mask_report
 import tokenization
+from training import cluster
 from training import model_folder
 from training import run_folder
 from training import time_budget
@@ -707,8 +708,6 @@ def _check_flags(
 def _check_altered_copies_flags() -> None:
   """Raises a UserError if a flag contradicts --altered_copies_share."""
   flag = f"--altered_copies_share={FLAGS.altered_copies_share:g}"
-  if FLAGS.altered_copies_share == 1.0:
-    raise UserError(f"{flag} must be below 1: it is about the last steps.")
   if not FLAGS.dynamic_masking:
     raise UserError(
       f"{flag} makes pairs while the training reads records, and draws their "
@@ -724,11 +723,13 @@ def _check_altered_copies_flags() -> None:
       f"{flag} cannot be used with --early_stopping_patience: the number of "
       "steps decides when the pairs begin."
     )
-  if FLAGS.max_seq_length < altered_copies.FEWEST_TOKENS:
-    raise UserError(
-      f"{flag} needs records of {altered_copies.FEWEST_TOKENS} tokens or more, "
-      f"but --max_seq_length={FLAGS.max_seq_length}."
-    )
+  num_machines = cluster.count_machines(os.environ.get("TF_CONFIG") or "{}")
+  altered_copies.check_settings(
+    FLAGS.altered_copies_share,
+    FLAGS.max_seq_length,
+    FLAGS.train_batch_size,
+    max(num_machines, 1),
+  )
 
 
 def _read_parts(

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from errors import UserError
 from pretraining import masking
 from pretraining import record_formats
 
@@ -69,6 +70,33 @@ def paired_format(
   return record_format._replace(
     max_sequences=NUM_PAIRS, has_next_sentence=True, has_continues_word=False
   )
+
+
+def check_settings(
+  share: float, max_seq_length: int, batch_size: int, num_machines: int
+) -> None:
+  """Raises a UserError if a training cannot have altered copies.
+
+  Args:
+    share: Share of its steps.
+    max_seq_length: Number of tokens of a record.
+    batch_size: Number of records per step.
+    num_machines: Number of machines that share them.
+  """
+  flag = f"--altered_copies_share={share:g}"
+  if share == 1.0:
+    raise UserError(f"{flag} must be below 1: it is about the last steps.")
+  if max_seq_length < FEWEST_TOKENS:
+    raise UserError(
+      f"{flag} needs records of {FEWEST_TOKENS} tokens or more, but "
+      f"--max_seq_length={max_seq_length}."
+    )
+  fewest_records = 2 * num_machines
+  if batch_size < fewest_records:
+    raise UserError(
+      f"{flag} takes other texts from the same batch, and each machine needs "
+      f"two: --train_batch_size={batch_size} must be {fewest_records} or more."
+    )
 
 
 def redraw_pairs(

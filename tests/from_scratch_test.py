@@ -134,6 +134,7 @@ def test_the_stages_are_commands_of_other_programs(stages):
     (dict(altered_copies_share=0.1), 2, "--altered_copies_share=0.1"),
     (dict(next_sentence_prediction=True), 2, "--altered_copies_share=0"),
     (dict(max_seq_length=24), 2, "--altered_copies_share=0"),
+    (dict(train_batch_size=1), 2, "--altered_copies_share=0"),
     (dict(), 4, "--classifier_flags=--dropout=0"),
     (dict(train_batch_size=16), 2, "--train_batch_size=16"),
     (dict(learning_rate=0.5), 2, "--learning_rate=0.5"),
@@ -212,6 +213,7 @@ def test_records_are_held_out_for_the_evaluation(stages, tmp_path):
       dict(model_size="tiny", bert_config_file="x.json"),
       "both name a config",
     ),
+    (dict(altered_copies_share=1), "copies_share=1 must be below 1"),
     (
       dict(altered_copies_share=0.1, next_sentence_prediction=True),
       "altered_copies_share=0.1 takes the place of",

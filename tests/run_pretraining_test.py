@@ -288,11 +288,23 @@ def test_settings_that_do_not_go_together_are_refused(
     (dict(init_checkpoint="/nowhere/m.ckpt"), "there is no /nowhere/m.ckpt"),
     (dict(do_train=False, do_eval=True), "Train first"),
     (dict(train_hours=1), "train_hours=1 and --num_train_steps=4 both"),
-    (dict(altered_copies_share=1), "copies_share=1 must be below 1"),
+    (
+      dict(altered_copies_share=1, dynamic_masking=True),
+      "copies_share=1 must be below 1",
+    ),
     (dict(altered_copies_share=0.5), "pass --dynamic_masking"),
     (
       dict(altered_copies_share=0.5, dynamic_masking=True),
       "records of 32 tokens or more, but --max_seq_length=24",
+    ),
+    (
+      dict(
+        altered_copies_share=0.5,
+        dynamic_masking=True,
+        max_seq_length=40,
+        train_batch_size=1,
+      ),
+      "train_batch_size=1 must be 2 or more",
     ),
     (dict(long_share=0.2), "long_share.*--long_input_file"),
     (
