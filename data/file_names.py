@@ -104,18 +104,31 @@ def _find_by_name(name: str, source: str) -> list[str]:
   """Returns the file, or the files of the folder, that has a name, or none.
 
   Raises:
-    UserError: It is a folder without files.
+    UserError: It is a folder without files, or the root of all folders.
   """
   for path in (name, _replace_variables(name)):
     if not path or not _exists(path, source):
       continue
     if not tf.io.gfile.isdir(path):
       return [path]
+    if _is_root(path):
+      raise UserError(
+        f"{source}: {path} is the whole file system. Name the folder of the "
+        "data. Is the path complete?"
+      )
     files = _list_folder(path)
     if not files:
       raise UserError(f"{source}: the folder {path} has no files.")
     return files
   return []
+
+
+def _is_root(path: str) -> bool:
+  """Returns whether a folder of this machine has no folder around it."""
+  if file_io.is_remote(path):
+    return False
+  real_path = os.path.realpath(path)
+  return os.path.dirname(real_path) == real_path
 
 
 def _replace_variables(name: str) -> str:

@@ -153,6 +153,8 @@ def test_a_list_has_a_name_on_each_line():
     ("@blank", "^--input_file names no file|no list @blank"),
     ("empty.txt", "^--input_file: empty.txt is empty"),
     ("a.txt/b.txt", "folder a.txt/b.txt"),
+    ("/", "^--input_file: / is the whole file system"),
+    ("/tmp/..", "^--input_file: /tmp/.. is the whole file system"),
     ("nowhere://a.txt", "nowhere://a.txt cannot be read: File system scheme"),
   ],
 )

@@ -33,10 +33,12 @@ from typing import NamedTuple
 from unittest import mock
 
 import builders
+import h5py
 import numpy as np
 import pyarrow
 from pyarrow import parquet
 import pytorch_files
+import safetensors.numpy
 import tensorflow as tf
 import zstandard
 
@@ -610,6 +612,33 @@ def _write_safetensors(folder, rng):
   )
 
 
+def _write_keras(folder, rng):
+  layers = ("bert/x/bert/", "bert/x/bert/", "mlm___cls/x/")
+  names = (
+    "embeddings/word_embeddings/weight:0",
+    "pooler/dense/kernel:0",
+    "cls/predictions/bias:0",
+  )
+  with h5py.File(os.path.join(folder, "tf_model.h5"), "w") as file:
+    for layer, name, array in zip(layers, names, _tensors(rng).values()):
+      file[layer + name] = array
+
+
+def _write_shards(folder, rng):
+  places = {}
+  for number, (name, array) in enumerate(_tensors(rng).items()):
+    file = f"model-{number + 1:05}-of-00003.safetensors"
+    tensors = {name: array}
+    checkpoint.write_transformers(os.path.join(folder, file), tensors)
+    for written in safetensors.numpy.load_file(os.path.join(folder, file)):
+      places[written] = file
+  _write(
+    folder,
+    "model.safetensors.index.json",
+    json.dumps({"metadata": {"total_size": 1}, "weight_map": places}),
+  )
+
+
 def _write_pytorch(folder, rng, is_zip):
   content, storages = {}, []
   for number, (name, array) in enumerate(_tensors(rng).items()):
@@ -648,6 +677,19 @@ def _read_state(folder):
   return run_state.RunState.from_json(
     checkpoint.read_state(prefix), prefix + ".json"
   )
+
+
+def _write_list(folder, rng):
+  names = [f"text_{rng.randrange(100)}_{number}.txt" for number in range(5)]
+  for name in names:
+    _write(folder, name, "A text.\n")
+  paths = [os.path.join(folder, name) for name in names]
+  _write(folder, "files.txt", "\n".join(paths) + "\n")
+
+
+def _read_list(folder):
+  files = file_names.find_files(f"@{folder}/files.txt", "--input_file")
+  return [os.path.relpath(file, folder) for file in files]
 
 
 # --- Texts -------------------------------------------------------------------
@@ -1389,6 +1431,20 @@ KINDS = (
     _write_safetensors,
     lambda folder: _read_weights(folder, "model.safetensors"),
   ),
+  Kind(
+    "index of safetensors",
+    "model.safetensors.index.json",
+    _write_shards,
+    lambda folder: _read_weights(folder, "model.safetensors.index.json"),
+    is_json=True,
+  ),
+  Kind(
+    "tf_model.h5",
+    "tf_model.h5",
+    _write_keras,
+    lambda folder: _read_weights(folder, "tf_model.h5"),
+  ),
+  Kind("list of files", "files.txt", _write_list, _read_list, is_sequence=True),
   Kind(
     "pytorch_model.bin, zip",
     "pytorch_model.bin",
