@@ -13,7 +13,8 @@ packed ones train several pairs per row.
 
 --train_hours=2 in place of --num_train_steps trains for a time. With
 --long_input_file the last tenth of the steps reads longer records, as the
-authors of the paper did (A.2).
+authors of the paper did (A.2). With --altered_copies_share the last steps make
+pairs of the records, which teach small models to compare two texts.
 """
 
 from __future__ import annotations
@@ -309,7 +310,7 @@ def main(_):
 
 
 class _PretrainingRun:
-  """A run whose parts read records of different lengths, one after the other.
+  """A run in parts, which read other records or make pairs of them.
 
   Each part has its own estimator, which continues from the checkpoint at the
   end of the part before.
@@ -683,7 +684,7 @@ def _check_flags(
       "training. Pass one of them."
     )
   if FLAGS.altered_copies_share:
-    _check_altered_copies_flags()
+    _check_altered_copies_flags(config)
   has_long_records = FLAGS.long_input_file is not None
   common_flags.check_belongs(
     _FLAGS_OF_LONG_RECORDS, has_long_records, "--long_input_file"
@@ -705,8 +706,8 @@ def _check_flags(
     )
 
 
-def _check_altered_copies_flags() -> None:
-  """Raises a UserError if a flag contradicts --altered_copies_share."""
+def _check_altered_copies_flags(config: modeling.BertConfig) -> None:
+  """Raises a UserError if a flag or the model has no altered copies."""
   flag = f"--altered_copies_share={FLAGS.altered_copies_share:g}"
   if not FLAGS.dynamic_masking:
     raise UserError(
@@ -722,6 +723,12 @@ def _check_altered_copies_flags() -> None:
     raise UserError(
       f"{flag} cannot be used with --early_stopping_patience: the number of "
       "steps decides when the pairs begin."
+    )
+  if config.type_vocab_size < 2:
+    raise UserError(
+      f"{flag} makes pairs of two segments, but the model has a "
+      f"type_vocab_size of {config.type_vocab_size}. It cannot be trained on "
+      "them."
     )
   num_machines = cluster.count_machines(os.environ.get("TF_CONFIG") or "{}")
   altered_copies.check_settings(

@@ -452,16 +452,22 @@ def test_the_end_of_a_run_trains_on_altered_copies(
   assert "next_sentence" not in (whole / "eval_results.txt").read_text()
 
 
-def test_altered_copies_are_made_of_running_text(create, pretrain, vocab_file):
+def test_altered_copies_are_made_of_running_text_for_two_segments(
+  create, pretrain, vocab_file, tmp_path
+):
   records = create("pairs.tfrecord", max_seq_length=40)
+  flags = dict(
+    max_seq_length=40,
+    altered_copies_share=0.5,
+    dynamic_masking=True,
+    vocab_file=vocab_file,
+  )
   with pytest.raises(UserError, match="Make them with --nonext_sentence"):
-    pretrain(
-      records,
-      max_seq_length=40,
-      altered_copies_share=0.5,
-      dynamic_masking=True,
-      vocab_file=vocab_file,
-    )
+    pretrain(records, **flags)
+  config = tmp_path / "one_segment.json"
+  config.write_text(builders.tiny_config(type_vocab_size=1).to_json_string())
+  with pytest.raises(UserError, match="a type_vocab_size of 1"):
+    pretrain(records, bert_config_file=config, **flags)
 
 
 @pytest.mark.large
