@@ -56,8 +56,8 @@ _NUM_SHARDS = 20  # the first one is held out for the evaluation
 _LATER_FLAGS = ("output_dir", "glue_dir", "glue_flags")
 _DEFAULT_GLUE_FLAGS = (
   "--batch_sizes=32",
-  # What the altered copies taught is lost at the higher rate, which is the
-  # better one for random weights.
+  # The lower rate keeps what altered copies taught, and random weights need the
+  # higher one.
   "--learning_rates=5e-5,3e-4",
   "--classifier_flags=--dropout=0",
   "--seeds=1,2,3",
