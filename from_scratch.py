@@ -648,7 +648,7 @@ def check_flags() -> None:
   Raises:
     UserError: Flags contradict each other, or there is no task in --glue_dir.
   """
-  if cluster.count_machines(os.environ.get("TF_CONFIG") or "{}") > 1:
+  if cluster.count_machines() > 1:
     raise UserError(
       "TF_CONFIG names several machines. from_scratch.py works on one; its "
       "stages can be run by hand on more."

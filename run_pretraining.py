@@ -310,7 +310,7 @@ def main(_):
 
 
 class _PretrainingRun:
-  """A run in parts, which read other records or make pairs of them.
+  """A run whose parts, one after the other, train on records of their own form.
 
   Each part has its own estimator, which continues from the checkpoint at the
   end of the part before.
@@ -730,7 +730,7 @@ def _check_altered_copies_flags(config: modeling.BertConfig) -> None:
       f"type_vocab_size of {config.type_vocab_size}. It cannot be trained on "
       "them."
     )
-  num_machines = cluster.count_machines(os.environ.get("TF_CONFIG") or "{}")
+  num_machines = cluster.count_machines()
   altered_copies.check_settings(
     FLAGS.altered_copies_share,
     FLAGS.max_seq_length,

@@ -98,7 +98,7 @@ def test_words_of_several_tokens_stay_together():
         assert token == before + 1
         num_checked += 1
   assert num_checked > 100
-  # The masker is told which tokens continue a word.
+  # The marks of words move with their tokens.
   is_token = paired.input_ids >= 1000
   np.testing.assert_array_equal(
     paired.continues_word[is_token], paired.input_ids[is_token] % 1000 % 3 > 0

@@ -372,6 +372,28 @@ def test_a_damaged_record_is_named_and_can_be_skipped(records, pretrain):
     pretrain(records, "other_run", skip_damaged_records=True)
 
 
+def assert_ends_the_same_if_killed(pretrain, records, whole, flags):
+  """Resumes a run of 6 steps at step 4, and compares the last weights.
+
+  Args:
+    pretrain: The fixture.
+    records: Path of the records.
+    whole: Folder of the undisturbed run, with all checkpoints.
+    flags: Flags of the run.
+  """
+  resumed = whole.with_name("killed")
+  resumed.mkdir()
+  for file in whole.glob("model.ckpt-4.*"):
+    shutil.copy(file, resumed)
+  (resumed / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-4"\n')
+  pretrain(records, resumed.name, **flags)
+  expected = builders.read_tensors(whole / "model.ckpt-6")
+  actual = builders.read_tensors(resumed / "model.ckpt-6")
+  assert actual.keys() == expected.keys()
+  for name, tensor in expected.items():
+    np.testing.assert_array_equal(actual[name], tensor, name)
+
+
 def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
   long_records = create(
     "long.tfrecord", max_seq_length=40, max_predictions_per_seq=6
@@ -392,17 +414,7 @@ def test_the_end_of_a_run_reads_longer_records(create, records, pretrain):
   state = json.loads((whole / "model.ckpt-4.json").read_text())
   assert state["input_first_step"] == 3
   assert state["input_position"][1] == 0
-  # A run that was killed in the second part ends the same.
-  resumed = whole.with_name("killed")
-  resumed.mkdir()
-  for file in whole.glob("model.ckpt-4.*"):
-    shutil.copy(file, resumed)
-  (resumed / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-4"\n')
-  pretrain(records, resumed.name, **flags)
-  actual = builders.read_tensors(resumed / "model.ckpt-6")
-  assert actual.keys() == expected.keys()
-  for name, tensor in expected.items():
-    np.testing.assert_array_equal(actual[name], tensor, name)
+  assert_ends_the_same_if_killed(pretrain, records, whole, flags)
   # The longer records decide the result of the second part: positions beyond
   # the first length are trained.
   name = "bert/embeddings/position_embeddings"
@@ -437,17 +449,7 @@ def test_the_end_of_a_run_trains_on_altered_copies(
   ]
   np.testing.assert_array_equal(kernels[0], kernels[1])
   assert (kernels[1] != kernels[2]).any()
-  # A run that was killed among the copies ends the same.
-  resumed = whole.with_name("killed")
-  resumed.mkdir()
-  for file in whole.glob("model.ckpt-4.*"):
-    shutil.copy(file, resumed)
-  (resumed / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-4"\n')
-  pretrain(records, resumed.name, **flags)
-  expected = builders.read_tensors(whole / "model.ckpt-6")
-  actual = builders.read_tensors(resumed / "model.ckpt-6")
-  for name, tensor in expected.items():
-    np.testing.assert_array_equal(actual[name], tensor, name)
+  assert_ends_the_same_if_killed(pretrain, records, whole, flags)
   # The evaluation is about running text.
   assert "next_sentence" not in (whole / "eval_results.txt").read_text()
 

@@ -16,19 +16,24 @@ def choose_strategy() -> tf.distribute.Strategy | None:
   Raises:
     UserError: TF_CONFIG is not of the form that TensorFlow reads.
   """
-  if count_machines(os.environ.get("TF_CONFIG") or "{}") > 1:
+  if count_machines() > 1:
     return tf.distribute.MultiWorkerMirroredStrategy()
   if len(tf.config.list_logical_devices("GPU")) > 1:
     return tf.distribute.MirroredStrategy()
   return None
 
 
-def count_machines(tf_config: str) -> int:
+def count_machines(tf_config: str | None = None) -> int:
   """Returns the number of machines that TF_CONFIG names; 0 if it names none.
+
+  Args:
+    tf_config: Value of TF_CONFIG; None for that of the environment.
 
   Raises:
     UserError: it is not of the form that TensorFlow reads.
   """
+  if tf_config is None:
+    tf_config = os.environ.get("TF_CONFIG") or "{}"
   try:
     fields = file_io.parse_json(tf_config, "TF_CONFIG")
     cluster, task = fields.get("cluster", {}), fields.get("task", {})
