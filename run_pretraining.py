@@ -270,6 +270,29 @@ class _MeasuredPart(NamedTuple):
   is_chief: bool
 
 
+class IdLimits(NamedTuple):
+  """Limits of the ids in records, which are 0 to below these.
+
+  Attributes:
+    vocab_size: Limit of token ids: that of the model, or, with dynamic masking,
+      the number of tokens in the vocabulary file if that is lower.
+    type_vocab_size: Limit of segment ids.
+  """
+
+  vocab_size: int
+  type_vocab_size: int
+
+  @classmethod
+  def create(
+    cls, config: modeling.BertConfig, masker: masking.Masker | None
+  ) -> IdLimits:
+    """Returns the limits of a model and a rule of masks."""
+    vocab_size = config.vocab_size
+    if masker:
+      vocab_size = min(vocab_size, len(masker.vocabulary.continues_word))
+    return cls(vocab_size, config.type_vocab_size)
+
+
 class _RunLength(NamedTuple):
   """Number of steps of the run, and of its warm-up."""
 
@@ -285,7 +308,7 @@ def main(_):
   _check_flags(config, files)
   masker = _create_masker(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
-  parts, eval_files = _read_parts(config)
+  parts, eval_files = _read_parts(IdLimits.create(config, masker))
   run = _PretrainingRun(run_config, config, files, parts, eval_files, masker)
   if FLAGS.do_train:
     estimator = run.train(run.find_length())
@@ -338,6 +361,7 @@ class _PretrainingRun:
     """
     self._run_config = run_config
     self._config = config
+    self._id_limits = IdLimits.create(config, masker)
     self._files = files
     self._parts = parts
     self._eval_files = eval_files
@@ -363,7 +387,7 @@ class _PretrainingRun:
   def evaluate(self, estimator: estimator_lib.TPUEstimator) -> dict[str, float]:
     """Returns the scores of the present weights."""
     record_format = self._parts[0].record_format
-    with _name_damage(self._eval_files, record_format, self._config):
+    with _name_damage(self._eval_files, record_format, self._id_limits):
       return estimator.evaluate(
         self._create_eval_input_fn(), steps=FLAGS.max_eval_steps
       )
@@ -412,7 +436,7 @@ class _PretrainingRun:
     )
     logging.info("  Batch size = %d", part.batch_size)
     history = self._create_mask_history(estimator)
-    with _name_damage(part.files, part.record_format, self._config):
+    with _name_damage(part.files, part.record_format, self._id_limits):
       watch.begin(
         lambda: learning_check.measure_entropies(
           part.files, part.record_format, part.has_copies
@@ -436,14 +460,14 @@ class _PretrainingRun:
     return input_fn_builder(
       part.files,
       part.record_format,
-      self._config,
+      self._id_limits,
       True,
       part.create_redraw(self._masker),
     )
 
   def _create_eval_input_fn(self) -> estimator_lib.InputFn:
     return input_fn_builder(
-      self._eval_files, self._parts[0].record_format, self._config, False
+      self._eval_files, self._parts[0].record_format, self._id_limits, False
     )
 
   def _create_mask_history(
@@ -542,7 +566,7 @@ class _PretrainingRun:
     seconds = time_budget.seconds_to_measure(FLAGS.train_hours)
     timer = time_budget.StepTimer(seconds)
     try:
-      with _name_damage(part.files, part.record_format, self._config):
+      with _name_damage(part.files, part.record_format, self._id_limits):
         estimator.train(
           self._create_train_input_fn(part),
           max_steps=FLAGS.num_train_steps,
@@ -642,7 +666,7 @@ def model_fn_builder(
 def input_fn_builder(
   input_files: Sequence[str],
   record_format: record_formats.PretrainingFormat,
-  config: modeling.BertConfig,
+  id_limits: IdLimits,
   is_training: bool,
   redraw_masks: Callable | None = None,
 ) -> Callable[..., tf.data.Dataset]:
@@ -652,8 +676,8 @@ def input_fn_builder(
     return input_pipeline.pretraining_dataset(
       input_files,
       record_format,
-      config.vocab_size,
-      config.type_vocab_size,
+      id_limits.vocab_size,
+      id_limits.type_vocab_size,
       params["batch_size"],
       is_training,
       params["seed"],
@@ -740,7 +764,7 @@ def _check_altered_copies_flags(config: modeling.BertConfig) -> None:
 
 
 def _read_parts(
-  config: modeling.BertConfig,
+  id_limits: IdLimits,
 ) -> tuple[list[_TrainingPart], list[str]]:
   """Finds and checks all records.
 
@@ -774,7 +798,9 @@ def _read_parts(
     _TrainingPart(
       flag="input_file",
       data_files=train_files,
-      files=_replace_damaged("input_file", train_files, record_format, config),
+      files=_replace_damaged(
+        "input_file", train_files, record_format, id_limits
+      ),
       record_format=record_format,
       batch_size=FLAGS.train_batch_size,
       share=1.0 - long_share - copies_share,
@@ -794,7 +820,7 @@ def _read_parts(
         flag="long_input_file",
         data_files=long_files,
         files=_replace_damaged(
-          "long_input_file", long_files, long_format, config
+          "long_input_file", long_files, long_format, id_limits
         ),
         record_format=long_format,
         batch_size=FLAGS.long_train_batch_size or FLAGS.train_batch_size,
@@ -804,7 +830,7 @@ def _read_parts(
   if eval_files is train_files:
     return parts, parts[0].files
   eval_files = _replace_damaged(
-    "eval_input_file", eval_files, record_format, config
+    "eval_input_file", eval_files, record_format, id_limits
   )
   return parts, eval_files
 
@@ -856,13 +882,13 @@ def _create_masker(
 
 
 def _create_problem_finder(
-  record_format: record_formats.PretrainingFormat, config: modeling.BertConfig
+  record_format: record_formats.PretrainingFormat, id_limits: IdLimits
 ) -> record_files.FindProblems:
   """Returns the function that finds damage in records of a format."""
 
   def find_problems(records: Sequence[bytes]) -> Mapping[int, str]:
     return record_formats.examine_records(
-      records, record_format, config.vocab_size, config.type_vocab_size
+      records, record_format, *id_limits
     )
 
   return find_problems
@@ -872,14 +898,14 @@ def _create_problem_finder(
 def _name_damage(
   files: Sequence[str],
   record_format: record_formats.PretrainingFormat,
-  config: modeling.BertConfig,
+  id_limits: IdLimits,
 ) -> Iterator[None]:
   """Replaces an error of reading by one that names the damaged record."""
   try:
     yield
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
     logging.info("A record cannot be used. Looking for it ...")
-    find_problems = _create_problem_finder(record_format, config)
+    find_problems = _create_problem_finder(record_format, id_limits)
     damage = record_files.find_damage(files, find_problems)
     if damage is None:
       raise
@@ -898,7 +924,7 @@ def _replace_damaged(
   flag: str,
   files: list[str],
   record_format: record_formats.PretrainingFormat,
-  config: modeling.BertConfig,
+  id_limits: IdLimits,
 ) -> list[str]:
   """Returns the files; --skip_damaged_records replaces damaged ones by copies.
 
@@ -907,7 +933,7 @@ def _replace_damaged(
   """
   if not FLAGS.skip_damaged_records:
     return files
-  find_problems = _create_problem_finder(record_format, config)
+  find_problems = _create_problem_finder(record_format, id_limits)
   folder = os.path.join(FLAGS.output_dir, "undamaged", flag)
   result = []
   for number, file in enumerate(files):

@@ -222,8 +222,8 @@ def value_limits(
 
 # Limit -> the size of the model that it is, for error messages.
 _LIMIT_SOURCES = {
-  "input_ids": ", the vocab_size of the model",
-  "masked_lm_ids": ", the vocab_size of the model",
+  "input_ids": ", the size of the vocabulary",
+  "masked_lm_ids": ", the size of the vocabulary",
   "segment_ids": ", the type_vocab_size of the model",
 }
 

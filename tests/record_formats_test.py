@@ -117,7 +117,7 @@ def test_damaged_first_records_can_be_skipped(tmp_path):
     (
       dict(input_ids=[1, 100]),
       "input_ids has the value 100 at place 1, but its values must be 0 to "
-      "below 100, the vocab_size of the model",
+      "below 100, the size of the vocabulary",
     ),
     (dict(input_ids=[-1, 1]), "input_ids has the value -1 at place 0"),
     (dict(input_mask=[1, 2]), "input_mask has the value 2"),

@@ -336,17 +336,26 @@ def test_pretraining_refuses_files_of_another_kind(pretrain, tmp_path):
 
 
 def test_pretraining_refuses_ids_outside_the_vocabulary(
-  records, pretrain, tmp_path
+  records, pretrain, vocab_file, tmp_path
 ):
-  small = tmp_path / "small.json"
-  small.write_text(builders.tiny_config(vocab_size=12).to_json_string())
-  with pytest.raises(
-    UserError,
-    match=r"x.tfrecord, record \d+: .*_ids has the "
-    "value .*below 12, the vocab_size of the model.*Nothing "
-    "was saved",
+  config = tmp_path / "small.json"
+  config.write_text(builders.tiny_config(vocab_size=12).to_json_string())
+  # A vocabulary that is smaller than that of the model is not the one of the
+  # records either.
+  tokens = pathlib.Path(vocab_file).read_text().splitlines()
+  vocabulary = tmp_path / "small.txt"
+  vocabulary.write_text("\n".join(tokens[:12]))
+  for flags in (
+    dict(bert_config_file=config),
+    dict(vocab_file=vocabulary, dynamic_masking=True),
   ):
-    pretrain(records, bert_config_file=small)
+    with pytest.raises(
+      UserError,
+      match=r"x.tfrecord, record \d+: .*_ids has the "
+      "value .*below 12, the size of the vocabulary.*Nothing "
+      "was saved",
+    ):
+      pretrain(records, **flags)
 
 
 def test_a_damaged_record_is_named_and_can_be_skipped(records, pretrain):
