@@ -599,6 +599,30 @@ def wanted_splits() -> list[str]:
   return wanted
 
 
+def check_training_flags(evaluation_flag: str = "do_eval") -> None:
+  """Raises a UserError if flags of `define_training_flags` do not go together.
+
+  Args:
+    evaluation_flag: As for `define_training_flags`.
+  """
+  if FLAGS.restart and not FLAGS.do_train:
+    raise UserError(
+      "--restart begins the training again: pass --do_train as well."
+    )
+  if FLAGS.eval_every_steps and not FLAGS[evaluation_flag].value:
+    raise UserError(
+      f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
+      f"while training: pass --{evaluation_flag} as well."
+    )
+  if FLAGS.early_stopping_patience and not FLAGS.eval_every_steps:
+    raise UserError(
+      f"--early_stopping_patience={FLAGS.early_stopping_patience} counts "
+      "evaluations: pass --eval_every_steps as well."
+    )
+  has_power = optimization.LR_DECAYS[FLAGS.lr_decay].has_power
+  check_belongs(["lr_decay_power"], has_power, "--lr_decay=poly")
+
+
 def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
   """Raises a UserError if flags are given that would have no effect.
 
@@ -609,9 +633,8 @@ def check_belongs(names: Iterable[str], is_allowed: bool, to: str) -> None:
   """
   for name in names:
     if FLAGS[name].present and not is_allowed:
-      raise UserError(
-        f"--{name}={FLAGS[name].value} belongs to {to}: pass both, or neither."
-      )
+      given = FLAGS[name].serialize().replace("\n", " ")  # of repeated flags
+      raise UserError(f"{given} belongs to {to}: pass both, or neither.")
 
 
 def num_task_steps(num_sequences: int) -> int:
@@ -818,34 +841,17 @@ def model_options(params: Mapping[str, object]) -> dict[str, object]:
 # --- The run -----------------------------------------------------------------
 
 
-def run_config(evaluation_flag: str = "do_eval") -> estimator.RunConfig:
+def run_config() -> estimator.RunConfig:
   """Returns where and how the run happens.
 
   Programs call this first: several machines must find each other before
   TensorFlow does anything else.
 
-  Args:
-    evaluation_flag: As for `define_training_flags`.
-
   Raises:
-    UserError: flags do not go together.
+    UserError: there are not the devices that the flags name.
   """
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
-  if FLAGS.restart and not FLAGS.do_train:
-    raise UserError(
-      "--restart begins the training again: pass --do_train as well."
-    )
-  if FLAGS.eval_every_steps and not FLAGS[evaluation_flag].value:
-    raise UserError(
-      f"--eval_every_steps={FLAGS.eval_every_steps} evaluates "
-      f"while training: pass --{evaluation_flag} as well."
-    )
-  if FLAGS.early_stopping_patience and not FLAGS.eval_every_steps:
-    raise UserError(
-      f"--early_stopping_patience={FLAGS.early_stopping_patience} counts "
-      "evaluations: pass --eval_every_steps as well."
-    )
   return estimator.RunConfig(
     model_dir=FLAGS.output_dir,
     save_checkpoints_steps=FLAGS.save_checkpoints_steps,
@@ -963,12 +969,7 @@ def create_optimizer(
     config: Config of the model; only --layerwise_lr_decay needs it.
     num_train_steps: Number of steps of the training.
     num_warmup_steps: Number of steps in which the learning rate rises.
-
-  Raises:
-    UserError: flags do not go together.
   """
-  has_power = optimization.LR_DECAYS[FLAGS.lr_decay].has_power
-  check_belongs(["lr_decay_power"], has_power, "--lr_decay=poly")
   if num_warmup_steps >= num_train_steps:
     logging.warning(
       "The warm-up takes %d steps and the training %d: the learning rate "

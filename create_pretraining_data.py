@@ -158,6 +158,24 @@ class Job:
   output: shards.ShardedOutput
 
 
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  for name in ("word_segmenter", "word_separator"):
+    if FLAGS[name].value and not FLAGS.do_whole_word_mask:
+      raise UserError(
+        f"--{name}={FLAGS[name].value} is for whole words: pass "
+        "--do_whole_word_mask as well."
+      )
+  if FLAGS.word_segmenter and FLAGS.word_separator:
+    raise UserError(
+      "--word_segmenter finds words and --word_separator says where they are: "
+      "pass one of the two."
+    )
+  common_flags.check_belongs(
+    ["max_pairs_per_record"], FLAGS.pack_sequences, "--pack_sequences"
+  )
+
+
 def main(argv):
   input_files = file_names.find_files(FLAGS.input_file, "--input_file")
   files = common_flags.model_files("vocab_file")
@@ -183,25 +201,7 @@ def instance_settings(
   files: model_folder.ModelFiles,
   tokenizer: tokenization.FullTokenizer,
 ) -> instances.InstanceSettings:
-  """Returns the settings of records that the flags describe.
-
-  Raises:
-    UserError: Flags contradict each other.
-  """
-  for name in ("word_segmenter", "word_separator"):
-    if FLAGS[name].value and not FLAGS.do_whole_word_mask:
-      raise UserError(
-        f"--{name}={FLAGS[name].value} is for whole words: pass "
-        "--do_whole_word_mask as well."
-      )
-  if FLAGS.word_segmenter and FLAGS.word_separator:
-    raise UserError(
-      "--word_segmenter finds words and --word_separator says where they are: "
-      "pass one of the two."
-    )
-  common_flags.check_belongs(
-    ["max_pairs_per_record"], FLAGS.pack_sequences, "--pack_sequences"
-  )
+  """Returns the settings of records that the flags describe."""
   short_seq_prob = FLAGS.short_seq_prob
   if not (FLAGS.next_sentence_prediction or FLAGS["short_seq_prob"].present):
     short_seq_prob = 0.0
@@ -541,4 +541,6 @@ def create_report(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main, passes_on_flags="runner", saves_at_signals=False)
+  launch.run(
+    main, check_flags, passes_on_flags="runner", saves_at_signals=False
+  )

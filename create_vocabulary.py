@@ -130,6 +130,16 @@ def _define_token_flags() -> None:
   )
 
 
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  if FLAGS.model_size and FLAGS.bert_config_file:
+    raise UserError(
+      "--model_size and --bert_config_file both name a config: pass one of the "
+      "two."
+    )
+  fixed_tokens()
+
+
 @launch.owns("output_dir")
 def main(_):
   input_files = file_names.find_files(FLAGS.input_file, "--input_file")
@@ -195,13 +205,8 @@ def model_config() -> modeling.BertConfig | None:
   """Returns the config to adapt to the vocabulary; None if none is requested.
 
   Raises:
-    UserError: Two configs are requested, or the file cannot be used.
+    UserError: The file cannot be used.
   """
-  if FLAGS.model_size and FLAGS.bert_config_file:
-    raise UserError(
-      "--model_size and --bert_config_file both name a config: pass one of the "
-      "two."
-    )
   if FLAGS.model_size:
     return modeling.BertConfig.from_size(FLAGS.model_size)
   if FLAGS.bert_config_file:
@@ -481,4 +486,4 @@ def create_report(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main, saves_at_signals=False)
+  launch.run(main, check_flags, saves_at_signals=False)

@@ -117,6 +117,18 @@ def define_flags() -> None:
   )
 
 
+def check_flags() -> None:
+  """Raises a UserError for flags that have no effect."""
+  if FLAGS.pooling != "pooled":
+    return
+  for name in ("layers", "combine_layers"):
+    if FLAGS[name].present:
+      raise UserError(
+        f"{FLAGS[name].serialize()} does nothing with --pooling=pooled, "
+        "which is made from the last layer. Pass one of the two."
+      )
+
+
 def main(_):
   files = common_flags.model_files(
     "bert_config_file", "vocab_file", "init_checkpoint"
@@ -124,7 +136,6 @@ def main(_):
   config = common_flags.read_config(files)
   common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   layers = [] if FLAGS.pooling == "pooled" else layers_of_flag(config)
-  _check_flags()
   tokenizer = common_flags.create_tokenizer(files, config)
   input_files = file_names.find_files(FLAGS.input_file, "--input_file")
   _check_weights(files.init_checkpoint)
@@ -158,18 +169,6 @@ def layers_of_flag(config: modeling.BertConfig) -> list[int]:
         f"numbers from {-num_layers} to {num_layers - 1}, separated by commas."
       )
   return [int(layer) for layer in FLAGS.layers]
-
-
-def _check_flags() -> None:
-  """Raises a UserError for flags that have no effect."""
-  if FLAGS.pooling != "pooled":
-    return
-  for name in ("layers", "combine_layers"):
-    if FLAGS[name].present:
-      raise UserError(
-        f"--{name}={FLAGS[name].value} does nothing with --pooling=pooled, "
-        "which is made from the last layer. Pass one of the two."
-      )
 
 
 def _check_weights(path: str) -> None:
@@ -448,4 +447,4 @@ def compute_values(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main, saves_at_signals=False)
+  launch.run(main, check_flags, saves_at_signals=False)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import launch  # First: from here on a signal ends the program quietly.
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -403,6 +403,39 @@ def records_stage(recipe: recipe_lib.PretrainingRecipe) -> Stage:
   )
 
 
+def _objective_arguments() -> list[str]:
+  """Returns the flags of pre-training that do not depend on the machine."""
+  return [
+    *recipe_lib.TRAINING_FLAGS,
+    f"--train_batch_size={FLAGS.train_batch_size}",
+    f"--altered_copies_share={_altered_copies_share():g}",
+  ]
+
+
+def _altered_copies_share() -> float:
+  """Returns the share of the steps that train on altered copies."""
+  if FLAGS.altered_copies_share is not None:
+    return float(FLAGS.altered_copies_share)
+  if FLAGS.next_sentence_prediction or _num_segments() < 2:
+    return 0.0
+  share = recipe_lib.ALTERED_COPIES_SHARE
+  try:
+    altered_copies.check_settings(
+      share, FLAGS.max_seq_length, FLAGS.train_batch_size, num_machines=1
+    )
+  except UserError:
+    return 0.0
+  return share
+
+
+def _num_segments() -> int:
+  """Returns the number of segments of a sequence that the model can tell."""
+  if not FLAGS.bert_config_file:
+    return 2
+  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  return config.type_vocab_size
+
+
 def pretraining_stage(
   recipe: recipe_lib.PretrainingRecipe, train_hours: float
 ) -> Stage:
@@ -431,10 +464,8 @@ def pretraining_stage(
       f"--output_dir={_output_path('pretraining')}",
       f"--bert_config_file={_output_path('vocabulary', _CONFIG)}",
       *_record_arguments(recipe),
-      *recipe_lib.TRAINING_FLAGS,
-      f"--altered_copies_share={_altered_copies_share(recipe):g}",
+      *_objective_arguments(),
       *length,
-      f"--train_batch_size={recipe.train_batch_size}",
       f"--eval_batch_size={recipe.train_batch_size}",
       f"--learning_rate={recipe.learning_rate:g}",
       f"--precision={recipe.precision}",
@@ -442,22 +473,6 @@ def pretraining_stage(
       *shlex.split(FLAGS.pretraining_flags),
     ],
   )
-
-
-def _altered_copies_share(recipe: recipe_lib.PretrainingRecipe) -> float:
-  """Returns the share of the steps that train on altered copies."""
-  if FLAGS.altered_copies_share is not None:
-    return float(FLAGS.altered_copies_share)
-  if FLAGS.next_sentence_prediction:
-    return 0.0
-  share = recipe_lib.ALTERED_COPIES_SHARE
-  try:
-    altered_copies.check_settings(
-      share, recipe.max_seq_length, recipe.train_batch_size, num_machines=1
-    )
-  except UserError:
-    return 0.0
-  return share
 
 
 def glue_stage(
@@ -643,11 +658,7 @@ def _compare_glue(
 
 
 def check_flags() -> None:
-  """Checks everything that a later stage would refuse, before work is done.
-
-  Raises:
-    UserError: Flags contradict each other, or there is no task in --glue_dir.
-  """
+  """Raises a UserError if flags contradict each other."""
   if cluster.count_machines() > 1:
     raise UserError(
       "TF_CONFIG names several machines. from_scratch.py works on one; its "
@@ -686,31 +697,62 @@ def check_flags() -> None:
       f"--glue_flags={FLAGS.glue_flags} belongs to --glue_dir: pass both, or "
       "neither."
     )
+
+
+def _check_stages() -> None:
+  """Checks everything that a later stage would refuse, before work is done.
+
+  Raises:
+    UserError: The flags do not fit the model, a flag to pass on is wrong, or
+      there is no task in --glue_dir.
+  """
+  if FLAGS.altered_copies_share and _num_segments() < 2:
+    raise UserError(
+      f"--altered_copies_share={FLAGS.altered_copies_share:g} makes pairs of "
+      f"two segments, but {FLAGS.bert_config_file} has a type_vocab_size of 1. "
+      "Leave the flag out."
+    )
+  length = f"--train_hours={FLAGS.hours}"
+  if FLAGS.num_train_steps:
+    length = f"--num_train_steps={FLAGS.num_train_steps}"
   _check_arguments(
     "run_pretraining.py",
-    "--input_file=.",
+    [
+      "--do_train",
+      "--do_eval",
+      "--input_file=.",
+      length,
+      f"--max_seq_length={FLAGS.max_seq_length}",
+      *_objective_arguments(),
+    ],
     "--pretraining_flags",
     FLAGS.pretraining_flags,
   )
   if FLAGS.glue_dir:
     _check_arguments(
-      "run_glue.py", "--data_dir=.", "--glue_flags", FLAGS.glue_flags
+      "run_glue.py",
+      ["--data_dir=.", "--random_weights"],
+      "--glue_flags",
+      FLAGS.glue_flags,
     )
     tasks = glue.find_tasks(FLAGS.glue_dir, "--glue_dir")
     glue.check_files(FLAGS.glue_dir, tasks)
 
 
-def _check_arguments(program: str, required: str, flag: str, text: str) -> None:
+def _check_arguments(
+  program: str, own: Sequence[str], flag: str, text: str
+) -> None:
   """Checks flags that are passed on to another program.
 
   Args:
     program: The program.
-    required: A flag that it requires.
+    own: Flags of the program that we choose.
     flag: Name of our flag, for error messages.
     text: Its value.
 
   Raises:
-    UserError: The program does not know a flag, or a value is wrong.
+    UserError: The program does not know a flag, a value is wrong, or flags
+      contradict each other.
   """
   try:
     arguments = shlex.split(text)
@@ -718,13 +760,13 @@ def _check_arguments(program: str, required: str, flag: str, text: str) -> None:
     raise UserError(f"{flag}={text}: {error}.") from error
   if arguments:
     # The files need not be right, because nothing is read.
-    common = [required, "--model=.", f"--output_dir={FLAGS.output_dir}"]
+    common = [*own, "--model=.", f"--output_dir={FLAGS.output_dir}"]
     launch.run_program(program, [*common, *arguments, "--only_check_args"])
 
 
 @launch.owns("output_dir")
 def main(_):
-  check_flags()
+  _check_stages()
   plan = make_plan()
   plan.write()
   logging.info("The run is described by %s.", _output_path(_PLAN))
@@ -734,4 +776,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

@@ -225,6 +225,7 @@ def _read_arguments() -> list[str]:
 
 def run(
   main: Callable[[list[str]], None],
+  check_flags: Callable[[], None] | None = None,
   passes_on_flags: str = "",
   saves_at_signals: bool = True,
 ) -> None:
@@ -233,6 +234,8 @@ def run(
   Args:
     main: The program. Its argument is the rest of the command line after the
       flags, with the name of the program first.
+    check_flags: Raises a UserError if flags contradict each other. It runs
+      before TensorFlow is loaded, and should do without it and without files.
     passes_on_flags: Name of a flag. Where it is given, unknown flags are no
       error, but stay in the rest of the command line.
     saves_at_signals: Whether the program needs time to save its work when a
@@ -260,6 +263,8 @@ def run(
       rest = flag_parsing.parse(argv, known_only=bool(passes_on))
       input_paths.check_inputs()
       input_paths.check_model_is_named()
+      if check_flags:
+        check_flags()
       return rest
     except UserError as error:
       sys.exit(_report_error(error))

@@ -82,6 +82,16 @@ def define_flags() -> None:
   )
 
 
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
+  sources = [name for name in _TEXT_FLAGS if FLAGS[name].value]
+  if len(sources) > 1:
+    raise UserError(
+      f"--{sources[0]} and --{sources[1]} both give texts. Pass one of them."
+    )
+
+
 def main(_):
   files = common_flags.model_files(
     "bert_config_file", "vocab_file", "init_checkpoint"
@@ -152,12 +162,6 @@ def _read_rows() -> Iterator[text_answers.Row]:
   Raises:
     UserError: There is no text, or it cannot be read.
   """
-  common_flags.check_belongs(["question"], FLAGS.context_file, "--context_file")
-  sources = [name for name in _TEXT_FLAGS if FLAGS[name].value]
-  if len(sources) > 1:
-    raise UserError(
-      f"--{sources[0]} and --{sources[1]} both give texts. Pass one of them."
-    )
   context = None
   if FLAGS.context_file:
     context = file_io.read_text(
@@ -297,4 +301,4 @@ _SHOWN: dict[str, ShowFunction] = {
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main, saves_at_signals=False)
+  launch.run(main, check_flags, saves_at_signals=False)

@@ -69,19 +69,34 @@ def define_flags() -> None:
   )
 
 
-def main(_):
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
   if not FLAGS.run:
     raise UserError("--run names no folder. Pass an --output_dir.")
-  is_one_run = len(FLAGS.run) == 1 and not FLAGS.vocab_file
   path = FLAGS.output_file
-  if not path:
-    if not is_one_run:
+  if not path and not _is_one_run():
+    raise UserError(
+      f"--run={','.join(FLAGS.run)} is not the folder of one run: pass "
+      "--output_file for the page."
+    )
+  if path and _is_picture(path):
+    if FLAGS.vocab_file:
       raise UserError(
-        f"--run={','.join(FLAGS.run)} is not the folder of one run: pass "
-        "--output_file for the page."
+        f"--output_file={path}: records have no curves. Pass a file .html, or "
+        "no --vocab_file."
       )
-    path = os.path.join(FLAGS.run[0], run_report.FILE)
-  _check_flags(path)
+    return
+  for name in ("loss", "together"):
+    if FLAGS[name].present:
+      raise UserError(
+        f"--{name} is about a picture of curves: pass a file .png as "
+        "--output_file."
+      )
+
+
+def main(_):
+  is_one_run = _is_one_run()
+  path = FLAGS.output_file or os.path.join(FLAGS.run[0], run_report.FILE)
   records = []
   if FLAGS.vocab_file:
     records = file_names.find_files(",".join(FLAGS.run), "--run")
@@ -105,25 +120,13 @@ def main(_):
   print(path)
 
 
+def _is_one_run() -> bool:
+  """Returns whether the page is about a single run."""
+  return len(FLAGS.run) == 1 and not FLAGS.vocab_file
+
+
 def _is_picture(path: str) -> bool:
   return path.lower().endswith(".png")
-
-
-def _check_flags(path: str) -> None:
-  """Raises a UserError if flags do not fit the kind of file to write."""
-  if _is_picture(path):
-    if FLAGS.vocab_file:
-      raise UserError(
-        f"--output_file={path}: records have no curves. Pass a file .html, or "
-        "no --vocab_file."
-      )
-    return
-  for name in ("loss", "together"):
-    if FLAGS[name].present:
-      raise UserError(
-        f"--{name} is about a picture of curves: pass a file .png as "
-        "--output_file."
-      )
 
 
 def _write(path: str, content: bytes) -> None:
@@ -135,4 +138,4 @@ def _write(path: str, content: bytes) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main, saves_at_signals=False)
+  launch.run(main, check_flags, saves_at_signals=False)

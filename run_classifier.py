@@ -17,6 +17,7 @@ import launch  # First: from here on a signal ends the program quietly.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -217,12 +218,10 @@ def _define_teacher_flags() -> None:
   )
 
 
-def task_of_flags() -> classification.ClassificationTask:
-  """Returns the task.
-
-  Raises:
-    UserError: flags that do not go together.
-  """
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  common_flags.check_training_flags()
+  common_flags.wanted_splits()
   common_flags.check_belongs(
     _CUSTOM_FLAGS, FLAGS.task_name == "custom", "--task_name=custom"
   )
@@ -232,17 +231,32 @@ def task_of_flags() -> classification.ClassificationTask:
   common_flags.check_belongs(
     _TEACHER_FLAGS, FLAGS.teacher_model_dir, "--teacher_model_dir"
   )
+  given = [name for name in _COLUMN_FLAGS if FLAGS[name].present]
+  if given and FLAGS.task_file:
+    raise UserError(
+      f"--{given[0]} and --task_file={FLAGS.task_file} set the same thing. "
+      "Pass one of the two."
+    )
+  if FLAGS.long_text == encoding.SLIDING_WINDOW and (FLAGS.max_seq_length < 8):
+    raise UserError(
+      f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
+      "for windows of a text. Use 8 or more."
+    )
+  if FLAGS.class_weights:
+    _class_weights()
+
+
+def task_of_flags() -> classification.ClassificationTask:
+  """Returns the task.
+
+  Raises:
+    UserError: its file cannot be used.
+  """
   if FLAGS.task_name == "xnli":
     task = xnli.xnli_task(FLAGS.language, FLAGS.train_language)
   elif FLAGS.task_name != "custom":
     task = glue.TASKS[FLAGS.task_name]
   elif FLAGS.task_file:
-    given = [name for name in _COLUMN_FLAGS if FLAGS[name].present]
-    if given:
-      raise UserError(
-        f"--{given[0]} and --task_file={FLAGS.task_file} set the same thing. "
-        "Pass one of the two."
-      )
     task = classification.read_task_file(FLAGS.task_file)
   else:
     task = classification.custom_task(
@@ -276,7 +290,7 @@ def _class_weights():
       weights[label] = float(weight)
     except ValueError:
       weights[label] = -1.0
-    if not label or not 0.0 <= weights[label] < np.inf:
+    if not label or not 0.0 <= weights[label] < math.inf:
       raise UserError(
         f"--class_weights={FLAGS.class_weights}: {part!r} is "
         "not of the form label=weight. Use weights such as spam=5,ham=1, or "
@@ -334,7 +348,6 @@ def run(
       `modeling.BertForSequenceClassification`; None for ours.
   """
   files = files or model_folder.ModelFiles()
-  _check_flags()
   task = task_of_flags()
   _check_inputs(task)
   classifier, data = _read_data(task, files.init_checkpoint, tokenizer)
@@ -436,15 +449,6 @@ def _write_splits(
       )
       splits[name] = Split(labelled, records)
   return splits
-
-
-def _check_flags() -> None:
-  """Raises a UserError for flags that do not go together."""
-  if FLAGS.long_text == encoding.SLIDING_WINDOW and (FLAGS.max_seq_length < 8):
-    raise UserError(
-      f"--max_seq_length={FLAGS.max_seq_length} leaves no room "
-      "for windows of a text. Use 8 or more."
-    )
 
 
 def _check_inputs(task) -> None:
@@ -695,4 +699,4 @@ def _predict(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

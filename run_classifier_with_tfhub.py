@@ -71,7 +71,6 @@ def define_flags() -> None:
 @launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
   run_config = common_flags.run_config()
-  _check_flags()
   strategy = run_config.strategy
   with strategy.scope() if strategy else contextlib.nullcontext():
     encoder = hub_encoder.load_encoder(FLAGS.bert_hub_module_handle, _HANDLE)
@@ -86,11 +85,12 @@ def main(_):
   run_classifier.run(run_config, tokenizer, create_model=create_model)
 
 
-def _check_flags() -> None:
+def check_flags() -> None:
   """Raises a UserError for flags that need an encoder of ours.
 
   Flags that the original code ignores are ignored, with a warning.
   """
+  run_classifier.check_flags()
   for name in _FLAGS_WITHOUT_EFFECT:
     if FLAGS[name].value:
       errors.warn_now_and_at_end(
@@ -141,4 +141,4 @@ def _tokenizer(encoder: hub_encoder.HubEncoder) -> tokenization.FullTokenizer:
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

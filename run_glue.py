@@ -613,12 +613,12 @@ def _task_file(task: glue.GlueTask) -> str:
 # --- Flags -------------------------------------------------------------------
 
 
-def _read_numbers(name: str, kind: type) -> list[Any] | None:
-  """Returns the numbers of a flag that is a list, or None if it is not set.
+# Flags that are lists of numbers.
+_NUMBERS = {"batch_sizes": int, "learning_rates": float, "seeds": int}
 
-  Args:
-    name: Name of the flag.
-    kind: `int` or `float`.
+
+def _read_numbers(name: str) -> list[Any] | None:
+  """Returns the numbers of a flag of `_NUMBERS`, or None if it is not set.
 
   Raises:
     UserError: The flag has no values, or one that is not a positive number.
@@ -627,7 +627,7 @@ def _read_numbers(name: str, kind: type) -> list[Any] | None:
   if texts is None:
     return None
   try:
-    values = [kind(text) for text in texts]
+    values = [_NUMBERS[name](text) for text in texts]
   except ValueError:
     values = []
   if not values or min(values) <= 0:
@@ -659,28 +659,44 @@ def _read_table_flags() -> flags.FlagValues:
 def _make_grid(task: glue.GlueTask) -> list[tuple[int, float]]:
   """Returns the batch sizes and learning rates to try."""
   grid = task.quick_grid if FLAGS.quick else task.grid
-  batch_sizes = _read_numbers("batch_sizes", int) or grid.batch_sizes
-  learning_rates = _read_numbers("learning_rates", float) or grid.learning_rates
+  batch_sizes = _read_numbers("batch_sizes") or grid.batch_sizes
+  learning_rates = _read_numbers("learning_rates") or grid.learning_rates
   return [(size, rate) for size in batch_sizes for rate in learning_rates]
 
 
 def _find_model() -> model_folder.ModelFiles:
-  """Returns the files of the model; no weights with --random_weights.
-
-  Raises:
-    UserError: A file is not named, or flags contradict each other.
-  """
+  """Returns the files of the model; no weights with --random_weights."""
   if not FLAGS.random_weights:
     return common_flags.model_files(
       "bert_config_file", "vocab_file", "init_checkpoint"
     )
-  if FLAGS.init_checkpoint:
+  files = common_flags.model_files("bert_config_file", "vocab_file")
+  return files._replace(init_checkpoint="")
+
+
+def check_flags() -> None:
+  """Raises a UserError if flags cannot be used."""
+  if FLAGS.random_weights and FLAGS.init_checkpoint:
     raise UserError(
       f"--random_weights and --init_checkpoint={FLAGS.init_checkpoint} both "
       "say where to start. Pass one of them."
     )
-  files = common_flags.model_files("bert_config_file", "vocab_file")
-  return files._replace(init_checkpoint="")
+  for name in _NUMBERS:
+    _read_numbers(name)
+  _read_table_flags()
+  if FLAGS.classifier_flags:
+    # The files need not be right, because nothing is read.
+    needed = ["--task_name=cola", "--data_dir=.", "--model=.", "--do_train"]
+    launch.run_program(
+      "run_classifier.py",
+      [
+        *needed,
+        "--do_eval",
+        f"--output_dir={FLAGS.output_dir}",
+        *shlex.split(FLAGS.classifier_flags),
+        "--only_check_args",
+      ],
+    )
 
 
 @launch.owns("output_dir", finish=common_flags.write_report)
@@ -694,7 +710,7 @@ def main(_):
   # Problems of files are reported before hours of work.
   glue.check_files(FLAGS.data_dir, tasks)
   grids = [_make_grid(task) for task in tasks]
-  seeds = _read_numbers("seeds", int)
+  seeds = _read_numbers("seeds")
   for task, grid in zip(tasks, grids):
     result = search_grid(task, files, grid, seeds)
     file_io.write_json(_task_file(task), result)
@@ -705,4 +721,4 @@ def main(_):
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

@@ -121,6 +121,12 @@ class TaggedSplit(NamedTuple):
   dropped_words: set[str]
 
 
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  common_flags.check_training_flags()
+  common_flags.wanted_splits()
+
+
 @launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
   run_config = common_flags.run_config()
@@ -574,4 +580,4 @@ def _predict(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

@@ -305,7 +305,7 @@ def main(_):
   run_config = common_flags.run_config()
   files = common_flags.model_files("bert_config_file")
   config = common_flags.read_config(files)
-  _check_flags(config, files)
+  _check_model(config, files)
   masker = _create_masker(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
   parts, eval_files = _read_parts(IdLimits.create(config, masker))
@@ -694,11 +694,9 @@ def input_fn_builder(
 # --- Flags and files ---------------------------------------------------------
 
 
-def _check_flags(
-  config: modeling.BertConfig, files: model_folder.ModelFiles
-) -> None:
-  """Raises a UserError if flags contradict each other or the model."""
-  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  common_flags.check_training_flags()
   if not (FLAGS.do_train or FLAGS.do_eval):
     raise UserError("Nothing to do: pass --do_train, --do_eval, or both.")
   if FLAGS.train_hours is not None and FLAGS["num_train_steps"].present:
@@ -707,31 +705,23 @@ def _check_flags(
       f"--num_train_steps={FLAGS.num_train_steps} both give the length of the "
       "training. Pass one of them."
     )
-  if FLAGS.altered_copies_share:
-    _check_altered_copies_flags(config)
-  has_long_records = FLAGS.long_input_file is not None
   common_flags.check_belongs(
-    _FLAGS_OF_LONG_RECORDS, has_long_records, "--long_input_file"
+    (*common_flags.MASKING_FLAGS, "special_tokens"),
+    FLAGS.dynamic_masking,
+    "--dynamic_masking",
   )
-  if not has_long_records:
-    return
-  common_flags.check_max_seq_length(
-    FLAGS.long_seq_length, config, files, "long_seq_length"
-  )
-  if not 0.0 < FLAGS.long_share < 1.0:
+  if FLAGS.dynamic_masking and common_flags.is_remote_tpu():
     raise UserError(
-      f"--long_share={FLAGS.long_share:g} must be above 0 and below 1: it is "
-      "the share of the steps that read --long_input_file."
+      "--dynamic_masking runs on the machine of the TPU. Start the program "
+      "there, with --tpu_name=local."
     )
-  if FLAGS.early_stopping_patience:
-    raise UserError(
-      "--early_stopping_patience cannot be used with --long_input_file: the "
-      "number of steps decides when the longer records begin."
-    )
+  if FLAGS.altered_copies_share:
+    _check_altered_copies_flags()
+  _check_flags_of_long_records()
 
 
-def _check_altered_copies_flags(config: modeling.BertConfig) -> None:
-  """Raises a UserError if a flag or the model has no altered copies."""
+def _check_altered_copies_flags() -> None:
+  """Raises a UserError if other flags do not allow altered copies."""
   flag = f"--altered_copies_share={FLAGS.altered_copies_share:g}"
   if not FLAGS.dynamic_masking:
     raise UserError(
@@ -748,12 +738,6 @@ def _check_altered_copies_flags(config: modeling.BertConfig) -> None:
       f"{flag} cannot be used with --early_stopping_patience: the number of "
       "steps decides when the pairs begin."
     )
-  if config.type_vocab_size < 2:
-    raise UserError(
-      f"{flag} makes pairs of two segments, but the model has a "
-      f"type_vocab_size of {config.type_vocab_size}. It cannot be trained on "
-      "them."
-    )
   num_machines = cluster.count_machines()
   altered_copies.check_settings(
     FLAGS.altered_copies_share,
@@ -761,6 +745,43 @@ def _check_altered_copies_flags(config: modeling.BertConfig) -> None:
     FLAGS.train_batch_size,
     max(num_machines, 1),
   )
+
+
+def _check_flags_of_long_records() -> None:
+  """Raises a UserError if flags are wrong that say how the run ends."""
+  has_long_records = FLAGS.long_input_file is not None
+  common_flags.check_belongs(
+    _FLAGS_OF_LONG_RECORDS, has_long_records, "--long_input_file"
+  )
+  if not has_long_records:
+    return
+  if not 0.0 < FLAGS.long_share < 1.0:
+    raise UserError(
+      f"--long_share={FLAGS.long_share:g} must be above 0 and below 1: it is "
+      "the share of the steps that read --long_input_file."
+    )
+  if FLAGS.early_stopping_patience:
+    raise UserError(
+      "--early_stopping_patience cannot be used with --long_input_file: the "
+      "number of steps decides when the longer records begin."
+    )
+
+
+def _check_model(
+  config: modeling.BertConfig, files: model_folder.ModelFiles
+) -> None:
+  """Raises a UserError if the flags do not fit the model."""
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
+  if FLAGS.long_input_file:
+    common_flags.check_max_seq_length(
+      FLAGS.long_seq_length, config, files, "long_seq_length"
+    )
+  if FLAGS.altered_copies_share and config.type_vocab_size < 2:
+    raise UserError(
+      f"--altered_copies_share={FLAGS.altered_copies_share:g} makes pairs of "
+      f"two segments, but {files.bert_config_file} has a type_vocab_size of "
+      f"{config.type_vocab_size}. It cannot be trained on them."
+    )
 
 
 def _read_parts(
@@ -771,13 +792,10 @@ def _read_parts(
   Returns:
     The parts of the training, and the files of the evaluation.
   """
-  train_files = _expand_flag("input_file")
-  eval_files = train_files
+  train_files = eval_files = _expand_flag("input_file")
   if FLAGS.eval_input_file:
     eval_files = _expand_flag("eval_input_file")
-  long_files: list[str] = []
-  if FLAGS.long_input_file:
-    long_files = _expand_flag("long_input_file")
+  long_files = _expand_flag("long_input_file") if FLAGS.long_input_file else []
   record_format = record_formats.check_pretraining_files(
     train_files + eval_files,
     FLAGS.max_seq_length,
@@ -790,8 +808,8 @@ def _read_parts(
     raise UserError(
       f"--altered_copies_share={copies_share:g} makes pairs from records of "
       f"running text, but those of --input_file={FLAGS.input_file} hold pairs "
-      "or several texts. Make them with --nonext_sentence_prediction and "
-      "without --pack_sequences."
+      "or several texts. Make them with --nonext_sentence_prediction "
+      "and without --pack_sequences."
     )
   long_share = FLAGS.long_share if long_files else 0.0
   parts = [
@@ -848,24 +866,14 @@ def _create_masker(
   """Returns the rule of new masks; None to keep those of the records.
 
   Raises:
-    UserError: Flags contradict each other.
+    UserError: There is no vocabulary, or one of another model.
   """
-  common_flags.check_belongs(
-    (*common_flags.MASKING_FLAGS, "special_tokens"),
-    FLAGS.dynamic_masking,
-    "--dynamic_masking",
-  )
   if not FLAGS.dynamic_masking:
     return None
   if not files.vocab_file:
     raise UserError(
       "--dynamic_masking needs the words: pass the --vocab_file that the "
       "records were made with."
-    )
-  if common_flags.is_remote_tpu():
-    raise UserError(
-      "--dynamic_masking runs on the machine of the TPU. Start the program "
-      "there, with --tpu_name=local."
     )
   tokenizer = tokenization.FullTokenizer.from_settings(
     files.vocab_file, common_flags.text_settings(files)
@@ -887,9 +895,7 @@ def _create_problem_finder(
   """Returns the function that finds damage in records of a format."""
 
   def find_problems(records: Sequence[bytes]) -> Mapping[int, str]:
-    return record_formats.examine_records(
-      records, record_format, *id_limits
-    )
+    return record_formats.examine_records(records, record_format, *id_limits)
 
   return find_problems
 
@@ -953,4 +959,4 @@ def _replace_damaged(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

@@ -29,6 +29,7 @@ from data import file_io
 from data import original_names
 from errors import UserError
 import heads
+import modeling
 from reports import question_report
 from tasks import finetuning
 from tasks import squad
@@ -37,6 +38,7 @@ from tasks import squad_evaluation
 from tasks import squad_records
 from tasks import squad_windows
 import tokenization
+from training import model_folder
 from training import run_folder
 
 FLAGS = flags.FLAGS
@@ -135,10 +137,10 @@ def _define_answer_flags() -> None:
   finish=common_flags.write_report,
 )
 def main(_):
-  run_config = common_flags.run_config("do_predict")
+  run_config = common_flags.run_config()
   files = common_flags.model_files("bert_config_file", "vocab_file")
   config = common_flags.read_config(files)
-  _check_flags(config, files)
+  _check_model(config, files)
   run_folder.check_inputs_are_kept(
     FLAGS.output_dir,
     {
@@ -191,9 +193,9 @@ def main(_):
     _predict(recipe, predict_maker, windows)
 
 
-def _check_flags(config, files) -> None:
-  """Raises a UserError for flags that do not fit together."""
-  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  common_flags.check_training_flags("do_predict")
   common_flags.check_belongs(
     ["answer_scores"], FLAGS.do_predict, "--do_predict"
   )
@@ -216,6 +218,13 @@ def _check_flags(config, files) -> None:
       f"--max_query_length={FLAGS.max_query_length} and three special tokens. "
       "Increase --max_seq_length or decrease --max_query_length."
     )
+
+
+def _check_model(
+  config: modeling.BertConfig, files: model_folder.ModelFiles
+) -> None:
+  """Raises a UserError if the flags do not fit the model."""
+  common_flags.check_max_seq_length(FLAGS.max_seq_length, config, files)
   newest = common_flags.find_newest_checkpoint(files.init_checkpoint)
   if newest or files.init_checkpoint:
     flag = "--output_dir" if newest else "--init_checkpoint"
@@ -354,4 +363,4 @@ def _predict(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

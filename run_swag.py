@@ -78,6 +78,12 @@ class ChoiceSplit(NamedTuple):
   records: finetuning.TaskRecords
 
 
+def check_flags() -> None:
+  """Raises a UserError if flags contradict each other."""
+  common_flags.check_training_flags()
+  common_flags.wanted_splits()
+
+
 @launch.owns("output_dir", finish=common_flags.write_report)
 def main(_):
   run_config = common_flags.run_config()
@@ -288,4 +294,4 @@ def _predict(recipe: finetuning.Recipe, split: ChoiceSplit) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

@@ -144,18 +144,22 @@ def _define_limits() -> None:
   )
 
 
-def main(_):
+def check_flags() -> None:
+  """Raises a UserError if a package is missing or flags are contradictory."""
   _check_packages()
-  # These need the packages.
-  from serving import rest_app
-  from serving import rest_server
-
   if FLAGS.max_rows > FLAGS.max_queue_rows:
     raise UserError(
       f"--max_rows={FLAGS.max_rows} is more than --max_queue_rows="
       f"{FLAGS.max_queue_rows}, so the largest requests would never fit into "
       "the queue. Raise --max_queue_rows."
     )
+
+
+def main(_):
+  # These need the packages of the extra `serve`.
+  from serving import rest_app
+  from serving import rest_server
+
   paths = model_versions.parse_models(FLAGS.model)
   examples = _read_examples(paths)
   dtype = common_flags.compute_dtype()
@@ -228,4 +232,4 @@ def _read_examples(
 
 if __name__ == "__main__":
   define_flags()
-  launch.run(main)
+  launch.run(main, check_flags)

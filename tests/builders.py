@@ -136,6 +136,8 @@ def set_flags(program: types.ModuleType, **values) -> None:
 def run_program(program: types.ModuleType, **values) -> None:
   """Runs the `main` of a program in this process, with the given flags."""
   set_flags(program, **values)
+  if hasattr(program, "check_flags"):
+    program.check_flags()
   program.main([])
   # It had its inputs, so the check before TensorFlow is loaded accepts them.
   input_paths.check_inputs()

@@ -326,6 +326,12 @@ def test_a_run_that_is_killed_in_each_stage_ends_as_if_undisturbed(
   [
     ("--pretraining_flags=--lr_decy=cosine", "Did you mean --lr_decay"),
     ("--glue_flags=--seedz=1", "Did you mean --seeds"),
+    ("--glue_flags=--classifier_flags=--drpout=0", "Did you mean --dropout"),
+    (
+      "--pretraining_flags=--eval_every_steps=5 --early_stopping_patience=2",
+      "--altered_copies_share=0.2 cannot be used with --early_stopping",
+    ),
+    ("--pretraining_flags=--num_train_steps=9", "both give the length"),
   ],
 )
 def test_mistakes_in_flags_of_stages_are_found_first(

@@ -298,6 +298,7 @@ def test_only_programs_define_and_read_flags():
 
 # Test modules that test a promise of several modules.
 TESTS_OF_SEVERAL_MODULES = {
+  "contradictions_test",
   "contracts_test",
   "documentation_test",
   "fuzz_test",
