@@ -416,20 +416,21 @@ def _altered_copies_share() -> float:
   """Returns the share of the steps that train on altered copies."""
   if FLAGS.altered_copies_share is not None:
     return float(FLAGS.altered_copies_share)
-  if FLAGS.next_sentence_prediction or _num_segments() < 2:
+  if FLAGS.next_sentence_prediction:
     return 0.0
   share = recipe_lib.ALTERED_COPIES_SHARE
   try:
     altered_copies.check_settings(
       share, FLAGS.max_seq_length, FLAGS.train_batch_size, num_machines=1
     )
+    altered_copies.check_segments(share, _num_segments())
   except UserError:
     return 0.0
   return share
 
 
 def _num_segments() -> int:
-  """Returns the number of segments of a sequence that the model can tell."""
+  """Returns the number of segments that the model can tell apart."""
   if not FLAGS.bert_config_file:
     return 2
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
@@ -706,12 +707,8 @@ def _check_stages() -> None:
     UserError: The flags do not fit the model, a flag to pass on is wrong, or
       there is no task in --glue_dir.
   """
-  if FLAGS.altered_copies_share and _num_segments() < 2:
-    raise UserError(
-      f"--altered_copies_share={FLAGS.altered_copies_share:g} makes pairs of "
-      f"two segments, but {FLAGS.bert_config_file} has a type_vocab_size of 1. "
-      "Leave the flag out."
-    )
+  if FLAGS.altered_copies_share:
+    altered_copies.check_segments(FLAGS.altered_copies_share, _num_segments())
   length = f"--train_hours={FLAGS.hours}"
   if FLAGS.num_train_steps:
     length = f"--num_train_steps={FLAGS.num_train_steps}"

@@ -642,14 +642,14 @@ def _read_table_flags() -> flags.FlagValues:
   """Returns the values of `common_flags.TABLE_FLAGS` in --classifier_flags.
 
   Raises:
-    UserError: One has a bad value.
+    UserError: One has a bad value, or a quotation has no end.
   """
   values = flags.FlagValues()
   common_flags.define_table_flags(values)
-  arguments = shlex.split(FLAGS.classifier_flags)
   try:
+    arguments = shlex.split(FLAGS.classifier_flags)
     values(["run_classifier.py", *arguments], known_only=True)
-  except flags.Error as error:
+  except (ValueError, flags.Error) as error:
     raise UserError(
       f"--classifier_flags={FLAGS.classifier_flags}: {error}"
     ) from error

@@ -308,8 +308,11 @@ def main(_):
   _check_model(config, files)
   masker = _create_masker(config, files)
   common_flags.find_newest_checkpoint(files.init_checkpoint)  # checks it
-  parts, eval_files = _read_parts(IdLimits.create(config, masker))
-  run = _PretrainingRun(run_config, config, files, parts, eval_files, masker)
+  id_limits = IdLimits.create(config, masker)
+  parts, eval_files = _read_parts(id_limits)
+  run = _PretrainingRun(
+    run_config, config, files, parts, eval_files, id_limits, masker
+  )
   if FLAGS.do_train:
     estimator = run.train(run.find_length())
     text_settings = None
@@ -346,6 +349,7 @@ class _PretrainingRun:
     files: model_folder.ModelFiles,
     parts: Sequence[_TrainingPart],
     eval_files: Sequence[str],
+    id_limits: IdLimits,
     masker: masking.Masker | None,
   ):
     """Stores what the parts share.
@@ -357,11 +361,12 @@ class _PretrainingRun:
       parts: The parts of the training.
       eval_files: Paths of the records of the evaluation, which have the format
         of the first part.
+      id_limits: Limits of the ids in all records.
       masker: Rule of new masks; None to keep those of the records.
     """
     self._run_config = run_config
     self._config = config
-    self._id_limits = IdLimits.create(config, masker)
+    self._id_limits = id_limits
     self._files = files
     self._parts = parts
     self._eval_files = eval_files
@@ -748,7 +753,7 @@ def _check_altered_copies_flags() -> None:
 
 
 def _check_flags_of_long_records() -> None:
-  """Raises a UserError if flags are wrong that say how the run ends."""
+  """Raises a UserError if flags about longer records cannot be used."""
   has_long_records = FLAGS.long_input_file is not None
   common_flags.check_belongs(
     _FLAGS_OF_LONG_RECORDS, has_long_records, "--long_input_file"
@@ -776,11 +781,9 @@ def _check_model(
     common_flags.check_max_seq_length(
       FLAGS.long_seq_length, config, files, "long_seq_length"
     )
-  if FLAGS.altered_copies_share and config.type_vocab_size < 2:
-    raise UserError(
-      f"--altered_copies_share={FLAGS.altered_copies_share:g} makes pairs of "
-      f"two segments, but {files.bert_config_file} has a type_vocab_size of "
-      f"{config.type_vocab_size}. It cannot be trained on them."
+  if FLAGS.altered_copies_share:
+    altered_copies.check_segments(
+      FLAGS.altered_copies_share, config.type_vocab_size
     )
 
 
@@ -808,8 +811,8 @@ def _read_parts(
     raise UserError(
       f"--altered_copies_share={copies_share:g} makes pairs from records of "
       f"running text, but those of --input_file={FLAGS.input_file} hold pairs "
-      "or several texts. Make them with --nonext_sentence_prediction "
-      "and without --pack_sequences."
+      "or several texts. Make them with --nonext_sentence_prediction and "
+      "without --pack_sequences."
     )
   long_share = FLAGS.long_share if long_files else 0.0
   parts = [

@@ -145,7 +145,7 @@ def _define_limits() -> None:
 
 
 def check_flags() -> None:
-  """Raises a UserError if a package is missing or flags are contradictory."""
+  """Raises a UserError if a package is missing or flags contradict others."""
   _check_packages()
   if FLAGS.max_rows > FLAGS.max_queue_rows:
     raise UserError(

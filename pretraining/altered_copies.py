@@ -99,6 +99,21 @@ def check_settings(
     )
 
 
+def check_segments(share: float, type_vocab_size: int) -> None:
+  """Raises a UserError if a model cannot be trained on altered copies.
+
+  Args:
+    share: Share of the steps that have them.
+    type_vocab_size: Number of segments that the model can tell apart.
+  """
+  if type_vocab_size < 2:
+    raise UserError(
+      f"--altered_copies_share={share:g} makes pairs of two segments, but the "
+      f"config of the model has a type_vocab_size of {type_vocab_size}. It "
+      "cannot be trained on them."
+    )
+
+
 def redraw_pairs(
   masker: masking.Masker,
   record_format: record_formats.PretrainingFormat,

@@ -220,7 +220,7 @@ def value_limits(
   return {name: limits[name] for name in record_format.feature_spec()}
 
 
-# Limit -> the size of the model that it is, for error messages.
+# Feature -> the size that its limit is, for error messages.
 _LIMIT_SOURCES = {
   "input_ids": ", the size of the vocabulary",
   "masked_lm_ids": ", the size of the vocabulary",

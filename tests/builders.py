@@ -12,6 +12,8 @@ import json
 import os
 import pathlib
 import random
+import subprocess
+import sys
 import time
 import types
 
@@ -141,6 +143,28 @@ def run_program(program: types.ModuleType, **values) -> None:
   program.main([])
   # It had its inputs, so the check before TensorFlow is loaded accepts them.
   input_paths.check_inputs()
+
+
+def refuse_at_once(program: str, *arguments: object) -> str:
+  """Runs a program that has to fail before it loads TensorFlow.
+
+  Args:
+    program: Name of the program, such as `predict`.
+    *arguments: Its flags.
+
+  Returns:
+    The last line of its messages.
+  """
+  result = subprocess.run(
+    [sys.executable, "-X", "importtime", f"{program}.py", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert result.returncode == 1
+  assert "tensorflow.python" not in result.stderr
+  return result.stderr.splitlines()[-1]
 
 
 def create_records(text_file, **values) -> str:

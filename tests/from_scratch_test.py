@@ -227,6 +227,15 @@ def test_mistakes_are_refused(stages, tmp_path, monkeypatch, flags, message):
     stages(**flags)
 
 
+def test_a_model_of_one_segment_has_no_altered_copies(stages, tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(builders.tiny_config(type_vocab_size=1).to_json_string())
+  with pytest.raises(UserError, match="share=0.1 .*type_vocab_size of 1"):
+    stages(bert_config_file=path, altered_copies_share=0.1)
+  _, arguments = stages(bert_config_file=path)[2]
+  assert "--altered_copies_share=0" in arguments
+
+
 def test_several_machines_are_refused(stages, monkeypatch):
   cluster = {"cluster": {"worker": ["a:1", "b:1"]},
              "task": {"type": "worker", "index": 0}}  # fmt: skip
