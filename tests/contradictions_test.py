@@ -24,6 +24,11 @@ _GLUE = ("--data_dir={folder}", "--output_dir={out}")
       "--vocab_size=50 leaves no room",
     ),
     (
+      "create_vocabulary",
+      [*_TEXT, "--model_size=tiny", "--bert_config_file={config}"],
+      "--model_size and --bert_config_file both name a config",
+    ),
+    (
       "run_pretraining",
       [*_MODEL, *_TEXT, "--do_train", "--train_hours=1"]
       + ["--num_train_steps=5"],
