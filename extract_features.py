@@ -276,7 +276,6 @@ def create_estimator(
   """Returns an estimator that predicts the features of layers."""
 
   names = checkpoint.open_checkpoint(init_checkpoint).shapes
-  is_on_cpu = not FLAGS.use_tpu and not tf.config.list_physical_devices("GPU")
 
   def model_fn(params):
     model = modeling.BertModel(
@@ -284,7 +283,8 @@ def create_estimator(
       common_flags.compute_dtype(),
       params["seed"],
       use_one_hot_embeddings=FLAGS.use_one_hot_embeddings,
-      is_portable=is_on_cpu,
+      is_portable=_is_on_cpu(),
+      skip_padding=_skips_padding(),
       add_pooler=heads.has_pooler(names),
     )
     compute = features_fn_builder(
@@ -305,6 +305,15 @@ def create_estimator(
   if not FLAGS.use_tpu:
     modeling.store_kernels(estimator.model, common_flags.compute_dtype())
   return estimator
+
+
+def _is_on_cpu() -> bool:
+  return not FLAGS.use_tpu and not tf.config.list_physical_devices("GPU")
+
+
+def _skips_padding() -> bool:
+  """Returns whether the model computes tokens alone, as is fast on a CPU."""
+  return _is_on_cpu() and not FLAGS.pad_to_max_length
 
 
 def features_fn_builder(
@@ -434,6 +443,7 @@ def compute_values(
       FLAGS.max_seq_length,
       params["batch_size"],
       static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length,
+      padding_is_skipped=_skips_padding(),
     )
 
   values: dict[int, np.ndarray] = {}

@@ -12,8 +12,9 @@ gradients of biases and norms, which are sums over the batch.
 
 Letters in shape comments: B = batch_size, S = seq_length, H = hidden_size,
 N = num_attention_heads, D = size_per_head (N*D = H), P = positions of a
-sequence, V = vocab_size. Inside the encoder, activations are matrices [B*S, H]:
-one large product is faster than B small ones, and no layer has to reshape.
+sequence, V = vocab_size, T = tokens that the layers compute: all B*S, or those
+that are not padding. Inside the encoder, activations are matrices [T, H]: one
+large product is faster than B small ones, and no layer has to reshape.
 """
 
 from __future__ import annotations
@@ -457,6 +458,23 @@ def _one_hot_lookup(table: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
 # --- Attention ---------------------------------------------------------------
 
 
+class Unpadding(NamedTuple):
+  """Where the tokens of a batch are that are computed without its padding.
+
+      input_mask      1 1 0     token_numbers   0 1 1     (1: padding)
+                      1 1 1                     2 3 4
+      token_places    0 1 3 4 5
+
+  Attributes:
+    token_places: Place of each token in the batch, in order, int32 [T].
+    token_numbers: Number of the token at each place, int32 [B, S]. A place of
+      padding has that of the token before it.
+  """
+
+  token_places: tf.Tensor
+  token_numbers: tf.Tensor
+
+
 class TokenLayout(NamedTuple):
   """The arrangement of the tokens of a batch in rows.
 
@@ -465,20 +483,38 @@ class TokenLayout(NamedTuple):
       for 0, 1, ... in each row.
     attention_bias: float32 [B, 1, 1, S], or [B, 1, S, S] for packed rows; 0
       where a position may be attended to, -10000 where it may not.
+    unpadding: Where the tokens are; None if padding is computed like tokens.
   """
 
   position_ids: tf.Tensor | None
   attention_bias: tf.Tensor
+  unpadding: Unpadding | None
+
+  def to_tokens(self, x: tf.Tensor) -> tf.Tensor:
+    """Maps [B, S, H] to the rows that the layers compute, [T, H]."""
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    if self.unpadding is None:
+      return rows
+    return tf.gather(rows, self.unpadding.token_places)
+
+  def to_places(self, rows: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Maps [T, H] to a Tensor of shape [B, S, H]."""
+    if self.unpadding is not None:
+      rows = tf.gather(rows, self.unpadding.token_numbers)
+    return tf.reshape(rows, shape)
 
 
 def _token_layout(
-  input_mask: tf.Tensor, sequence_starts: tf.Tensor | None
+  input_mask: tf.Tensor,
+  sequence_starts: tf.Tensor | None,
+  skip_padding: bool,
 ) -> TokenLayout:
   """Returns the layout of rows with one sequence, or with several packed ones.
 
   Args:
     input_mask: int Tensor of shape [B, S], 0 where there is padding.
     sequence_starts: int Tensor of shape [B, M], see `BertModel.__call__`.
+    skip_padding: Whether padding is left out, see `BertModel`.
   """
   is_visible = tf.cast(input_mask, tf.float32)[:, tf.newaxis, :]  # [B, 1, S]
   position_ids = None
@@ -496,7 +532,25 @@ def _token_layout(
       start_of_each[:, :, tf.newaxis] == start_of_each[:, tf.newaxis, :]
     )
     is_visible *= tf.cast(is_same_sequence, tf.float32)  # [B, S, S]
-  return TokenLayout(position_ids, -10000.0 * (1.0 - is_visible)[:, tf.newaxis])
+  attention_bias = -10000.0 * (1.0 - is_visible)[:, tf.newaxis]
+  unpadding = _find_tokens(input_mask) if skip_padding else None
+  return TokenLayout(position_ids, attention_bias, unpadding)
+
+
+def _find_tokens(input_mask: tf.Tensor) -> Unpadding:
+  """Returns where the tokens are: int Tensor [B, S], 0 where there is padding.
+
+  The first place of a row counts as a token whatever the mask says, so that a
+  row without tokens has a `[CLS]`, too.
+  """
+  is_first = tf.equal(tf.range(tf.shape(input_mask)[1]), 0)  # [S]
+  is_token = tf.logical_or(tf.not_equal(input_mask, 0), is_first)  # [B, S]
+  flat = tf.reshape(is_token, [-1])
+  token_places = tf.cast(tf.where(flat)[:, 0], tf.int32)
+  token_numbers = tf.cumsum(tf.cast(flat, tf.int32)) - 1
+  return Unpadding(
+    token_places, tf.reshape(token_numbers, tf.shape(input_mask))
+  )
 
 
 class SelfAttention(tf.Module):
@@ -523,28 +577,30 @@ class SelfAttention(tf.Module):
     self,
     queries: tf.Tensor,
     hidden_states: tf.Tensor,
-    attention_bias: tf.Tensor,
+    layout: TokenLayout,
     dropout_seed: tf.Tensor | None,
   ) -> tf.Tensor:
     """Lets positions attend to the unmasked positions of their sequence.
 
     Args:
-      queries: float Tensor of shape [B*Q, H], the positions that attend: all of
-        `hidden_states`, or Q of each sequence.
-      hidden_states: float Tensor of shape [B*S, H], the positions that are
+      queries: float Tensor, the positions that attend: `hidden_states` itself,
+        or [B*Q, H] for Q positions of each sequence.
+      hidden_states: float Tensor of shape [T, H], the positions that are
         attended to.
-      attention_bias: float32 Tensor of shape [B, 1, 1, S] or [B, 1, Q, S], see
-        `TokenLayout`.
+      layout: Where they are; for Q positions of each sequence, its bias is that
+        of shape [B, 1, 1, S] or [B, 1, Q, S].
       dropout_seed: int32 Tensor of shape [2], or None for no dropout.
 
     Returns:
-      float Tensor of shape [B*Q, H].
+      float Tensor of the shape of `queries`.
     """
     return _attend(
       self.query(queries),
       self.key(hidden_states),
       self.value(hidden_states),
-      attention_bias,
+      layout.attention_bias,
+      layout.unpadding if queries is hidden_states else None,
+      layout.unpadding,
       self._compute_probs,
       self._num_heads,
       self._size_per_head,
@@ -559,6 +615,8 @@ def _attend(
   keys: tf.Tensor,
   values: tf.Tensor,
   attention_bias: tf.Tensor,
+  query_unpadding: Unpadding | None,
+  key_unpadding: Unpadding | None,
   compute_probs: Callable[..., tf.Tensor],
   num_heads: int,
   size_per_head: int,
@@ -568,11 +626,13 @@ def _attend(
   """Returns for each query the mean of the values, weighted by their keys.
 
   Args:
-    queries: float Tensor of shape [B*Q, H].
-    keys: float Tensor of shape [B*S, H].
-    values: float Tensor of shape [B*S, H].
+    queries: float Tensor of shape [B*Q, H], or [T, H] without padding.
+    keys: float Tensor of shape [B*S, H], or [T, H] without padding.
+    values: float Tensor of the shape of `keys`.
     attention_bias: float32 Tensor of shape [B, 1, 1, S] or [B, 1, Q, S], which
       is added to the logarithms of the weights.
+    query_unpadding: Where the queries are; None if there are Q in each row.
+    key_unpadding: Where the keys are; None if there are S in each row.
     compute_probs: Computes the weights, see `operations.attention_probs`.
     num_heads: Number N of heads.
     size_per_head: Number D of columns of each head; H is N * D.
@@ -580,26 +640,46 @@ def _attend(
     dropout_seed: int32 Tensor of shape [2], or None for no dropout.
 
   Returns:
-    float Tensor of shape [B*Q, H].
+    float Tensor of the shape of `queries`.
   """
   batch_size = tf.shape(attention_bias)[0]
+  heads = tf.range(num_heads)
 
-  def split_heads(x):  # [B*S, H] to [B, N, S, D]
-    seq_length = tf.shape(x)[0] // batch_size
-    shape = [batch_size, seq_length, num_heads, size_per_head]
-    return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
+  def split_heads(x, unpadding):  # [B*S, H] or [T, H] to [B, N, S, D]
+    if unpadding is None:
+      seq_length = tf.shape(x)[0] // batch_size
+      shape = [batch_size, seq_length, num_heads, size_per_head]
+      return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
+    # Padding is put back and heads are split by one lookup. Its table has a row
+    # for each head of each token.
+    table = tf.reshape(x, [-1, size_per_head])  # [T*N, D]
+    first_rows = unpadding.token_numbers * num_heads  # [B, S]
+    rows = first_rows[:, tf.newaxis, :] + heads[:, tf.newaxis]  # [B, N, S]
+    return tf.gather(table, rows)
 
-  query, key, value = map(split_heads, (queries, keys, values))
+  def join_heads(context, unpadding):  # to [B, Q, N, D] or [T, N, D]
+    if unpadding is None:
+      return tf.transpose(context, [0, 2, 1, 3])
+    table = tf.reshape(context, [-1, size_per_head])  # [B*N*Q, D]
+    num_queries = tf.shape(context)[2]
+    sequences = unpadding.token_places // num_queries  # [T]
+    positions = unpadding.token_places % num_queries  # [T]
+    first_rows = sequences * num_heads * num_queries + positions
+    rows = first_rows[:, tf.newaxis] + heads * num_queries  # [T, N]
+    return tf.gather(table, tf.reshape(rows, [-1]))
+
+  query = split_heads(queries, query_unpadding)
+  key = split_heads(keys, key_unpadding)
+  value = split_heads(values, key_unpadding)
   # Released checkpoints were trained with a bias of -10000, not -inf; a row
   # that is masked everywhere must also stay finite.
   probs = compute_probs(query, key, size_per_head**-0.5, attention_bias)
   if dropout_seed is not None:
     probs = operations.dropout(probs, dropout_rate, dropout_seed)
   context = tf.matmul(probs, value)  # [B, N, Q, D]
-  context = tf.transpose(context, [0, 2, 1, 3])  # [B, Q, N, D]
   # This shape tells TensorFlow that the rows are those of the queries, so that
   # it can add the residual connection in the product that follows.
-  return tf.reshape(context, tf.shape(queries))
+  return tf.reshape(join_heads(context, query_unpadding), tf.shape(queries))
 
 
 # --- The Transformer layer ---------------------------------------------------
@@ -643,31 +723,33 @@ class TransformerLayer(tf.Module):
   def __call__(
     self,
     hidden_states: tf.Tensor,
-    attention_bias: tf.Tensor,
+    layout: TokenLayout,
     dropout_seed: tf.Tensor | None,
     output_positions: tf.Tensor | None = None,
   ) -> tf.Tensor:
-    """Maps [B*S, H] to [B*S, H], or to [B*P, H] for `output_positions`.
+    """Maps [T, H] to [T, H], or to [B*P, H] for `output_positions`.
 
     Args:
-      hidden_states: float Tensor of shape [B*S, H].
-      attention_bias: float32 Tensor, see `TokenLayout`.
+      hidden_states: float Tensor of shape [T, H].
+      layout: Where these are in the batch.
       dropout_seed: int32 Tensor of shape [2], or None for no dropout.
       output_positions: int Tensor of shape [B, P], the positions to compute;
         None for all.
     """
     queries = hidden_states
     if output_positions is not None:
-      queries = _gather_positions(hidden_states, output_positions)  # [B*P, H]
-      if attention_bias.shape[2] != 1:  # packed rows
-        attention_bias = tf.gather(
-          attention_bias, output_positions, axis=2, batch_dims=1
-        )  # [B, 1, P, S]
+      queries = _gather_positions(
+        hidden_states, layout, output_positions
+      )  # [B*P, H]
+      if layout.attention_bias.shape[2] != 1:  # packed rows
+        layout = layout._replace(
+          attention_bias=tf.gather(
+            layout.attention_bias, output_positions, axis=2, batch_dims=1
+          )  # [B, 1, P, S]
+        )
     # Post-norm, as in the paper: each norm follows its residual connection.
     # These two blocks alone decide the order.
-    context = self.attention(
-      queries, hidden_states, attention_bias, dropout_seed
-    )
+    context = self.attention(queries, hidden_states, layout, dropout_seed)
     update = self.attention_output(context)
     update = self.attention_dropout(update, dropout_seed)
     attended = self.attention_norm(queries + update)
@@ -678,14 +760,17 @@ class TransformerLayer(tf.Module):
 
 
 def _gather_positions(
-  hidden_states: tf.Tensor, positions: tf.Tensor
+  hidden_states: tf.Tensor, layout: TokenLayout, positions: tf.Tensor
 ) -> tf.Tensor:
-  """Returns positions [B, P] of sequences [B*S, H], as a Tensor [B*P, H]."""
+  """Returns positions [B, P] of sequences [T, H], as a Tensor [B*P, H]."""
   batch_size = tf.shape(positions)[0]
-  seq_length = tf.shape(hidden_states)[0] // batch_size
+  seq_length = tf.shape(layout.attention_bias)[-1]
   row_starts = tf.range(batch_size)[:, tf.newaxis] * seq_length  # [B, 1]
-  rows = tf.cast(positions, tf.int32) + row_starts  # [B, P]
-  return tf.gather(hidden_states, tf.reshape(rows, [-1]))
+  places = tf.reshape(tf.cast(positions, tf.int32) + row_starts, [-1])  # [B*P]
+  if layout.unpadding is not None:
+    numbers = tf.reshape(layout.unpadding.token_numbers, [-1])  # [B*S]
+    return tf.gather(hidden_states, tf.gather(numbers, places))
+  return tf.gather(hidden_states, places)
 
 
 # --- The encoder -------------------------------------------------------------
@@ -727,6 +812,7 @@ class BertModel(tf.Module):
     recompute_activations: bool = False,
     use_one_hot_embeddings: bool = False,
     is_portable: bool = False,
+    skip_padding: bool = False,
     add_pooler: bool = True,
     scope: str = "bert",
   ):
@@ -744,6 +830,9 @@ class BertModel(tf.Module):
         one-hot matrix.
       is_portable: Whether the operations are those that answer fastest on a
         CPU, and that run where XLA is missing.
+      skip_padding: Whether the layers leave out the padding of a batch. The
+        number of tokens is then another in each batch, which XLA would compile
+        each time. Outputs at padding are those of the token before it.
       add_pooler: Whether there is a pooler. Some weights have none; heads that
         read every token do not need it.
       scope: First part of the names of all variables.
@@ -754,6 +843,7 @@ class BertModel(tf.Module):
     self.config = config
     self.compute_dtype = tf.as_dtype(compute_dtype)
     self.recompute_activations = recompute_activations
+    self._skip_padding = skip_padding
     self.embeddings = Embeddings(
       f"{scope}/embeddings", config, init, use_one_hot_embeddings, self.forms
     )
@@ -799,17 +889,17 @@ class BertModel(tf.Module):
     Raises:
       UserError: seq_length exceeds max_position_embeddings.
     """
-    embeddings, attention_bias = self._embed(
+    embeddings, layout = self._embed(
       input_ids, input_mask, token_type_ids, dropout_seed, sequence_starts
     )
     shape = tf.shape(embeddings)  # [B, S, H]
-    hidden_states = tf.reshape(embeddings, [-1, self.config.hidden_size])
+    hidden_states = layout.to_tokens(embeddings)  # [T, H]
     all_encoder_layers = []
     for layer in self.layers:
       hidden_states = self._run_layer(
-        layer, hidden_states, attention_bias, dropout_seed
-      )  # [B*S, H]
-      all_encoder_layers.append(tf.reshape(hidden_states, shape))
+        layer, hidden_states, layout, dropout_seed
+      )  # [T, H]
+      all_encoder_layers.append(layout.to_places(hidden_states, shape))
     sequence_output = all_encoder_layers[-1]
     pooled_output = None
     if self.pooler:
@@ -846,29 +936,25 @@ class BertModel(tf.Module):
     Returns:
       Tensor of shape [batch_size, P, hidden_size], in the compute type.
     """
-    size = self.config.hidden_size
-    embeddings, attention_bias = self._embed(
+    embeddings, layout = self._embed(
       input_ids, input_mask, token_type_ids, dropout_seed, sequence_starts
     )
-    hidden_states = tf.reshape(embeddings, [-1, size])  # [B*S, H]
+    hidden_states = layout.to_tokens(embeddings)  # [T, H]
     for layer in self.layers[:-1]:
       hidden_states = self._run_layer(
-        layer, hidden_states, attention_bias, dropout_seed
-      )  # [B*S, H]
+        layer, hidden_states, layout, dropout_seed
+      )  # [T, H]
     outputs = self._run_layer(
-      self.layers[-1],
-      hidden_states,
-      attention_bias,
-      dropout_seed,
-      output_positions,
+      self.layers[-1], hidden_states, layout, dropout_seed, output_positions
     )  # [B*P, H]
     batch_size, num_positions = tf.unstack(tf.shape(output_positions))
-    return tf.reshape(outputs, [batch_size, num_positions, size])
+    shape = [batch_size, num_positions, self.config.hidden_size]
+    return tf.reshape(outputs, shape)
 
   def _embed(
     self, input_ids, input_mask, token_type_ids, dropout_seed, sequence_starts
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns embeddings [B, S, H] in the compute type, and attention bias."""
+  ) -> tuple[tf.Tensor, TokenLayout]:
+    """Returns embeddings [B, S, H] in the compute type, and their layout."""
     input_ids = tf.convert_to_tensor(input_ids)
     seq_length = input_ids.shape[1]
     if (seq_length or 0) > self.config.max_position_embeddings:
@@ -881,7 +967,7 @@ class BertModel(tf.Module):
       input_mask = tf.ones(shape, tf.int32)
     if token_type_ids is None:
       token_type_ids = tf.zeros(shape, tf.int32)
-    layout = _token_layout(input_mask, sequence_starts)
+    layout = _token_layout(input_mask, sequence_starts, self._skip_padding)
     embeddings = input_ids
     if not input_ids.dtype.is_floating:
       embeddings = self.embeddings(
@@ -890,20 +976,20 @@ class BertModel(tf.Module):
         layout.position_ids,
         dropout_seed,
       )
-    return tf.cast(embeddings, self.compute_dtype), layout.attention_bias
+    return tf.cast(embeddings, self.compute_dtype), layout
 
   def _run_layer(
     self,
     layer: TransformerLayer,
     hidden_states: tf.Tensor,
-    attention_bias: tf.Tensor,
+    layout: TokenLayout,
     dropout_seed: tf.Tensor | None,
     output_positions: tf.Tensor | None = None,
   ) -> tf.Tensor:
     """Returns the output of a layer, whose activations may be recomputed."""
     run = functools.partial(
       layer,
-      attention_bias=attention_bias,
+      layout=layout,
       dropout_seed=dropout_seed,
       output_positions=output_positions,
     )

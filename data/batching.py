@@ -31,10 +31,9 @@ _SHORT_LENGTHS = (
   (4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 56),
 )
 _PADDING_VERSION = 1
-# Share of a batch of features that may be padding, and by how many times it
-# is smaller where more would be.
-_MOST_PADDING = 0.05
-_SMALL_BATCH = 4
+# A batch of which a model skips the padding may have this many times as many
+# places as tokens: its attention is still computed for each place.
+_PLACES_PER_TOKEN = 2
 # Feature of a training batch that says where in the data the next one begins.
 INPUT_POSITION = "input_position"
 
@@ -483,18 +482,19 @@ def features_dataset(
   max_seq_length: int,
   batch_size: int,
   static_shapes: bool = False,
+  padding_is_skipped: bool = False,
 ) -> tf.data.Dataset:
   """Returns a Dataset of batches of sequences, in the given order.
 
-  Batches of shorter sequences have more rows: a batch holds about
-  `batch_size * max_seq_length` ids, so that each is worth its computation. It
-  holds a quarter of that where more would be padded too much.
+  Batches of shorter sequences have more rows, so that each is worth its
+  computation: a batch holds up to `batch_size * max_seq_length` ids.
 
   Args:
     sequences: The sequences, best sorted by length.
     max_seq_length: Maximum length of a sequence.
     batch_size: Number of sequences per batch if they have this length.
     static_shapes: Whether all batches have the same shape; see `task_dataset`.
+    padding_is_skipped: Whether the ids of padding do not count.
 
   Returns:
     A Dataset of dictionaries with int32 `input_ids`, `input_mask` and
@@ -507,7 +507,8 @@ def features_dataset(
     sizes = [batch_size] * math.ceil(len(sequences) / batch_size)
   else:
     lengths = [len(features.input_ids) for features in sequences]
-    sizes = list(_sizes_of_batches(lengths, batch_size * max_seq_length))
+    num_ids = batch_size * max_seq_length
+    sizes = list(_sizes_of_batches(lengths, num_ids, padding_is_skipped))
   stops = list(itertools.accumulate(sizes))
   specs = {
     "input_ids": tf.TensorSpec(shape, tf.int32),
@@ -536,33 +537,29 @@ def features_dataset(
   return dataset.prefetch(_AUTOTUNE)
 
 
-def _sizes_of_batches(lengths: Sequence[int], num_ids: int) -> Iterator[int]:
-  """Yields numbers of rows for batches of `num_ids` ids, or of a quarter.
+def _sizes_of_batches(
+  lengths: Sequence[int], num_ids: int, padding_is_skipped: bool
+) -> Iterator[int]:
+  """Yields numbers of rows for batches of up to `num_ids` ids.
 
   Args:
     lengths: Length of each sequence.
-    num_ids: Number of ids of a batch with little padding.
+    num_ids: Maximum number of ids, unless a sequence alone is longer.
+    padding_is_skipped: Whether the ids of padding do not count.
   """
-  start = 0
-  while start < len(lengths):
-    size = _count_rows(lengths[start:], num_ids)
-    ids = lengths[start : start + size]
-    if sum(ids) < (1 - _MOST_PADDING) * size * max(ids):
-      size = _count_rows(ids, num_ids // _SMALL_BATCH)
-    yield size
-    start += size
-
-
-def _count_rows(lengths: Sequence[int], num_ids: int) -> int:
-  """Returns how many of the first sequences fill a batch."""
-  longest = 0
-  for num_rows, length in enumerate(lengths, 1):
+  most_places = num_ids * (_PLACES_PER_TOKEN if padding_is_skipped else 1)
+  size = longest = num_tokens = 0
+  for length in lengths:
+    num_places = (size + 1) * max(longest, length)
+    is_full = num_tokens + length > num_ids or num_places > most_places
+    if size and is_full:
+      yield size
+      size = longest = num_tokens = 0
+    size += 1
     longest = max(longest, length)
-    # A function of the length, so that there are few shapes, each of which is
-    # compiled once.
-    if num_rows >= num_ids // longest:
-      return num_rows
-  return len(lengths)
+    num_tokens += length
+  if size:
+    yield size
 
 
 def _create_batch(

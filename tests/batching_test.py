@@ -257,11 +257,11 @@ def sequences_of(lengths):
 
 
 def test_batches_of_short_sequences_have_more_rows():
-  # 24 ids in a batch, or 6 where those of 24 would be padded; the last rows.
+  # There are up to 24 ids in a batch.
   lengths = [4] * 6 + [8] * 3 + [2, 3, 4, 6, 8, 12, 12]
   dataset = batching.features_dataset(sequences_of(lengths), 12, 2)
   shapes = [tuple(batch["input_ids"].shape) for batch in dataset]
-  assert shapes == [(6, 4), (3, 8), (2, 3), (1, 4), (1, 6), (1, 8), (2, 12)]
+  assert shapes == [(6, 4), (3, 8), (4, 6), (2, 12), (1, 12)]
   rows = np.concatenate([batch["input_ids"].numpy()[:, 0] for batch in dataset])
   assert rows.tolist() == list(range(1, 17))
   for batch in dataset:
@@ -271,6 +271,20 @@ def test_batches_of_short_sequences_have_more_rows():
     assert batch["is_real_example"].numpy().all()
     for row, number in zip(mask, ids[:, 0]):
       assert row.sum() == lengths[number - 1]
+
+
+def test_skipped_padding_does_not_count():
+  def shapes_of(lengths):
+    dataset = batching.features_dataset(
+      sequences_of(lengths), 12, 2, padding_is_skipped=True
+    )
+    return [tuple(batch["input_ids"].shape) for batch in dataset]
+
+  assert shapes_of([4] * 6 + [3, 6, 9, 6, 1]) == [(6, 4), (4, 9), (1, 1)]
+  # Attention has a place for each id of padding, so there is a limit.
+  assert shapes_of([1] * 3 + [12] + [1] * 4) == [(4, 12), (4, 1)]
+  assert shapes_of([1] * 4 + [12] + [1] * 3) == [(4, 1), (4, 12)]
+  assert shapes_of([30]) == [(1, 30)]
 
 
 def test_sequences_of_static_shape_fill_up_the_last_batch():

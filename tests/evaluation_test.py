@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from data import input_shares
+from training import devices as devices_lib
 from training import evaluation
 
 
@@ -49,6 +50,42 @@ def batch_outputs(number, num_rows=3):
   wide = np.ones([num_rows, number + 1]) * rows[:, np.newaxis]
   columns = {"y": [rows[:1], rows[1:]], "wide": [wide[:1], wide[1:]]}
   return {"is_real_example": is_real}, columns
+
+
+def run_on_cpu(function, num_batches):
+  """Returns x and the output y of a function for batches x of one number."""
+  devices = devices_lib.Devices(tf.distribute.get_strategy())
+  runner = evaluation.BatchRunner(devices)
+  dataset = tf.data.Dataset.from_tensor_slices({"x": tf.range(num_batches)})
+  outputs = runner.run(function, dataset.batch(1))
+  return [(int(batch["x"][0]), int(y["y"][0][0])) for batch, y in outputs]
+
+
+@pytest.mark.parametrize("num_batches", [2, 8])
+def test_a_cpu_computes_two_batches_at_a_time_in_order(num_batches):
+  barrier = threading.Barrier(2, timeout=60)
+
+  def wait_for_another_batch(x):
+    barrier.wait()
+    return 10 * x
+
+  def function(features):
+    return {
+      "y": tf.numpy_function(wait_for_another_batch, [features["x"]], tf.int32)
+    }
+
+  expected = [(n, 10 * n) for n in range(num_batches)]
+  assert run_on_cpu(function, num_batches) == expected
+
+
+def test_a_batch_that_fails_ends_the_run():
+  def function(features):
+    with tf.control_dependencies([tf.debugging.assert_less(features["x"], 5)]):
+      return {"y": tf.identity(features["x"])}
+
+  assert run_on_cpu(function, 5) == [(n, n) for n in range(5)]
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    run_on_cpu(function, 9)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])

@@ -159,7 +159,8 @@ def test_attention_agrees_with_numpy():
   x = rng.normal(size=(2, 5, 32)).astype(np.float32)
   bias = np.array([[0] * 5, [0, 0, 0, -10000, -10000]], np.float32)
   rows = tf.reshape(x, [10, 32])
-  actual = attention(rows, rows, bias[:, None, None, :], None)
+  layout = modeling.TokenLayout(None, tf.constant(bias[:, None, None]), None)
+  actual = attention(rows, rows, layout, None)
   q, k, v = (
     x @ dense.kernel.numpy()
     for dense in (attention.query, attention.key, attention.value)
@@ -312,6 +313,39 @@ def test_positions_alone_get_what_they_get_in_the_whole_last_layer():
     np.testing.assert_allclose(
       chosen, tf.gather(whole, positions, batch_dims=1), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_layers_without_padding_compute_the_same_tokens(is_packed):
+  config = builders.tiny_config()
+  batch = random_batch(config)
+  batch["input_mask"][3] = [1, 0, 1, 1, 0, 0, 1]
+  batch["input_mask"][5] = 0  # a row that only fills the batch
+  if is_packed:
+    batch["sequence_starts"] = np.array([[0, 3]] * 13)
+  mask = batch["input_mask"] > 0
+  options = {"seed": 3, "is_portable": True}
+  model = modeling.BertModel(config, **options)
+  unpadded = modeling.BertModel(config, skip_padding=True, **options)
+
+  layers = [tf.stack(m(**batch).all_encoder_layers) for m in (model, unpadded)]
+  with_padding, without_padding = (layer.numpy() for layer in layers)
+  np.testing.assert_allclose(
+    without_padding[:, mask], with_padding[:, mask], atol=1e-5
+  )
+  # Padding is not computed: it has the values of the token before it.
+  np.testing.assert_array_equal(
+    without_padding[:, 3, [1, 4, 5]], without_padding[:, 3, [0, 3, 3]]
+  )
+  first = without_padding[:, 5, :1]
+  assert np.isfinite(first).all()
+  assert (without_padding[:, 5] == first).all()
+
+  positions = np.array([[0, 1]] * 13)
+  positions[3, 1] = 6
+  chosen = unpadded.encode_positions(positions, **batch)
+  whole = tf.gather(without_padding[-1], positions, batch_dims=1)
+  np.testing.assert_allclose(chosen, whole, atol=1e-5)
 
 
 def test_bfloat16_stays_near_float32():

@@ -32,6 +32,7 @@ class Devices:
     num_replicas: Number of devices that train together, on all workers.
     num_workers: Number of machines that train together.
     is_chief: Whether this is the only worker, or the first of several.
+    is_one_cpu: Whether the CPU of this machine is the only device.
   """
 
   def __init__(self, strategy: tf.distribute.Strategy):
@@ -47,6 +48,10 @@ class Devices:
       # Without a `chief` in the cluster, its first worker is the chief.
       is_first = "chief" not in cluster and resolver.task_id == 0
       self.is_chief = resolver.task_type == "chief" or is_first
+    is_on_accelerators = isinstance(
+      strategy, tf.distribute.TPUStrategy
+    ) or tf.config.list_logical_devices("GPU")
+    self.is_one_cpu = self.num_replicas == 1 and not is_on_accelerators
 
   def replicas_of_this_worker(self) -> list[int]:
     """Returns the numbers of the replicas on this machine."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 import io
 import itertools
 import json
@@ -18,6 +20,9 @@ from training import training_log
 
 # Number of batches of each worker whose predictions are gathered at once.
 _BATCHES_PER_GATHERING = 16
+# Number of batches that a CPU computes at the same time. Its cores wait for
+# each other at the end of each operation, and then work on the other batch.
+_BATCHES_AT_ONCE = 2
 
 
 class BatchRunner:
@@ -47,13 +52,17 @@ class BatchRunner:
     """
     replicas = self._devices.replicas_of_this_worker()
     compiled = self._compile(function, dataset.element_spec, len(replicas))
-    counter = training_log.Counter()
-    for features in training_data.disable_autotune(dataset):
+
+    def compute(features):
       inputs = features
       if len(replicas) > 1:
         inputs = self._split_between(replicas, features)
-      outputs = compiled(inputs)
-      arrays = tf.nest.map_structure(self._to_arrays, outputs)
+      return tf.nest.map_structure(self._to_arrays, compiled(inputs))
+
+    num_at_once = _BATCHES_AT_ONCE if self._devices.is_one_cpu else 1
+    batches = training_data.disable_autotune(dataset)
+    counter = training_log.Counter()
+    for features, arrays in _compute_ahead(compute, batches, num_at_once):
       counter.add(len(next(iter(features.values()))))
       yield features, arrays
     counter.end()
@@ -91,6 +100,36 @@ class BatchRunner:
 
   def _to_arrays(self, value) -> list[np.ndarray]:
     return [part.numpy() for part in self._devices.local_results(value)]
+
+
+def _compute_ahead(
+  function: Callable[[Any], Any], items: Iterable[Any], num_at_once: int
+) -> Iterator[tuple[Any, Any]]:
+  """Yields each item and `function(item)`, in order.
+
+  Args:
+    function: Called for each item; by other threads if `num_at_once` is above
+      1. Then up to one item more is ahead of those that were yielded.
+    items: The items.
+    num_at_once: Number of calls that run at the same time.
+  """
+  if num_at_once == 1:
+    for item in items:
+      yield item, function(item)
+    return
+  pool = futures.ThreadPoolExecutor(num_at_once)
+  pending: collections.deque[tuple[Any, futures.Future]] = collections.deque()
+  try:
+    for item in items:
+      pending.append((item, pool.submit(function, item)))
+      # The threads have work while the caller uses a result.
+      if len(pending) > num_at_once:
+        oldest, result = pending.popleft()
+        yield oldest, result.result()
+    for oldest, result in pending:
+      yield oldest, result.result()
+  finally:
+    pool.shutdown(cancel_futures=True)
 
 
 def average_losses(
