@@ -284,7 +284,6 @@ def create_estimator(
       params["seed"],
       use_one_hot_embeddings=FLAGS.use_one_hot_embeddings,
       is_portable=_is_on_cpu(),
-      skip_padding=_skips_padding(),
       add_pooler=heads.has_pooler(names),
     )
     compute = features_fn_builder(
@@ -309,11 +308,6 @@ def create_estimator(
 
 def _is_on_cpu() -> bool:
   return not FLAGS.use_tpu and not tf.config.list_physical_devices("GPU")
-
-
-def _skips_padding() -> bool:
-  """Returns whether the model computes tokens alone, as is fast on a CPU."""
-  return _is_on_cpu() and not FLAGS.pad_to_max_length
 
 
 def features_fn_builder(
@@ -443,7 +437,7 @@ def compute_values(
       FLAGS.max_seq_length,
       params["batch_size"],
       static_shapes=FLAGS.use_tpu or FLAGS.pad_to_max_length,
-      padding_is_skipped=_skips_padding(),
+      padding_is_skipped=_is_on_cpu(),
     )
 
   values: dict[int, np.ndarray] = {}

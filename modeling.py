@@ -812,7 +812,6 @@ class BertModel(tf.Module):
     recompute_activations: bool = False,
     use_one_hot_embeddings: bool = False,
     is_portable: bool = False,
-    skip_padding: bool = False,
     add_pooler: bool = True,
     scope: str = "bert",
   ):
@@ -829,10 +828,9 @@ class BertModel(tf.Module):
       use_one_hot_embeddings: Whether to look words up by a product with a
         one-hot matrix.
       is_portable: Whether the operations are those that answer fastest on a
-        CPU, and that run where XLA is missing.
-      skip_padding: Whether the layers leave out the padding of a batch. The
-        number of tokens is then another in each batch, which XLA would compile
-        each time. Outputs at padding are those of the token before it.
+        CPU, and that run where XLA is missing. The layers then leave out the
+        padding of a batch, so that the number of tokens is another in each,
+        and outputs at padding are those of the token before it.
       add_pooler: Whether there is a pooler. Some weights have none; heads that
         read every token do not need it.
       scope: First part of the names of all variables.
@@ -843,7 +841,7 @@ class BertModel(tf.Module):
     self.config = config
     self.compute_dtype = tf.as_dtype(compute_dtype)
     self.recompute_activations = recompute_activations
-    self._skip_padding = skip_padding
+    self._is_portable = is_portable
     self.embeddings = Embeddings(
       f"{scope}/embeddings", config, init, use_one_hot_embeddings, self.forms
     )
@@ -967,7 +965,9 @@ class BertModel(tf.Module):
       input_mask = tf.ones(shape, tf.int32)
     if token_type_ids is None:
       token_type_ids = tf.zeros(shape, tf.int32)
-    layout = _token_layout(input_mask, sequence_starts, self._skip_padding)
+    layout = _token_layout(
+      input_mask, sequence_starts, skip_padding=self._is_portable
+    )
     embeddings = input_ids
     if not input_ids.dtype.is_floating:
       embeddings = self.embeddings(

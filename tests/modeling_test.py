@@ -316,7 +316,7 @@ def test_positions_alone_get_what_they_get_in_the_whole_last_layer():
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_layers_without_padding_compute_the_same_tokens(is_packed):
+def test_portable_models_skip_padding_and_compute_the_same_tokens(is_packed):
   config = builders.tiny_config()
   batch = random_batch(config)
   batch["input_mask"][3] = [1, 0, 1, 1, 0, 0, 1]
@@ -324,9 +324,8 @@ def test_layers_without_padding_compute_the_same_tokens(is_packed):
   if is_packed:
     batch["sequence_starts"] = np.array([[0, 3]] * 13)
   mask = batch["input_mask"] > 0
-  options = {"seed": 3, "is_portable": True}
-  model = modeling.BertModel(config, **options)
-  unpadded = modeling.BertModel(config, skip_padding=True, **options)
+  model = modeling.BertModel(config, seed=3)
+  unpadded = modeling.BertModel(config, seed=3, is_portable=True)
 
   layers = [tf.stack(m(**batch).all_encoder_layers) for m in (model, unpadded)]
   with_padding, without_padding = (layer.numpy() for layer in layers)
