@@ -29,7 +29,8 @@ class BatchRunner:
   """Applies functions to all batches of a dataset.
 
   A batch is split between the replicas of the worker. With several workers,
-  each processes other batches; see `input_shares`.
+  each processes other batches; see `input_shares`. A CPU that is the only
+  device computes two batches at the same time.
   """
 
   def __init__(self, devices: devices_lib.Devices):
