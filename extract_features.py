@@ -307,6 +307,7 @@ def create_estimator(
 
 
 def _is_on_cpu() -> bool:
+  """Returns whether there is a CPU alone, whose models skip padding."""
   return not FLAGS.use_tpu and not tf.config.list_physical_devices("GPU")
 
 

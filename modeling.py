@@ -474,6 +474,32 @@ class Unpadding(NamedTuple):
   token_places: tf.Tensor
   token_numbers: tf.Tensor
 
+  def split_heads(self, x: tf.Tensor, num_heads: int) -> tf.Tensor:
+    """Maps [T, H] to [B, N, S, D].
+
+    One lookup puts padding back and splits the heads. Its table has a row for
+    each head of each token.
+    """
+    table = tf.reshape(x, [-1, x.shape[-1] // num_heads])  # [T*N, D]
+    first_rows = self.token_numbers[:, tf.newaxis] * num_heads  # [B, 1, S]
+    heads = tf.range(num_heads)[:, tf.newaxis]  # [N, 1]
+    return tf.gather(table, first_rows + heads)
+
+  def join_heads(self, x: tf.Tensor) -> tf.Tensor:
+    """Maps [B, N, S, D] to the heads of each token, [T*N, D].
+
+    With the shape [T, N, D], TensorFlow would not see that the rows are those
+    of the queries; see `_attend`.
+    """
+    _, num_heads, seq_length, size_per_head = tf.unstack(tf.shape(x))
+    table = tf.reshape(x, [-1, size_per_head])  # [B*N*S, D]
+    sequences = self.token_places // seq_length  # [T]
+    positions = self.token_places % seq_length  # [T]
+    first_rows = sequences * num_heads * seq_length + positions  # [T]
+    heads = tf.range(num_heads) * seq_length  # [N]
+    rows = first_rows[:, tf.newaxis] + heads  # [T, N]
+    return tf.gather(table, tf.reshape(rows, [-1]))
+
 
 class TokenLayout(NamedTuple):
   """The arrangement of the tokens of a batch in rows.
@@ -643,30 +669,13 @@ def _attend(
     float Tensor of the shape of `queries`.
   """
   batch_size = tf.shape(attention_bias)[0]
-  heads = tf.range(num_heads)
 
   def split_heads(x, unpadding):  # [B*S, H] or [T, H] to [B, N, S, D]
-    if unpadding is None:
-      seq_length = tf.shape(x)[0] // batch_size
-      shape = [batch_size, seq_length, num_heads, size_per_head]
-      return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
-    # Padding is put back and heads are split by one lookup. Its table has a row
-    # for each head of each token.
-    table = tf.reshape(x, [-1, size_per_head])  # [T*N, D]
-    first_rows = unpadding.token_numbers * num_heads  # [B, S]
-    rows = first_rows[:, tf.newaxis, :] + heads[:, tf.newaxis]  # [B, N, S]
-    return tf.gather(table, rows)
-
-  def join_heads(context, unpadding):  # to [B, Q, N, D] or [T, N, D]
-    if unpadding is None:
-      return tf.transpose(context, [0, 2, 1, 3])
-    table = tf.reshape(context, [-1, size_per_head])  # [B*N*Q, D]
-    num_queries = tf.shape(context)[2]
-    sequences = unpadding.token_places // num_queries  # [T]
-    positions = unpadding.token_places % num_queries  # [T]
-    first_rows = sequences * num_heads * num_queries + positions
-    rows = first_rows[:, tf.newaxis] + heads * num_queries  # [T, N]
-    return tf.gather(table, tf.reshape(rows, [-1]))
+    if unpadding is not None:
+      return unpadding.split_heads(x, num_heads)
+    seq_length = tf.shape(x)[0] // batch_size
+    shape = [batch_size, seq_length, num_heads, size_per_head]
+    return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
 
   query = split_heads(queries, query_unpadding)
   key = split_heads(keys, key_unpadding)
@@ -677,9 +686,13 @@ def _attend(
   if dropout_seed is not None:
     probs = operations.dropout(probs, dropout_rate, dropout_seed)
   context = tf.matmul(probs, value)  # [B, N, Q, D]
+  if query_unpadding is not None:
+    context = query_unpadding.join_heads(context)  # [T*N, D]
+  else:
+    context = tf.transpose(context, [0, 2, 1, 3])  # [B, Q, N, D]
   # This shape tells TensorFlow that the rows are those of the queries, so that
   # it can add the residual connection in the product that follows.
-  return tf.reshape(join_heads(context, query_unpadding), tf.shape(queries))
+  return tf.reshape(context, tf.shape(queries))
 
 
 # --- The Transformer layer ---------------------------------------------------

@@ -145,7 +145,21 @@ def run_program(program: types.ModuleType, **values) -> None:
   input_paths.check_inputs()
 
 
-def refuse_at_once(program: str, *arguments: object) -> str:
+def run_refused(*arguments: str) -> str:
+  """Runs Python on a program that has to fail, and returns its messages."""
+  result = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert result.returncode == 1
+  assert "Traceback" not in result.stderr
+  return result.stderr
+
+
+def refuse_at_once(program: str, *arguments: str) -> str:
   """Runs a program that has to fail before it loads TensorFlow.
 
   Args:
@@ -155,16 +169,9 @@ def refuse_at_once(program: str, *arguments: object) -> str:
   Returns:
     The last line of its messages.
   """
-  result = subprocess.run(
-    [sys.executable, "-X", "importtime", f"{program}.py", *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert result.returncode == 1
-  assert "tensorflow.python" not in result.stderr
-  return result.stderr.splitlines()[-1]
+  messages = run_refused("-X", "importtime", f"{program}.py", *arguments)
+  assert "tensorflow.python" not in messages
+  return messages.splitlines()[-1]
 
 
 def create_records(text_file, **values) -> str:

@@ -246,21 +246,8 @@ def refused(tmp_path):
   """Function that runs a program that fails, and returns its last message."""
 
   def run(program, **flags):
-    result = subprocess.run(
-      [
-        sys.executable,
-        program,
-        *(f"--{name}={value}" for name, value in flags.items()),
-      ],
-      cwd=builders.ROOT,
-      text=True,
-      capture_output=True,
-      check=False,
-      timeout=300,
-    )
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    last_line = result.stderr.splitlines()[-1]
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    last_line = builders.run_refused(program, *arguments).splitlines()[-1]
     assert last_line.startswith(f"{program}: ")
     return last_line
 
